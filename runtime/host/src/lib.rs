@@ -1,0 +1,16 @@
+//! What runtime, network and image need of the host they run on: ids and the names computed from them, the place a pod
+//! has, the one way to run an external program, the one way to start a worker process, atomic files, a file lock, and an
+//! error printed with its causes. It knows nothing of pods beyond their names.
+
+mod error;
+pub mod fs;
+mod id;
+mod need;
+mod place;
+pub mod run;
+pub mod worker;
+
+pub use error::chain;
+pub use id::{ContainerId, IdError, PodId, Prefix};
+pub use need::Need;
+pub use place::Place;

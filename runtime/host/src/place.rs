@@ -1,0 +1,17 @@
+//! Where a pod lives, as runtime tells network: the two crates do not know each other.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a pod's network is to be found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// A VNET jail with this name (FreeBSD).
+    Jail(String),
+    /// A network namespace pinned at this path (Linux).
+    Netns(PathBuf),
+    /// The pod shares the host's network: nothing is attached.
+    Host,
+}

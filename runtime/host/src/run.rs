@@ -1,0 +1,225 @@
+//! Runs an external program to its end: with a time-out, without a shell, its output capped, and an error that says which
+//! program, which arguments, and what it printed.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How much of a program's output is kept, in bytes: tools print lists, not files.
+const OUTPUT_LIMIT: u64 = 4 << 20;
+/// How long a tool may take unless the caller says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program could not be started (not installed, no rights).
+    #[error("cannot start {program}")]
+    Start {
+        /// The program's name.
+        program: String,
+        /// What exec said.
+        #[source]
+        source: io::Error,
+    },
+    /// It ran, and said no.
+    #[error("{command}: {status}: {stderr}")]
+    Failed {
+        /// The program and its arguments.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it printed on its standard error, trimmed.
+        stderr: String,
+    },
+    /// It was killed at its time-out.
+    #[error("{command}: killed after {} s", after.as_secs())]
+    TimedOut {
+        /// The program and its arguments.
+        command: String,
+        /// The time-out.
+        after: Duration,
+    },
+    /// Its pipes could not be read or written.
+    #[error("cannot talk to {command}")]
+    Pipe {
+        /// The program and its arguments.
+        command: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A program with its arguments, not started yet.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    program: OsString,
+    args: Vec<OsString>,
+    stdin: Vec<u8>,
+    timeout: Duration,
+}
+
+/// What a program that succeeded printed.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its standard output, at most 4 MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, at most 4 MiB: a tool may warn and succeed.
+    pub stderr: Vec<u8>,
+}
+
+impl Tool {
+    /// A program, found on PATH or by its path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self { program: program.as_ref().to_owned(), args: Vec::new(), stdin: Vec::new(), timeout: TIMEOUT }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// What the program reads on its standard input (nothing unless set).
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.stdin = input.into();
+        self
+    }
+
+    /// Kills the program after this long (60 s unless set).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Runs it to its end and returns what it printed. It runs in a process group of its own with the locale C, and the
+    /// group is killed at the time-out.
+    ///
+    /// # Errors
+    /// It cannot be started, exits with anything but 0, or does not end in time.
+    pub fn run(self) -> Result<Output, RunError> {
+        let command = self.to_string();
+        let started = Instant::now();
+        let mut child = self
+            .spawn()
+            .map_err(|source| RunError::Start { program: self.program.to_string_lossy().into_owned(), source })?;
+        let stdin = child.stdin.take().expect("stdin is piped");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        std::thread::scope(|scope| {
+            let input = &self.stdin;
+            scope.spawn(move || {
+                let mut stdin = stdin;
+                // A tool that ends without reading its input says why by its exit code.
+                let _ = stdin.write_all(input);
+            });
+            let out = scope.spawn(move || read_capped(stdout));
+            let err = scope.spawn(move || read_capped(stderr));
+            let status = wait(&mut child, started, self.timeout);
+            let pipe = |source| RunError::Pipe { command: command.clone(), source };
+            let stdout = out.join().expect("the reader does not panic").map_err(pipe)?;
+            let stderr = err.join().expect("the reader does not panic").map_err(pipe)?;
+            match status.map_err(pipe)? {
+                None => Err(RunError::TimedOut { command, after: self.timeout }),
+                Some(status) if status.success() => Ok(Output { stdout, stderr }),
+                Some(status) => Err(RunError::Failed {
+                    command,
+                    status,
+                    stderr: String::from_utf8_lossy(&stderr).trim().to_owned(),
+                }),
+            }
+        })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the runner that the lint points to")]
+    fn spawn(&self) -> io::Result<Child> {
+        Command::new(&self.program)
+            .args(&self.args)
+            .env("LC_ALL", "C")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+    }
+}
+
+impl std::fmt::Display for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.program.to_string_lossy())?;
+        self.args.iter().try_for_each(|arg| write!(f, " {}", arg.to_string_lossy()))
+    }
+}
+
+/// Reads to the end of a pipe, keeping the first [`OUTPUT_LIMIT`] bytes: the rest is read and dropped, so that the writer
+/// is not stopped half way.
+fn read_capped(mut pipe: impl Read) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept)?;
+    io::copy(&mut pipe, &mut io::sink())?;
+    Ok(kept)
+}
+
+/// Waits for the child; at the time-out its whole process group is killed and reaped, and the answer is None.
+fn wait(child: &mut Child, started: Instant, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() >= timeout {
+            let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"));
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// Whether a program's failure was this exit code.
+#[must_use]
+pub fn exited_with(error: &RunError, code: i32) -> bool {
+    matches!(error, RunError::Failed { status, .. } if status.code() == Some(code) && status.signal().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{RunError, Tool, exited_with};
+
+    #[test]
+    fn a_tool_reads_its_input_and_its_output_is_returned() {
+        let output = Tool::new("cat").stdin("hello").run().unwrap();
+        assert_eq!(output.stdout, b"hello");
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_what_it_printed() {
+        let error = Tool::new("sh").args(["-c", "echo broken >&2; exit 3"]).run().unwrap_err();
+        assert!(exited_with(&error, 3));
+        assert!(error.to_string().contains("sh -c") && error.to_string().ends_with("broken"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = Tool::new("no-such-program").run().unwrap_err();
+        assert!(matches!(&error, RunError::Start { program, .. } if program == "no-such-program"));
+    }
+
+    #[test]
+    fn the_whole_group_dies_at_the_time_out() {
+        // The inner sleep holds the pipes: the call returns only because it was killed too.
+        let error =
+            Tool::new("sh").args(["-c", "sleep 60 & wait"]).timeout(Duration::from_millis(50)).run().unwrap_err();
+        assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
+    }
+}
