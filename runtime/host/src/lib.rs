@@ -3,6 +3,7 @@
 //! error printed with its causes. It knows nothing of pods beyond their names.
 
 mod error;
+pub mod fault;
 pub mod fs;
 mod id;
 mod need;

@@ -1,0 +1,181 @@
+//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect. One [`Faults`] is shared
+//! by the fakes of runtime, network and image, so that N counts the calls of all three. A hanging call stands for a server
+//! that dies there: the test drops the server, starts another on the same state, and the hung thread is let go at the end.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What happens to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails and has done nothing.
+    FailBefore,
+    /// It has done its work, and reports a failure all the same.
+    FailAfter,
+    /// It never does its work and never returns.
+    HangBefore,
+    /// It does its work and never returns.
+    HangAfter,
+}
+
+/// The plan of faults that fakes share; a clone is the same plan.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    plan: Mutex<Plan>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    calls: u64,
+    armed: Option<(u64, Fault)>,
+    hung: u64,
+    generation: u64,
+}
+
+impl Faults {
+    /// Arms a fault for the `nth` call from now, counted from 1. It strikes once; arming again replaces it.
+    pub fn arm(&self, nth: u64, fault: Fault) {
+        let mut plan = self.lock();
+        plan.armed = Some((plan.calls + nth, fault));
+    }
+
+    /// Takes an armed fault back; tells whether it had struck.
+    pub fn disarm(&self) -> bool {
+        self.lock().armed.take().is_none()
+    }
+
+    /// How many calls there were.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// Waits until a call hangs; false when none does within `timeout`.
+    #[must_use]
+    pub fn wait_until_hung(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut plan = self.lock();
+        while plan.hung == 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            plan = self.shared.changed.wait_timeout(plan, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Lets every hung call return with a failure: for the end of a test.
+    pub fn release(&self) {
+        let mut plan = self.lock();
+        plan.generation += 1;
+        plan.hung = 0;
+        self.shared.changed.notify_all();
+    }
+
+    /// Runs one call of a fake: `effect`, and before or after it the fault whose turn it is, made an error by `error`, which
+    /// is given a text.
+    ///
+    /// # Errors
+    /// The effect's own, or the injected one.
+    pub fn call<T, E>(
+        &self,
+        operation: &str,
+        effect: impl FnOnce() -> Result<T, E>,
+        error: impl FnOnce(String) -> E,
+    ) -> Result<T, E> {
+        match self.turn() {
+            None => effect(),
+            Some(Fault::FailBefore) => Err(error(format!("injected: {operation} fails"))),
+            Some(Fault::FailAfter) => {
+                effect()?;
+                Err(error(format!("injected: {operation} fails after its work")))
+            }
+            Some(Fault::HangBefore) => {
+                self.hang();
+                Err(error(format!("injected: {operation} hung")))
+            }
+            Some(Fault::HangAfter) => {
+                let done = effect();
+                self.hang();
+                done.and_then(|_| Err(error(format!("injected: {operation} hung after its work"))))
+            }
+        }
+    }
+
+    fn turn(&self) -> Option<Fault> {
+        let mut plan = self.lock();
+        plan.calls += 1;
+        let (_, fault) = plan.armed.filter(|(nth, _)| *nth == plan.calls)?;
+        plan.armed = None;
+        Some(fault)
+    }
+
+    fn hang(&self) {
+        let mut plan = self.lock();
+        let generation = plan.generation;
+        plan.hung += 1;
+        self.shared.changed.notify_all();
+        while plan.generation == generation {
+            plan = self.shared.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plan> {
+        self.shared.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Fault, Faults};
+
+    fn call(faults: &Faults, count: &mut u32) -> Result<u32, String> {
+        faults.call(
+            "count",
+            || {
+                *count += 1;
+                Ok(*count)
+            },
+            |text| text,
+        )
+    }
+
+    #[test]
+    fn the_nth_call_fails_and_no_other() {
+        let (faults, mut count) = (Faults::default(), 0);
+        faults.arm(2, Fault::FailBefore);
+        assert_eq!(call(&faults, &mut count), Ok(1));
+        assert_eq!(call(&faults, &mut count), Err("injected: count fails".to_owned()));
+        assert_eq!(call(&faults, &mut count), Ok(2));
+        assert!(faults.disarm());
+    }
+
+    #[test]
+    fn a_failure_after_the_work_has_done_the_work() {
+        let (faults, mut count) = (Faults::default(), 0);
+        faults.arm(1, Fault::FailAfter);
+        assert!(call(&faults, &mut count).is_err());
+        assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn a_hung_call_returns_only_when_it_is_released() {
+        let faults = Faults::default();
+        faults.arm(1, Fault::HangBefore);
+        let other = faults.clone();
+        let thread = std::thread::spawn(move || call(&other, &mut 0));
+        assert!(faults.wait_until_hung(Duration::from_secs(10)));
+        assert!(!thread.is_finished());
+        faults.release();
+        assert!(thread.join().unwrap().is_err());
+    }
+}
