@@ -6,7 +6,9 @@
 //! id, and what a backend must remember (a pod's and a container's spec, a log's path) it keeps in its own state directory,
 //! so that a server that was killed finds everything again by [`Runtime::inventory`].
 
+pub mod conformance;
 mod error;
+pub mod fake;
 pub mod spec;
 
 use std::collections::BTreeMap;
