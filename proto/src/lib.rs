@@ -1,1 +1,13 @@
-//! Skeleton.
+//! The Kubernetes CRI v1 API, complete for Kubernetes 1.36, and the types, clients and servers generated from it; no logic.
+//!
+//! `cri.proto` is the source, compiled by the build script; `cri-v1.36.txt` is the table of the wire interface that the tests
+//! hold it against. Only this crate, `cri` and `e2e` know these types.
+
+/// Package `runtime.v1`: the messages, `runtime_service_{client,server}` and `image_service_{client,server}`.
+#[allow(missing_docs, unreachable_pub, deprecated, clippy::all)] // generated, and documented by its source
+pub mod v1 {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// The descriptors of `cri.proto` as an encoded `google.protobuf.FileDescriptorSet`.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.bin"));
