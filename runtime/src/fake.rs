@@ -374,7 +374,7 @@ impl Runtime for Fake {
         })
     }
 
-    fn attach(&self, id: &ContainerId) -> Result<Session, Error> {
+    fn attach(&self, id: &ContainerId, _stdin: bool) -> Result<Session, Error> {
         self.call("attach", |state| {
             let container = state.running(id)?;
             let ended = container.ended.clone().expect("a running container has an end");

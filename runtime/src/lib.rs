@@ -152,11 +152,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Joins the standard streams of the container's first process: from now on its output is copied to the session too,
     /// nothing lost and nothing repeated between two sessions' lifetimes; a session that does not read holds the container
-    /// up only as a pipe does, and is cut off once it stands still for ten seconds.
+    /// up only as a pipe does, and is cut off once it stands still for ten seconds. Only with `stdin` does it join the
+    /// input: a client that only watches must not, when it goes, end the input of a process that reads once.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] when it is not running.
-    fn attach(&self, id: &ContainerId) -> Result<Session, Error>;
+    fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Session, Error>;
 
     /// A TCP connection to a port on the loopback of the pod: 127.0.0.1 first, then ::1.
     ///

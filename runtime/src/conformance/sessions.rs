@@ -90,7 +90,7 @@ fn exec_refused(subject: &Subject) {
     let created = bench.create(&subject.programs.block);
     let exit = exec_spec(&(subject.programs.exit)(0), false);
     assert!(matches!(bench.runtime.exec(&created.id, &exit), Err(Error::Conflict { .. })));
-    assert!(matches!(bench.runtime.attach(&created.id), Err(Error::Conflict { .. })));
+    assert!(matches!(bench.runtime.attach(&created.id, false), Err(Error::Conflict { .. })));
     let unknown = host::ContainerId::random();
     assert!(matches!(bench.runtime.exec(&unknown, &exit), Err(Error::NotFound { .. })));
     bench.remove();
@@ -99,8 +99,8 @@ fn exec_refused(subject: &Subject) {
 fn attach(subject: &Subject) {
     let bench = Bench::new(subject);
     let spec = bench.start(&subject.programs.block);
-    let mut first = bench.runtime.attach(&spec.id).expect("a client attaches");
-    let second = (subject.open)().attach(&spec.id).expect("another client attaches");
+    let mut first = bench.runtime.attach(&spec.id, false).expect("a client attaches");
+    let second = (subject.open)().attach(&spec.id, false).expect("another client attaches");
     drop(second);
     bench.runtime.kill_container(&spec.id).expect("a container is killed");
     assert_eq!(read_all(&mut first), b"", "the output ends with the container");

@@ -1,0 +1,3 @@
+//! The CRI server: kubelet's and crictl's requests, answered with the pods and containers of the backends.
+
+pub mod streaming;
