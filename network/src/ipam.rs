@@ -1,0 +1,344 @@
+//! Which addresses are free. Pure: it knows networks and what was given out of them, never the kernel. A network is an
+//! interval of numbers and what is taken is a set, so that a /64 costs no more than a /24; addresses are given out in
+//! turn, so that one that was just released (and may stand in somebody's ARP table or connection table) comes back last.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use crate::Error;
+
+/// The addresses of the pod networks, and which of them are taken.
+#[derive(Debug, Clone)]
+pub struct Ipam {
+    pools: Vec<Pool>,
+    taken: BTreeSet<IpAddr>,
+}
+
+/// One network and where the next search in it begins.
+#[derive(Debug, Clone)]
+struct Pool {
+    network: IpNetwork,
+    next: u128,
+}
+
+impl Ipam {
+    /// Nothing is taken yet. Of several networks of one family the first that has room is used.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for networks that cannot hold pods: see [`check`].
+    pub fn new(networks: &[IpNetwork]) -> Result<Self, Error> {
+        check(networks)?;
+        let pools = networks.iter().map(|network| Pool::new(*network)).collect();
+        Ok(Self { pools, taken: BTreeSet::new() })
+    }
+
+    /// Changes the networks; what is taken stays taken, in networks that are gone too.
+    ///
+    /// # Errors
+    /// As [`Ipam::new`]; nothing was changed then.
+    pub fn reconfigure(&mut self, networks: &[IpNetwork]) -> Result<(), Error> {
+        let mut changed = Self::new(networks)?;
+        for pool in &mut changed.pools {
+            if let Some(known) = self.pools.iter().find(|known| known.network == pool.network) {
+                pool.next = known.next;
+            }
+        }
+        self.pools = changed.pools;
+        Ok(())
+    }
+
+    /// Gives one address of each family, in the order of the networks, with the network it is in. An address in `wanted`
+    /// is given for its family; for the others the next free one is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a wanted address that no pod can have; [`Error::Conflict`] for one that is taken;
+    /// [`Error::Exhausted`]. Nothing was taken then.
+    pub fn allocate(&mut self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+        let mut given: Vec<IpNetwork> = Vec::new();
+        for address in wanted {
+            self.check_wanted(*address, wanted)?;
+        }
+        for family in self.families() {
+            let of_family = wanted.iter().find(|address| address.is_ipv4() == family.is_ipv4());
+            given.push(match of_family {
+                Some(address) => self.network_of(*address),
+                None => self.next_free(family)?,
+            });
+        }
+        self.taken.extend(given.iter().map(IpNetwork::ip));
+        Ok(given)
+    }
+
+    /// Notes addresses that pods already have, as the records tell after a restart.
+    pub fn take(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.taken.insert(*address);
+            if let Some(pool) = self.pools.iter_mut().find(|pool| pool.network.contains(*address)) {
+                let after = number(*address).saturating_add(1);
+                pool.next = pool.next.max(after);
+            }
+        }
+    }
+
+    /// Gives addresses back. One that was not taken is given back already.
+    pub fn release(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.taken.remove(address);
+        }
+    }
+
+    /// One network of each family, in order.
+    fn families(&self) -> Vec<IpNetwork> {
+        let mut families: Vec<IpNetwork> = Vec::new();
+        for pool in &self.pools {
+            if !families.iter().any(|family| family.is_ipv4() == pool.network.is_ipv4()) {
+                families.push(pool.network);
+            }
+        }
+        families
+    }
+
+    fn check_wanted(&self, address: IpAddr, wanted: &[IpAddr]) -> Result<(), Error> {
+        let invalid = |reason: String| Error::Invalid { field: "address".to_owned(), reason };
+        if wanted.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() > 1 {
+            return Err(invalid(format!("{address} is not the only address of its family")));
+        }
+        let Some(pool) = self.pools.iter().find(|pool| pool.network.contains(address)) else {
+            let networks: Vec<String> = self.pools.iter().map(|pool| pool.network.to_string()).collect();
+            return Err(invalid(format!("{address} is not in a pod network ({})", networks.join(", "))));
+        };
+        let (first, last) = pool.range();
+        if !(first..=last).contains(&number(address)) {
+            let why = "the network's own, gateway or broadcast address";
+            return Err(invalid(format!("{address} is {why} in {}", pool.network)));
+        }
+        if self.taken.contains(&address) {
+            return Err(Error::Conflict { what: format!("address {address} is taken by another pod") });
+        }
+        Ok(())
+    }
+
+    /// The address with the length of its network; the caller knows that one has it.
+    fn network_of(&self, address: IpAddr) -> IpNetwork {
+        let pool = self.pools.iter().find(|pool| pool.network.contains(address));
+        let prefix = pool.expect("a checked address is in a pool").network.prefix();
+        with_prefix(address, prefix)
+    }
+
+    fn next_free(&mut self, family: IpNetwork) -> Result<IpNetwork, Error> {
+        let taken = &self.taken;
+        for pool in self.pools.iter_mut().filter(|pool| pool.network.is_ipv4() == family.is_ipv4()) {
+            if let Some(address) = pool.next_free(taken) {
+                return Ok(with_prefix(address, pool.network.prefix()));
+            }
+        }
+        let kind = if family.is_ipv4() { "IPv4" } else { "IPv6" };
+        Err(Error::Exhausted { what: format!("no {kind} address is left in {family}: {} are taken", self.taken.len()) })
+    }
+}
+
+impl Pool {
+    fn new(network: IpNetwork) -> Self {
+        let network = with_prefix(network.network(), network.prefix());
+        let mut pool = Self { network, next: 0 };
+        pool.next = pool.range().0;
+        pool
+    }
+
+    /// The first and the last number that a pod may have: not the network's own address, not the gateway's, which is the
+    /// first, and in IPv4 not the broadcast address.
+    fn range(&self) -> (u128, u128) {
+        let first = number(self.network.network()) + 2;
+        let last = number(self.network.broadcast());
+        (first, if self.network.is_ipv4() { last - 1 } else { last })
+    }
+
+    /// The next free address from where the last search ended, going round once. What is taken is skipped one by one:
+    /// at most as many steps as there are pods.
+    fn next_free(&mut self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+        let (first, last) = self.range();
+        let start = if (first..=last).contains(&self.next) { self.next } else { first };
+        let ipv4 = self.network.is_ipv4();
+        let free = |from: u128, to: u128| {
+            let mut candidate = from;
+            while candidate <= to && taken.contains(&address(candidate, ipv4)) {
+                candidate += 1;
+            }
+            (candidate <= to).then_some(candidate)
+        };
+        let found = free(start, last).or_else(|| if start > first { free(first, start - 1) } else { None })?;
+        self.next = found.saturating_add(1);
+        Some(address(found, ipv4))
+    }
+}
+
+/// The address that the bridge has in a network, and pods use as their gateway: the first.
+#[must_use]
+pub fn gateway(network: &IpNetwork) -> IpNetwork {
+    with_prefix(address(number(network.network()) + 1, network.is_ipv4()), network.prefix())
+}
+
+/// Whether pods can live in these networks: at least one, each with room for a gateway and a pod, none inside another.
+///
+/// # Errors
+/// [`Error::Invalid`] names the network.
+pub fn check(networks: &[IpNetwork]) -> Result<(), Error> {
+    let invalid = |reason: String| Err(Error::Invalid { field: "pod networks".to_owned(), reason });
+    if networks.is_empty() {
+        return invalid("there is none".to_owned());
+    }
+    for (index, network) in networks.iter().enumerate() {
+        let longest = if network.is_ipv4() { 30 } else { 126 };
+        if network.prefix() > longest {
+            return invalid(format!("{network} has no room for a gateway and a pod: /{longest} is the smallest"));
+        }
+        if network.network().is_unspecified() || network.ip().is_multicast() || network.ip().is_loopback() {
+            return invalid(format!("{network} is not a network of hosts"));
+        }
+        let overlapping = networks[..index].iter().find(|other| overlap(other, network));
+        if let Some(other) = overlapping {
+            return invalid(format!("{network} and {other} overlap"));
+        }
+    }
+    Ok(())
+}
+
+fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
+}
+
+/// An address with its network's length.
+pub(crate) fn with_prefix(address: IpAddr, prefix: u8) -> IpNetwork {
+    IpNetwork::new(address, prefix).expect("the length is that of a network of the same family")
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+fn address(number: u128, ipv4: bool) -> IpAddr {
+    if ipv4 {
+        let number = u32::try_from(number).expect("a number in an IPv4 network has 32 bits");
+        IpAddr::V4(Ipv4Addr::from(number))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ipnetwork::IpNetwork;
+
+    use super::{Ipam, gateway};
+    use crate::Error;
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn ipam(texts: &[&str]) -> Ipam {
+        Ipam::new(&networks(texts)).unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn next(ipam: &mut Ipam) -> String {
+        ipam.allocate(&[]).unwrap()[0].to_string()
+    }
+
+    #[test]
+    fn one_address_of_each_family_after_the_gateway() {
+        let mut ipam = ipam(&["10.1.0.0/16", "fd00:1::/64"]);
+        let given: Vec<String> = ipam.allocate(&[]).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(given, ["10.1.0.2/16", "fd00:1::2/64"]);
+        assert_eq!(gateway(&networks(&["10.1.0.0/16"])[0]).to_string(), "10.1.0.1/16");
+        assert_eq!(gateway(&networks(&["fd00:1::/64"])[0]).to_string(), "fd00:1::1/64");
+    }
+
+    #[test]
+    fn a_released_address_comes_back_last_and_none_is_given_twice() {
+        let mut ipam = ipam(&["10.1.0.0/29"]);
+        let all: Vec<String> = (0..5).map(|_| next(&mut ipam)).collect();
+        assert_eq!(all, ["10.1.0.2/29", "10.1.0.3/29", "10.1.0.4/29", "10.1.0.5/29", "10.1.0.6/29"]);
+        assert!(matches!(ipam.allocate(&[]), Err(Error::Exhausted { .. })));
+        ipam.release(&[ip("10.1.0.6"), ip("10.1.0.3")]);
+        assert_eq!(next(&mut ipam), "10.1.0.3/29");
+        ipam.release(&[ip("10.1.0.3")]);
+        assert_eq!(next(&mut ipam), "10.1.0.6/29");
+        assert_eq!(next(&mut ipam), "10.1.0.3/29");
+    }
+
+    #[test]
+    fn what_the_records_tell_is_not_given_again() {
+        let mut ipam = ipam(&["10.1.0.0/29"]);
+        ipam.take(&[ip("10.1.0.2"), ip("10.1.0.4"), ip("192.0.2.1")]);
+        assert_eq!(next(&mut ipam), "10.1.0.5/29");
+        assert_eq!(next(&mut ipam), "10.1.0.6/29");
+        assert_eq!(next(&mut ipam), "10.1.0.3/29");
+        assert!(ipam.allocate(&[]).is_err());
+    }
+
+    #[test]
+    fn a_wanted_address_is_given_or_refused_by_its_value() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["192.0.2.7"], "192.0.2.7 is not in a pod network (10.1.0.0/24, fd00:1::/64)"),
+            (&["10.1.0.0"], "10.1.0.0 is the network's own"),
+            (&["10.1.0.1"], "10.1.0.1 is the network's own, gateway"),
+            (&["10.1.0.255"], "10.1.0.255 is the network's own"),
+            (&["10.1.0.9"], "address 10.1.0.9 is taken"),
+            (&["10.1.0.7", "10.1.0.8"], "10.1.0.7 is not the only address of its family"),
+            (&["fd00:2::5"], "fd00:2::5 is not in a pod network"),
+        ];
+        let mut ipam = ipam(&["10.1.0.0/24", "fd00:1::/64"]);
+        let given = ipam.allocate(&[ip("10.1.0.9"), ip("fd00:1::ffff")]).unwrap();
+        assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.9/24", "fd00:1::ffff/64"]);
+        for (wanted, expected) in cases {
+            let wanted: Vec<IpAddr> = wanted.iter().map(|text| ip(text)).collect();
+            let error = ipam.allocate(&wanted).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        // A refusal took nothing: the next one in turn is the first.
+        let given = ipam.allocate(&[ip("fd00:1::7")]).unwrap();
+        assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.2/24", "fd00:1::7/64"]);
+    }
+
+    #[test]
+    fn a_second_network_of_a_family_is_used_when_the_first_is_full() {
+        let mut ipam = ipam(&["10.1.0.0/30", "10.2.0.0/30"]);
+        assert_eq!(next(&mut ipam), "10.1.0.2/30");
+        assert_eq!(next(&mut ipam), "10.2.0.2/30");
+    }
+
+    #[test]
+    fn changed_networks_keep_what_is_taken() {
+        let mut ipam = ipam(&["10.1.0.0/24"]);
+        assert_eq!(next(&mut ipam), "10.1.0.2/24");
+        ipam.reconfigure(&networks(&["10.2.0.0/24", "10.1.0.0/24"])).unwrap();
+        assert_eq!(next(&mut ipam), "10.2.0.2/24");
+        assert!(matches!(ipam.allocate(&[ip("10.1.0.2")]), Err(Error::Conflict { .. })));
+    }
+
+    #[test]
+    fn networks_without_room_are_refused_by_name() {
+        for (texts, expected) in [
+            (&[][..], "there is none"),
+            (&["10.1.0.0/31"], "10.1.0.0/31 has no room"),
+            (&["fd00::/127"], "fd00::/127 has no room"),
+            (&["10.1.0.0/16", "10.1.2.0/24"], "10.1.2.0/24 and 10.1.0.0/16 overlap"),
+            (&["127.0.0.0/8"], "127.0.0.0/8 is not a network of hosts"),
+            (&["0.0.0.0/0"], "0.0.0.0/0 is not a network of hosts"),
+        ] {
+            let error = Ipam::new(&networks(texts)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
