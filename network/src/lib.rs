@@ -4,7 +4,11 @@
 //! All of it is blocking. Every call may be repeated, and every kernel name is computed from the prefix and the pod's id, so
 //! that [`Network::detach`] needs nothing else.
 
+pub mod conformance;
 mod error;
+pub mod fake;
+pub mod ipam;
+pub mod ports;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

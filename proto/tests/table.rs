@@ -29,7 +29,7 @@ fn table() -> Lines {
 }
 
 fn descriptors() -> Lines {
-    let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+    let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).expect("the build encoded it");
     let [file] = set.file.as_slice() else { panic!("one file, no imports") };
     assert_eq!((file.package(), file.syntax()), (PACKAGE, "proto3"));
     let mut lines = Lines::new();

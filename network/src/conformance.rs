@@ -1,0 +1,248 @@
+//! What every backend must do, as one suite: on the fake in every test run, on Linux and FreeBSD as root. It looks only
+//! through the boundary; what packets do is seen from inside and outside in the backends' own tests. A case panics when
+//! the backend is wrong, and leaves nothing behind when it is right.
+
+use std::sync::Arc;
+
+use host::{Place, PodId};
+use ipnetwork::IpNetwork;
+
+use crate::{Error, HostPort, Network, PodNetwork, Protocol, ipam::Ipam};
+
+/// What the suite runs on.
+pub struct Stage<'a> {
+    /// Opens the backend: called again for every server that is started anew on the same kernel.
+    pub open: &'a dyn Fn() -> Arc<dyn Network>,
+    /// Makes an empty place for a pod.
+    pub place: &'a dyn Fn(&PodId) -> Place,
+    /// Removes the place again; a network that is still in it goes with it.
+    pub remove_place: &'a dyn Fn(&PodId),
+    /// Pod networks that nobody else uses: one of each family at most, with room for ten pods.
+    pub networks: Vec<IpNetwork>,
+    /// This port of the host and the nine after it are free.
+    pub first_port: u16,
+}
+
+/// A case: its name, which says what must hold, and what shows it.
+pub type Case = (&'static str, fn(&Stage));
+
+/// All cases.
+pub const CASES: &[Case] = &[
+    ("networks that cannot hold pods are refused", bad_networks),
+    ("configure and unconfigure may be repeated", configure_twice),
+    ("a pod is attached, seen, counted and detached", attach_and_detach),
+    ("attach twice changes nothing, detach twice is done already", repeated),
+    ("a pod without route is attached", without_route),
+    ("a host port has one pod", port_conflict),
+    ("a port is free again when its pod is gone", port_released),
+    ("a pod on the host's network has only ports", on_the_host),
+    ("a spare becomes a pod", spare),
+    ("a spare that is not used is removed", spare_unused),
+    ("a server started anew finds everything", restart),
+    ("a pod whose place is gone is detached", place_gone),
+    ("pods of former networks keep working", networks_change),
+    ("the bridge stays while there are pods", unconfigure_refused),
+];
+
+/// Runs every case.
+///
+/// # Panics
+/// The backend is not what it must be.
+pub fn run(stage: &Stage) {
+    for (name, case) in CASES {
+        tracing::info!(name, "conformance");
+        let network = (stage.open)();
+        network.configure(&stage.networks).unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
+        case(stage);
+        let network = (stage.open)();
+        assert_eq!(inventory(&*network), [], "{name}: something is left");
+        network.unconfigure().unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
+    }
+}
+
+/// Fails with the operation, the error and its causes.
+fn ok<T>(what: &str, result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {}", host::chain(&error)))
+}
+
+fn inventory(network: &dyn Network) -> Vec<PodId> {
+    ok("inventory", network.inventory())
+}
+
+fn wanted(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> PodNetwork {
+    assert!(!stage.networks.is_empty());
+    PodNetwork { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
+}
+
+fn addresses(stage: &Stage) -> Ipam {
+    ok("pod networks", Ipam::new(&stage.networks))
+}
+
+fn port(stage: &Stage, offset: u16) -> HostPort {
+    HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: stage.first_port + offset, container_port: 80 }
+}
+
+fn bad_networks(stage: &Stage) {
+    let network = (stage.open)();
+    for bad in [&[][..], &["10.1.0.0/31"], &["10.1.0.0/16", "10.1.4.0/24"]] {
+        let networks: Vec<IpNetwork> = bad.iter().map(|text| text.parse().expect("it is a network")).collect();
+        assert!(matches!(network.configure(&networks), Err(Error::Invalid { .. })), "{bad:?} was not refused");
+    }
+}
+
+fn configure_twice(stage: &Stage) {
+    let network = (stage.open)();
+    ok("configure twice", network.configure(&stage.networks));
+    ok("unconfigure", network.unconfigure());
+    ok("unconfigure twice", network.unconfigure());
+    ok("configure again", network.configure(&stage.networks));
+}
+
+fn attach_and_detach(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let place = (stage.place)(&pod.id);
+    let attachment = ok("attach", network.attach(&pod, &place, None));
+    let expected: Vec<_> = pod.addresses.iter().map(IpNetwork::ip).collect();
+    assert_eq!(attachment.addresses, expected);
+    assert!(attachment.host_interface.is_some_and(|name| name.contains(pod.id.short())));
+    assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
+    assert_eq!(ok("counters", network.counters(&pod.id)).interface, "eth0");
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })), "counters of a pod that is gone");
+    (stage.remove_place)(&pod.id);
+}
+
+fn repeated(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let place = (stage.place)(&pod.id);
+    let first = ok("attach", network.attach(&pod, &place, None));
+    let second = ok("attach twice", network.attach(&pod, &place, None));
+    assert_eq!(first, second);
+    assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    ok("detach twice", network.detach(&pod.id, Some(&place)));
+    ok("detach of a pod that never was", network.detach(&PodId::random(), None));
+    (stage.remove_place)(&pod.id);
+}
+
+fn without_route(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = PodNetwork { route: false, ..wanted(stage, &mut ipam, Vec::new()) };
+    let place = (stage.place)(&pod.id);
+    ok("attach", network.attach(&pod, &place, None));
+    ok("attach twice", network.attach(&pod, &place, None));
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    (stage.remove_place)(&pod.id);
+}
+
+fn port_conflict(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let first = wanted(stage, &mut ipam, vec![port(stage, 1)]);
+    let second = wanted(stage, &mut ipam, vec![port(stage, 2), port(stage, 1)]);
+    let (place, other) = ((stage.place)(&first.id), (stage.place)(&second.id));
+    ok("attach", network.attach(&first, &place, None));
+    match (stage.open)().attach(&second, &other, None) {
+        Err(Error::Conflict { what }) => assert!(what.contains(first.id.as_str()), "the pod is not named: {what}"),
+        other => panic!("a port that is taken was given out: {other:?}"),
+    }
+    for pod in [&second, &first] {
+        ok("detach", network.detach(&pod.id, None));
+        (stage.remove_place)(&pod.id);
+    }
+}
+
+fn port_released(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    for _ in 0..2 {
+        let pod = wanted(stage, &mut ipam, vec![port(stage, 3)]);
+        let place = (stage.place)(&pod.id);
+        ok("attach", network.attach(&pod, &place, None));
+        ok("detach", network.detach(&pod.id, Some(&place)));
+        (stage.remove_place)(&pod.id);
+    }
+}
+
+fn on_the_host(stage: &Stage) {
+    let network = (stage.open)();
+    let pod = PodNetwork { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
+    let attachment = ok("attach", network.attach(&pod, &Place::Host, None));
+    assert!(attachment.host_interface.is_none() && attachment.addresses.is_empty());
+    assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })));
+    let other = PodNetwork { id: PodId::random(), ..pod.clone() };
+    assert!(matches!(network.attach(&other, &Place::Host, None), Err(Error::Conflict { .. })));
+    ok("detach", network.detach(&other.id, None));
+    ok("detach", network.detach(&pod.id, Some(&Place::Host)));
+}
+
+fn spare(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let spare = PodId::random();
+    let place = (stage.place)(&spare);
+    ok("prepare", network.prepare(&spare, &place));
+    ok("prepare twice", network.prepare(&spare, &place));
+    assert_eq!(inventory(&*network), std::slice::from_ref(&spare));
+    let pod = wanted(stage, &mut ipam, Vec::new());
+    let first = ok("attach a spare", network.attach(&pod, &place, Some(&spare)));
+    assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
+    let second = ok("attach a spare twice", network.attach(&pod, &place, Some(&spare)));
+    assert_eq!(first, second);
+    ok("counters", network.counters(&pod.id));
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    (stage.remove_place)(&spare);
+}
+
+fn spare_unused(stage: &Stage) {
+    let network = (stage.open)();
+    let spare = PodId::random();
+    let place = (stage.place)(&spare);
+    ok("prepare", network.prepare(&spare, &place));
+    ok("detach", (stage.open)().detach(&spare, Some(&place)));
+    assert_eq!(inventory(&*network), []);
+    (stage.remove_place)(&spare);
+}
+
+fn restart(stage: &Stage) {
+    let mut ipam = addresses(stage);
+    let pod = wanted(stage, &mut ipam, vec![port(stage, 5)]);
+    let place = (stage.place)(&pod.id);
+    let before = ok("attach", (stage.open)().attach(&pod, &place, None));
+    let network = (stage.open)();
+    ok("configure", network.configure(&stage.networks));
+    assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
+    assert_eq!(ok("attach again", network.attach(&pod, &place, None)), before);
+    ok("detach", (stage.open)().detach(&pod.id, None));
+    (stage.remove_place)(&pod.id);
+}
+
+fn place_gone(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = wanted(stage, &mut ipam, vec![port(stage, 6)]);
+    let place = (stage.place)(&pod.id);
+    ok("attach", network.attach(&pod, &place, None));
+    (stage.remove_place)(&pod.id);
+    ok("detach", network.detach(&pod.id, Some(&place)));
+}
+
+fn networks_change(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = wanted(stage, &mut ipam, Vec::new());
+    let place = (stage.place)(&pod.id);
+    ok("attach", network.attach(&pod, &place, None));
+    ok("configure another", network.configure(&["10.253.77.0/28".parse().expect("it is a network")]));
+    assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
+    ok("counters", network.counters(&pod.id));
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    (stage.remove_place)(&pod.id);
+}
+
+fn unconfigure_refused(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    let pod = wanted(stage, &mut ipam, Vec::new());
+    let place = (stage.place)(&pod.id);
+    ok("attach", network.attach(&pod, &place, None));
+    assert!(matches!(network.unconfigure(), Err(Error::Conflict { .. })), "the bridge went with a pod on it");
+    ok("detach", network.detach(&pod.id, Some(&place)));
+    (stage.remove_place)(&pod.id);
+}

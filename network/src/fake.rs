@@ -1,0 +1,267 @@
+//! A network in memory for tests: it holds interfaces and host ports as a kernel does, outlives the server that made them
+//! (clone the [`FakeKernel`] and open it again), and has a fault where the shared [`Faults`] say so.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use host::fault::Faults;
+use host::{Need, Place, PodId, Prefix};
+use ipnetwork::IpNetwork;
+
+use crate::ports::Ports;
+use crate::{Attachment, Counters, Error, Network, PodNetwork, ipam};
+
+/// The kernel's side: what is there, whoever made it. A clone is the same kernel.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    state: Arc<Mutex<State>>,
+    faults: Faults,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    networks: Vec<IpNetwork>,
+    interfaces: BTreeMap<PodId, Interface>,
+    /// Pods with an entry in the ruleset, those on the host's network included.
+    rules: BTreeMap<PodId, PodNetwork>,
+    ports: Ports,
+}
+
+#[derive(Debug, Clone)]
+struct Interface {
+    place: Place,
+    wanted: Option<PodNetwork>,
+    counters: Counters,
+}
+
+impl FakeKernel {
+    /// An empty kernel whose calls count in `faults`.
+    #[must_use]
+    pub fn new(faults: Faults) -> Self {
+        Self { state: Arc::default(), faults }
+    }
+
+    /// What a reboot does: everything is gone.
+    pub fn reboot(&self) {
+        *self.lock() = State::default();
+    }
+
+    /// The pod networks, the interfaces with their pod and place, and who has host ports: nothing may be left of a pod
+    /// that was removed.
+    #[must_use]
+    pub fn holds(&self, id: &PodId) -> bool {
+        let state = self.lock();
+        state.interfaces.contains_key(id) || state.rules.contains_key(id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that panicked with the lock held has failed already; the others may still look.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A server's view of a [`FakeKernel`].
+#[derive(Debug)]
+pub struct FakeNetwork {
+    kernel: FakeKernel,
+    prefix: Prefix,
+}
+
+impl FakeNetwork {
+    /// Opens the kernel.
+    #[must_use]
+    pub fn new(kernel: FakeKernel, prefix: Prefix) -> Self {
+        Self { kernel, prefix }
+    }
+
+    fn call<T>(&self, operation: &str, effect: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        let failed = |text: String| Error::failed(operation.to_owned())(text);
+        self.kernel.faults.call(operation, || effect(&mut self.kernel.lock()), failed)
+    }
+
+    fn host_end(&self, id: &PodId) -> String {
+        format!("{}{}v", self.prefix, id.short())
+    }
+}
+
+impl Network for FakeNetwork {
+    fn needs(&self) -> Vec<Need> {
+        vec![Need { name: "memory".to_owned(), found: "enough".to_owned(), required: true, remedy: None }]
+    }
+
+    fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
+        ipam::check(pod_networks)?;
+        self.call("configure the pod networks", |state| {
+            state.networks = pod_networks.to_vec();
+            Ok(())
+        })
+    }
+
+    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let id = &wanted.id;
+        if *place == Place::Host {
+            self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
+            return Ok(Attachment { host_interface: None, addresses: Vec::new() });
+        }
+        check_wanted(wanted)?;
+        // Two steps, as the real ones have several: a fault in the second leaves the interface.
+        self.call(&format!("make the interface of pod {id}"), |state| state.add_interface(wanted, place, spare))?;
+        self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
+        let addresses = wanted.addresses.iter().map(IpNetwork::ip).collect();
+        Ok(Attachment { host_interface: Some(self.host_end(id)), addresses })
+    }
+
+    fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
+        self.call(&format!("prepare spare {spare}"), |state| {
+            state.check_configured()?;
+            state.interfaces.entry(spare.clone()).or_insert_with(|| Interface::new(place));
+            Ok(())
+        })
+    }
+
+    fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
+        self.call(&format!("remove the host ports of pod {id}"), |state| {
+            state.rules.remove(id);
+            state.ports.release(id);
+            Ok(())
+        })?;
+        self.call(&format!("detach pod {id}"), |state| {
+            state.interfaces.remove(id);
+            Ok(())
+        })
+    }
+
+    fn counters(&self, id: &PodId) -> Result<Counters, Error> {
+        let state = self.kernel.lock();
+        let interface = state.interfaces.get(id);
+        interface
+            .map(|interface| interface.counters.clone())
+            .ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })
+    }
+
+    fn inventory(&self) -> Result<Vec<PodId>, Error> {
+        self.call("list the interfaces", |state| {
+            let mut ids: Vec<PodId> = state.interfaces.keys().chain(state.rules.keys()).cloned().collect();
+            ids.sort();
+            ids.dedup();
+            Ok(ids)
+        })
+    }
+
+    fn unconfigure(&self) -> Result<(), Error> {
+        self.call("remove the bridge", |state| {
+            if !state.interfaces.is_empty() {
+                return Err(Error::Conflict { what: "the bridge still has pods".to_owned() });
+            }
+            state.networks.clear();
+            Ok(())
+        })
+    }
+}
+
+/// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family.
+pub(crate) fn check_wanted(wanted: &PodNetwork) -> Result<(), Error> {
+    let invalid = |reason: &str| Err(Error::Invalid { field: "addresses".to_owned(), reason: reason.to_owned() });
+    if wanted.addresses.is_empty() {
+        return invalid("a pod on a network of its own needs one");
+    }
+    let of_family = |ipv4: bool| wanted.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
+    if of_family(true) > 1 || of_family(false) > 1 {
+        return invalid("a pod has at most one of each family");
+    }
+    Ok(())
+}
+
+impl Interface {
+    fn new(place: &Place) -> Self {
+        let counters = Counters { interface: "eth0".to_owned(), ..Counters::default() };
+        Self { place: place.clone(), wanted: None, counters }
+    }
+}
+
+impl State {
+    fn check_configured(&self) -> Result<(), Error> {
+        if self.networks.is_empty() {
+            return Err(Error::failed("find the bridge")("it was not configured"));
+        }
+        Ok(())
+    }
+
+    fn add_interface(&mut self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<(), Error> {
+        self.check_configured()?;
+        let of_others = self.interfaces.iter().filter(|(id, _)| **id != wanted.id);
+        let taken = of_others.filter_map(|(_, interface)| interface.wanted.as_ref()).flat_map(|other| &other.addresses);
+        if let Some(address) = taken.clone().find(|address| wanted.addresses.contains(address)) {
+            return Err(Error::Conflict { what: format!("address {} is in use", address.ip()) });
+        }
+        let prepared = match (self.interfaces.get(&wanted.id), spare) {
+            (None, Some(spare)) => Some(
+                self.interfaces
+                    .remove(spare)
+                    .ok_or_else(|| Error::NotFound { what: format!("interface of spare {spare}") })?,
+            ),
+            _ => None,
+        };
+        let interface = self.interfaces.entry(wanted.id.clone()).or_insert_with(|| Interface::new(place));
+        if let Some(prepared) = prepared {
+            *interface = prepared;
+        }
+        interface.place = place.clone();
+        interface.wanted = Some(wanted.clone());
+        Ok(())
+    }
+
+    fn add_rules(&mut self, wanted: &PodNetwork) -> Result<(), Error> {
+        self.ports.take(&wanted.id, &wanted.host_ports)?;
+        if wanted.host_ports.is_empty() {
+            self.rules.remove(&wanted.id);
+        } else {
+            self.rules.insert(wanted.id.clone(), wanted.clone());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use host::fault::{Fault, Faults};
+    use host::{Place, PodId, Prefix};
+
+    use super::{FakeKernel, FakeNetwork};
+    use crate::conformance::{self, Stage};
+    use crate::{Network, PodNetwork};
+
+    #[test]
+    fn the_fake_passes_the_conformance_suite() {
+        let kernel = FakeKernel::default();
+        conformance::run(&Stage {
+            open: &|| Arc::new(FakeNetwork::new(kernel.clone(), Prefix::default())),
+            place: &|id| Place::Netns(id.as_str().into()),
+            remove_place: &|_| (),
+            networks: vec!["10.9.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
+            first_port: 30_000,
+        });
+    }
+
+    #[test]
+    fn a_pod_that_failed_half_way_is_in_the_inventory_until_it_is_detached() {
+        let faults = Faults::default();
+        let kernel = FakeKernel::new(faults.clone());
+        let network = FakeNetwork::new(kernel.clone(), Prefix::default());
+        network.configure(&["10.9.0.0/24".parse().unwrap()]).unwrap();
+        let id = PodId::random();
+        let wanted = PodNetwork {
+            id: id.clone(),
+            addresses: vec!["10.9.0.2/24".parse().unwrap()],
+            route: true,
+            host_ports: Vec::new(),
+        };
+        faults.arm(2, Fault::FailBefore);
+        assert!(network.attach(&wanted, &Place::Jail("x".to_owned()), None).is_err());
+        assert_eq!(network.inventory().unwrap(), std::slice::from_ref(&id));
+        network.detach(&id, None).unwrap();
+        assert!(!kernel.holds(&id) && network.inventory().unwrap().is_empty());
+    }
+}
