@@ -1,0 +1,389 @@
+//! The configuration: a TOML file, with a default for every key and an error for every key that is not known. `cellblock
+//! config` prints the one in force with a comment for each key, in a form that can be read again.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use host::Prefix;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
+pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, a key is not known, or a value is not of its type.
+    #[error("configuration {}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line and the name of the key.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be.
+    #[error("configuration: {key}: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value and what is wrong with it.
+        reason: String,
+    },
+}
+
+/// Which file system keeps layers and roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootfsKind {
+    /// zfs where `zfs_dataset` is set; else overlay on Linux and copy on FreeBSD.
+    Auto,
+    /// A dataset for each layer chain, a clone for each container.
+    Zfs,
+    /// Copies, on any file system.
+    Copy,
+    /// overlayfs (Linux).
+    Overlay,
+}
+
+/// The configuration of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Records and images.
+    pub root: PathBuf,
+    /// What is lost at a reboot: sockets, specs of what runs.
+    pub state: PathBuf,
+    /// The CRI socket, as `unix://PATH`.
+    pub address: String,
+    /// What every kernel name starts with.
+    pub prefix: Prefix,
+    /// How much is logged.
+    pub log_level: String,
+    /// Spares: how many pods are made ahead.
+    pub spares: u32,
+    /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
+    pub runtime_handlers: Vec<String>,
+    /// Images.
+    pub image: ImageConfig,
+    /// The pods' network.
+    pub network: NetworkConfig,
+    /// exec, attach, port-forward.
+    pub streaming: StreamingConfig,
+}
+
+/// Images and root file systems.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// The directory of registry hosts, in containerd's form.
+    pub registry_config: PathBuf,
+    /// The file system of layers and roots.
+    pub rootfs: RootfsKind,
+    /// The dataset below which everything is kept.
+    pub zfs_dataset: String,
+    /// Whether images for Linux may be run on FreeBSD.
+    pub allow_linux: bool,
+}
+
+/// The pods' network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// The networks that pods get their addresses from.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Networks that pods reach without translation.
+    pub untranslated: Vec<IpNetwork>,
+    /// The MTU of the pods' interfaces, in bytes.
+    pub mtu: u32,
+}
+
+/// exec, attach, port-forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamingConfig {
+    /// Where streams are served.
+    pub address: SocketAddr,
+    /// The server's certificate chain, in PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// How long a stream may be idle, in seconds.
+    pub idle_timeout_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/cellblock".into(),
+            state: "/var/run/cellblock".into(),
+            address: "unix:///var/run/cellblock/cellblock.sock".to_owned(),
+            prefix: Prefix::default(),
+            log_level: "info".to_owned(),
+            spares: 2,
+            runtime_handlers: Vec::new(),
+            image: ImageConfig::default(),
+            network: NetworkConfig::default(),
+            streaming: StreamingConfig::default(),
+        }
+    }
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self {
+            registry_config: "/etc/cellblock/certs.d".into(),
+            rootfs: RootfsKind::Auto,
+            zfs_dataset: String::new(),
+            allow_linux: false,
+        }
+    }
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500 }
+    }
+}
+
+impl Default for StreamingConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls_cert: None,
+            tls_key: None,
+            // kubelet's own default for streamingConnectionIdleTimeout.
+            idle_timeout_seconds: 4 * 60 * 60,
+        }
+    }
+}
+
+/// The MTUs that an interface can have for IPv6 (RFC 8200) and in jumbo frames, in bytes.
+const MTU: std::ops::RangeInclusive<u32> = 1280..=9216;
+/// More spares than any node starts pods a second; each costs the memory of a vnet.
+const MOST_SPARES: u32 = 64;
+
+impl Config {
+    /// Reads a configuration and checks it.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot: called once, after the command line had its say.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, reason: String| Err(ConfigError::Value { key, reason });
+        if !self.root.is_absolute() {
+            return value("root", format!("{} is not an absolute path", self.root.display()));
+        }
+        if !self.state.is_absolute() {
+            return value("state", format!("{} is not an absolute path", self.state.display()));
+        }
+        self.socket()?;
+        if self.spares > MOST_SPARES {
+            return value("spares", format!("{} is more than {MOST_SPARES}", self.spares));
+        }
+        if !MTU.contains(&self.network.mtu) {
+            return value(
+                "network.mtu",
+                format!("{} is not between {} and {}", self.network.mtu, MTU.start(), MTU.end()),
+            );
+        }
+        check_pod_cidrs("network.pod_cidrs", &self.network.pod_cidrs)?;
+        if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
+            return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
+        }
+        self.check_streaming()
+    }
+
+    fn check_streaming(&self) -> Result<(), ConfigError> {
+        let streaming = &self.streaming;
+        if streaming.tls_cert.is_some() != streaming.tls_key.is_some() {
+            let reason = "tls_cert and tls_key go together".to_owned();
+            return Err(ConfigError::Value { key: "streaming.tls_cert", reason });
+        }
+        if !streaming.address.ip().is_loopback() && streaming.tls_cert.is_none() {
+            let reason = format!("{} is not on loopback: tls_cert and tls_key must be set", streaming.address);
+            return Err(ConfigError::Value { key: "streaming.address", reason });
+        }
+        Ok(())
+    }
+
+    /// The path of the CRI socket.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] when `address` is not `unix://` and an absolute path.
+    pub fn socket(&self) -> Result<PathBuf, ConfigError> {
+        let path = self.address.strip_prefix("unix://").map(PathBuf::from);
+        path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
+            key: "address",
+            reason: format!("{:?} is not unix:// and an absolute path", self.address),
+        })
+    }
+
+    /// The configuration as a file, with a comment for each key.
+    ///
+    /// # Panics
+    /// Never: every value of it is text, a number or a list of these.
+    #[must_use]
+    pub fn commented(&self) -> String {
+        let table = toml::Value::try_from(self).expect("a configuration is a table");
+        let mut text = String::new();
+        for (section, key, comment) in KEYS {
+            if key.is_empty() {
+                let _ = write!(text, "\n# {comment}\n[{section}]\n");
+                continue;
+            }
+            let place = if section.is_empty() { Some(&table) } else { table.get(section) };
+            text.extend(comment.lines().map(|line| format!("# {line}\n")));
+            let _ = match place.and_then(|place| place.get(key)) {
+                Some(value) => writeln!(text, "{key} = {value}"),
+                None => writeln!(text, "# {key} = \"\""),
+            };
+        }
+        text
+    }
+}
+
+/// Checks pod networks: at most one of each family, large enough for a gateway and a pod.
+///
+/// # Errors
+/// [`ConfigError::Value`] with `key`.
+pub fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
+    for (index, cidr) in cidrs.iter().enumerate() {
+        let room = if cidr.is_ipv4() { 32 } else { 128 } - cidr.prefix();
+        if room < 2 {
+            let reason = format!("{cidr} has no room for a gateway and a pod");
+            return Err(ConfigError::Value { key, reason });
+        }
+        if cidrs[..index].iter().any(|other| other.is_ipv4() == cidr.is_ipv4()) {
+            let reason = format!("{cidr} is the second network of its family; one IPv4 and one IPv6 can be given");
+            return Err(ConfigError::Value { key, reason });
+        }
+    }
+    Ok(())
+}
+
+/// Every key by its section, with its comment; an empty key begins the section.
+const KEYS: &[(&str, &str, &str)] = &[
+    ("", "root", "Records and images; kept over a reboot."),
+    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
+    ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
+    (
+        "",
+        "prefix",
+        "Two lower-case letters that every kernel name starts with: two servers on a machine need two prefixes.",
+    ),
+    ("", "log_level", "error, warn, info, debug or trace; or a filter such as \"info,image=debug\"."),
+    ("", "spares", "Pods made ahead, where the backend has a use for them (FreeBSD); 0: none."),
+    ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
+    ("image", "", "Images and root file systems."),
+    (
+        "image",
+        "registry_config",
+        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form.",
+    ),
+    (
+        "image",
+        "rootfs",
+        "zfs, overlay (Linux), copy (any file system), or auto: zfs where zfs_dataset is set, else overlay on\nLinux and copy on FreeBSD.",
+    ),
+    ("image", "zfs_dataset", "The dataset below which layers and roots are kept, e.g. \"zroot/cellblock\"."),
+    (
+        "image",
+        "allow_linux",
+        "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
+    ),
+    ("network", "", "The pods' network."),
+    (
+        "network",
+        "pod_cidrs",
+        "At most one IPv4 and one IPv6 network; the first address of each is the gateway. Empty: NetworkReady is\nfalse until kubelet sends a pod CIDR.",
+    ),
+    ("network", "untranslated", "Networks that pods reach with their own addresses: the cluster's."),
+    ("network", "mtu", "The MTU of the pods' interfaces, in bytes."),
+    ("streaming", "", "exec, attach and port-forward."),
+    ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
+    ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),
+    ("streaming", "tls_key", "See tls_cert."),
+    ("streaming", "idle_timeout_seconds", "A stream on which nothing moves for this long is closed, in seconds."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, KEYS};
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn what_is_printed_reads_as_what_it_was() {
+        let mut config = Config::default();
+        assert_eq!(parse(&config.commented()).unwrap(), config);
+        config.network.pod_cidrs = vec!["10.88.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()];
+        config.streaming.tls_cert = Some("/a \"b\"/c".into());
+        config.streaming.tls_key = Some("/k".into());
+        assert_eq!(parse(&config.commented()).unwrap(), config);
+    }
+
+    #[test]
+    fn every_key_has_a_comment() {
+        let mut config = Config::default();
+        config.streaming.tls_cert = Some("c".into());
+        config.streaming.tls_key = Some("k".into());
+        let toml::Value::Table(table) = toml::Value::try_from(&config).unwrap() else { panic!("a table") };
+        for (name, value) in &table {
+            match value {
+                toml::Value::Table(section) => section.keys().for_each(|key| assert_documented(name, key)),
+                _ => assert_documented("", name),
+            }
+        }
+    }
+
+    fn assert_documented(section: &str, key: &str) {
+        assert!(KEYS.iter().any(|(s, k, _)| *s == section && *k == key), "{section}.{key} has no comment");
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_its_key() {
+        for (text, wanted) in [
+            ("spare = 1", "spare"),
+            ("[network]\nmtu = 12", "network.mtu: 12"),
+            ("[network]\npod_cidrs = ['10.0.0.0/31']", "10.0.0.0/31"),
+            ("[network]\npod_cidrs = ['10.0.0.0/16', '10.1.0.0/16']", "10.1.0.0/16"),
+            ("address = 'tcp://1.2.3.4:5'", "tcp://1.2.3.4:5"),
+            ("prefix = 'cellblock'", "cellblock"),
+            ("root = 'var'", "root: var"),
+            ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
+            ("[image]\nrootfs = 'btrfs'", "btrfs"),
+            ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
+            ("[streaming]\ntls_key = '/k'", "tls_cert"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! ContainerConfig into a ContainerSpec. `linux` may be absent: a kubelet built for FreeBSD sends none, and the image's user
+//! still counts.
+
+use std::path::{Path, PathBuf};
+
+use host::ContainerId;
+use image::ImageConfig;
+use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
+use runtime::spec::{ContainerSpec, PidScope, PodSpec, Resources, Signal};
+
+use super::{Refusal, invalid, mounts, process, required, resources, security, signal, unsupported};
+
+/// What a container is made from.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    /// Its id.
+    pub id: &'a ContainerId,
+    /// The request.
+    pub config: &'a ContainerConfig,
+    /// The pod's own request, as it was when the pod was made.
+    pub pod_config: &'a PodSandboxConfig,
+    /// The pod, as it was made.
+    pub pod: &'a PodSpec,
+    /// The image.
+    pub image: &'a ImageConfig,
+    /// The root that was prepared from it.
+    pub rootfs: &'a Path,
+    /// The directories of the [`super::image_volumes`], in their order.
+    pub volumes: &'a [PathBuf],
+}
+
+/// A container that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Of the kernel.
+    pub spec: ContainerSpec,
+    /// What it is stopped with.
+    pub stop_signal: Signal,
+}
+
+/// Translates a container.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
+    let config = inputs.config;
+    check(config)?;
+    let linux = config.linux.clone().unwrap_or_default();
+    let context = linux.security_context.clone().unwrap_or_default();
+    if let Some(options) = &context.namespace_options {
+        let field = "linux.security_context.namespace_options.userns_options";
+        security::user_namespace(field, options.userns_options.as_ref())?;
+    }
+    let spec = ContainerSpec {
+        id: inputs.id.clone(),
+        pod: inputs.pod.id.clone(),
+        rootfs: inputs.rootfs.to_owned(),
+        readonly_rootfs: context.readonly_rootfs,
+        process: process::process(config, inputs.image, inputs.pod.hostname.as_deref(), &context)?,
+        pid: pid(&context, inputs.pod)?,
+        mounts: mounts::mounts(&config.mounts, inputs.volumes)?,
+        devices: mounts::devices(&config.devices)?,
+        resources: resources::resources("linux.resources", linux.resources.as_ref())?,
+        security: security::security(&context, inputs.pod.privileged)?,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        log_path: log_path(inputs.pod_config, config)?,
+    };
+    let stop_signal = signal::stop_signal(config.stop_signal, inputs.image.stop_signal.as_deref(), &inputs.image.os)?;
+    Ok(Container { spec, stop_signal })
+}
+
+/// What a container may use, for UpdateContainerResources.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
+    resources::resources("linux", wanted)
+}
+
+/// Where a container's log is: the pod's log directory and the container's path in it; None where either is not set.
+///
+/// # Errors
+/// A path that leaves the directory.
+pub fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
+    if config.log_path.is_empty() || pod.log_directory.is_empty() {
+        return Ok(None);
+    }
+    let outside = |part: std::path::Component<'_>| !matches!(part, std::path::Component::Normal(_));
+    if Path::new(&config.log_path).components().any(outside) {
+        return Err(invalid("log_path", format!("{:?} is not below the pod's log_directory", config.log_path)));
+    }
+    Ok(Some(Path::new(&pod.log_directory).join(&config.log_path)))
+}
+
+fn check(config: &ContainerConfig) -> Result<(), Refusal> {
+    let metadata = required("metadata", config.metadata.as_ref())?;
+    if metadata.name.is_empty() {
+        return Err(invalid("metadata.name", "empty"));
+    }
+    if config.windows.is_some() {
+        return Err(unsupported("windows", "this is no Windows node"));
+    }
+    if let Some(device) = config.cdi_devices.first() {
+        return Err(unsupported("CDI_devices", format!("{:?}: CDI devices are not supported", device.name)));
+    }
+    Ok(())
+}
+
+/// The container's own word on whose processes it sees, else its pod's.
+fn pid(context: &proto::v1::LinuxContainerSecurityContext, pod: &PodSpec) -> Result<PidScope, Refusal> {
+    match &context.namespace_options {
+        Some(options) => security::pid_scope("linux.security_context.namespace_options.pid", options),
+        None => Ok(pod.pid.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use host::{ContainerId, PodId};
+    use image::ImageConfig;
+    use proto::v1::{
+        CdiDevice, ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
+        NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    };
+    use runtime::spec::{NameOrId, PidScope};
+
+    use super::{Container, Inputs, Refusal, container};
+
+    fn config() -> ContainerConfig {
+        let metadata = ContainerMetadata { name: "main".to_owned(), attempt: 0 };
+        let command = vec!["/bin/sleep".to_owned()];
+        ContainerConfig { metadata: Some(metadata), command, ..ContainerConfig::default() }
+    }
+
+    fn translate(config: &ContainerConfig) -> Result<Container, Refusal> {
+        let metadata = PodSandboxMetadata {
+            name: "web".to_owned(),
+            uid: "u".to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        };
+        let pod_config = PodSandboxConfig {
+            metadata: Some(metadata),
+            log_directory: "/var/log/pods/web".to_owned(),
+            ..PodSandboxConfig::default()
+        };
+        let pod = crate::translate::pod(&PodId::random(), &pod_config, "", &[]).unwrap();
+        container(&Inputs {
+            id: &ContainerId::random(),
+            config,
+            pod_config: &pod_config,
+            pod: &pod.spec,
+            image: &ImageConfig { user: "www".to_owned(), os: "freebsd".to_owned(), ..ImageConfig::default() },
+            rootfs: Path::new("/root"),
+            volumes: &[],
+        })
+    }
+
+    #[test]
+    fn without_a_linux_section_the_images_user_still_counts() {
+        let got = translate(&config()).unwrap();
+        assert_eq!(got.spec.process.user.user, NameOrId::Name("www".to_owned()));
+        assert_eq!((got.spec.pid, got.spec.log_path), (PidScope::Pod, None));
+    }
+
+    #[test]
+    fn a_log_is_below_the_pods_log_directory() {
+        let with = |path: &str| ContainerConfig { log_path: path.to_owned(), ..config() };
+        let got = translate(&with("main/0.log")).unwrap().spec.log_path.unwrap();
+        assert_eq!(got, Path::new("/var/log/pods/web/main/0.log"));
+        for path in ["../0.log", "/etc/passwd"] {
+            assert!(translate(&with(path)).unwrap_err().to_string().contains("log_path"));
+        }
+    }
+
+    #[test]
+    fn a_container_may_see_what_its_pod_does_not() {
+        let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
+        let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+        let linux = LinuxContainerConfig { security_context: Some(context), ..LinuxContainerConfig::default() };
+        let got = translate(&ContainerConfig { linux: Some(linux), ..config() }).unwrap();
+        assert_eq!(got.spec.pid, PidScope::Container);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_field() {
+        let cdi = vec![CdiDevice { name: "vendor.com/gpu=0".to_owned() }];
+        for (wanted, field) in [
+            (ContainerConfig { metadata: None, ..config() }, "metadata"),
+            (ContainerConfig { metadata: Some(ContainerMetadata::default()), ..config() }, "metadata.name"),
+            (ContainerConfig { cdi_devices: cdi, ..config() }, "vendor.com/gpu=0"),
+            (ContainerConfig { stop_signal: 77, ..config() }, "stop_signal: 77"),
+            (ContainerConfig { command: Vec::new(), ..config() }, "command"),
+        ] {
+            let refusal = translate(&wanted).unwrap_err().to_string();
+            assert!(refusal.contains(field), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! DNSConfig into the text of a resolv.conf.
+
+use std::net::IpAddr;
+
+use proto::v1::DnsConfig;
+
+use super::{Refusal, invalid};
+
+/// The containers' /etc/resolv.conf (resolv.conf(5)); None where nothing is configured: the host's own is used, as
+/// containerd does.
+///
+/// # Errors
+/// A server that is not an address, and a word that would not be one word in the file.
+pub(super) fn resolv_conf(config: Option<&DnsConfig>) -> Result<Option<String>, Refusal> {
+    let Some(config) = config else { return Ok(None) };
+    let mut text = String::new();
+    for (field, keyword, words) in
+        [("dns_config.searches", "search", &config.searches), ("dns_config.options", "options", &config.options)]
+    {
+        if let Some(word) = words.iter().find(|word| word.is_empty() || word.contains(char::is_whitespace)) {
+            return Err(invalid(field, format!("{word:?} is not one word")));
+        }
+        if keyword == "options" {
+            text.extend(servers(config)?);
+        }
+        if !words.is_empty() {
+            text.push_str(&format!("{keyword} {}\n", words.join(" ")));
+        }
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+fn servers(config: &DnsConfig) -> Result<Vec<String>, Refusal> {
+    let line = |server: &String| {
+        // An IPv6 address may carry a zone: fe80::1%eth0.
+        let address = server.split('%').next().unwrap_or(server);
+        match address.parse::<IpAddr>() {
+            Ok(_) if !server.contains(char::is_whitespace) => Ok(format!("nameserver {server}\n")),
+            _ => Err(invalid("dns_config.servers", format!("{server:?} is not an address"))),
+        }
+    };
+    config.servers.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::DnsConfig;
+
+    use super::resolv_conf;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_configuration_is_the_file_that_resolvers_read() {
+        let config = DnsConfig {
+            servers: words(&["10.10.10.10", "fe80::1%eth0"]),
+            searches: words(&["google.com", "svc.cluster.local"]),
+            options: words(&["ndots:8"]),
+        };
+        let text = resolv_conf(Some(&config)).unwrap().unwrap();
+        assert_eq!(
+            text,
+            "search google.com svc.cluster.local\nnameserver 10.10.10.10\nnameserver fe80::1%eth0\noptions ndots:8\n"
+        );
+    }
+
+    #[test]
+    fn without_a_configuration_the_host_decides() {
+        assert_eq!(resolv_conf(None), Ok(None));
+        assert_eq!(resolv_conf(Some(&DnsConfig::default())), Ok(None));
+    }
+
+    #[test]
+    fn what_would_be_another_line_is_refused() {
+        for config in [
+            DnsConfig { servers: words(&["ns.example.org"]), ..DnsConfig::default() },
+            DnsConfig { servers: words(&["fe80::1%a\nnameserver"]), ..DnsConfig::default() },
+            DnsConfig { searches: words(&["a\nnameserver 1.2.3.4"]), ..DnsConfig::default() },
+            DnsConfig { options: words(&[""]), ..DnsConfig::default() },
+        ] {
+            assert!(resolv_conf(Some(&config)).is_err(), "{config:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Mounts and devices. A mount of an image is handed back as an [`ImageVolume`]: its directory comes from the image store,
+//! and the caller puts it in the mount's place.
+
+use std::path::{Path, PathBuf};
+
+use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
+use runtime::spec::{Device, Mount, MountSource, Propagation};
+
+use super::{Refusal, invalid, unsupported};
+
+/// An image that is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVolume {
+    /// Its place in ContainerConfig.mounts.
+    pub index: usize,
+    /// The image, as the request names it: a reference or an id.
+    pub image: String,
+    /// The directory of the image that is mounted; empty: its root.
+    pub sub_path: String,
+}
+
+/// The images that a container's mounts name, in their order.
+///
+/// # Errors
+/// A mount that names an image and a host path, or a sub path that leaves the image.
+pub fn image_volumes(mounts: &[WireMount]) -> Result<Vec<ImageVolume>, Refusal> {
+    let mut volumes = Vec::new();
+    for (index, mount) in mounts.iter().enumerate() {
+        let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        if !mount.host_path.is_empty() {
+            return Err(invalid(field("host_path"), format!("{:?} and an image at once", mount.host_path)));
+        }
+        let sub_path = Path::new(&mount.image_sub_path);
+        if !sub_path.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+            return Err(invalid(field("image_sub_path"), format!("{:?} leaves the image", mount.image_sub_path)));
+        }
+        volumes.push(ImageVolume { index, image: image.image.clone(), sub_path: mount.image_sub_path.clone() });
+    }
+    Ok(volumes)
+}
+
+/// The mounts of a container; `volumes` are the directories of the [`image_volumes`], in their order.
+pub(super) fn mounts(wanted: &[WireMount], volumes: &[PathBuf]) -> Result<Vec<Mount>, Refusal> {
+    let images = image_volumes(wanted)?;
+    let directory =
+        |index: usize| images.iter().position(|volume| volume.index == index).and_then(|at| volumes.get(at));
+    wanted.iter().enumerate().map(|(index, mount)| translate(index, mount, directory(index))).collect()
+}
+
+fn translate(index: usize, mount: &WireMount, volume: Option<&PathBuf>) -> Result<Mount, Refusal> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(unsupported(field("uidMappings"), "id-mapped mounts are not supported"));
+    }
+    let propagation = propagation(&field("propagation"), mount.propagation)?;
+    if mount.recursive_read_only && !(mount.readonly && propagation == Propagation::Private) {
+        let reason = "true, but the mount is not readonly with private propagation";
+        return Err(invalid(field("recursive_read_only"), reason));
+    }
+    let source = match volume {
+        Some(directory) => directory.clone(),
+        None => absolute(&field("host_path"), &mount.host_path)?,
+    };
+    Ok(Mount {
+        destination: absolute(&field("container_path"), &mount.container_path)?,
+        source: MountSource::Host(source),
+        readonly: mount.readonly || volume.is_some(),
+        recursive_readonly: mount.recursive_read_only,
+        propagation,
+    })
+}
+
+fn absolute(field: &str, text: &str) -> Result<PathBuf, Refusal> {
+    if text.starts_with('/') && !text.contains('\0') {
+        return Ok(text.into());
+    }
+    Err(invalid(field, format!("{text:?} is not an absolute path")))
+}
+
+fn propagation(field: &str, value: i32) -> Result<Propagation, Refusal> {
+    match MountPropagation::try_from(value) {
+        Ok(MountPropagation::PropagationPrivate) => Ok(Propagation::Private),
+        Ok(MountPropagation::PropagationHostToContainer) => Ok(Propagation::HostToContainer),
+        Ok(MountPropagation::PropagationBidirectional) => Ok(Propagation::Bidirectional),
+        Err(_) => Err(invalid(field, format!("{value} is no propagation"))),
+    }
+}
+
+/// The devices of a container.
+pub(super) fn devices(wanted: &[WireDevice]) -> Result<Vec<Device>, Refusal> {
+    let translate = |(index, device): (usize, &WireDevice)| {
+        let field = |name: &str| format!("devices[{index}].{name}");
+        let permissions = &device.permissions;
+        if !permissions.bytes().all(|b| b"rwm".contains(&b)) {
+            return Err(invalid(field("permissions"), format!("{permissions:?} is not made of r, w and m")));
+        }
+        Ok(Device {
+            source: absolute(&field("host_path"), &device.host_path)?,
+            destination: absolute(&field("container_path"), &device.container_path)?,
+            read: permissions.contains('r'),
+            write: permissions.contains('w'),
+            mknod: permissions.contains('m'),
+        })
+    };
+    wanted.iter().enumerate().map(translate).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proto::v1::{Device as WireDevice, IdMapping, ImageSpec, Mount as WireMount};
+    use runtime::spec::{MountSource, Propagation};
+
+    use super::{devices, image_volumes, mounts};
+
+    fn mount(host_path: &str, container_path: &str) -> WireMount {
+        WireMount { host_path: host_path.to_owned(), container_path: container_path.to_owned(), ..WireMount::default() }
+    }
+
+    fn image_mount(image: &str, sub_path: &str) -> WireMount {
+        let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+        WireMount { image, image_sub_path: sub_path.to_owned(), ..mount("", "/volume") }
+    }
+
+    #[test]
+    fn a_mount_is_what_was_asked_for() {
+        let wanted = WireMount { readonly: true, recursive_read_only: true, ..mount("/a", "/b") };
+        let got = mounts(&[wanted, WireMount { propagation: 2, ..mount("/c", "/d") }], &[]).unwrap();
+        assert_eq!(got[0].source, MountSource::Host("/a".into()));
+        assert!(got[0].readonly && got[0].recursive_readonly);
+        assert_eq!((got[1].readonly, got[1].propagation), (false, Propagation::Bidirectional));
+    }
+
+    #[test]
+    fn an_image_is_mounted_from_its_directory_and_read_only() {
+        let wanted = [mount("/a", "/b"), image_mount("busybox", "etc")];
+        let volumes = image_volumes(&wanted).unwrap();
+        assert_eq!((volumes.len(), volumes[0].index, volumes[0].sub_path.as_str()), (1, 1, "etc"));
+        let got = mounts(&wanted, &[PathBuf::from("/images/busybox/etc")]).unwrap();
+        assert_eq!(got[1].source, MountSource::Host("/images/busybox/etc".into()));
+        assert!(got[1].readonly && !got[0].readonly);
+        for wrong in [image_mount("busybox", "../etc"), image_mount("busybox", "/etc")] {
+            assert!(image_volumes(&[wrong]).unwrap_err().to_string().contains("mounts[0].image_sub_path"));
+        }
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_is_refused_with_its_field() {
+        for (wanted, field) in [
+            (mount("a", "/b"), "mounts[0].host_path: \"a\""),
+            (mount("/a", ""), "mounts[0].container_path: \"\""),
+            (WireMount { propagation: 9, ..mount("/a", "/b") }, "mounts[0].propagation: 9"),
+            (WireMount { recursive_read_only: true, ..mount("/a", "/b") }, "mounts[0].recursive_read_only"),
+            (WireMount { uid_mappings: vec![IdMapping::default()], ..mount("/a", "/b") }, "mounts[0].uidMappings"),
+        ] {
+            let refusal = mounts(&[wanted], &[]).unwrap_err().to_string();
+            assert!(refusal.contains(field), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_the_permissions_that_were_asked_for() {
+        let device = |permissions: &str| WireDevice {
+            host_path: "/dev/null".to_owned(),
+            container_path: "/dev/nothing".to_owned(),
+            permissions: permissions.to_owned(),
+        };
+        let got = devices(&[device("rm")]).unwrap();
+        assert_eq!((got[0].read, got[0].write, got[0].mknod), (true, false, true));
+        assert!(devices(&[device("rwx")]).unwrap_err().to_string().contains("devices[0].permissions: \"rwx\""));
+    }
+}

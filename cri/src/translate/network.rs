@@ -1,0 +1,171 @@
+//! What a pod wants of the network: its host ports, and by annotation a static address or no route.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use network::{HostPort, Protocol};
+use proto::v1::{PortMapping, Protocol as WireProtocol};
+use serde::{Deserialize, Serialize};
+
+use super::{Refusal, invalid};
+
+/// The annotation for static addresses: one of each family at most, with a comma between two.
+pub const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
+/// The annotation for a pod without a default route and without translation: `none`.
+pub const ROUTE_ANNOTATION: &str = "network.cellblock/route";
+
+/// What a pod wants of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkWish {
+    /// It is on the host's network.
+    pub host: bool,
+    /// The addresses that it must have; of a family without one, any.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it has a way out.
+    pub route: bool,
+    /// The ports of the host that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+pub(super) fn wish(
+    host: bool,
+    annotations: &BTreeMap<String, String>,
+    mappings: &[PortMapping],
+) -> Result<NetworkWish, Refusal> {
+    Ok(NetworkWish {
+        host,
+        addresses: addresses(annotations)?,
+        route: route(annotations)?,
+        // A port of a pod on the host's network is the host's port already.
+        host_ports: if host { Vec::new() } else { host_ports(mappings)? },
+    })
+}
+
+fn addresses(annotations: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, Refusal> {
+    let Some(text) = annotations.get(ADDRESS_ANNOTATION) else { return Ok(Vec::new()) };
+    let field = || format!("annotations[{ADDRESS_ANNOTATION}]");
+    let parse = |word: &str| word.trim().parse().map_err(|_| invalid(field(), format!("{word:?} is not an address")));
+    let addresses: Vec<IpAddr> = text.split(',').map(parse).collect::<Result<_, _>>()?;
+    let of_family = |v4: bool| addresses.iter().filter(|address| address.is_ipv4() == v4).count();
+    if of_family(true) > 1 || of_family(false) > 1 {
+        return Err(invalid(field(), format!("{text:?} has two addresses of one family")));
+    }
+    Ok(addresses)
+}
+
+fn route(annotations: &BTreeMap<String, String>) -> Result<bool, Refusal> {
+    match annotations.get(ROUTE_ANNOTATION).map(String::as_str) {
+        None => Ok(true),
+        Some("none") => Ok(false),
+        Some(other) => Err(invalid(format!("annotations[{ROUTE_ANNOTATION}]"), format!("{other:?} is not \"none\""))),
+    }
+}
+
+fn host_ports(mappings: &[PortMapping]) -> Result<Vec<HostPort>, Refusal> {
+    let mut ports: Vec<HostPort> = Vec::new();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let field = |name: &str| format!("port_mappings[{index}].{name}");
+        // A container port without a host port is documentation only: kubelet sends it for every declared port.
+        if mapping.host_port == 0 {
+            continue;
+        }
+        let port = HostPort {
+            protocol: protocol(&field("protocol"), mapping.protocol)?,
+            host_ip: host_ip(&field("host_ip"), &mapping.host_ip)?,
+            host_port: port(&field("host_port"), mapping.host_port)?,
+            container_port: port(&field("container_port"), mapping.container_port)?,
+        };
+        if ports.iter().any(|other| clash(other, &port)) {
+            return Err(invalid(field("host_port"), format!("{} is mapped twice", port.host_port)));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+/// Whether two mappings would both have to answer on one address and port.
+fn clash(one: &HostPort, other: &HostPort) -> bool {
+    let addresses = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
+    one.protocol == other.protocol && one.host_port == other.host_port && addresses
+}
+
+fn protocol(field: &str, value: i32) -> Result<Protocol, Refusal> {
+    match WireProtocol::try_from(value) {
+        Ok(WireProtocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(WireProtocol::Udp) => Ok(Protocol::Udp),
+        Ok(WireProtocol::Sctp) => Ok(Protocol::Sctp),
+        Err(_) => Err(invalid(field, format!("{value} is no protocol"))),
+    }
+}
+
+fn host_ip(field: &str, text: &str) -> Result<Option<IpAddr>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address: IpAddr = text.parse().map_err(|_| invalid(field, format!("{text:?} is not an address")))?;
+    Ok(Some(address).filter(|address| !address.is_unspecified()))
+}
+
+fn port(field: &str, value: i32) -> Result<u16, Refusal> {
+    u16::try_from(value)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| invalid(field, format!("{value} is not between 1 and 65535")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use network::{HostPort, Protocol};
+    use proto::v1::PortMapping;
+
+    use super::{ADDRESS_ANNOTATION, ROUTE_ANNOTATION, wish};
+
+    fn mapping(protocol: i32, container_port: i32, host_port: i32, host_ip: &str) -> PortMapping {
+        PortMapping { protocol, container_port, host_port, host_ip: host_ip.to_owned() }
+    }
+
+    fn annotation(key: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(key.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn a_host_port_is_kept_and_a_mere_container_port_is_not() {
+        let mappings = [mapping(0, 80, 8080, "0.0.0.0"), mapping(1, 53, 0, ""), mapping(1, 53, 53, "127.0.0.1")];
+        let wanted = wish(false, &BTreeMap::new(), &mappings).unwrap().host_ports;
+        let http = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 8080, container_port: 80 };
+        let loopback = Some("127.0.0.1".parse().unwrap());
+        let dns = HostPort { protocol: Protocol::Udp, host_ip: loopback, host_port: 53, container_port: 53 };
+        assert_eq!(wanted, [http, dns]);
+        assert!(wish(true, &BTreeMap::new(), &mappings).unwrap().host_ports.is_empty());
+    }
+
+    #[test]
+    fn a_mapping_that_cannot_be_is_refused_with_its_field() {
+        for (mappings, wanted) in [
+            (vec![mapping(7, 80, 80, "")], "port_mappings[0].protocol: 7"),
+            (vec![mapping(0, 80, 65536, "")], "port_mappings[0].host_port: 65536"),
+            (vec![mapping(0, 0, 80, "")], "port_mappings[0].container_port: 0"),
+            (vec![mapping(0, 80, 80, "localhost")], "port_mappings[0].host_ip: \"localhost\""),
+            (vec![mapping(0, 80, 80, ""), mapping(0, 81, 80, "10.0.0.1")], "port_mappings[1].host_port: 80"),
+        ] {
+            let refusal = wish(false, &BTreeMap::new(), &mappings).unwrap_err().to_string();
+            assert!(refusal.contains(wanted), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn annotations_ask_for_an_address_and_for_no_route() {
+        let static_address = wish(false, &annotation(ADDRESS_ANNOTATION, "10.88.0.9, fd00::9"), &[]).unwrap();
+        assert_eq!(static_address.addresses.len(), 2);
+        assert!(static_address.route);
+        assert!(!wish(false, &annotation(ROUTE_ANNOTATION, "none"), &[]).unwrap().route);
+        for (key, value) in
+            [(ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"), (ADDRESS_ANNOTATION, "ten"), (ROUTE_ANNOTATION, "default")]
+        {
+            let refusal = wish(false, &annotation(key, value), &[]).unwrap_err().to_string();
+            assert!(refusal.contains(key), "{refusal}");
+        }
+    }
+}
