@@ -9,6 +9,10 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+#[cfg(target_os = "linux")]
+mod linux;
+pub mod monitor;
+mod platform;
 pub mod spec;
 
 use std::collections::BTreeMap;
@@ -18,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 pub use error::Error;
 use host::{ContainerId, Need, Place, PodId, Prefix};
+pub use platform::open;
 use spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 
 /// What every backend is made from.

@@ -1,0 +1,246 @@
+//! The server's side: starts monitors and asks them. A monitor that is not there has left its answer in the container's
+//! directory, or was killed: [`probe`] tells which.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use host::worker::Workers;
+
+use super::protocol::{self, Greeting, MESSAGE_LIMIT, Reply, Request, VERSION};
+use super::record::{self, ExitRecord, now_ns, socket_path};
+use super::{UNKNOWN_EXIT_CODE, WORKER, session};
+use crate::{Error, Exit, Session, Started};
+
+/// How long a monitor may take to answer: what takes long (a start, a kill) is bounded on its side.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(20);
+/// How long a container may take to start.
+const START_WAIT: Duration = Duration::from_secs(120);
+/// How often a monitor that ends while it is asked is asked again.
+const ATTEMPTS: u32 = 3;
+
+/// What a container's directory and its monitor tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Never started.
+    Created,
+    /// Running.
+    Running(Started),
+    /// Ended.
+    Exited {
+        /// When it was started.
+        started: Started,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// It was started, but its monitor is gone without having recorded an exit: what still runs must be killed, and
+    /// [`record_lost`] called.
+    Lost(Started),
+}
+
+/// Starts the monitor of a container, and the container; returns when its program runs.
+///
+/// # Errors
+/// What the backend's launch said; then no monitor is left and the container is as it was before.
+pub fn start(workers: &Workers, directory: &Path) -> Result<Started, Error> {
+    let operation = format!("cannot start the monitor in {}", directory.display());
+    let connection = spawn(workers, directory).map_err(Error::failed(&operation))?;
+    let answer = protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, START_WAIT)
+        .and_then(|_| ask(&connection, &Request::State))
+        .map_err(Error::failed(&operation))?;
+    match answer {
+        (Reply::State { pid, started_ns, .. }, _) => Ok(record::started(pid, started_ns)),
+        (Reply::Failed(failure), _) => Err(failure.into_error("cannot start the container")),
+        (other, _) => Err(unexpected(&operation, &other)),
+    }
+}
+
+/// The connection is made before the monitor exists: it is the first that the monitor answers.
+fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
+    let path = socket_path(directory);
+    host::fs::remove_file(&path)?;
+    let listener = UnixListener::bind(&path)?;
+    let connection = UnixStream::connect(&path)?;
+    let mut command = workers.command(WORKER);
+    command.arg(directory).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    // The worker forks and its parent half ends at once.
+    let status = command.spawn()?.wait()?;
+    if status.success() { Ok(connection) } else { Err(io::Error::other(format!("the monitor ended with {status}"))) }
+}
+
+/// What is known of the container.
+///
+/// # Errors
+/// Its files cannot be read, or its monitor does not answer.
+pub fn probe(directory: &Path) -> Result<Probe, Error> {
+    let operation = format!("cannot ask the monitor in {}", directory.display());
+    for _ in 0..ATTEMPTS {
+        if let Some(record) = record::read_exit(directory)? {
+            return Ok(exited(&record));
+        }
+        let Some(connection) = connect(directory)? else { return without_monitor(directory) };
+        match ask(&connection, &Request::State) {
+            Ok((Reply::State { exit: Some(record), .. }, _)) => return Ok(exited(&record)),
+            Ok((Reply::State { pid, started_ns, exit: None }, _)) => {
+                return Ok(Probe::Running(record::started(pid, started_ns)));
+            }
+            Ok((Reply::Failed(failure), _)) => return Err(failure.into_error(&operation)),
+            Ok((other, _)) => return Err(unexpected(&operation, &other)),
+            // It has ended in this moment.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(Error::failed(operation)(error)),
+        }
+    }
+    without_monitor(directory)
+}
+
+fn without_monitor(directory: &Path) -> Result<Probe, Error> {
+    // The exit first: the monitor writes it before it goes.
+    if let Some(record) = record::read_exit(directory)? {
+        return Ok(exited(&record));
+    }
+    let start = record::read_start(directory)?;
+    Ok(start.map_or(Probe::Created, |start| Probe::Lost(record::started(start.pid, start.started_ns))))
+}
+
+fn exited(record: &ExitRecord) -> Probe {
+    Probe::Exited { started: record.started(), exit: record.exit() }
+}
+
+/// Records the end of a container whose monitor was killed, once none of its processes is left.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn record_lost(directory: &Path, started: Started) -> Result<Exit, Error> {
+    let record = ExitRecord {
+        version: VERSION,
+        pid: i32::try_from(started.pid).unwrap_or(0),
+        started_ns: record::nanoseconds(started.at),
+        finished_ns: now_ns(),
+        code: UNKNOWN_EXIT_CODE,
+        signal: None,
+        out_of_memory: false,
+        message: "the container's monitor was killed: its exit code is not known".to_owned(),
+    };
+    record::write_exit(directory, &record)?;
+    Ok(record.exit())
+}
+
+/// A descriptor that reads as end-of-file once the exit is recorded.
+///
+/// # Errors
+/// [`Error::Conflict`] for a container that was never started.
+pub fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
+    if let Some((connection, Reply::Done)) = request(directory, &Request::Wait)? {
+        return Ok(connection.into());
+    }
+    if probe(directory)? == Probe::Created {
+        return Err(Error::Conflict { what: "the container was never started".to_owned() });
+    }
+    let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot make a descriptor"))?;
+    Ok(ended.into())
+}
+
+/// Sends a signal to the first process; false: there is no monitor, so nothing runs that is known.
+///
+/// # Errors
+/// The kernel or the monitor says no.
+pub fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
+    done(directory, &Request::Signal { number }, "cannot signal the container")
+}
+
+/// Kills everything in the container and returns when the exit is recorded; false: there is no monitor.
+///
+/// # Errors
+/// A process that does not die.
+pub fn kill(directory: &Path) -> Result<bool, Error> {
+    let Some((waiting, Reply::Done)) = request(directory, &Request::Wait)? else { return Ok(false) };
+    if !done(directory, &Request::Kill, "cannot kill the container")? {
+        return Ok(false);
+    }
+    let ended = super::sys::wait_readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
+    if ended { Ok(true) } else { Err(Error::failed("cannot kill the container")("its end was not recorded in time")) }
+}
+
+/// Makes the monitor open the log's path anew.
+///
+/// # Errors
+/// [`Error::Conflict`] when the container is not running.
+pub fn reopen_log(directory: &Path) -> Result<(), Error> {
+    if done(directory, &Request::ReopenLog, "cannot reopen the container's log")? { Ok(()) } else { Err(not_running()) }
+}
+
+/// Joins the streams of the first process.
+///
+/// # Errors
+/// [`Error::Conflict`] when the container is not running.
+pub fn attach(directory: &Path) -> Result<Session, Error> {
+    let connection = connect(directory)?.ok_or_else(not_running)?;
+    let operation = "cannot attach to the container";
+    let (reply, descriptors) = ask(&connection, &Request::Attach).map_err(Error::failed(operation))?;
+    match reply {
+        Reply::Attached { stdin, stdout, stderr } => {
+            let mut descriptors = descriptors.into_iter();
+            let mut take = |there: bool| if there { descriptors.next() } else { None };
+            let (stdin, stdout, stderr) = (take(stdin), take(stdout), take(stderr));
+            let control = Box::new(session::AttachControl::new(connection, directory));
+            Ok(Session { stdin, stdout, stderr, control })
+        }
+        Reply::Failed(failure) => Err(failure.into_error(operation)),
+        other => Err(unexpected(operation, &other)),
+    }
+}
+
+/// One request that is answered with `Done`; false: there is no monitor.
+fn done(directory: &Path, wanted: &Request, operation: &str) -> Result<bool, Error> {
+    match request(directory, wanted)? {
+        None => Ok(false),
+        Some((_, Reply::Done)) => Ok(true),
+        Some((_, Reply::Failed(failure))) => Err(failure.into_error(operation)),
+        Some((_, other)) => Err(unexpected(operation, &other)),
+    }
+}
+
+/// One request on a connection of its own; None: there is no monitor.
+fn request(directory: &Path, wanted: &Request) -> Result<Option<(UnixStream, Reply)>, Error> {
+    let Some(connection) = connect(directory)? else { return Ok(None) };
+    match ask(&connection, wanted) {
+        Ok((reply, _)) => Ok(Some((connection, reply))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Error::failed(format!("cannot ask the monitor in {}", directory.display()))(error)),
+    }
+}
+
+/// A greeted connection; None: there is no monitor.
+fn connect(directory: &Path) -> Result<Option<UnixStream>, Error> {
+    let greeted = UnixStream::connect(socket_path(directory)).and_then(|connection| {
+        protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)?;
+        Ok(connection)
+    });
+    match greeted {
+        Ok(connection) => Ok(Some(connection)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Error::failed(format!("cannot reach the monitor in {}", directory.display()))(error)),
+    }
+}
+
+pub(super) fn ask(connection: &UnixStream, request: &Request) -> io::Result<(Reply, Vec<OwnedFd>)> {
+    protocol::send(connection.as_fd(), request, &[])?;
+    protocol::receive(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
+fn not_running() -> Error {
+    Error::Conflict { what: "the container is not running".to_owned() }
+}
+
+pub(super) fn unexpected(operation: &str, reply: &Reply) -> Error {
+    Error::failed(operation)(format!("the monitor answered {reply:?}"))
+}

@@ -1,0 +1,350 @@
+//! The monitor of a container: starts its first process and stays until it has ended and everybody knows.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::attach::{Client, read_some, set_nonblocking, write_some};
+use super::launch::{Launch, Launched, Streams, Wanted};
+use super::log::{Log, Stream};
+use super::poll::{Source, Watched};
+use super::protocol::{self, Failure, Greeting, Reply, VERSION};
+use super::record::{self, ExitRecord, StartRecord, now_ns};
+use super::{detach, serve, sys};
+use crate::Error;
+use crate::spec::ContainerSpec;
+
+/// How much is read from a stream at once, in bytes.
+const CHUNK: usize = 16 << 10;
+/// How long output that is still coming is read after the first process has ended: all others were killed, so only a
+/// descriptor that was passed out of the container can hold a stream open.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How often an exit record that cannot be written is tried again.
+const RECORD_RETRY: Duration = Duration::from_secs(1);
+/// How many connections a monitor serves at once: the server's own few, and the attached clients.
+const CLIENT_LIMIT: usize = 64;
+/// How long a failed start waits for the server to ask for its reason.
+const FAILURE_WAIT: Duration = Duration::from_secs(10);
+
+/// One container, running or just ended.
+pub(super) struct Monitor {
+    pub(super) directory: PathBuf,
+    pub(super) launch: Box<dyn Launch>,
+    /// None once the exit is recorded: then the files answer.
+    pub(super) listener: Option<UnixListener>,
+    pub(super) clients: Vec<Client>,
+    pub(super) log: Log,
+    pub(super) pid: Pid,
+    pub(super) started_ns: u64,
+    pub(super) end: Option<End>,
+    /// The container's standard input, as long as somebody may write to it.
+    pub(super) input: Option<File>,
+    pub(super) input_backlog: Vec<u8>,
+    /// Whether the input is closed once the backlog is written.
+    pub(super) input_ends: bool,
+    pub(super) stdin_once: bool,
+    pub(super) outputs: [Option<File>; 2],
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+/// How it ended, and how far that is told.
+pub(super) struct End {
+    pub(super) record: ExitRecord,
+    drain_until: Instant,
+    drained: bool,
+    recorded: bool,
+    retry_at: Instant,
+}
+
+/// The worker: detaches, starts the container and serves it. The server's listening socket comes as standard input.
+pub(super) fn run(directory: &Path) -> Result<(), Error> {
+    let listener = UnixListener::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
+    let signals = sys::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
+    match Monitor::start(directory) {
+        Ok(mut monitor) => {
+            listener.set_nonblocking(true).map_err(Error::failed("cannot prepare the monitor's socket"))?;
+            monitor.listener = Some(listener);
+            monitor.run(signals)
+        }
+        Err(error) => {
+            tell_failure(&listener, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Answers the one that asked for the start with the reason why there is none.
+fn tell_failure(listener: &UnixListener, error: &Error) {
+    let told = || -> io::Result<()> {
+        sys::wait_readable(listener.as_fd(), FAILURE_WAIT)?;
+        let (connection, _) = listener.accept()?;
+        protocol::send(connection.as_fd(), &Greeting { version: VERSION }, &[])?;
+        sys::wait_readable(connection.as_fd(), FAILURE_WAIT)?;
+        protocol::send(connection.as_fd(), &Reply::Failed(Failure::of(error)), &[])
+    };
+    // A server that died meanwhile finds the container as it was before.
+    let _ = told();
+}
+
+impl Monitor {
+    fn start(directory: &Path) -> Result<Self, Error> {
+        let path = record::spec_path(directory);
+        let text = std::fs::read(&path).map_err(Error::failed(format!("cannot read {}", path.display())))?;
+        let spec: ContainerSpec =
+            serde_json::from_slice(&text).map_err(Error::failed(format!("cannot read {}", path.display())))?;
+        let log = Log::open(spec.log_path.as_deref()).map_err(|source| Error::Failed {
+            operation: format!("cannot open the log {}", spec.log_path.clone().unwrap_or_default().display()),
+            source: source.into(),
+        })?;
+        let mut launch = crate::platform::launch(Wanted::Container(directory))?;
+        launch.adopt_orphans()?;
+        record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
+        let launched = launch_with_streams(launch.as_mut(), &spec);
+        let (launched, input, outputs) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                record::remove_start(directory)?;
+                return Err(error);
+            }
+        };
+        let started_ns = now_ns();
+        let pid = launched.pid;
+        record::write_start(directory, &StartRecord { version: VERSION, pid: pid.as_raw(), started_ns })?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            launch,
+            listener: None,
+            clients: Vec::new(),
+            log,
+            pid,
+            started_ns,
+            end: None,
+            input,
+            input_backlog: Vec::new(),
+            input_ends: false,
+            stdin_once: spec.stdin_once && launched.terminal.is_none(),
+            outputs,
+            terminal: launched.terminal,
+        })
+    }
+
+    fn run(mut self, signals: SigSet) -> Result<(), Error> {
+        loop {
+            self.reap();
+            self.record();
+            if self.is_done() {
+                self.launch.release();
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            let ready = Watched::of(&self).wait(timeout, &signals).map_err(Error::failed("cannot poll"))?;
+            for (source, flags) in ready {
+                self.serve(source, flags);
+            }
+            for client in &mut self.clients {
+                if client.patience_left().is_some_and(|left| left.is_zero()) {
+                    client.hang_up();
+                }
+            }
+            self.clients.retain(|client| !client.is_gone());
+        }
+    }
+
+    fn serve(&mut self, source: Source, flags: PollFlags) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Output(stream) => self.read_output(stream),
+            Source::Input => self.write_input(),
+            Source::Watch => self.launch.watched(),
+            Source::Control(index) => serve::message(self, index),
+            Source::Stdin(index) => self.read_stdin(index),
+            Source::Tail(index, stream) if flags.contains(PollFlags::POLLERR) => {
+                if let Some(attached) = &mut self.clients[index].attached {
+                    attached.outputs[stream as usize] = None;
+                }
+            }
+            Source::Tail(index, stream) => {
+                self.clients[index].flush(stream);
+                if self.outputs[stream as usize].is_none() {
+                    self.clients[index].end(stream);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(Ok((connection, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
+        if self.clients.len() >= CLIENT_LIMIT || connection.set_nonblocking(true).is_err() {
+            return;
+        }
+        if protocol::send(connection.as_fd(), &Greeting { version: VERSION }, &[]).is_ok() {
+            self.clients.push(Client::new(connection));
+        }
+    }
+
+    fn read_output(&mut self, stream: Stream) {
+        let Some(output) = &mut self.outputs[stream as usize] else { return };
+        let mut chunk = [0u8; CHUNK];
+        match read_some(output, &mut chunk) {
+            None => {}
+            Some(0) => self.end_output(stream),
+            Some(count) => {
+                self.log.write(stream, &chunk[..count]);
+                self.clients.iter_mut().for_each(|client| client.push(stream, &chunk[..count]));
+            }
+        }
+    }
+
+    fn end_output(&mut self, stream: Stream) {
+        self.outputs[stream as usize] = None;
+        self.clients.iter_mut().for_each(|client| client.end(stream));
+    }
+
+    fn read_stdin(&mut self, index: usize) {
+        let Some(attached) = &mut self.clients[index].attached else { return };
+        let Some(stdin) = &mut attached.stdin else { return };
+        let mut chunk = [0u8; CHUNK / 4];
+        match read_some(stdin, &mut chunk) {
+            None => {}
+            Some(0) => {
+                attached.stdin = None;
+                self.input_ends |= self.stdin_once;
+                self.write_input();
+            }
+            Some(count) => {
+                self.input_backlog.extend_from_slice(&chunk[..count]);
+                self.write_input();
+            }
+        }
+    }
+
+    /// Writes to the container's standard input what it takes; one that nobody reads any more is closed.
+    fn write_input(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let taken = write_some(input, &self.input_backlog);
+        match taken {
+            Ok(count) => drop(self.input_backlog.drain(..count)),
+            Err(_) => self.input_ends = true,
+        }
+        if self.input_backlog.is_empty() || taken.is_err() {
+            self.input_backlog = Vec::new();
+            if self.input_ends {
+                self.input = None;
+                self.clients.iter_mut().filter_map(|client| client.attached.as_mut()).for_each(|a| a.stdin = None);
+            }
+        }
+    }
+
+    /// Takes the ends of all children; the first process' end is the container's.
+    fn reap(&mut self) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => self.ended(code, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => {
+                    self.ended(128 + signal as i32, Some(signal as i32));
+                }
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn ended(&mut self, code: i32, signal: Option<i32>) {
+        let finished_ns = now_ns();
+        let out_of_memory = self.launch.out_of_memory();
+        let message = self.launch.kill().err().map(|error| host::chain(&error)).unwrap_or_default();
+        let record = ExitRecord {
+            version: VERSION,
+            pid: self.pid.as_raw(),
+            started_ns: self.started_ns,
+            finished_ns,
+            code,
+            signal,
+            out_of_memory,
+            message,
+        };
+        let now = Instant::now();
+        let end = End { record, drain_until: now + DRAIN, drained: false, recorded: false, retry_at: now };
+        self.end = Some(end);
+    }
+
+    /// Once the container has ended and its output is all read: ends the log, writes the record, and lets those go that
+    /// wait for it. As long as the record cannot be written the monitor itself goes on telling the exit.
+    fn record(&mut self) {
+        let Some(end) = &mut self.end else { return };
+        if !end.drained {
+            if self.outputs.iter().any(Option::is_some) && Instant::now() < end.drain_until {
+                return;
+            }
+            end.drained = true;
+            self.log.flush(true);
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                self.end_output(stream);
+            }
+        }
+        let Some(end) = &mut self.end else { return };
+        if end.recorded || Instant::now() < end.retry_at {
+            return;
+        }
+        end.recorded = record::write_exit(&self.directory, &end.record).is_ok();
+        end.retry_at = Instant::now() + RECORD_RETRY;
+        if end.recorded {
+            self.listener = None;
+        }
+        (self.input, self.terminal) = (None, None);
+        self.clients.retain(Client::is_behind);
+    }
+
+    fn is_done(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.recorded) && !self.clients.iter().any(Client::is_behind)
+    }
+
+    /// Until when nothing has to be done unless something comes.
+    fn timeout(&mut self) -> Option<Duration> {
+        let patience = self.clients.iter().filter_map(Client::patience_left).min();
+        let end = self.end.as_ref().filter(|end| !end.recorded);
+        let end = end.map(|end| if end.drained { end.retry_at } else { end.drain_until });
+        let end = end.map(|at| at.saturating_duration_since(Instant::now()));
+        [self.log.flush(false), patience, end].into_iter().flatten().min()
+    }
+}
+
+type Started = (Launched, Option<File>, [Option<File>; 2]);
+
+/// Starts the process with new pipes or a terminal, and keeps the monitor's ends, which never block it.
+fn launch_with_streams(launch: &mut dyn Launch, spec: &ContainerSpec) -> Result<Started, Error> {
+    let failed = || Error::failed::<io::Error>("cannot make the container's streams");
+    if spec.process.tty {
+        let launched = launch.launch(Streams::Terminal)?;
+        let Some(terminal) = &launched.terminal else {
+            return Err(failed()(io::Error::other("the backend gave no terminal")));
+        };
+        set_nonblocking(terminal.as_fd()).map_err(failed())?;
+        let copy = || terminal.try_clone().map(File::from).map_err(failed());
+        let input = if spec.stdin { Some(copy()?) } else { None };
+        let output = copy()?;
+        return Ok((launched, input, [Some(output), None]));
+    }
+    let (stdin, input) = if spec.stdin {
+        let (theirs, ours) = io::pipe().map_err(failed())?;
+        (OwnedFd::from(theirs), Some(File::from(OwnedFd::from(ours))))
+    } else {
+        (File::open("/dev/null").map_err(failed())?.into(), None)
+    };
+    let (out, stdout) = io::pipe().map_err(failed())?;
+    let (err, stderr) = io::pipe().map_err(failed())?;
+    let outputs = [File::from(OwnedFd::from(out)), File::from(OwnedFd::from(err))];
+    for ours in input.iter().chain(&outputs) {
+        set_nonblocking(ours.as_fd()).map_err(failed())?;
+    }
+    let launched = launch.launch(Streams::Pipes { stdin, stdout: stdout.into(), stderr: stderr.into() })?;
+    Ok((launched, input, outputs.map(Some)))
+}

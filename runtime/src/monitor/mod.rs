@@ -1,0 +1,73 @@
+//! The small process that outlives the server, one per container, and its like for every process executed in one. It holds
+//! the standard streams, writes the log, records the exit, and answers on a socket in the container's directory. It has one
+//! thread, waits with poll(2), and allocates little: there are hundreds of them. How a process is started in a container is
+//! the backend's part ([`Launch`]); the server's side of the conversation is [`client`] and [`session`].
+
+mod attach;
+pub mod client;
+mod clock;
+mod container;
+mod executed;
+mod launch;
+mod log;
+mod poll;
+mod protocol;
+mod record;
+mod serve;
+mod session;
+mod signal;
+mod sys;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::stat::{Mode, umask};
+
+pub use launch::{Launch, Launched, Streams, Wanted};
+pub use record::{UNKNOWN_EXIT_CODE, directory, spec_path};
+pub use session::exec;
+pub use signal::signal_number;
+
+/// The name of this worker.
+pub const WORKER: &str = "monitor";
+/// The argument of a monitor that executes one more process; without it, it is a container's directory.
+const EXEC: &str = "exec";
+
+/// What the binary does when it is started as the worker `monitor`: a container's directory, or `exec`, or a word that the
+/// backend keeps for itself.
+#[must_use]
+pub fn main(args: &[OsString]) -> ExitCode {
+    if let Some(code) = crate::platform::worker(args) {
+        return code;
+    }
+    let done = match args {
+        [word] if word == EXEC => executed::run(),
+        [directory] => container::run(Path::new(directory)),
+        _ => Err(crate::Error::Invalid { field: "arguments".to_owned(), reason: format!("{args:?}") }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cellblock monitor: {}", host::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Leaves the server behind: a child of init, in a session of its own, with no descriptor but the one that came as
+/// standard input, which is returned and replaced by /dev/null.
+pub(crate) fn detach() -> io::Result<OwnedFd> {
+    sys::close_inherited();
+    if sys::split()?.is_some() {
+        std::process::exit(0);
+    }
+    nix::unistd::setsid()?;
+    std::env::set_current_dir("/")?;
+    umask(Mode::from_bits_truncate(0o022));
+    let given = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(given)
+}

@@ -1,0 +1,167 @@
+//! What a monitor writes into its container's directory for whoever comes later: that it has begun, and how it ended. The
+//! files are the truth of last resort: a server that finds no monitor behind the socket reads them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use host::ContainerId;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Exit, Started};
+
+/// The spec of the container, as the backend wrote it.
+const SPEC: &str = "spec.json";
+/// That the monitor has begun; the first process' number once it runs.
+const START: &str = "start.json";
+/// How the container ended.
+const EXIT: &str = "exit.json";
+/// The monitor's socket.
+const SOCKET: &str = "monitor.sock";
+/// The exit code of a container whose end nobody saw, as containerd counts it.
+pub const UNKNOWN_EXIT_CODE: i32 = 255;
+
+/// The directory of a container below the backend's state directory. It is named by the short id: the path of a unix
+/// socket may have 103 characters (sun_path on FreeBSD).
+#[must_use]
+pub fn directory(state: &Path, id: &ContainerId) -> PathBuf {
+    state.join("containers").join(id.short())
+}
+
+/// The file in which the backend keeps the container's spec: the monitor reads it there.
+#[must_use]
+pub fn spec_path(directory: &Path) -> PathBuf {
+    directory.join(SPEC)
+}
+
+pub(super) fn socket_path(directory: &Path) -> PathBuf {
+    directory.join(SOCKET)
+}
+
+/// The start of a container, on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct StartRecord {
+    pub(super) version: u32,
+    /// 0 while it is being started.
+    pub(super) pid: i32,
+    pub(super) started_ns: u64,
+}
+
+/// The end of a container, on disk and in the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ExitRecord {
+    pub(super) version: u32,
+    pub(super) pid: i32,
+    pub(super) started_ns: u64,
+    pub(super) finished_ns: u64,
+    pub(super) code: i32,
+    /// The signal that ended the first process; its number is in `code` too, added to 128.
+    pub(super) signal: Option<i32>,
+    pub(super) out_of_memory: bool,
+    #[serde(default)]
+    pub(super) message: String,
+}
+
+impl ExitRecord {
+    pub(super) fn started(&self) -> Started {
+        started(self.pid, self.started_ns)
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        Exit {
+            at: time(self.finished_ns),
+            code: self.code,
+            out_of_memory: self.out_of_memory,
+            message: self.message.clone(),
+        }
+    }
+}
+
+pub(super) fn started(pid: i32, started_ns: u64) -> Started {
+    Started { pid: u32::try_from(pid).unwrap_or(0), at: time(started_ns) }
+}
+
+/// Nanoseconds since 1970, now.
+pub(super) fn now_ns() -> u64 {
+    nanoseconds(SystemTime::now())
+}
+
+pub(super) fn nanoseconds(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn time(ns: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(ns)
+}
+
+/// Writes the start. It need not survive a power failure, as the container does not: no fsync.
+pub(super) fn write_start(directory: &Path, record: &StartRecord) -> Result<(), Error> {
+    let path = directory.join(START);
+    let temporary = directory.join(".start");
+    let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode a start record"))?;
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(Error::failed(format!("cannot write {}", path.display())))
+}
+
+/// Takes the start back: the process could not be started.
+pub(super) fn remove_start(directory: &Path) -> Result<(), Error> {
+    host::fs::remove_file(&directory.join(START))
+        .map_err(Error::failed(format!("cannot remove the start record in {}", directory.display())))
+}
+
+pub(super) fn write_exit(directory: &Path, record: &ExitRecord) -> Result<(), Error> {
+    let path = directory.join(EXIT);
+    let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode an exit record"))?;
+    host::fs::write_atomic(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+}
+
+pub(super) fn read_start(directory: &Path) -> Result<Option<StartRecord>, Error> {
+    read(&directory.join(START))
+}
+
+pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
+    read(&directory.join(EXIT))
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::failed(format!("cannot read {}", path.display()))(error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(Error::failed(format!("cannot read {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ExitRecord, read_exit, read_start, write_exit};
+
+    #[test]
+    fn an_exit_record_of_version_1_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = r#"{"version":1,"pid":7,"started_ns":1,"finished_ns":2000000001,"code":137,"signal":9,"out_of_memory":true,"later":{}}"#;
+        std::fs::write(directory.path().join("exit.json"), text).unwrap();
+        let record = read_exit(directory.path()).unwrap().unwrap();
+        assert_eq!((record.code, record.signal, record.out_of_memory), (137, Some(9), true));
+        assert_eq!(record.exit().at.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos(), 2_000_000_001);
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_what_was_not_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(read_start(directory.path()).unwrap().is_none());
+        let record = ExitRecord {
+            version: 1,
+            pid: 3,
+            started_ns: 4,
+            finished_ns: 5,
+            code: 0,
+            signal: None,
+            out_of_memory: false,
+            message: "m".to_owned(),
+        };
+        write_exit(directory.path(), &record).unwrap();
+        assert_eq!(read_exit(directory.path()).unwrap().unwrap(), record);
+    }
+}

@@ -1,0 +1,33 @@
+//! The one place where the kernel that this program was built for picks its backend.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+#[cfg(target_os = "linux")]
+use crate::linux as backend;
+use crate::monitor::{Launch, Wanted};
+use crate::{Error, Runtime, Settings};
+
+/// Opens this kernel's backend.
+///
+/// # Errors
+/// Its state directory cannot be made.
+pub fn open(settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
+    backend::open(settings)
+}
+
+/// What a monitor is to start, as this kernel's backend does it.
+pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
+    backend::launch(wanted)
+}
+
+/// The backend's own words of the worker `monitor`; None: not one of them.
+pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
+    backend::worker(args)
+}
+
+/// The first and the last real-time signal.
+pub(crate) fn realtime_signals() -> (i32, i32) {
+    backend::realtime_signals()
+}
