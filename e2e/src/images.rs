@@ -1,0 +1,185 @@
+//! The images that the tests pull, made on the spot from programs of this machine, under the names that critest gives them:
+//! BusyBox (Debian's busybox-static), nginx (Debian's, with the libraries that it loads) and one set-user-id program.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::oci::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
+use crate::process::Program;
+use crate::tools::Tools;
+
+/// An image with the names that it is published under.
+#[derive(Debug)]
+pub struct Published {
+    /// The repository, without the registry: all registries of the tests are the same one.
+    pub repository: String,
+    /// Its tags there.
+    pub tags: Vec<&'static str>,
+    /// What is pulled.
+    pub image: Image,
+}
+
+/// critest's default image: BusyBox.
+pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
+/// critest's web server: nginx on port 80.
+pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
+daemon:x:1:1:daemon:/usr/sbin:/bin/false
+bin:x:2:2:bin:/bin:/bin/false
+www-data:x:33:33:www-data:/var/www:/bin/false
+nobody:x:65534:65534:nobody:/home:/bin/false
+";
+const GROUP: &str = "root:x:0:
+daemon:x:1:
+bin:x:2:
+www-data:x:33:
+users:x:100:
+nobody:x:65534:
+";
+/// Debian's BusyBox is built without these two. pgrep prints the processes of a name, and ipcs the shared memory.
+const PGREP: &str = "#!/bin/sh\nexec pidof \"$1\"\n";
+const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
+
+/// Every image that critest and the crictl scenario use.
+pub fn all(tools: &Tools) -> Result<Vec<Published>> {
+    let busybox = busybox_tree()?;
+    let base = busybox.layer()?;
+    let shell = Config { cmd: vec!["sh"], ..Config::default() };
+    let nginx = nginx_tree(tools)?.layer()?;
+    let e2e = |name: &str| format!("e2e-test-images/{name}");
+    let staging = |name: &str| format!("k8s-staging-cri-tools/{name}");
+    let mut images = vec![
+        Published {
+            repository: e2e("busybox"),
+            tags: vec!["1.29-2"],
+            image: Image::new(std::slice::from_ref(&base), &shell)?,
+        },
+        Published { repository: e2e("nginx"), tags: vec!["1.14-2"], image: web_server(&base, &nginx, 80)? },
+        Published {
+            repository: staging(&format!("hostnet-nginx-{ARCHITECTURE}")),
+            tags: vec!["latest"],
+            image: web_server(&base, &nginx, 12003)?,
+        },
+        Published { repository: e2e("httpd"), tags: vec!["2.4.39-4"], image: httpd(&base)? },
+        Published { repository: e2e("nonewprivs"), tags: vec!["1.3"], image: no_new_privs(tools)? },
+        Published { repository: "pause".into(), tags: vec!["3.9"], image: pause(&base)? },
+        Published { repository: staging("test-image-digest"), tags: vec!["latest"], image: by_digest()? },
+    ];
+    for (name, tags) in [
+        ("test-image-1", vec!["latest"]),
+        ("test-image-2", vec!["latest"]),
+        ("test-image-3", vec!["latest"]),
+        ("test-image-latest", vec!["latest"]),
+        ("test-image-tags", vec!["1", "2", "3"]),
+    ] {
+        images.push(Published { repository: staging(name), tags, image: marked(&base, name)? });
+    }
+    for tag in ["test", "all"] {
+        images.push(Published { repository: staging("test-image-tag"), tags: vec![tag], image: marked(&base, tag)? });
+    }
+    for (name, user) in [
+        ("test-image-user-uid", "1002"),
+        ("test-image-user-username", "www-data"),
+        ("test-image-user-uid-group", "1003:1004"),
+        ("test-image-user-username-group", "www-data:1004"),
+    ] {
+        let image = Image::new(std::slice::from_ref(&base), &Config { user, ..shell.clone() })?;
+        images.push(Published { repository: staging(name), tags: vec!["latest"], image });
+    }
+    let groups = predefined_group(&base)?;
+    images.push(Published { repository: staging("test-image-predefined-group"), tags: vec!["latest"], image: groups });
+    Ok(images)
+}
+
+/// The image that critest pulls by a digest written into its source. Nobody can rebuild the upstream one bit by bit, so that
+/// critest is built with this one's digest in that place. Nothing in it is the machine's: its digest is always the same.
+pub fn by_digest() -> Result<Image> {
+    Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default())
+}
+
+fn busybox_tree() -> Result<Tree> {
+    let path = "/bin/busybox";
+    let program: Arc<[u8]> =
+        std::fs::read(path).with_context(|| format!("{path} is Debian's busybox-static: make deps"))?.into();
+    let applets = Program::new(path, ["--list"]).run()?;
+    let mut tree = Tree::default().with("bin/busybox", Node::File(0o755, program));
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        tree = tree.with(&format!("bin/{applet}"), Node::HardLink("bin/busybox".into()));
+    }
+    Ok(tree
+        .program("bin/pgrep", PGREP.as_bytes())
+        .program("bin/ipcs", IPCS.as_bytes())
+        .file("etc/passwd", PASSWD)
+        .file("etc/group", GROUP)
+        .directory("tmp", 0o1777)
+        .directory("root", 0o700)
+        .directory("home", 0o755)
+        .directory("var/www", 0o755))
+}
+
+fn marked(base: &Layer, name: &str) -> Result<Image> {
+    let marker = Tree::default().file(name, "").layer()?;
+    Image::new(&[base.clone(), marker], &Config { cmd: vec!["sh"], ..Config::default() })
+}
+
+fn predefined_group(base: &Layer) -> Result<Image> {
+    let users = Tree::default()
+        .file("etc/passwd", &format!("{PASSWD}default-user:x:1000:1000::/home/default-user:/bin/sh\n"))
+        .file("etc/group", &format!("{GROUP}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"))
+        .layer()?;
+    Image::new(&[base.clone(), users], &Config { user: "1000", cmd: vec!["sh"], ..Config::default() })
+}
+
+/// A web server that says `httpd` in its log, as critest expects of Apache.
+fn httpd(base: &Layer) -> Result<Image> {
+    let start = "#!/bin/sh\necho httpd is on port 80\nexec httpd -f -v -p 80 -h /var/www\n";
+    let site = Tree::default()
+        .file("var/www/index.html", "It works!\n")
+        .program("bin/start-httpd", start.as_bytes())
+        .layer()?;
+    Image::new(&[base.clone(), site], &Config { cmd: vec!["start-httpd"], ..Config::default() })
+}
+
+/// Stands for the pause image: critest pulls it from two registries; containerd runs it, when it is measured.
+fn pause(base: &Layer) -> Result<Image> {
+    let pause = Tree::default().program("pause", b"#!/bin/sh\nexec sleep 2147483647\n").layer()?;
+    Image::new(&[base.clone(), pause], &Config { entrypoint: vec!["/pause"], ..Config::default() })
+}
+
+fn no_new_privs(tools: &Tools) -> Result<Image> {
+    let program = std::fs::read(tools.set_user_id_program()?)?;
+    let tree = Tree::default().with("nnp", Node::File(0o4755, program.into()));
+    Image::new(&[tree.layer()?], &Config { entrypoint: vec!["/nnp"], ..Config::default() })
+}
+
+fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
+    let configuration = format!(
+        "worker_processes 1;\npid /var/run/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n  access_log off;\n  \
+         server {{\n    listen {port};\n    root /usr/share/nginx/html;\n  }}\n}}\n"
+    );
+    let site = Tree::default()
+        .file("etc/nginx/nginx.conf", &configuration)
+        .file("usr/share/nginx/html/index.html", "<h1>Welcome to nginx!</h1>\n")
+        .layer()?;
+    let config = Config { cmd: vec!["nginx", "-g", "daemon off;"], ..Config::default() };
+    Image::new(&[base.clone(), nginx.clone(), site], &config)
+}
+
+/// nginx out of its package, with every library that the loader of this machine finds for it.
+fn nginx_tree(tools: &Tools) -> Result<Tree> {
+    let program = tools.nginx()?;
+    let mut tree = Tree::default()
+        .program("usr/sbin/nginx", &std::fs::read(&program)?)
+        .directory("var/run", 0o755)
+        .directory("var/log/nginx", 0o755)
+        .directory("var/lib/nginx", 0o755);
+    let loaded = Program::new("ldd", [&program]).run()?;
+    for library in loaded.split_whitespace().filter(|word| word.starts_with('/')) {
+        let contents = std::fs::read(Path::new(library)).with_context(|| format!("cannot read {library}"))?;
+        tree = tree.program(library.trim_start_matches('/'), &contents);
+    }
+    Ok(tree)
+}

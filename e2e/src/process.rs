@@ -1,0 +1,201 @@
+//! The one place of this crate that starts programs: clients and servers that are looked at from outside. It does not use
+//! `host`'s runner: what is tested should not run its own tests, and a server is something that goes on.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a client may take: crictl's own time-out is shorter, so that it can say what went wrong.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a server has to end after SIGTERM.
+const TERM_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a running program is asked whether it has ended.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What a program that ran to its end left.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// A program to run, with what surrounds it.
+#[derive(Debug)]
+pub struct Program {
+    command: Command,
+    stdin: Vec<u8>,
+    timeout: Duration,
+}
+
+impl Program {
+    /// A program with its arguments.
+    #[expect(clippy::disallowed_methods, reason = "the one place of this crate; see the module's comment")]
+    pub fn new<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(program);
+        command.args(args);
+        Self { command, stdin: Vec::new(), timeout: TIMEOUT }
+    }
+
+    /// The directory that it runs in.
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// One variable of its environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// What it reads.
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.stdin = input.into();
+        self
+    }
+
+    /// It is killed after this long.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Runs it to its end, however it ends.
+    pub fn output(mut self) -> Result<Output> {
+        let name = self.to_string();
+        // Files, not pipes: a daemon that it leaves behind would hold a pipe open.
+        let (mut stdin, mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
+        stdin.write_all(&self.stdin)?;
+        stdin.rewind()?;
+        self.command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+        let mut child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let Some(status) = wait(&mut child, self.timeout)? else {
+            child.kill()?;
+            child.wait()?;
+            bail!("{name}: killed after {} s: {}", self.timeout.as_secs(), contents(&mut stderr)?);
+        };
+        Ok(Output { status, stdout: contents(&mut stdout)?, stderr: contents(&mut stderr)? })
+    }
+
+    /// Runs it to its end and returns what it printed; anything but success is an error with what it said.
+    pub fn run(self) -> Result<String> {
+        let name = self.to_string();
+        let output = self.output()?;
+        ensure!(output.status.success(), "{name}: {}: {}{}", output.status, output.stdout, output.stderr);
+        Ok(output.stdout)
+    }
+
+    /// Starts it in the background, its output appended to a file.
+    pub fn background(mut self, log: &Path) -> Result<Background> {
+        let name = self.to_string();
+        let file = File::options().create(true).append(true).open(log)?;
+        self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Background { child, name, log: log.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.command.get_program().to_string_lossy())?;
+        self.command.get_args().try_for_each(|arg| write!(f, " {}", arg.to_string_lossy()))
+    }
+}
+
+/// A program that goes on until it is stopped; dropped, it is killed.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Background {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with the end of its output if it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended: {status}:\n{}", self.name, tail(&self.log)),
+        }
+    }
+
+    /// Asks until it is there.
+    pub fn until(&mut self, timeout: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !ready() {
+            self.check()?;
+            ensure!(start.elapsed() < timeout, "{}: not ready after {timeout:?}:\n{}", self.name, tail(&self.log));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Ends it by SIGTERM.
+    pub fn stop(mut self) -> Result<()> {
+        self.check()?;
+        Program::new("kill", ["-TERM", &self.pid().to_string()]).run()?;
+        match wait(&mut self.child, TERM_TIMEOUT)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{}: after SIGTERM: {status}:\n{}", self.name, tail(&self.log)),
+            None => bail!("{}: still there {} s after SIGTERM", self.name, TERM_TIMEOUT.as_secs()),
+        }
+    }
+
+    /// Ends it by SIGKILL, as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    while start.elapsed() < timeout {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(None)
+}
+
+fn contents(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last lines of a log: enough to see why a server ended.
+pub fn tail(log: &Path) -> String {
+    const LINES: usize = 30;
+    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}

@@ -1,0 +1,148 @@
+//! The clients and programs that the tests use, built or fetched once into a cache: crictl and critest from the Go module
+//! proxy (whose checksum database vouches for the module; its hash is pinned here too), nginx from Debian's package, and the
+//! set-user-id program of a test image. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
+//! deps`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::process::Program;
+
+const MODULE: &str = "sigs.k8s.io/cri-tools";
+const VERSION: &str = "v1.36.0";
+const SUM: &str = "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw=";
+/// The image that critest pulls by digest, as its source has it.
+const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
+/// Building critest from nothing, its modules downloaded, on two busy cores.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// The cache and what is in it.
+#[derive(Debug)]
+pub struct Tools {
+    cache: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Module {
+    dir: PathBuf,
+    sum: String,
+}
+
+impl Tools {
+    /// The cache is `$CELLBLOCK_E2E_CACHE`, or `e2e-tools` in the target directory.
+    pub fn open() -> Result<Self> {
+        let cache = match std::env::var_os("CELLBLOCK_E2E_CACHE") {
+            Some(dir) => PathBuf::from(dir),
+            None => beside()?.parent().context("the program is in no target directory")?.join("e2e-tools"),
+        };
+        std::fs::create_dir_all(&cache)?;
+        Ok(Self { cache })
+    }
+
+    /// crictl.
+    pub fn crictl(&self) -> Result<PathBuf> {
+        let program = self.cache.join(format!("crictl-{VERSION}"));
+        self.once(&program, |partial| {
+            let source = self.cri_tools()?;
+            go(&source, ["build", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/crictl"])
+        })?;
+        Ok(program)
+    }
+
+    /// critest, with one constant of its source replaced: the digest of an image that nobody can rebuild bit by bit becomes
+    /// that of ours.
+    pub fn critest(&self, digest: &str) -> Result<PathBuf> {
+        let program = self.cache.join(format!("critest-{VERSION}-{}", &digest["sha256:".len()..][..12]));
+        self.once(&program, |partial| {
+            let source = self.cri_tools()?;
+            let file = source.join("pkg/validate/consts.go");
+            let text = std::fs::read_to_string(&file)?;
+            ensure!(text.matches(PINNED).count() == 1, "{} is not what it was: no {PINNED}", file.display());
+            std::fs::write(&file, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
+            go(&source, ["test", "-c", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/critest"])
+        })?;
+        Ok(program)
+    }
+
+    /// nginx out of Debian's package, not installed: installing would start it.
+    pub fn nginx(&self) -> Result<PathBuf> {
+        let root = self.cache.join("nginx");
+        self.once(&root, |partial| {
+            std::fs::create_dir_all(partial)?;
+            Program::new("apt-get", ["download", "-q", "-o", "APT::Sandbox::User=root", "nginx"]).dir(partial).run()?;
+            let package = std::fs::read_dir(partial)?.next().context("apt-get downloaded nothing")??.path();
+            Program::new("dpkg", ["-x".as_ref(), package.as_os_str(), partial.as_os_str()]).run()?;
+            Ok(std::fs::remove_file(package)?)
+        })?;
+        Ok(root.join("usr/sbin/nginx"))
+    }
+
+    /// The program of the image `nonewprivs`, linked statically.
+    pub fn set_user_id_program(&self) -> Result<PathBuf> {
+        let program = self.cache.join("nonewprivs");
+        self.once(&program, |partial| {
+            let args =
+                ["--edition", "2024", "--crate-name", "nonewprivs", "-O", "-C", "target-feature=+crt-static", "-o"];
+            Program::new("rustc", args.into_iter().chain([path(partial)?, "-"]))
+                .stdin(include_str!("../images/nonewprivs.rs"))
+                .run()
+                .map(drop)
+        })?;
+        Ok(program)
+    }
+
+    /// A copy of the module's source that can be written to.
+    fn cri_tools(&self) -> Result<PathBuf> {
+        let source = self.cache.join(format!("cri-tools-{VERSION}"));
+        self.once(&source, |partial| {
+            let json = Program::new("go", ["mod", "download", "-json", &format!("{MODULE}@{VERSION}")])
+                .dir(&self.cache)
+                .timeout(BUILD_TIMEOUT)
+                .run()
+                .context("crictl and critest are built with Go: make deps")?;
+            let module: Module = serde_json::from_str(&json)?;
+            ensure!(module.sum == SUM, "{MODULE} {VERSION} is not what it was: {} instead of {SUM}", module.sum);
+            Program::new("cp", ["-R".as_ref(), module.dir.as_os_str(), partial.as_os_str()]).run()?;
+            Program::new("chmod", ["-R".as_ref(), "u+w".as_ref(), partial.as_os_str()]).run().map(drop)
+        })?;
+        Ok(source)
+    }
+
+    /// Makes `target` unless it is there; what was left half way is made anew.
+    fn once(&self, target: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        if target.exists() {
+            return Ok(());
+        }
+        let partial = self.cache.join("partial");
+        let partial = partial.join(target.file_name().context("every target has a name")?);
+        if partial.is_dir() {
+            std::fs::remove_dir_all(&partial)?;
+        }
+        std::fs::create_dir_all(self.cache.join("partial"))?;
+        println!("making {}", target.display());
+        make(&partial).with_context(|| format!("cannot make {}", target.display()))?;
+        Ok(std::fs::rename(partial, target)?)
+    }
+}
+
+/// The directory of this program; `cellblock` is in it too.
+pub fn beside() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.parent().context("a program is in a directory")?.to_owned())
+}
+
+fn go<const N: usize>(source: &Path, args: [&str; N]) -> Result<()> {
+    Program::new("go", args).dir(source).env("CGO_ENABLED", "0").timeout(BUILD_TIMEOUT).run().map(drop)
+}
+
+fn version_flag() -> String {
+    format!("-X {MODULE}/pkg/version.Version={}", &VERSION[1..])
+}
+
+fn path(of: &Path) -> Result<&str> {
+    of.to_str().with_context(|| format!("{} is not UTF-8", of.display()))
+}
