@@ -157,7 +157,7 @@ fn no_new_privs(tools: &Tools) -> Result<Image> {
 
 fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
     let configuration = format!(
-        "worker_processes 1;\npid /var/run/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n  access_log off;\n  \
+        "user www-data www-data;\nworker_processes 1;\npid /var/run/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n  access_log off;\n  \
          server {{\n    listen {port};\n    root /usr/share/nginx/html;\n  }}\n}}\n"
     );
     let site = Tree::default()
