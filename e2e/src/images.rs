@@ -106,9 +106,12 @@ fn busybox_tree() -> Result<Tree> {
         std::fs::read(path).with_context(|| format!("{path} is Debian's busybox-static: make deps"))?.into();
     let applets = Program::new(path, ["--list"]).run()?;
     let mut tree = Tree::default().with("bin/busybox", Node::File(0o755, program));
-    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+    for applet in applets.lines().filter(|applet| !["busybox", "sh"].contains(applet)) {
         tree = tree.with(&format!("bin/{applet}"), Node::HardLink("bin/busybox".into()));
     }
+    // Debian's BusyBox as a shell runs its applets without looking at the files that they are: masking /bin/ls would mean
+    // nothing. dash, which every Debian has, does not.
+    let tree = with_libraries(tree, "bin/sh", Path::new("/bin/dash"))?;
     Ok(tree
         .program("bin/pgrep", PGREP.as_bytes())
         .program("bin/ipcs", IPCS.as_bytes())
@@ -168,17 +171,19 @@ fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
     Image::new(&[base.clone(), nginx.clone(), site], &config)
 }
 
-/// nginx out of its package, with every library that the loader of this machine finds for it.
+/// nginx out of its package.
 fn nginx_tree(tools: &Tools) -> Result<Tree> {
-    let program = tools.nginx()?;
-    let mut tree = Tree::default()
-        .program("usr/sbin/nginx", &std::fs::read(&program)?)
-        .directory("var/run", 0o755)
-        .directory("var/log/nginx", 0o755)
-        .directory("var/lib/nginx", 0o755);
-    let loaded = Program::new("ldd", [&program]).run()?;
+    let tree =
+        Tree::default().directory("var/run", 0o755).directory("var/log/nginx", 0o755).directory("var/lib/nginx", 0o755);
+    with_libraries(tree, "usr/sbin/nginx", &tools.nginx()?)
+}
+
+/// Adds a program of this machine with every library that its loader finds for it.
+fn with_libraries(tree: Tree, path: &str, program: &Path) -> Result<Tree> {
+    let mut tree = tree.program(path, &std::fs::read(program)?);
+    let loaded = Program::new("ldd", [program]).run()?;
     for library in loaded.split_whitespace().filter(|word| word.starts_with('/')) {
-        let contents = std::fs::read(Path::new(library)).with_context(|| format!("cannot read {library}"))?;
+        let contents = std::fs::read(library).with_context(|| format!("cannot read {library}"))?;
         tree = tree.program(library.trim_start_matches('/'), &contents);
     }
     Ok(tree)
