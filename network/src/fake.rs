@@ -9,7 +9,7 @@ use host::{Need, Place, PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ports::Ports;
-use crate::{Attachment, Counters, Error, Network, PodNetwork, ipam};
+use crate::{Attachment, Counters, Error, Network, PodNetwork, ipam, node};
 
 /// The kernel's side: what is there, whoever made it. A clone is the same kernel.
 #[derive(Debug, Clone, Default)]
@@ -103,7 +103,7 @@ impl Network for FakeNetwork {
             self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         }
-        check_wanted(wanted)?;
+        node::check(wanted)?;
         // Two steps, as the real ones have several: a fault in the second leaves the interface.
         self.call(&format!("make the interface of pod {id}"), |state| state.add_interface(wanted, place, spare))?;
         self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
@@ -157,19 +157,6 @@ impl Network for FakeNetwork {
             Ok(())
         })
     }
-}
-
-/// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family.
-pub(crate) fn check_wanted(wanted: &PodNetwork) -> Result<(), Error> {
-    let invalid = |reason: &str| Err(Error::Invalid { field: "addresses".to_owned(), reason: reason.to_owned() });
-    if wanted.addresses.is_empty() {
-        return invalid("a pod on a network of its own needs one");
-    }
-    let of_family = |ipv4: bool| wanted.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
-    if of_family(true) > 1 || of_family(false) > 1 {
-        return invalid("a pod has at most one of each family");
-    }
-    Ok(())
 }
 
 impl Interface {

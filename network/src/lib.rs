@@ -7,11 +7,25 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+pub mod hostport;
 pub mod ipam;
+mod names;
+mod netlink;
+mod node;
 pub mod ports;
+mod ruleset;
+mod state;
+
+#[cfg(target_os = "freebsd")]
+#[path = "freebsd/mod.rs"]
+mod platform;
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use error::Error;
 use host::{Need, Place, PodId, Prefix};
@@ -31,6 +45,15 @@ pub struct Settings {
     pub untranslated: Vec<IpNetwork>,
     /// The MTU of the pods' interfaces, in bytes.
     pub mtu: u32,
+}
+
+/// Opens the backend of this system: the state directory is made, the ports of the pods that are there are taken; the kernel
+/// is not touched until [`Network::configure`].
+///
+/// # Errors
+/// The state directory cannot be made or read.
+pub fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
+    platform::open(settings)
 }
 
 /// The node's network, as far as pods are concerned.

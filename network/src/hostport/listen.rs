@@ -1,0 +1,97 @@
+//! The listener's own sockets, and whether a port of the node is free at all.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Socket, Type};
+
+use super::Relay;
+use crate::{HostPort, Protocol};
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 64;
+
+/// An open socket and where what it gets goes.
+#[derive(Debug)]
+pub(super) enum Listening {
+    /// Connections.
+    Tcp(TcpListener, SocketAddr),
+    /// Datagrams.
+    Udp(UdpSocket, SocketAddr),
+}
+
+/// Opens the socket of a relay; None where the node has no such loopback address (IPv6 switched off).
+pub(super) fn open(relay: &Relay) -> io::Result<Option<Listening>> {
+    let (kind, target) = (relay.protocol, relay.target);
+    match bind(kind, relay.listen) {
+        Ok(socket) if kind == Protocol::Tcp => {
+            socket.listen(BACKLOG)?;
+            Ok(Some(Listening::Tcp(socket.into(), target)))
+        }
+        Ok(socket) => Ok(Some(Listening::Udp(socket.into(), target))),
+        Err(error) if is_no_such_address(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Binds and lets go: [`io::ErrorKind::AddrInUse`] when a process of the node listens on the port.
+pub(crate) fn probe(port: &HostPort) -> io::Result<()> {
+    let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let addresses = port.host_ip.map_or_else(|| all.to_vec(), |address| vec![address]);
+    for address in addresses {
+        match bind(port.protocol, SocketAddr::new(address, port.host_port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            // An address that the node does not have yet, a protocol that its kernel lacks: nobody listens there.
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (Type::STREAM, socket2::Protocol::TCP),
+        Protocol::Udp => (Type::DGRAM, socket2::Protocol::UDP),
+        Protocol::Sctp => (Type::STREAM, socket2::Protocol::SCTP),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(number))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // For TCP it lets a port be bound that has only connections in TIME_WAIT; for UDP it would let two have it.
+    if protocol != Protocol::Udp {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn is_no_such_address(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::probe;
+    use crate::{HostPort, Protocol};
+
+    #[test]
+    fn a_port_that_a_process_has_is_not_free() {
+        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for (protocol, number) in
+            [(Protocol::Tcp, tcp.local_addr().unwrap().port()), (Protocol::Udp, udp.local_addr().unwrap().port())]
+        {
+            let port = HostPort { protocol, host_ip: None, host_port: number, container_port: 1 };
+            assert_eq!(probe(&port).unwrap_err().kind(), ErrorKind::AddrInUse);
+        }
+        let number = tcp.local_addr().unwrap().port();
+        drop(tcp);
+        let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: number, container_port: 1 };
+        probe(&port).unwrap();
+    }
+}

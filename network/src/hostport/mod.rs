@@ -1,0 +1,257 @@
+//! What makes a host port answer on 127.0.0.1 and ::1: a small process that listens there and forwards to the pod. pf(4)
+//! cannot redirect loopback and nftables only with the whole 127.0.0.0/8 made routable, so both backends use it. It is
+//! one process for each pod with host ports, outlives the server, and has no runtime: one thread and poll(2).
+//!
+//! The pod's directory holds the spec it reads, the lock it holds as long as it lives, and its process id.
+
+mod flows;
+mod forward;
+mod listen;
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use host::worker::Workers;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Error, HostPort, PodNetwork, Protocol, ports, state};
+pub(crate) use listen::probe;
+
+/// The worker's name.
+const WORKER: &str = "hostport";
+/// Held by the listener as long as it lives.
+const LOCK: &str = "listener.lock";
+/// The listener's process id, written while the lock is held.
+const PID: &str = "listener.pid";
+/// What the listener prints once it listens.
+const READY: &str = "ready";
+/// What it prints before the reason when a port is taken.
+const TAKEN: &str = "taken ";
+/// How long a killed listener may take to be gone: the kernel only has to close its sockets.
+const DEATH: Duration = Duration::from_secs(5);
+
+/// One socket to open, and where what it gets goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relay {
+    protocol: Protocol,
+    listen: SocketAddr,
+    target: SocketAddr,
+}
+
+/// The sockets that a pod's host ports need on loopback. Each loopback address leads to the pod's address of its family, or
+/// to the one that it has. SCTP has none: it is answered everywhere but on loopback.
+pub(crate) fn relays(network: &PodNetwork) -> Vec<Relay> {
+    let mut relays = Vec::new();
+    for port in network.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+        for listen in loopbacks(port) {
+            let addresses = || network.addresses.iter().map(ipnetwork::IpNetwork::ip);
+            let same = addresses().find(|address| address.is_ipv4() == listen.is_ipv4());
+            if let Some(target) = same.or_else(|| addresses().next()) {
+                let listen = SocketAddr::new(listen, port.host_port);
+                let target = SocketAddr::new(target, port.container_port);
+                relays.push(Relay { protocol: port.protocol, listen, target });
+            }
+        }
+    }
+    relays
+}
+
+/// The loopback addresses that a host port answers on.
+fn loopbacks(port: &HostPort) -> Vec<IpAddr> {
+    let both = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+    match port.host_ip {
+        None => both.to_vec(),
+        Some(address) if address.is_loopback() => vec![address],
+        Some(address) if address.is_unspecified() => both[usize::from(address.is_ipv6())..][..1].to_vec(),
+        Some(_) => Vec::new(),
+    }
+}
+
+/// Starts the listener of the pod whose directory this is, and waits until it listens. None: it runs already, or nothing
+/// has to be listened for. The child is to be waited for when the pod is gone.
+pub(crate) fn start(workers: &Workers, directory: &Path, network: &PodNetwork) -> Result<Option<Child>, Error> {
+    if relays(network).is_empty() || running(directory)? {
+        return Ok(None);
+    }
+    let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
+    let mut child = workers
+        .command(WORKER)
+        .arg(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut answer = String::new();
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let read = stdout.read_to_string(&mut answer);
+    if read.is_ok() && answer.trim_end() == READY {
+        return Ok(Some(child));
+    }
+    // It has printed why it ends, or has ended.
+    let _ = child.kill();
+    let _ = child.wait();
+    read.map_err(failed)?;
+    match answer.trim_end().strip_prefix(TAKEN) {
+        Some(port) => Err(Error::Conflict { what: format!("host port {port} is taken by a process of the node") }),
+        None => Err(failed(io::Error::other(answer.trim_end().to_owned()))),
+    }
+}
+
+/// Whether the listener of the pod whose directory this is lives.
+pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
+    let path = directory.join(LOCK);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let lock = host::fs::Lock::take(&path).map_err(Error::failed(format!("cannot look at {}", path.display())))?;
+    Ok(lock.is_none())
+}
+
+/// Kills the listener of the pod whose directory this is, and waits until its ports are free. Not running: done already.
+pub(crate) fn stop(directory: &Path, child: Option<Child>) -> Result<(), Error> {
+    let path = directory.join(PID);
+    let started = Instant::now();
+    while running(directory)? {
+        if started.elapsed() > DEATH {
+            return Err(Error::failed("cannot stop a listener")(format!("{} still lives", path.display())));
+        }
+        // The process id is of the one that holds the lock: it writes it after taking the lock, and is alive while
+        // the lock is held.
+        let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        if let Some(pid) = pid.filter(|pid| *pid > 1) {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => (),
+                Err(error) => return Err(Error::failed(format!("cannot kill listener {pid}"))(error)),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if let Some(mut child) = child {
+        child.wait().map_err(Error::failed("cannot wait for a listener"))?;
+    }
+    Ok(())
+}
+
+/// The worker's entry: `hostport DIRECTORY`. It says on its standard output that it listens, or why it cannot, closes it,
+/// and serves until it is killed.
+pub fn main(args: &[OsString]) -> ExitCode {
+    let [directory] = args else {
+        return tell("usage: hostport DIRECTORY", ExitCode::from(64));
+    };
+    match open(Path::new(directory)) {
+        Ok((lock, sockets)) => {
+            tell(READY, ExitCode::SUCCESS);
+            drop_output();
+            let error = forward::serve(sockets);
+            drop(lock);
+            // Nobody reads it; the exit code tells that poll(2) itself failed.
+            tell(&error.to_string(), ExitCode::FAILURE)
+        }
+        Err(Refused::Taken(port)) => tell(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
+        Err(Refused::Other(error)) => tell(&host::chain(&*error), ExitCode::FAILURE),
+    }
+}
+
+/// Why the listener does not start.
+enum Refused {
+    Taken(String),
+    Other(Box<dyn std::error::Error>),
+}
+
+impl<E: std::error::Error + 'static> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::Other(Box::new(error))
+    }
+}
+
+fn open(directory: &Path) -> Result<(host::fs::Lock, Vec<listen::Listening>), Refused> {
+    let lock = host::fs::Lock::take(&directory.join(LOCK))?;
+    let lock = lock.ok_or_else(|| io::Error::other("another listener runs"))?;
+    std::fs::write(directory.join(PID), std::process::id().to_string())?;
+    // Of its own session: no signal that is meant for the server or its terminal reaches it.
+    let _ = nix::unistd::setsid();
+    let network = state::load(directory)?.ok_or_else(|| io::Error::other("there is no spec"))?;
+    let mut sockets = Vec::new();
+    for relay in relays(&network) {
+        match listen::open(&relay) {
+            Ok(socket) => sockets.extend(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(Refused::Taken(format!("{} {}", relay.protocol.name(), relay.listen)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((lock, sockets))
+}
+
+fn tell(text: &str, code: ExitCode) -> ExitCode {
+    // The reader may be gone; there is nobody else to tell.
+    let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
+    code
+}
+
+/// Lets go of the pipe to the server, which reads to its end; later output goes to /dev/null.
+fn drop_output() {
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
+}
+
+/// What stands between this pod and the host ports that it wants: a process of the node that has one of them.
+pub(crate) fn check_free(ports: &[HostPort]) -> Result<(), Error> {
+    for port in ports {
+        match probe(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let what = format!("host port {} is taken by a process of the node", ports::describe(port));
+                return Err(Error::Conflict { what });
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use host::PodId;
+
+    use super::relays;
+    use crate::{HostPort, PodNetwork, Protocol};
+
+    #[test]
+    fn each_loopback_leads_to_the_address_of_its_family_or_the_one_there_is() {
+        let both: &[&str] = &["10.1.0.5/16", "fd00::5/64"];
+        let cases: &[(&[&str], Option<&str>, &[&str])] = &[
+            (both, None, &["127.0.0.1:80 10.1.0.5:8080", "[::1]:80 [fd00::5]:8080"]),
+            (&["10.1.0.5/16"], None, &["127.0.0.1:80 10.1.0.5:8080", "[::1]:80 10.1.0.5:8080"]),
+            (both, Some("0.0.0.0"), &["127.0.0.1:80 10.1.0.5:8080"]),
+            (both, Some("::"), &["[::1]:80 [fd00::5]:8080"]),
+            (both, Some("127.0.0.2"), &["127.0.0.2:80 10.1.0.5:8080"]),
+            (both, Some("192.0.2.1"), &[]),
+            (&[], None, &[]),
+        ];
+        for (addresses, host_ip, expected) in cases {
+            let port = |protocol| HostPort {
+                protocol,
+                host_ip: host_ip.map(|text| text.parse().unwrap()),
+                host_port: 80,
+                container_port: 8080,
+            };
+            let network = PodNetwork {
+                id: PodId::random(),
+                addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+                route: true,
+                host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
+            };
+            let found: Vec<String> =
+                relays(&network).iter().map(|relay| format!("{} {}", relay.listen, relay.target)).collect();
+            assert_eq!(found, *expected, "{addresses:?} {host_ip:?}");
+        }
+    }
+}

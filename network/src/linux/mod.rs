@@ -1,0 +1,310 @@
+//! The development backend: a bridge with the gateway's addresses, a veth pair for each pod, whose inner end is born in the
+//! pod's namespace, and nftables for what leaves and what is led in. The host's end carries the pod's whole id as its
+//! alias, since a name has room for twelve digits only.
+
+mod forwarding;
+mod link;
+mod netfilter;
+mod netns;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use host::{Need, Place, PodId};
+use ipnetwork::IpNetwork;
+
+use self::link::{Link, Links, Veth};
+use self::netns::{INTERFACE, Inside};
+use crate::node::{self, Node};
+use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names, ruleset};
+
+/// What errors call this backend.
+const BACKEND: &str = "linux (development)";
+
+/// Opens the backend.
+pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings)?, networks: Mutex::default() }))
+}
+
+struct LinuxNetwork {
+    node: Node,
+    /// The pod networks that were configured by this server.
+    networks: Mutex<Vec<IpNetwork>>,
+}
+
+impl Network for LinuxNetwork {
+    fn needs(&self) -> Vec<Need> {
+        let networks = self.networks().clone();
+        let mut needs = vec![program()];
+        needs.extend(forwarding::needs(&networks));
+        if !networks.is_empty() {
+            needs.push(self.table());
+        }
+        needs
+    }
+
+    fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
+        ipam::check(pod_networks)?;
+        let settings = &self.node.settings;
+        let bridge = names::bridge(&settings.prefix);
+        let failed = || format!("cannot make bridge {bridge}");
+        let links = links()?;
+        let mac = names::bridge_mac(&settings.prefix);
+        let link = links.add_bridge(&bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
+        for network in pod_networks {
+            let gateway = ipam::gateway(network);
+            let failed = format!("cannot give bridge {bridge} the address {gateway}");
+            links.add_address(link.index, &gateway).map_err(Error::failed(failed))?;
+        }
+        forwarding::enable(&settings.state, pod_networks)?;
+        let pods = self.node.state.networks()?;
+        let rules = ruleset::node(&settings.prefix, &all_networks(pod_networks, &pods), &settings.untranslated);
+        netfilter::apply("the ruleset of the node", &rules)?;
+        self.repair(&pods)?;
+        *self.networks() = pod_networks.to_vec();
+        Ok(())
+    }
+
+    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(wanted, place)?;
+        let Some(netns) = netns(place)? else {
+            return Ok(Attachment { host_interface: None, addresses: Vec::new() });
+        };
+        let inside = Inside::enter(netns)?;
+        let links = links()?;
+        let name = names::host_end(&self.node.settings.prefix, &wanted.id);
+        if find(&links, &name)?.is_none() {
+            match spare {
+                Some(spare) => self.take_spare(&links, &inside, spare, &wanted.id)?,
+                None => self.add_pair(&links, &inside, &wanted.id)?,
+            }
+        }
+        inside.up_loopback()?;
+        inside.configure(wanted)?;
+        if let Some(link) = find(&links, &name)?.filter(|_| !wanted.host_ports.is_empty()) {
+            links.set_hairpin(link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
+        }
+        self.apply_rules(before.as_ref(), wanted)?;
+        self.node.listen(wanted)?;
+        let addresses = wanted.addresses.iter().map(IpNetwork::ip).collect();
+        Ok(Attachment { host_interface: Some(name), addresses })
+    }
+
+    fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
+        let Some(netns) = netns(place)? else { return Ok(()) };
+        self.node.state.add(spare)?;
+        let inside = Inside::enter(netns)?;
+        let links = links()?;
+        if find(&links, &names::host_end(&self.node.settings.prefix, spare))?.is_none() {
+            self.add_pair(&links, &inside, spare)?;
+        }
+        inside.up_loopback()
+    }
+
+    fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
+        let what = format!("cannot detach pod {id}");
+        let before = self.node.state.load(id);
+        let forget: Vec<IpAddr> = match &before {
+            Ok(Some(network)) if !network.host_ports.is_empty() => {
+                network.addresses.iter().map(IpNetwork::ip).collect()
+            }
+            _ => Vec::new(),
+        };
+        let steps = [
+            self.node.stop_listening(id),
+            self.remove_rules(id),
+            links().and_then(|links| {
+                links.remove(&names::host_end(&self.node.settings.prefix, id)).map_err(Error::failed(what.clone()))
+            }),
+        ];
+        for address in forget {
+            if let Err(error) = netfilter::forget_connections(address) {
+                tracing::warn!(%address, %error, "connections to a pod that is gone are not forgotten");
+            }
+        }
+        // The memory of it goes last, and only when nothing is left.
+        node::all_of(&what, steps)?;
+        self.node.forget(id)
+    }
+
+    fn counters(&self, id: &PodId) -> Result<Counters, Error> {
+        let name = names::host_end(&self.node.settings.prefix, id);
+        let link = find(&links()?, &name)?;
+        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
+        // What the host's end sends is what the pod receives.
+        Ok(Counters {
+            interface: INTERFACE.to_owned(),
+            rx_bytes: stats.tx_bytes,
+            rx_packets: stats.tx_packets,
+            rx_errors: stats.tx_errors,
+            rx_dropped: stats.tx_dropped,
+            tx_bytes: stats.rx_bytes,
+            tx_packets: stats.rx_packets,
+            tx_errors: stats.rx_errors,
+            tx_dropped: stats.rx_dropped,
+        })
+    }
+
+    fn inventory(&self) -> Result<Vec<PodId>, Error> {
+        let prefix = &self.node.settings.prefix;
+        let links = links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let mut ids = self.node.state.pods()?;
+        ids.extend(tables.iter().filter_map(|table| ruleset::pod_of_table(prefix, table)));
+        let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
+        names::add_from_interfaces(&mut ids, prefix, ends);
+        Ok(ids)
+    }
+
+    fn unconfigure(&self) -> Result<(), Error> {
+        if let Some(id) = self.inventory()?.first() {
+            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
+        }
+        let settings = &self.node.settings;
+        let table = ruleset::node_table(&settings.prefix);
+        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let others = tables.iter().any(|name| name.starts_with(ruleset::TABLES) && *name != table);
+        let delete = if tables.contains(&table) {
+            netfilter::apply("the removal of the node's table", &ruleset::delete_table(&table))
+        } else {
+            Ok(())
+        };
+        let bridge = names::bridge(&settings.prefix);
+        let steps = [
+            delete,
+            links()?.remove(&bridge).map_err(Error::failed(format!("cannot remove bridge {bridge}"))),
+            forwarding::restore(&settings.state, others),
+        ];
+        self.networks().clear();
+        node::all_of("cannot remove the node's network", steps)
+    }
+}
+
+impl LinuxNetwork {
+    fn networks(&self) -> MutexGuard<'_, Vec<IpNetwork>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a pod's pair of interfaces.
+    fn add_pair(&self, links: &Links, inside: &Inside, id: &PodId) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let bridge = names::bridge(&settings.prefix);
+        let bridge = find(links, &bridge)?.ok_or_else(|| Error::NotFound { what: format!("bridge {bridge}") })?;
+        let name = names::host_end(&settings.prefix, id);
+        let veth = Veth {
+            name: &name,
+            mac: names::host_mac(id),
+            bridge: bridge.index,
+            mtu: settings.mtu,
+            peer_name: INTERFACE,
+            peer_mac: names::pod_mac(id),
+            netns: inside.namespace().as_fd(),
+        };
+        let failed = || format!("cannot make interface {name} of pod {id}");
+        links.add_veth(&veth).map_err(Error::failed(failed()))?;
+        self.note(links, id, &name).map_err(Error::failed(failed()))
+    }
+
+    /// Makes the interface of a spare that of a pod.
+    fn take_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
+        let prefix = &self.node.settings.prefix;
+        let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+        let link = find(links, &old)?;
+        let link = link.ok_or_else(|| Error::NotFound { what: format!("interface {old} of spare {spare}") })?;
+        let failed = || format!("cannot rename interface {old} to {new}");
+        links.rename(link.index, &new, names::host_mac(id)).map_err(Error::failed(failed()))?;
+        self.note(links, id, &new).map_err(Error::failed(failed()))?;
+        inside.set_mac(names::pod_mac(id))?;
+        self.node.forget(spare)
+    }
+
+    /// Writes the whole id on the host's end.
+    fn note(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
+        let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
+        links.set_alias(link.index, id.as_str())
+    }
+
+    /// Loads the pod's own table, or removes it where one is not needed any more.
+    fn apply_rules(&self, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+        let prefix = &self.node.settings.prefix;
+        match ruleset::pod(prefix, wanted) {
+            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", wanted.id), &rules),
+            None if before.is_some_and(|before| ruleset::pod(prefix, before).is_some()) => {
+                self.remove_rules(&wanted.id)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
+        let table = ruleset::pod_table(&self.node.settings.prefix, id);
+        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        if !tables.contains(&table) {
+            return Ok(());
+        }
+        netfilter::apply(&format!("the removal of table {table}"), &ruleset::delete_table(&table))
+    }
+
+    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
+    fn repair(&self, pods: &[PodNetwork]) -> Result<(), Error> {
+        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        for pod in pods {
+            if !tables.contains(&ruleset::pod_table(&self.node.settings.prefix, &pod.id)) {
+                self.apply_rules(None, pod)?;
+            }
+            self.node.listen(pod)?;
+        }
+        Ok(())
+    }
+
+    /// A firewall that was reloaded may have flushed everything.
+    fn table(&self) -> Need {
+        let table = ruleset::node_table(&self.node.settings.prefix);
+        let there = netfilter::tables().is_ok_and(|tables| tables.contains(&table));
+        let remedy = (!there).then(|| "restart cellblock, which loads it again".to_owned());
+        let found = if there { "loaded" } else { "missing" }.to_owned();
+        Need { name: format!("nftables table {table}"), found, required: true, remedy }
+    }
+}
+
+/// The pod networks, with those that the pods of earlier ones are in.
+fn all_networks(networks: &[IpNetwork], pods: &[PodNetwork]) -> Vec<IpNetwork> {
+    let mut all = networks.to_vec();
+    for address in pods.iter().flat_map(|pod| &pod.addresses) {
+        if !all.iter().any(|network| network.contains(address.ip())) {
+            all.push(*address);
+        }
+    }
+    all
+}
+
+fn netns(place: &Place) -> Result<Option<&Path>, Error> {
+    match place {
+        Place::Netns(path) => Ok(Some(path)),
+        Place::Host => Ok(None),
+        Place::Jail(name) => Err(Error::Unsupported { what: format!("jail {name}"), backend: BACKEND }),
+    }
+}
+
+fn links() -> Result<Links, Error> {
+    Links::open().map_err(Error::failed("cannot open a netlink socket"))
+}
+
+fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {
+    links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))
+}
+
+/// Whether nft(8) is on PATH.
+fn program() -> Need {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(netfilter::PROGRAM)).find(|p| p.is_file());
+    Need {
+        name: format!("program {}", netfilter::PROGRAM),
+        found: found.as_ref().map_or_else(|| "not on PATH".to_owned(), |path| path.display().to_string()),
+        required: true,
+        remedy: found.is_none().then(|| "install nftables".to_owned()),
+    }
+}

@@ -1,0 +1,95 @@
+//! The inside of a pod's network namespace. A socket belongs to the namespace that it was opened in: a thread enters, opens
+//! one, and ends; from then on the namespace is configured from outside. No process is started for it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+use nix::sched::{CloneFlags, setns};
+
+use super::link::Links;
+use crate::{Error, PodNetwork, ipam};
+
+/// The pod's interface.
+pub(super) const INTERFACE: &str = "eth0";
+/// New interfaces take no routes from what a neighbour on the bridge announces.
+const ACCEPT_RA: &str = "/proc/sys/net/ipv6/conf/default/accept_ra";
+
+/// A pod's network namespace, entered by a socket.
+pub(super) struct Inside {
+    links: Links,
+    namespace: File,
+}
+
+impl Inside {
+    /// Enters the namespace that is pinned at this path.
+    pub(super) fn enter(path: &Path) -> Result<Self, Error> {
+        let namespace = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { what: format!("network namespace {}", path.display()) },
+            _ => Error::failed(format!("cannot open network namespace {}", path.display()))(error),
+        })?;
+        let inside = &namespace;
+        let links = std::thread::scope(|scope| {
+            let entered = scope.spawn(move || {
+                setns(inside.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                forbid_announcements()?;
+                Links::open()
+            });
+            entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
+        });
+        let links = links.map_err(Error::failed(format!("cannot enter network namespace {}", path.display())))?;
+        Ok(Self { links, namespace })
+    }
+
+    /// The namespace.
+    pub(super) fn namespace(&self) -> &File {
+        &self.namespace
+    }
+
+    /// Brings the loopback interface up.
+    pub(super) fn up_loopback(&self) -> Result<(), Error> {
+        self.links.up_loopback().map_err(Error::failed("cannot bring up lo"))
+    }
+
+    /// Gives the interface another MAC: a spare's becomes that of the pod.
+    pub(super) fn set_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
+        let index = self.index()?;
+        self.links.rename(index, INTERFACE, mac).map_err(Error::failed("cannot change the MAC of eth0"))
+    }
+
+    /// Brings the interface up with exactly the pod's addresses and routes.
+    pub(super) fn configure(&self, wanted: &PodNetwork) -> Result<(), Error> {
+        let index = self.index()?;
+        let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", wanted.id);
+        self.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+        let present = self.links.addresses(index).map_err(Error::failed("cannot list the addresses of eth0"))?;
+        for address in present.iter().filter(|address| !wanted.addresses.contains(address)) {
+            self.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
+        }
+        for address in &wanted.addresses {
+            self.links.add_address(index, address).map_err(Error::failed(failed(address)))?;
+            if wanted.route {
+                let gateway = ipam::gateway(address).ip();
+                let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+                self.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self) -> Result<u32, Error> {
+        let found = self.links.find(INTERFACE).map_err(Error::failed("cannot look up eth0"))?;
+        Ok(found.ok_or_else(|| Error::NotFound { what: "eth0 in the pod".to_owned() })?.index)
+    }
+}
+
+/// The calling thread is inside: /proc/sys/net is that of its namespace.
+fn forbid_announcements() -> io::Result<()> {
+    match fs::write(ACCEPT_RA, "0") {
+        // A kernel without IPv6 takes no announcements.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

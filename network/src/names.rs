@@ -1,0 +1,105 @@
+//! The names and MAC addresses that the kernel holds, computed from the prefix and the pod's id.
+
+use host::{PodId, Prefix};
+
+/// Digits of an id in a kernel name, and of a whole id.
+const SHORT: usize = 12;
+const WHOLE: usize = 64;
+/// The last letter of the host's end of a pod's interface: the outer one.
+const HOST_END: char = 'o';
+/// First bytes of our MACs: locally administered, of one station. The two ends of a pair differ.
+const POD_MAC: u8 = 0x02;
+const HOST_MAC: u8 = 0x06;
+const BRIDGE_MAC: u8 = 0x0a;
+
+/// The bridge that all pods of a server are on.
+pub(crate) fn bridge(prefix: &Prefix) -> String {
+    format!("{prefix}br0")
+}
+
+/// The host's end of a pod's interface.
+pub(crate) fn host_end(prefix: &Prefix, id: &PodId) -> String {
+    format!("{prefix}{}{HOST_END}", id.short())
+}
+
+/// The MAC of the pod's end.
+pub(crate) fn pod_mac(id: &PodId) -> [u8; 6] {
+    mac(POD_MAC, id)
+}
+
+/// The MAC of the host's end.
+pub(crate) fn host_mac(id: &PodId) -> [u8; 6] {
+    mac(HOST_MAC, id)
+}
+
+/// The MAC of the bridge: of its own, or it would change with every pod that comes and goes.
+pub(crate) fn bridge_mac(prefix: &Prefix) -> [u8; 6] {
+    let letters = prefix.as_str().as_bytes();
+    [BRIDGE_MAC, b'c', b'b', letters[0], letters[1], 1]
+}
+
+fn mac(first: u8, id: &PodId) -> [u8; 6] {
+    let mut mac = [first; 6];
+    for (index, byte) in mac[1..].iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&id.as_str()[2 * index..2 * index + 2], 16).expect("an id is hexadecimal");
+    }
+    mac
+}
+
+/// Adds the pods that these interfaces (name, and the note that should hold the whole id) belong to. Where the note is
+/// missing, because the server died between the two, and nobody else knows the id, the digits that are not known are zeros:
+/// the name computed from such an id is the same, so that it can be removed.
+pub(crate) fn add_from_interfaces<'a>(
+    ids: &mut Vec<PodId>,
+    prefix: &Prefix,
+    interfaces: impl Iterator<Item = (&'a str, &'a str)>,
+) {
+    for (name, note) in interfaces {
+        let short = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix(HOST_END));
+        let Some(short) = short.filter(|short| short.len() == SHORT) else { continue };
+        let noted = note.parse().ok().filter(|id: &PodId| id.short() == short);
+        match noted {
+            Some(id) => ids.push(id),
+            None if ids.iter().any(|id| id.short() == short) => (),
+            None => ids.extend(format!("{short:0<WHOLE$}").parse::<PodId>().ok()),
+        }
+    }
+    ids.sort();
+    ids.dedup();
+}
+
+#[cfg(test)]
+mod tests {
+    use host::{PodId, Prefix};
+
+    use super::{add_from_interfaces, host_end, host_mac, pod_mac};
+
+    #[test]
+    fn names_fit_and_ends_differ() {
+        let id: PodId = "0123456789abcdef".repeat(4).parse().unwrap();
+        assert_eq!(host_end(&Prefix::default(), &id), "cb0123456789abo");
+        assert_eq!(pod_mac(&id), [0x02, 0x01, 0x23, 0x45, 0x67, 0x89]);
+        assert_eq!(host_mac(&id), [0x06, 0x01, 0x23, 0x45, 0x67, 0x89]);
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_interface() {
+        let id: PodId = "0123456789abcdef".repeat(4).parse().unwrap();
+        let name = host_end(&Prefix::default(), &id);
+        let short = format!("{:0<64}", id.short());
+        let cases: &[(&[&PodId], &str, &str, &[&str])] = &[
+            (&[], &name, id.as_str(), &[id.as_str()]),
+            (&[], &name, "", &[&short]),
+            (&[&id], &name, "", &[id.as_str()]),
+            (&[&id], &name, id.as_str(), &[id.as_str()]),
+            (&[], "cbbr0", "", &[]),
+            (&[], "cbxxxxxxxxxxxxo", "", &[]),
+            (&[], "cc0123456789abo", id.as_str(), &[]),
+        ];
+        for (known, name, note, expected) in cases {
+            let mut ids: Vec<PodId> = known.iter().map(|id| (*id).clone()).collect();
+            add_from_interfaces(&mut ids, &Prefix::default(), std::iter::once((*name, *note)));
+            assert_eq!(ids.iter().map(PodId::as_str).collect::<Vec<_>>(), *expected, "{name} {note}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What the nftables ruleset of a node and of a pod is, as text for nft(8). Pure. One table is shared by all pods and
+//! translates what leaves them; a pod that has host ports or no route has a table of its own, named by its id, so that
+//! it is made and removed in one transaction and by the id alone.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use host::{PodId, Prefix};
+use ipnetwork::IpNetwork;
+
+use crate::{HostPort, PodNetwork};
+
+/// Never translated: what is sent to a group stays on the link.
+const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
+
+/// What the names of all tables of all servers begin with.
+pub(crate) const TABLES: &str = "cellblock-";
+
+/// The name of the table that all pods share.
+pub(crate) fn node_table(prefix: &Prefix) -> String {
+    format!("{TABLES}{prefix}")
+}
+
+/// The name of a pod's table.
+pub(crate) fn pod_table(prefix: &Prefix, id: &PodId) -> String {
+    format!("{}-{id}", node_table(prefix))
+}
+
+/// The pod that a table belongs to; None: it is no pod's, or another server's.
+pub(crate) fn pod_of_table(prefix: &Prefix, name: &str) -> Option<PodId> {
+    name.strip_prefix(&node_table(prefix))?.strip_prefix('-')?.parse().ok()
+}
+
+/// Removes a table, whether it is there or not, in nft's words.
+pub(crate) fn delete_table(name: &str) -> String {
+    format!("table inet {name} {{}}\ndelete table inet {name}\n")
+}
+
+/// The shared table: what pods send to anything but pods and the cluster gets the node's address.
+pub(crate) fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> String {
+    let name = node_table(prefix);
+    let mut text = delete_table(&name);
+    let mut rules = String::new();
+    let _ = writeln!(text, "table inet {name} {{");
+    for (ipv4, family, kind, multicast) in
+        [(true, "ip", "ipv4_addr", MULTICAST[0]), (false, "ip6", "ipv6_addr", MULTICAST[1])]
+    {
+        let of_family = |networks: &[IpNetwork]| -> Vec<String> {
+            networks.iter().filter(|network| network.is_ipv4() == ipv4).map(plain).collect()
+        };
+        let sources = of_family(pods);
+        if sources.is_empty() {
+            continue;
+        }
+        let mut direct = sources.clone();
+        direct.extend(of_family(untranslated));
+        direct.push(multicast.to_owned());
+        for (set, networks) in [("pods", &sources), ("direct", &direct)] {
+            let elements = networks.join(", ");
+            let _ = writeln!(
+                text,
+                "  set {set}-{family} {{ type {kind}; flags interval; auto-merge; elements = {{ {elements} }}; }}"
+            );
+        }
+        let _ = writeln!(rules, "    {family} saddr @pods-{family} {family} daddr != @direct-{family} masquerade");
+    }
+    let _ = writeln!(text, "  chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;");
+    text + &rules + "  }\n}\n"
+}
+
+/// A pod's own table; None when it needs none.
+pub(crate) fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
+    if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
+        return None;
+    }
+    let name = pod_table(prefix, &wanted.id);
+    let mut arriving = String::new();
+    let mut own = String::new();
+    let mut leaving = String::new();
+    for address in &wanted.addresses {
+        let family = family(address);
+        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+            let redirect = redirect(port, address);
+            let _ = writeln!(arriving, "    {redirect}");
+            let loopback = if address.is_ipv4() { "127.0.0.0/8" } else { "::1" };
+            let _ = writeln!(own, "    {family} daddr != {loopback} {redirect}");
+        }
+        let pod = address.ip();
+        if !wanted.host_ports.is_empty() {
+            // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address
+            // that it never sent to: so it sees the gateway instead.
+            let network = plain(address);
+            let _ = writeln!(leaving, "    {family} saddr {network} {family} daddr {pod} ct status dnat masquerade");
+        }
+        if !wanted.route {
+            // The first translation of a connection is the only one: to its own address is none.
+            let _ = writeln!(leaving, "    {family} saddr {pod} snat {family} to {pod}");
+        }
+    }
+    let mut text = delete_table(&name);
+    let _ = writeln!(text, "table inet {name} {{");
+    for (chain, hook, priority, rules) in [
+        ("prerouting", "prerouting", "dstnat", arriving),
+        ("output", "output", "-100", own),
+        ("postrouting", "postrouting", "srcnat - 10", leaving),
+    ] {
+        if !rules.is_empty() {
+            let hook = format!("type nat hook {hook} priority {priority}; policy accept;");
+            let _ = writeln!(text, "  chain {chain} {{\n    {hook}\n{rules}  }}");
+        }
+    }
+    Some(text + "}\n")
+}
+
+/// One host port towards one address of the pod.
+fn redirect(port: &HostPort, address: &IpNetwork) -> String {
+    let family = family(address);
+    let to = match address.ip() {
+        IpAddr::V4(ip) => format!("{ip}:{}", port.container_port),
+        IpAddr::V6(ip) => format!("[{ip}]:{}", port.container_port),
+    };
+    let on = match port.only_on() {
+        Some(host_ip) => format!("{family} daddr {host_ip}"),
+        // Every address of the node and no other: a pod's connection to the same port elsewhere is not its business.
+        None => format!("meta nfproto {} fib daddr type local", if address.is_ipv4() { "ipv4" } else { "ipv6" }),
+    };
+    format!("{on} {} dport {} dnat {family} to {to}", port.protocol.name(), port.host_port)
+}
+
+fn family(address: &IpNetwork) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}
+
+/// A network without the host's part of the address.
+fn plain(network: &IpNetwork) -> String {
+    format!("{}/{}", network.network(), network.prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use host::{PodId, Prefix};
+    use ipnetwork::IpNetwork;
+
+    use super::{node, pod, pod_of_table, pod_table};
+    use crate::{HostPort, PodNetwork, Protocol};
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn id() -> PodId {
+        "ab".repeat(32).parse().unwrap()
+    }
+
+    #[test]
+    fn what_leaves_the_pods_is_translated_but_not_between_them() {
+        let text = node(&Prefix::default(), &networks(&["10.1.2.3/16"]), &networks(&["10.96.0.0/12", "fd00::/8"]));
+        let expected = "\
+table inet cellblock-cb {}
+delete table inet cellblock-cb
+table inet cellblock-cb {
+  set pods-ip { type ipv4_addr; flags interval; auto-merge; elements = { 10.1.0.0/16 }; }
+  set direct-ip { type ipv4_addr; flags interval; auto-merge; elements = { 10.1.0.0/16, 10.96.0.0/12, 224.0.0.0/4 }; }
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr @pods-ip ip daddr != @direct-ip masquerade
+  }
+}
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_pod_with_a_route_and_no_ports_has_no_table() {
+        let mut wanted =
+            PodNetwork { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
+        assert_eq!(pod(&Prefix::default(), &wanted), None);
+        wanted.route = false;
+        let text = pod(&Prefix::default(), &wanted).unwrap();
+        assert!(text.contains("priority srcnat - 10"), "{text}");
+        assert!(text.contains("ip saddr 10.1.0.5 snat ip to 10.1.0.5"), "{text}");
+        assert!(!text.contains("dnat"), "{text}");
+    }
+
+    #[test]
+    fn host_ports_lead_to_the_address_of_their_family() {
+        let port = |protocol, host_ip: Option<&str>, host_port| HostPort {
+            protocol,
+            host_ip: host_ip.map(|text| text.parse().unwrap()),
+            host_port,
+            container_port: 80,
+        };
+        let wanted = PodNetwork {
+            id: id(),
+            addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
+            route: true,
+            host_ports: vec![
+                port(Protocol::Tcp, None, 8080),
+                port(Protocol::Udp, Some("192.0.2.1"), 53),
+                port(Protocol::Sctp, Some("::"), 9),
+            ],
+        };
+        let name = pod_table(&Prefix::default(), &id());
+        let expected = format!(
+            "\
+table inet {name} {{}}
+delete table inet {name}
+table inet {name} {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    meta nfproto ipv4 fib daddr type local tcp dport 8080 dnat ip to 10.1.0.5:80
+    ip daddr 192.0.2.1 udp dport 53 dnat ip to 10.1.0.5:80
+    meta nfproto ipv6 fib daddr type local tcp dport 8080 dnat ip6 to [fd00::5]:80
+    meta nfproto ipv6 fib daddr type local sctp dport 9 dnat ip6 to [fd00::5]:80
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    ip daddr != 127.0.0.0/8 meta nfproto ipv4 fib daddr type local tcp dport 8080 dnat ip to 10.1.0.5:80
+    ip daddr != 127.0.0.0/8 ip daddr 192.0.2.1 udp dport 53 dnat ip to 10.1.0.5:80
+    ip6 daddr != ::1 meta nfproto ipv6 fib daddr type local tcp dport 8080 dnat ip6 to [fd00::5]:80
+    ip6 daddr != ::1 meta nfproto ipv6 fib daddr type local sctp dport 9 dnat ip6 to [fd00::5]:80
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+    ip saddr 10.1.0.0/16 ip daddr 10.1.0.5 ct status dnat masquerade
+    ip6 saddr fd00::/64 ip6 daddr fd00::5 ct status dnat masquerade
+  }}
+}}
+"
+        );
+        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        assert_eq!(pod_of_table(&Prefix::default(), &name), Some(id()));
+        assert_eq!(pod_of_table(&"cc".parse().unwrap(), &name), None);
+        assert_eq!(pod_of_table(&Prefix::default(), "cellblock-cb"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! What a backend remembers of its pods, in a directory of its own that a reboot empties: one directory for each pod or
+//! spare, made before anything in the kernel and removed after everything, with the network that was wanted in it. The
+//! loopback listener keeps its lock and its process id there too.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use host::PodId;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, PodNetwork};
+
+/// The version of [`Stored`]; a listener that outlives an upgrade reads what its own server wrote.
+const VERSION: u32 = 1;
+/// The file with the network that was wanted.
+const SPEC: &str = "spec.json";
+
+/// What [`SPEC`] holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    network: PodNetwork,
+}
+
+/// The directory of all pods.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    directory: PathBuf,
+}
+
+impl State {
+    /// Uses this directory, making it where it is missing.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
+        let failed = |error| Error::failed(format!("cannot make {}", directory.display()))(error);
+        fs::create_dir_all(directory).map_err(failed)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// A pod's own directory.
+    pub(crate) fn of(&self, id: &PodId) -> PathBuf {
+        self.directory.join(id.as_str())
+    }
+
+    /// Notes that there is going to be something of this pod in the kernel.
+    pub(crate) fn add(&self, id: &PodId) -> Result<(), Error> {
+        let path = self.of(id);
+        fs::create_dir_all(&path).map_err(Error::failed(format!("cannot make {}", path.display())))
+    }
+
+    /// Notes what is wanted for a pod.
+    pub(crate) fn save(&self, network: &PodNetwork) -> Result<(), Error> {
+        self.add(&network.id)?;
+        let path = self.of(&network.id).join(SPEC);
+        let stored = Stored { version: VERSION, network: network.clone() };
+        let text = serde_json::to_vec(&stored).expect("a network has no keys but texts");
+        host::fs::write_atomic(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+    }
+
+    /// What was wanted for a pod; None: nothing was, or it is a spare.
+    pub(crate) fn load(&self, id: &PodId) -> Result<Option<PodNetwork>, Error> {
+        load(&self.of(id))
+    }
+
+    /// Forgets a pod, once nothing of it is left.
+    pub(crate) fn remove(&self, id: &PodId) -> Result<(), Error> {
+        let path = self.of(id);
+        host::fs::remove_dir_all(&path).map_err(Error::failed(format!("cannot remove {}", path.display())))
+    }
+
+    /// Every pod and spare that was noted.
+    pub(crate) fn pods(&self) -> Result<Vec<PodId>, Error> {
+        let failed = || format!("cannot list {}", self.directory.display());
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::failed(failed()))?,
+        };
+        let names: Vec<_> = entries.collect::<io::Result<_>>().map_err(Error::failed(failed()))?;
+        Ok(names.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Everything that is wanted.
+    pub(crate) fn networks(&self) -> Result<Vec<PodNetwork>, Error> {
+        let mut networks = Vec::new();
+        for id in self.pods()? {
+            networks.extend(self.load(&id)?);
+        }
+        Ok(networks)
+    }
+}
+
+/// Reads the network that stands in a pod's own directory.
+pub(crate) fn load(directory: &Path) -> Result<Option<PodNetwork>, Error> {
+    let path = directory.join(SPEC);
+    let failed = || format!("cannot read {}", path.display());
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(Error::failed(failed()))?,
+    };
+    let stored: Stored = serde_json::from_slice(&text).map_err(Error::failed(failed()))?;
+    if stored.version != VERSION {
+        return Err(Error::failed(failed())(format!("its version is {}, not {VERSION}", stored.version)));
+    }
+    Ok(Some(stored.network))
+}
+
+#[cfg(test)]
+mod tests {
+    use host::PodId;
+
+    use super::State;
+    use crate::{HostPort, PodNetwork, Protocol};
+
+    /// As version 1 was written: a change of the type must still read it.
+    const VERSION_1: &str = r#"{"version":1,"network":{"id":"ID","addresses":["10.1.0.2/16","fd00::2/64"],
+        "route":true,"host_ports":[{"protocol":"sctp","host_ip":"::1","host_port":1,"container_port":2}]}}"#;
+
+    #[test]
+    fn a_pod_is_remembered_until_it_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(&directory.path().join("network")).unwrap();
+        let id = PodId::random();
+        state.add(&id).unwrap();
+        assert_eq!(state.load(&id).unwrap(), None);
+        let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 1, container_port: 2 };
+        let network = PodNetwork {
+            id: id.clone(),
+            addresses: vec!["10.1.0.2/16".parse().unwrap()],
+            route: true,
+            host_ports: vec![port],
+        };
+        state.save(&network).unwrap();
+        assert_eq!(state.networks().unwrap(), [network]);
+        assert_eq!(state.pods().unwrap(), std::slice::from_ref(&id));
+        state.remove(&id).unwrap();
+        state.remove(&id).unwrap();
+        assert_eq!(state.pods().unwrap(), []);
+    }
+
+    #[test]
+    fn version_one_is_read_and_a_newer_one_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let id = PodId::random();
+        state.add(&id).unwrap();
+        let text = VERSION_1.replace("ID", id.as_str());
+        std::fs::write(state.of(&id).join("spec.json"), &text).unwrap();
+        let read = state.load(&id).unwrap().unwrap();
+        assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
+        std::fs::write(state.of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2")).unwrap();
+        assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
+    }
+}
