@@ -42,6 +42,14 @@ pub enum Error {
         /// What, and what uses it.
         what: String,
     },
+    /// This backend cannot do it; nothing was changed.
+    #[error("{what} is not supported by the {backend} backend")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// The backend's name.
+        backend: &'static str,
+    },
     /// The kernel, a tool or the registry said no.
     #[error("{operation}")]
     Failed {
@@ -54,6 +62,39 @@ pub enum Error {
 }
 
 impl Error {
+    /// A [`Error::Invalid`].
+    pub fn invalid(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), reason: reason.into() }
+    }
+
+    /// A [`Error::NotFound`].
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into() }
+    }
+
+    /// A [`Error::Unavailable`] for `map_err`.
+    pub fn unavailable<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        operation: impl Into<String>,
+    ) -> impl FnOnce(E) -> Self {
+        let operation = operation.into();
+        move |source| Self::Unavailable { operation, source: source.into() }
+    }
+
+    /// An error of the file system: [`Error::Unavailable`] when the disk or a table of the kernel is full, else
+    /// [`Error::Failed`]. For `map_err`.
+    pub fn io<E: Into<std::io::Error>>(operation: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let operation = operation.into();
+        move |source| {
+            let source: std::io::Error = source.into();
+            let full = [libc::ENOSPC, libc::EDQUOT, libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::EAGAIN];
+            if source.raw_os_error().is_some_and(|number| full.contains(&number)) {
+                Self::Unavailable { operation, source: source.into() }
+            } else {
+                Self::Failed { operation, source: source.into() }
+            }
+        }
+    }
+
     /// A [`Error::Failed`] for `map_err`.
     pub fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         operation: impl Into<String>,

@@ -1,26 +1,32 @@
 //! Images: references, pulls from registries into a store addressed by digest, what they use, and the root file systems that
 //! containers get from them.
 
+mod blobs;
+mod credentials;
+mod digest;
+mod document;
 mod error;
+mod garbage;
+mod hosts;
+mod images;
+mod layers;
+mod locks;
+mod platform;
+mod pull;
+mod records;
+mod reference;
+mod registry;
 pub mod rootfs;
+mod sys;
+pub mod unpack;
+mod volume;
 
+pub use credentials::Credentials;
+pub use digest::Digest;
+pub use document::{ImageConfig, parse_config, parse_manifest};
 pub use error::Error;
-
-/// What an image says of the containers made from it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// `user[:group]`, names or numbers; empty: root.
-    pub user: String,
-    /// `NAME=value` each.
-    pub env: Vec<String>,
-    /// What stands before the arguments.
-    pub entrypoint: Vec<String>,
-    /// The arguments of a container that gives none.
-    pub cmd: Vec<String>,
-    /// Where the program starts; empty: `/`.
-    pub working_dir: String,
-    /// The signal that stops the program, by name or number.
-    pub stop_signal: Option<String>,
-    /// `linux`, `freebsd`.
-    pub os: String,
-}
+pub use hosts::parse as parse_hosts;
+pub use images::{Image, Images, Settings};
+pub use platform::Platform;
+pub use reference::{Reference, Target};
+pub use rootfs::FsUsage;

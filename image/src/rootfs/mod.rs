@@ -2,14 +2,35 @@
 //! One trait, with a backend each for ZFS (a dataset per chain, a clone per container), any file system (copies), overlayfs
 //! (Linux), and a fake.
 
-use std::path::PathBuf;
+mod copy;
+mod fake;
+mod layout;
+mod tree;
+
+#[cfg(target_os = "freebsd")]
+#[path = "freebsd.rs"]
+mod platform;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod platform;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use host::{ContainerId, Need};
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+pub use copy::Copy;
+pub use fake::Fake;
+pub use platform::*;
+
 /// A chain id of the OCI image specification: what one layer on top of all below it looks like. `sha256:…`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChainId(pub String);
 
 /// What a file system holds.
@@ -26,11 +47,9 @@ pub struct FsUsage {
 pub struct Unpacking {
     /// The chain that comes to be.
     pub chain: ChainId,
-    /// The directory to unpack into.
+    /// The directory to unpack into. It shows everything below the layer (with overlayfs by a mount), so that an entry can
+    /// replace, link to, or stand below what a lower layer brought, and a whiteout simply removes.
     pub directory: PathBuf,
-    /// Whether `directory` already holds everything below the layer, so that a whiteout removes (ZFS, copy), or only the
-    /// layer, so that a whiteout is recorded in the way of overlayfs.
-    pub whole: bool,
 }
 
 /// The root file systems. All of it is blocking; every call may be repeated; names are computed from chains and ids.
@@ -105,4 +124,84 @@ pub trait Rootfs: Send + Sync + 'static {
     /// # Errors
     /// The file system cannot be asked.
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error>;
+
+    /// Keeps the container's root as it is now under a name. A name that is there already is a conflict.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless the file system can (ZFS), [`Error::NotFound`], [`Error::Conflict`].
+    fn snapshot(&self, _id: &ContainerId, _name: &str) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
+    }
+
+    /// Puts the container's root back to what it was under a name; later snapshots go. Nothing may run in it.
+    ///
+    /// # Errors
+    /// As [`Rootfs::snapshot`].
+    fn rollback(&self, _id: &ContainerId, _name: &str) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "a roll-back of a container's root".to_owned(), backend: self.name() })
+    }
+
+    /// The names of the container's snapshots, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::NotFound`].
+    fn snapshots(&self, _id: &ContainerId) -> Result<Vec<String>, Error> {
+        Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
+    }
+}
+
+/// Which backend to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The best that works: ZFS where a dataset is given, overlayfs where it can be mounted, else copies.
+    Auto,
+    /// [`Copy`].
+    Copy,
+    /// overlayfs (Linux).
+    Overlay,
+    /// ZFS (FreeBSD).
+    Zfs,
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "copy" => Ok(Self::Copy),
+            "overlay" => Ok(Self::Overlay),
+            "zfs" => Ok(Self::Zfs),
+            _ => Err(Error::invalid("rootfs", format!("{text:?} is none of auto, copy, overlay, zfs"))),
+        }
+    }
+}
+
+/// Opens a backend in a directory of its own below `directory`; `dataset` is the ZFS dataset to work below. Removes what was
+/// half unpacked.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a kind that this system has not; the directory or the dataset cannot be used.
+pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+    match kind {
+        Kind::Copy => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
+        other => platform::open(other, directory, dataset),
+    }
+}
+
+/// Makes the empty root directory of a lowest layer, as a layer without an entry for it means it.
+fn make_root(directory: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().mode(0o755).create(directory);
+    made.map_err(Error::io(format!("cannot make {}", directory.display())))
+}
+
+/// Owners and device nodes need root.
+fn root_need() -> Need {
+    let root = nix::unistd::geteuid().is_root();
+    Need {
+        name: "root file systems".to_owned(),
+        found: if root { "runs as root" } else { "runs without root" }.to_owned(),
+        required: true,
+        remedy: (!root).then(|| "run as root: files of images have owners".to_owned()),
+    }
 }

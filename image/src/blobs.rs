@@ -1,0 +1,225 @@
+//! The content store: every blob is a file named by its digest below `blobs/sha256`. A blob is written to a file of its own
+//! beside them, checked while it is written, and renamed into place when its size and digest are right: what is there is whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::document::Blob;
+use crate::{Digest, Error};
+
+/// Blobs hold what images hold, secrets built into them included: root alone reads them.
+const MODE: u32 = 0o600;
+
+/// The content store in a directory.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    whole: PathBuf,
+    begun: PathBuf,
+}
+
+impl Blobs {
+    /// Opens the store, creating its directories, and removes what interrupted downloads left.
+    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
+        let store = Self { whole: root.join("blobs/sha256"), begun: root.join("ingest") };
+        let failed = |path: &Path| format!("cannot prepare {}", path.display());
+        host::fs::remove_dir_all(&store.begun).map_err(Error::io(failed(&store.begun)))?;
+        for directory in [&store.whole, &store.begun] {
+            fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
+        }
+        Ok(store)
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.whole.join(digest.hex())
+    }
+
+    /// Whether the blob is there.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Opens a blob for reading.
+    pub(crate) fn file(&self, digest: &Digest) -> Result<File, Error> {
+        File::open(self.path(digest)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::not_found(format!("blob {digest}")),
+            _ => Error::io(format!("cannot open blob {digest}"))(error),
+        })
+    }
+
+    /// Reads a small blob whole and checks it: a disk may have changed it since.
+    pub(crate) fn read(&self, blob: &Blob) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let file = self.file(&blob.digest)?;
+        file.take(blob.size + 1).read_to_end(&mut bytes).map_err(Error::io(format!("cannot read blob {}", blob.digest)))?;
+        if Digest::of(&bytes) != blob.digest {
+            return Err(Error::invalid(format!("blob {}", blob.digest), "its file does not have this digest any more"));
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps bytes that are in memory; their digest is what names them.
+    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let blob = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
+        if !self.has(&blob.digest) {
+            let mut ingest = self.begin(blob.clone())?;
+            ingest.write(bytes)?;
+            ingest.finish()?;
+        }
+        Ok(blob.digest)
+    }
+
+    /// Begins a blob. One at a time for a digest: the caller holds its lock.
+    pub(crate) fn begin(&self, blob: Blob) -> Result<Ingest, Error> {
+        let path = self.begun.join(blob.digest.hex());
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(&path)
+            .map_err(Error::io(format!("cannot create {}", path.display())))?;
+        Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash: Sha256::new() })
+    }
+
+    /// Removes a blob; one that is not there is removed already.
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
+        host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))
+    }
+
+    /// Every blob with its size in bytes.
+    pub(crate) fn list(&self) -> Result<Vec<Blob>, Error> {
+        let failed = || format!("cannot list {}", self.whole.display());
+        let mut blobs = Vec::new();
+        for entry in fs::read_dir(&self.whole).map_err(Error::io(failed()))? {
+            let entry = entry.map_err(Error::io(failed()))?;
+            // A name that is no digest is not ours: it is left alone.
+            let digest = entry.file_name().to_str().and_then(Digest::from_hex);
+            if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                blobs.push(Blob { digest, size: metadata.len() });
+            }
+        }
+        Ok(blobs)
+    }
+}
+
+/// A blob that is being written. Dropped before it is finished, its file goes.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    begun: Begun,
+    whole: PathBuf,
+    file: File,
+    blob: Blob,
+    written: u64,
+    hash: Sha256,
+}
+
+/// The file of a blob that is not whole; it goes with this value unless it was renamed.
+#[derive(Debug)]
+struct Begun(PathBuf);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // What stays is removed when the store is opened again.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Ingest {
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Starts over: the source cannot go on where it was.
+    pub(crate) fn restart(&mut self) -> Result<(), Error> {
+        (self.written, self.hash) = (0, Sha256::new());
+        let cut = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
+        cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
+    }
+
+    /// Takes the next bytes; more than the blob's size are refused before they are written.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.written += bytes.len() as u64;
+        if self.written > self.blob.size {
+            return Err(self.invalid(format!("it is longer than the {} bytes announced", self.blob.size)));
+        }
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(Error::io(format!("cannot write blob {}", self.blob.digest)))
+    }
+
+    /// Checks size and digest, and puts the blob in its place, durably.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        if self.written != self.blob.size {
+            return Err(self.invalid(format!("it has {} bytes, {} were announced", self.written, self.blob.size)));
+        }
+        let digest = Digest::finish(self.hash.clone());
+        if digest != self.blob.digest {
+            return Err(self.invalid(format!("its contents have the digest {digest}")));
+        }
+        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.begun.0, &self.whole));
+        kept.map_err(Error::io(format!("cannot keep blob {digest}")))
+    }
+
+    fn invalid(&self, reason: String) -> Error {
+        Error::invalid(format!("blob {}", self.blob.digest), reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Blobs;
+    use crate::document::Blob;
+    use crate::{Digest, Error};
+
+    fn blob(bytes: &[u8], size: u64) -> Blob {
+        Blob { digest: Digest::of(bytes), size }
+    }
+
+    #[test]
+    fn only_the_right_bytes_are_kept_and_nothing_else_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(root.path()).unwrap();
+        for (written, announced, reason) in
+            [(&b"helloo"[..], 5, "longer"), (b"hell", 5, "has 4 bytes"), (b"jello", 5, "digest")]
+        {
+            let mut ingest = blobs.begin(blob(b"hello", announced)).unwrap();
+            let error = ingest.write(written).and_then(|()| ingest.finish()).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains(reason), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);
+        assert!(blobs.list().unwrap().is_empty());
+        let digest = blobs.put(b"hello").unwrap();
+        assert_eq!(blobs.read(&blob(b"hello", 5)).unwrap(), b"hello");
+        blobs.remove(&digest).unwrap();
+        blobs.remove(&digest).unwrap();
+        assert!(matches!(blobs.file(&digest).unwrap_err(), Error::NotFound { .. }));
+    }
+
+    #[test]
+    fn a_download_can_start_over() {
+        let root = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(root.path()).unwrap();
+        let mut ingest = blobs.begin(blob(b"hello", 5)).unwrap();
+        ingest.write(b"xyz").unwrap();
+        ingest.restart().unwrap();
+        ingest.write(b"hello").unwrap();
+        ingest.finish().unwrap();
+        assert!(blobs.has(&Digest::of(b"hello")));
+    }
+
+    #[test]
+    fn what_an_interrupted_download_left_is_removed_and_a_changed_blob_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(root.path()).unwrap();
+        std::fs::write(root.path().join("ingest/left"), "x").unwrap();
+        let digest = blobs.put(b"hello").unwrap();
+        std::fs::write(root.path().join("blobs/sha256").join(digest.hex()), "jello").unwrap();
+        let blobs = Blobs::open(root.path()).unwrap();
+        assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);
+        assert!(matches!(blobs.read(&blob(b"hello", 5)).unwrap_err(), Error::Invalid { .. }));
+    }
+}

@@ -1,0 +1,297 @@
+//! The documents of an image: index, manifest and configuration, OCI's and those of Docker's schema 2, read with limits. They
+//! come from a registry that is not trusted. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde::{Deserialize, Serialize};
+
+use crate::platform::Platform;
+use crate::{Digest, Error};
+
+/// Bytes of an index or a manifest; registries take no larger ones.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of an image's configuration: large ones hold a long history.
+pub const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Layers of an image: twice what docker builds, and half of what overlayfs stacks.
+pub const LAYERS_MAX: usize = 256;
+/// Bytes of one layer as it is downloaded.
+pub const LAYER_BYTES_MAX: u64 = 64 << 30;
+/// Entries of an index.
+pub const INDEX_ENTRIES_MAX: usize = 1024;
+
+/// What a registry may answer for a reference: also what is asked for.
+pub(crate) const MANIFEST_TYPES: [&str; 4] = [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST];
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Layers are tar, gzip or zstd. Which of them, the unpacker sees for itself; what is neither (an encrypted layer, a chart)
+/// is refused before it is downloaded.
+const LAYER_TYPES: [&str; 8] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+];
+
+/// A blob as a document announces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// An index or a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// Manifests for several platforms.
+    Index(Vec<(Blob, Option<Platform>)>),
+    /// One image.
+    Manifest {
+        /// The configuration.
+        config: Blob,
+        /// The layers, the lowest first.
+        layers: Vec<Blob>,
+    },
+}
+
+/// What an image says of the containers made from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// `user[:group]`, names or numbers; empty: root.
+    pub user: String,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    /// What stands before the arguments.
+    pub entrypoint: Vec<String>,
+    /// The arguments of a container that gives none.
+    pub cmd: Vec<String>,
+    /// Where the program starts; empty: `/`.
+    pub working_dir: String,
+    /// The signal that stops the program, by name or number.
+    pub stop_signal: Option<String>,
+    /// The image's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Directories that the image wants to be volumes.
+    pub volumes: Vec<String>,
+    /// `linux`, `freebsd`.
+    pub os: String,
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+}
+
+/// An image's configuration: what it says of containers, and the digests of its uncompressed layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What it says of containers.
+    pub image: ImageConfig,
+    /// The platform that it is made for.
+    pub platform: Platform,
+    /// The digest of each layer's uncompressed bytes, the lowest first.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// Only what tells an index from a manifest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: u32,
+    media_type: Option<String>,
+    manifests: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    config: Option<serde::de::IgnoredAny>,
+}
+
+/// Reads an index or a manifest.
+///
+/// # Errors
+/// [`Error::Invalid`]: not JSON, of another kind, both kinds at once (which of them is meant differs between readers:
+/// CVE-2021-41190), or beyond a limit.
+pub fn parse_manifest(bytes: &[u8]) -> Result<Document, Error> {
+    let invalid = |reason: String| Error::invalid("manifest", reason);
+    if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(invalid(format!("{} bytes are more than {MANIFEST_BYTES_MAX}", bytes.len())));
+    }
+    let shape: Shape = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    if shape.schema_version != 2 {
+        return Err(invalid(format!("schema version {} is not supported (2 is)", shape.schema_version)));
+    }
+    let index = shape.manifests.is_some();
+    if index == (shape.layers.is_some() || shape.config.is_some()) {
+        return Err(invalid("it must be either an index or an image's manifest".to_owned()));
+    }
+    let expected = if index { [INDEX, DOCKER_LIST] } else { [MANIFEST, DOCKER_MANIFEST] };
+    if let Some(media_type) = shape.media_type.filter(|media_type| !expected.contains(&media_type.as_str())) {
+        return Err(invalid(format!("media type {media_type:?} is not supported or does not fit the contents")));
+    }
+    if index { parse_index(bytes) } else { parse_image(bytes) }
+}
+
+fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
+    let index: ImageIndex = serde_json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
+    if index.manifests().len() > INDEX_ENTRIES_MAX {
+        return Err(Error::invalid("index", format!("{} entries are more than {INDEX_ENTRIES_MAX}", index.manifests().len())));
+    }
+    let entry = |entry: &Descriptor| Ok((blob(entry, MANIFEST_BYTES_MAX)?, entry.platform().as_ref().map(Platform::from)));
+    Ok(Document::Index(index.manifests().iter().map(entry).collect::<Result<_, Error>>()?))
+}
+
+fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
+    let invalid = |reason: String| Error::invalid("manifest", reason);
+    let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    if manifest.layers().len() > LAYERS_MAX {
+        return Err(invalid(format!("{} layers are more than {LAYERS_MAX}", manifest.layers().len())));
+    }
+    let layer = |layer: &Descriptor| {
+        let media_type = layer.media_type().to_string();
+        if !LAYER_TYPES.contains(&media_type.as_str()) {
+            return Err(invalid(format!("layer {} has media type {media_type:?}, which is not supported", layer.digest())));
+        }
+        blob(layer, LAYER_BYTES_MAX)
+    };
+    let layers = manifest.layers().iter().map(layer).collect::<Result<_, Error>>()?;
+    Ok(Document::Manifest { config: blob(manifest.config(), CONFIG_BYTES_MAX)?, layers })
+}
+
+/// A descriptor's digest and size.
+fn blob(descriptor: &Descriptor, limit: u64) -> Result<Blob, Error> {
+    let digest: Digest = descriptor.digest().to_string().parse()?;
+    if descriptor.size() > limit {
+        return Err(Error::invalid(format!("blob {digest}"), format!("its size {} is more than {limit} bytes", descriptor.size())));
+    }
+    Ok(Blob { digest, size: descriptor.size() })
+}
+
+/// Reads an image's configuration.
+///
+/// # Errors
+/// [`Error::Invalid`]: not JSON, or not an image's (an artifact's), or beyond a limit.
+pub fn parse_config(bytes: &[u8]) -> Result<Config, Error> {
+    let invalid = |reason: String| Error::invalid("image configuration", reason);
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(invalid(format!("{} bytes are more than {CONFIG_BYTES_MAX}", bytes.len())));
+    }
+    let whole: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let diff_ids: Vec<Digest> = whole.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, Error>>()?;
+    let platform =
+        Platform::new(&whole.os().to_string(), &whole.architecture().to_string(), whole.variant().as_deref());
+    let config = whole.config().clone().unwrap_or_default();
+    let volumes: BTreeSet<String> = config.volumes().clone().unwrap_or_default().into_iter().collect();
+    let image = ImageConfig {
+        user: config.user().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        working_dir: config.working_dir().clone().unwrap_or_default(),
+        stop_signal: config.stop_signal().clone().filter(|signal| !signal.is_empty()),
+        labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+        volumes: volumes.into_iter().collect(),
+        os: whole.os().to_string(),
+        architecture: whole.architecture().to_string(),
+    };
+    Ok(Config { image, platform, diff_ids })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{Document, LAYERS_MAX, parse_config, parse_manifest};
+    use crate::Digest;
+
+    fn descriptor(media_type: &str, text: &str) -> Value {
+        json!({"mediaType": media_type, "digest": Digest::of(text.as_bytes()).as_str(), "size": text.len()})
+    }
+
+    fn manifest() -> Value {
+        json!({
+            "schemaVersion": 2,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", "config"),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", "layer")],
+        })
+    }
+
+    fn with(mut document: Value, field: &str, value: Value) -> Vec<u8> {
+        document[field] = value;
+        serde_json::to_vec(&document).unwrap()
+    }
+
+    #[test]
+    fn manifests_of_both_kinds_are_read() {
+        for media_type in ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"] {
+            let Document::Manifest { config, layers } = parse_manifest(&with(manifest(), "mediaType", json!(media_type))).unwrap() else {
+                panic!("not a manifest");
+            };
+            assert_eq!((config.digest, config.size), (Digest::of(b"config"), 6));
+            assert_eq!(layers[0].digest, Digest::of(b"layer"));
+        }
+    }
+
+    #[test]
+    fn an_index_is_read_with_its_platforms() {
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", "m");
+        entry["platform"] = json!({"os": "freebsd", "architecture": "amd64", "os.version": "14.2"});
+        let bare = descriptor("application/vnd.oci.image.manifest.v1+json", "n");
+        let bytes = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry, bare]})).unwrap();
+        let Document::Index(entries) = parse_manifest(&bytes).unwrap() else { panic!("not an index") };
+        assert_eq!(entries[0].1.as_ref().unwrap().to_string(), "freebsd/amd64");
+        assert_eq!(entries[1].1, None);
+    }
+
+    #[test]
+    fn hostile_documents_are_refused_with_the_reason() {
+        let layer = descriptor("application/vnd.oci.image.layer.v1.tar", "l");
+        let mut huge = layer.clone();
+        huge["size"] = json!(u64::MAX);
+        let mut escaping = layer.clone();
+        escaping["digest"] = json!("sha256:../../../etc/passwd");
+        let table = [
+            (b"{".to_vec(), "manifest: "),
+            (b"[]".to_vec(), "manifest: "),
+            (vec![b' '; 5 << 20], "bytes are more than"),
+            ("[".repeat(100_000).into_bytes(), "manifest: "),
+            (with(manifest(), "schemaVersion", json!(1)), "schema version 1"),
+            (with(manifest(), "manifests", json!([])), "either an index or"),
+            (with(manifest(), "mediaType", json!("application/vnd.oci.image.index.v1+json")), "does not fit"),
+            (with(manifest(), "mediaType", json!("text/html")), "text/html"),
+            (with(manifest(), "layers", json!(vec![layer.clone(); LAYERS_MAX + 1])), "layers are more than"),
+            (with(manifest(), "layers", json!([huge])), "is more than"),
+            (with(manifest(), "layers", json!([escaping])), "digest"),
+            (with(manifest(), "layers", json!([descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "l")])), "encrypted"),
+        ];
+        for (bytes, reason) in table {
+            let error = parse_manifest(&bytes).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error} lacks {reason}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_nulls_as_docker_writes_it_is_read() {
+        let bytes = serde_json::to_vec(&json!({
+            "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z", "docker_version": "20",
+            "config": {"User": "65535", "Env": null, "Entrypoint": ["/pause"], "Cmd": null, "WorkingDir": "/", "Labels": null,
+                "Volumes": {"/data": {}}, "StopSignal": "SIGTERM", "OnBuild": null, "Image": "sha256:…"},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"x").as_str()]},
+        }))
+        .unwrap();
+        let config = parse_config(&bytes).unwrap();
+        assert_eq!((config.image.user.as_str(), config.image.volumes.as_slice()), ("65535", ["/data".to_owned()].as_slice()));
+        assert_eq!(config.image.stop_signal.as_deref(), Some("SIGTERM"));
+        assert_eq!(config.diff_ids, [Digest::of(b"x")]);
+        assert_eq!(config.platform.to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn an_artifact_is_not_an_image() {
+        assert!(parse_config(b"{}").is_err());
+        assert!(parse_config(br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:.."]}}"#).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! Unpacking: a worker process for each layer, which gets the directory of a chain as its working directory and the layer's
+//! blob as its standard input, and nothing else. What it reports is checked here against the image's configuration.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+
+use host::worker::Workers;
+
+use crate::images::Shared;
+use crate::locks::{Pins, hold};
+use crate::records::{ImageRecord, Layer};
+use crate::rootfs::{ChainId, Rootfs};
+use crate::unpack::{Outcome, Refusal};
+use crate::{Error, blobs::Blobs};
+
+/// Bytes of a worker's answer, and of what it may say when it dies.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// Starts the workers.
+#[derive(Debug)]
+pub(crate) struct Unpacker {
+    workers: Workers,
+}
+
+/// One layer to unpack on top of another chain; no layer: an empty directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) chain: ChainId,
+    pub(crate) parent: Option<ChainId>,
+    pub(crate) layer: Option<Layer>,
+}
+
+/// The jobs that make an image's root, the lowest layer first.
+pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId]) -> Vec<Job> {
+    let job = |(at, chain): (usize, &ChainId)| Job {
+        chain: chain.clone(),
+        parent: at.checked_sub(1).map(|below| chains[below].clone()),
+        layer: layers.get(at).cloned(),
+    };
+    chains.iter().enumerate().map(job).collect()
+}
+
+impl Unpacker {
+    pub(crate) fn new(workers: Workers) -> Self {
+        Self { workers }
+    }
+
+    /// Unpacks what is missing of an image and names its uppermost chain. Blocking.
+    pub(crate) fn ensure(&self, shared: &Shared, image: &ImageRecord, pins: &Pins) -> Result<ChainId, Error> {
+        let chains = image.chains();
+        let top = chains.last().expect("an image has a chain even without layers").clone();
+        chains.iter().for_each(|chain| pins.add(&chain.0));
+        if !shared.rootfs.has(&top)? {
+            for job in jobs(&image.layers, &chains) {
+                let _lock = shared.locks.blocking_lock(&job.chain.0);
+                self.unpack(shared, &job, &Cancel::default())?;
+            }
+        }
+        Ok(top)
+    }
+
+    /// Unpacks one layer unless its chain is there; a failure leaves nothing of it. The caller holds the chain's lock.
+    /// Blocking.
+    pub(crate) fn unpack(&self, shared: &Shared, job: &Job, cancel: &Cancel) -> Result<(), Error> {
+        let rootfs: &dyn Rootfs = &*shared.rootfs;
+        if rootfs.has(&job.chain)? {
+            return Ok(());
+        }
+        let unpacked = rootfs.begin(&job.chain, job.parent.as_ref()).and_then(|unpacking| {
+            if let Some(layer) = &job.layer {
+                self.run(&shared.blobs, layer, &unpacking.directory, cancel)?;
+            }
+            rootfs.commit(&unpacking)
+        });
+        unpacked.inspect_err(|_| {
+            if let Err(error) = rootfs.remove_chain(&job.chain) {
+                tracing::warn!(chain = job.chain.0, error = host::chain(&error), "cannot remove a layer half unpacked");
+            }
+        })
+    }
+
+    /// Runs a worker to its end and checks what it saw.
+    fn run(&self, blobs: &Blobs, layer: &Layer, directory: &Path, cancel: &Cancel) -> Result<(), Error> {
+        let operation = || format!("cannot unpack layer {}", layer.blob);
+        let mut child = self
+            .workers
+            .command("unpack")
+            .env_clear()
+            .current_dir(directory)
+            .stdin(blobs.file(&layer.blob)?)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Error::io(operation()))?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        cancel.attach(child);
+        let answer = read(stdout).and_then(|answer| Ok((answer, read(stderr)?)));
+        let status = cancel.detach().map(|mut child| child.wait());
+        let (answer, complaint) = answer.map_err(Error::io(operation()))?;
+        let Some(status) = status else {
+            return Err(Error::unavailable(operation())("the pull was given up"));
+        };
+        let status = status.map_err(Error::io(operation()))?;
+        match serde_json::from_slice::<Outcome>(&answer) {
+            Ok(Outcome::Unpacked { diff_id, .. }) if diff_id == layer.diff_id => Ok(()),
+            Ok(Outcome::Unpacked { diff_id, .. }) => {
+                let reason = format!("its contents have the digest {diff_id}, its image says {}", layer.diff_id);
+                Err(Error::invalid(format!("layer {}", layer.blob), reason))
+            }
+            Ok(Outcome::Refused { refusal: Refusal::Invalid, reason }) => Err(Error::invalid(format!("layer {}", layer.blob), reason)),
+            Ok(Outcome::Refused { refusal: Refusal::Full, reason }) => Err(Error::unavailable(operation())(reason)),
+            Ok(Outcome::Refused { refusal: Refusal::Failed, reason }) => Err(Error::failed(operation())(reason)),
+            Err(_) => {
+                let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
+                Err(Error::failed(operation())(format!("the worker ended with {status}: {complaint}")))
+            }
+        }
+    }
+}
+
+fn read(pipe: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Lets another thread end a worker: a pull that is given up does not go on unpacking.
+#[derive(Debug, Default)]
+pub(crate) struct Cancel {
+    state: Mutex<CancelState>,
+}
+
+#[derive(Debug, Default)]
+struct CancelState {
+    cancelled: bool,
+    child: Option<Child>,
+}
+
+impl Cancel {
+    /// Kills the worker, now or as soon as it starts.
+    pub(crate) fn cancel(&self) {
+        let mut state = hold(&self.state);
+        state.cancelled = true;
+        state.child.iter_mut().for_each(kill);
+    }
+
+    fn attach(&self, mut child: Child) {
+        let mut state = hold(&self.state);
+        if state.cancelled {
+            kill(&mut child);
+        }
+        state.child = Some(child);
+    }
+
+    /// The worker, to wait for; None, and it is waited for, when it was cancelled.
+    fn detach(&self) -> Option<Child> {
+        let mut state = hold(&self.state);
+        let child = state.child.take();
+        if !state.cancelled {
+            return child;
+        }
+        // It was killed: it ends at once.
+        child.map(|mut child| child.wait());
+        None
+    }
+}
+
+fn kill(child: &mut Child) {
+    if let Err(error) = child.kill() {
+        tracing::warn!(%error, "cannot kill an unpacking worker");
+    }
+}

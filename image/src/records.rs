@@ -1,0 +1,285 @@
+//! Which images there are and what they are called, on disk: one JSON file with a version, replaced whole at every change, so
+//! that a tag never belongs to two images.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::ImageConfig;
+use crate::reference::{Reference, Target};
+use crate::rootfs::ChainId;
+use crate::{Digest, Error};
+
+/// The version that is written. A newer one is refused: what it means is not known.
+const VERSION: u32 = 1;
+const MODE: u32 = 0o600;
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Layer {
+    /// The blob, as it was downloaded.
+    pub(crate) blob: Digest,
+    /// The digest of its uncompressed bytes.
+    pub(crate) diff_id: Digest,
+}
+
+/// An image as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    /// The digest of its configuration.
+    pub(crate) id: Digest,
+    /// `docker.io/library/busybox:latest` …
+    pub(crate) tags: BTreeSet<String>,
+    /// `docker.io/library/busybox@sha256:…` …
+    pub(crate) digests: BTreeSet<String>,
+    /// The documents that it was reached by: indexes and manifests.
+    pub(crate) documents: BTreeSet<Digest>,
+    /// The layers, the lowest first.
+    pub(crate) layers: Vec<Layer>,
+    /// Bytes of documents, configuration and layers as they were downloaded.
+    pub(crate) size: u64,
+    /// What it says of containers.
+    pub(crate) config: ImageConfig,
+}
+
+impl ImageRecord {
+    /// The chain of each layer with all below it, the lowest first.
+    pub(crate) fn chains(&self) -> Vec<ChainId> {
+        chains(self.layers.iter().map(|layer| &layer.diff_id))
+    }
+
+    /// The blobs that belong to it.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.documents.iter().chain([&self.id]).chain(self.layers.iter().map(|layer| &layer.blob))
+    }
+}
+
+/// Chain ids of layers by the rule of the OCI image specification: the lowest is its own, each other the digest of the chain
+/// below and its own, with a space between. An image without layers stands on a chain of its own that is an empty directory.
+pub(crate) fn chains<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<ChainId> {
+    let mut chains: Vec<ChainId> = Vec::new();
+    for diff_id in diff_ids {
+        chains.push(match chains.last() {
+            None => ChainId(diff_id.to_string()),
+            Some(below) => ChainId(Digest::of(format!("{} {diff_id}", below.0).as_bytes()).to_string()),
+        });
+    }
+    if chains.is_empty() {
+        chains.push(ChainId(Digest::of(b"").to_string()));
+    }
+    chains
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    images: Vec<ImageRecord>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// The images by their ids, and the file that keeps them.
+#[derive(Debug)]
+pub(crate) struct Records {
+    path: PathBuf,
+    images: BTreeMap<Digest, ImageRecord>,
+}
+
+impl Records {
+    /// Reads the file; none: no images. One that cannot be read is left as it is, and nothing starts on top of it.
+    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
+        let path = root.join("images.json");
+        let name = path.display().to_string();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, images: BTreeMap::new() }),
+            Err(error) => return Err(Error::io(format!("cannot read {name}"))(error)),
+        };
+        let unreadable = |error: serde_json::Error| Error::invalid(&name, format!("cannot be understood and is left as it is: {error}"));
+        let found: Version = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if found.version != VERSION {
+            let reason = format!("has version {}, this program reads version {VERSION}: it was written by another one", found.version);
+            return Err(Error::invalid(name, reason));
+        }
+        let stored: Stored = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        Ok(Self { path, images: stored.images.into_iter().map(|image| (image.id.clone(), image)).collect() })
+    }
+
+    /// All images.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.images.values()
+    }
+
+    /// The image that a name means: a reference, a whole id or the beginning of exactly one.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<&ImageRecord>, Error> {
+        if let Ok(id) = name.parse::<Digest>() {
+            return Ok(self.images.get(&id));
+        }
+        let reference = Reference::parse(name);
+        if let Ok(reference) = &reference
+            && let Some(found) = self.called(reference)
+        {
+            return Ok(Some(found));
+        }
+        let digits = name.strip_prefix("sha256:").unwrap_or(name);
+        if digits.is_empty() || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return reference.map(|_| None);
+        }
+        let mut matching = self.images.values().filter(|image| image.id.hex().starts_with(digits));
+        match (matching.next(), matching.next()) {
+            (Some(_), Some(_)) => Err(Error::invalid("image id", format!("{name:?} is the beginning of several"))),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn called(&self, reference: &Reference) -> Option<&ImageRecord> {
+        let name = reference.to_string();
+        self.images.values().find(|image| image.tags.contains(&name) || image.digests.contains(&name))
+    }
+
+    /// Keeps an image that was pulled by this reference, whose document has this digest. A tag moves from the image that had
+    /// it; names that the image has already, it keeps.
+    pub(crate) fn add(&mut self, mut image: ImageRecord, reference: &Reference, document: &Digest) -> Result<ImageRecord, Error> {
+        let mut images = self.images.clone();
+        if let Some(known) = images.get(&image.id) {
+            image.tags.extend(known.tags.iter().cloned());
+            image.digests.extend(known.digests.iter().cloned());
+            image.documents.extend(known.documents.iter().cloned());
+        }
+        image.digests.insert(reference.at(document).to_string());
+        if let Target::Tag(_) = reference.target() {
+            let tag = reference.to_string();
+            for other in images.values_mut() {
+                other.tags.remove(&tag);
+            }
+            image.tags.insert(tag);
+        }
+        images.insert(image.id.clone(), image.clone());
+        self.replace(images)?;
+        Ok(image)
+    }
+
+    /// Forgets an image with all its names.
+    pub(crate) fn remove(&mut self, id: &Digest) -> Result<(), Error> {
+        let mut images = self.images.clone();
+        images.remove(id);
+        self.replace(images)
+    }
+
+    /// Writes the images and only then takes them as what there is.
+    fn replace(&mut self, images: BTreeMap<Digest, ImageRecord>) -> Result<(), Error> {
+        let stored = Stored { version: VERSION, images: images.values().cloned().collect() };
+        let bytes = serde_json::to_vec_pretty(&stored).expect("records have string keys only");
+        host::fs::write_atomic(&self.path, &bytes, MODE).map_err(Error::io(format!("cannot write {}", self.path.display())))?;
+        self.images = images;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{ImageRecord, Records, chains};
+    use crate::document::ImageConfig;
+    use crate::{Digest, Error, Reference};
+
+    fn image(name: &str) -> ImageRecord {
+        ImageRecord {
+            id: Digest::of(name.as_bytes()),
+            tags: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            documents: BTreeSet::from([Digest::of(b"document")]),
+            layers: Vec::new(),
+            size: 1,
+            config: ImageConfig::default(),
+        }
+    }
+
+    fn add(records: &mut Records, name: &str, reference: &str) -> ImageRecord {
+        records.add(image(name), &Reference::parse(reference).unwrap(), &Digest::of(reference.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn images_are_found_by_each_of_their_names_after_a_restart() {
+        let root = tempfile::tempdir().unwrap();
+        let added = add(&mut Records::open(root.path()).unwrap(), "a", "busybox:1");
+        let records = Records::open(root.path()).unwrap();
+        let by_digest = format!("busybox@{}", Digest::of(b"busybox:1"));
+        for name in ["busybox:1", "docker.io/library/busybox:1", &by_digest, added.id.as_str(), added.id.hex(), &added.id.hex()[..13], &added.id.as_str()[..20]] {
+            assert_eq!(records.find(name).unwrap(), Some(&added), "{name}");
+        }
+        for name in ["busybox", "busybox:2", "0000", Digest::of(b"none").as_str()] {
+            assert_eq!(records.find(name).unwrap(), None, "{name}");
+        }
+        assert!(matches!(records.find("Not A Name"), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn the_beginning_of_two_ids_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let mut records = Records::open(root.path()).unwrap();
+        // Of 17 images two share their first digit.
+        (0..17).for_each(|n| drop(add(&mut records, &n.to_string(), &format!("i:{n}"))));
+        let firsts: Vec<char> = records.all().map(|image| image.id.hex().chars().next().unwrap()).collect();
+        let shared = firsts.iter().find(|first| firsts.iter().filter(|other| other == first).count() > 1).unwrap();
+        assert!(matches!(records.find(&shared.to_string()), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_tag_moves_and_the_image_that_lost_it_keeps_its_digest() {
+        let root = tempfile::tempdir().unwrap();
+        let mut records = Records::open(root.path()).unwrap();
+        let old = add(&mut records, "old", "busybox:1");
+        let new = records.add(image("new"), &Reference::parse("busybox:1").unwrap(), &Digest::of(b"moved")).unwrap();
+        assert_eq!(records.find("busybox:1").unwrap(), Some(&new));
+        let kept = records.find(old.id.as_str()).unwrap().unwrap();
+        assert!(kept.tags.is_empty() && kept.digests == old.digests);
+    }
+
+    #[test]
+    fn two_tags_of_one_image_are_one_image() {
+        let root = tempfile::tempdir().unwrap();
+        let mut records = Records::open(root.path()).unwrap();
+        add(&mut records, "a", "busybox:1");
+        let both = add(&mut records, "a", "busybox:2");
+        assert_eq!(Vec::from_iter(&both.tags), ["docker.io/library/busybox:1", "docker.io/library/busybox:2"]);
+        records.remove(&both.id).unwrap();
+        assert_eq!(Records::open(root.path()).unwrap().all().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_and_left_alone() {
+        for (contents, reason) in [("{", "left as it is"), (r#"{"version":2,"images":{}}"#, "version 2"), (r#"{"version":1}"#, "left as it is")] {
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().join("images.json");
+            std::fs::write(&path, contents).unwrap();
+            let error = Records::open(root.path()).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), contents);
+        }
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("images.json"), include_str!("../tests/fixtures/images-v1.json")).unwrap();
+        let records = Records::open(root.path()).unwrap();
+        let image = records.find("registry.k8s.io/pause:3.10").unwrap().unwrap();
+        assert_eq!((image.size, image.config.user.as_str(), image.layers.len()), (320_448, "65535:65535", 1));
+    }
+
+    #[test]
+    fn chains_follow_the_specification() {
+        let ids = [Digest::of(b"a"), Digest::of(b"b")];
+        let made = chains(ids.iter());
+        assert_eq!(made[0].0, ids[0].as_str());
+        assert_eq!(made[1].0, Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes()).as_str());
+        assert_eq!(chains([].iter()).len(), 1);
+    }
+}

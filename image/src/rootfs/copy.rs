@@ -1,0 +1,121 @@
+//! Roots by copying: for any file system. Every chain is a whole tree, and so is every container's root; where the file
+//! system clones blocks (ZFS, XFS, btrfs), copies share them. There are no mounts, so nothing is to be done after a reboot,
+//! and an image volume is the chain's own directory, which whoever mounts it mounts read-only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use host::{ContainerId, Need};
+
+use super::layout::{Layout, remove};
+use super::{ChainId, FsUsage, Rootfs, Unpacking, tree};
+use crate::Error;
+
+/// Chains and roots as copies in a directory.
+#[derive(Debug)]
+pub struct Copy {
+    layout: Layout,
+}
+
+impl Copy {
+    /// Opens the backend in a directory, which is made, and removes what was half unpacked.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let layout = Layout::open(directory)?;
+        for chain in layout.all_begun()? {
+            remove(&layout.begun(&chain)?)?;
+        }
+        Ok(Self { layout })
+    }
+
+    fn fs(&self, chain: &ChainId) -> Result<PathBuf, Error> {
+        if !self.layout.has(chain)? {
+            return Err(Error::not_found(format!("layer chain {}", chain.0)));
+        }
+        Ok(self.layout.chain(chain)?.join("fs"))
+    }
+}
+
+impl Rootfs for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        vec![super::root_need()]
+    }
+
+    fn has(&self, chain: &ChainId) -> Result<bool, Error> {
+        self.layout.has(chain)
+    }
+
+    fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {
+        let below = parent.map(|parent| self.fs(parent)).transpose()?;
+        let directory = self.layout.begin(chain, parent)?.join("fs");
+        match below {
+            Some(below) => tree::copy(&below, &directory)?,
+            None => super::make_root(&directory)?,
+        }
+        Ok(Unpacking { chain: chain.clone(), directory })
+    }
+
+    fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
+        self.layout.commit(&unpacking.chain)
+    }
+
+    fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
+        self.layout.remove_chain(chain)
+    }
+
+    fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error> {
+        self.layout.chain_usage(chain)
+    }
+
+    fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
+        let (root, begun) = (self.layout.container(id).join("root"), self.layout.container(id).join("root.begun"));
+        let below = self.fs(chain)?;
+        if root.is_dir() {
+            return Ok(root);
+        }
+        self.layout.note(id, |record| record.chain = Some(chain.clone()))?;
+        remove(&begun)?;
+        tree::copy(&below, &begun)?;
+        let made = tree::usage(&begun)?;
+        self.layout.note(id, |record| record.made = (made.bytes, made.inodes))?;
+        fs::rename(&begun, &root).map_err(Error::io(format!("cannot make {}", root.display())))?;
+        Ok(root)
+    }
+
+    fn discard(&self, id: &ContainerId) -> Result<(), Error> {
+        remove(&self.layout.container(id))
+    }
+
+    fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error> {
+        let root = self.layout.container(id).join("root");
+        let record = self.layout.container_record(id)?.filter(|_| root.is_dir());
+        let record = record.ok_or_else(|| Error::not_found(format!("root of container {id}")))?;
+        let now = tree::usage(&root)?;
+        let (bytes, inodes) = record.made;
+        Ok(FsUsage { bytes: now.bytes.saturating_sub(bytes), inodes: now.inodes.saturating_sub(inodes) })
+    }
+
+    fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
+        let directory = self.fs(chain)?;
+        self.layout.note(id, |record| {
+            if !record.volumes.contains(chain) {
+                record.volumes.push(chain.clone());
+            }
+        })?;
+        Ok(directory)
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        self.layout.directory().to_owned()
+    }
+
+    fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
+        self.layout.inventory()
+    }
+}

@@ -1,0 +1,214 @@
+//! What the backends that keep chains and roots in directories share: where everything lies, what is written down about it,
+//! and what stands on what. `chains/HEX` is a whole chain, `begun/HEX` one that is being unpacked, `containers/ID` a
+//! container's; a chain becomes whole by a rename.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use host::ContainerId;
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+
+use super::{ChainId, FsUsage, tree};
+use crate::{Digest, Error, sys};
+
+const VERSION: u32 = 1;
+const MODE: u32 = 0o600;
+
+/// What is written down about a chain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ChainRecord {
+    version: u32,
+    /// The chain that it stands on.
+    pub(super) parent: Option<ChainId>,
+    bytes: u64,
+    inodes: u64,
+}
+
+/// What is written down about a container's root.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ContainerRecord {
+    version: u32,
+    /// The chain that its root is made from; None while it has volumes only.
+    pub(super) chain: Option<ChainId>,
+    /// The chains that it has as volumes.
+    pub(super) volumes: Vec<ChainId>,
+    /// What the root held when it was made, in bytes and inodes.
+    pub(super) made: (u64, u64),
+}
+
+/// A backend's directory.
+#[derive(Debug)]
+pub(super) struct Layout {
+    directory: PathBuf,
+}
+
+impl Layout {
+    /// Opens the directory, making what is missing.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        for name in ["chains", "begun", "containers"] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+        }
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// The directory itself.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where a whole chain is.
+    pub(super) fn chain(&self, chain: &ChainId) -> Result<PathBuf, Error> {
+        Ok(self.directory.join("chains").join(chain.hex()?))
+    }
+
+    /// Where a chain is while it is unpacked.
+    pub(super) fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
+        Ok(self.directory.join("begun").join(chain.hex()?))
+    }
+
+    /// Where a container's things are.
+    pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
+        self.directory.join("containers").join(id.as_str())
+    }
+
+    /// What was begun and never became whole.
+    pub(super) fn all_begun(&self) -> Result<Vec<ChainId>, Error> {
+        Ok(names(&self.directory.join("begun"))?.iter().filter_map(|name| ChainId::from_hex(name)).collect())
+    }
+
+    pub(super) fn has(&self, chain: &ChainId) -> Result<bool, Error> {
+        Ok(self.chain(chain)?.is_dir())
+    }
+
+    /// What is written down about a chain.
+    pub(super) fn chain_record(&self, chain: &ChainId) -> Result<ChainRecord, Error> {
+        let record = read(&self.chain(chain)?.join("chain.json"))?;
+        record.ok_or_else(|| Error::not_found(format!("layer chain {}", chain.0)))
+    }
+
+    pub(super) fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error> {
+        self.chain_record(chain).map(|record| FsUsage { bytes: record.bytes, inodes: record.inodes })
+    }
+
+    /// Makes the place for a chain to be unpacked to, and writes down what it will stand on. What was there goes.
+    pub(super) fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<PathBuf, Error> {
+        let begun = self.begun(chain)?;
+        remove(&begun)?;
+        fs::create_dir(&begun).map_err(Error::io(format!("cannot make {}", begun.display())))?;
+        let record = ChainRecord { version: VERSION, parent: parent.cloned(), bytes: 0, inodes: 0 };
+        write(&begun.join("chain.json"), &record)?;
+        Ok(begun)
+    }
+
+    /// Makes what was begun whole: counted, written down, on the disk, and then renamed. Whole already: done.
+    pub(super) fn commit(&self, chain: &ChainId) -> Result<(), Error> {
+        if self.has(chain)? {
+            return Ok(());
+        }
+        let begun = self.begun(chain)?;
+        let record: Option<ChainRecord> = read(&begun.join("chain.json"))?;
+        let record = record.ok_or_else(|| Error::not_found(format!("begun layer chain {}", chain.0)))?;
+        let FsUsage { bytes, inodes } = tree::usage(&begun.join("fs"))?;
+        write(&begun.join("chain.json"), &ChainRecord { bytes, inodes, ..record })?;
+        let whole = self.chain(chain)?;
+        let kept = fs::File::open(&begun)
+            .and_then(|directory| sys::sync(directory.as_fd()))
+            .and_then(|()| fs::rename(&begun, &whole))
+            .and_then(|()| fs::File::open(self.directory.join("chains"))?.sync_all());
+        kept.map_err(Error::io(format!("cannot keep layer chain {}", chain.0)))
+    }
+
+    /// Removes a chain, whole or begun. A whole one is no longer whole first: a crash leaves it to the next sweep.
+    pub(super) fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
+        self.check_free(chain)?;
+        let (whole, begun) = (self.chain(chain)?, self.begun(chain)?);
+        remove(&begun)?;
+        match fs::rename(&whole, &begun) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("cannot remove {}", whole.display()))(error))
+            }
+            _ => remove(&begun),
+        }
+    }
+
+    /// Says who stands on a chain, if anybody does.
+    pub(super) fn check_free(&self, chain: &ChainId) -> Result<(), Error> {
+        let conflict = |who: String| Error::Conflict { what: format!("layer chain {} is in use by {who}", chain.0) };
+        let (chains, containers) = self.inventory()?;
+        for other in chains {
+            if self.chain_record(&other).is_ok_and(|record| record.parent.as_ref() == Some(chain)) {
+                return Err(conflict(format!("layer chain {}", other.0)));
+            }
+        }
+        for id in containers {
+            let record = self.container_record(&id)?;
+            if record.is_some_and(|record| record.chain.as_ref() == Some(chain) || record.volumes.contains(chain)) {
+                return Err(conflict(format!("container {id}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is written down about a container; None: nothing.
+    pub(super) fn container_record(&self, id: &ContainerId) -> Result<Option<ContainerRecord>, Error> {
+        read(&self.container(id).join("container.json"))
+    }
+
+    /// Changes what is written down about a container, making its directory.
+    pub(super) fn note(&self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), Error> {
+        let directory = self.container(id);
+        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+        let nothing = ContainerRecord { version: VERSION, chain: None, volumes: Vec::new(), made: (0, 0) };
+        let mut record = self.container_record(id)?.unwrap_or(nothing);
+        change(&mut record);
+        write(&directory.join("container.json"), &record)
+    }
+
+    /// The whole chains, and every container that has anything here, half made or whole.
+    pub(super) fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
+        let chains = names(&self.directory.join("chains"))?.iter().filter_map(|name| ChainId::from_hex(name)).collect();
+        let containers = names(&self.directory.join("containers"))?.iter().filter_map(|name| name.parse().ok()).collect();
+        Ok((chains, containers))
+    }
+}
+
+impl ChainId {
+    /// The digits alone, for a file name.
+    pub(super) fn hex(&self) -> Result<String, Error> {
+        self.0.parse::<Digest>().map(|digest| digest.hex().to_owned())
+    }
+
+    fn from_hex(name: &str) -> Option<Self> {
+        Digest::from_hex(name).map(|digest| Self(digest.to_string()))
+    }
+}
+
+/// Removes a directory with all below it; missing is removed already.
+pub(super) fn remove(directory: &Path) -> Result<(), Error> {
+    host::fs::remove_dir_all(directory).map_err(Error::io(format!("cannot remove {}", directory.display())))
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, Error> {
+    let listed = fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect());
+    listed.map_err(Error::io(format!("cannot list {}", directory.display())))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(format!("cannot read {}", path.display()))(error)),
+    };
+    let record = serde_json::from_slice(&bytes);
+    record.map(Some).map_err(|error| Error::invalid(path.display().to_string(), format!("cannot be understood and is left as it is: {error}")))
+}
+
+fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(record).expect("a record has string keys only");
+    host::fs::write_atomic(path, &bytes, MODE).map_err(Error::io(format!("cannot write {}", path.display())))
+}

@@ -1,0 +1,23 @@
+//! The backends of Linux: overlayfs besides copies.
+
+#[path = "overlay.rs"]
+mod overlay;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use overlay::Overlay;
+
+use super::{Copy, Kind, Rootfs};
+use crate::Error;
+
+/// Opens one of them.
+pub(super) fn open(kind: Kind, directory: &Path, _dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+    let overlay = directory.join("overlay");
+    match kind {
+        Kind::Overlay => Ok(Arc::new(Overlay::open(&overlay)?)),
+        Kind::Auto if Overlay::works(&overlay) => Ok(Arc::new(Overlay::open(&overlay)?)),
+        Kind::Auto | Kind::Copy => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
+        Kind::Zfs => Err(Error::Unsupported { what: "the rootfs zfs".to_owned(), backend: "linux" }),
+    }
+}

@@ -1,0 +1,12 @@
+//! The system calls that nix does not wrap: extended attributes by descriptor, and what confines the unpacking worker. The
+//! only unsafe code of the crate besides the loading of libzfs_core.
+
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "freebsd")]
+pub(crate) use freebsd::{close_from, confine, set_xattr, sync, xattrs};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{close_from, confine, set_xattr, sync, xattrs};
