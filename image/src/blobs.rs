@@ -54,7 +54,9 @@ impl Blobs {
     pub(crate) fn read(&self, blob: &Blob) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let file = self.file(&blob.digest)?;
-        file.take(blob.size + 1).read_to_end(&mut bytes).map_err(Error::io(format!("cannot read blob {}", blob.digest)))?;
+        file.take(blob.size + 1)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io(format!("cannot read blob {}", blob.digest)))?;
         if Digest::of(&bytes) != blob.digest {
             return Err(Error::invalid(format!("blob {}", blob.digest), "its file does not have this digest any more"));
         }

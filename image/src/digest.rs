@@ -60,9 +60,9 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        text.strip_prefix(ALGORITHM)
-            .and_then(Self::from_hex)
-            .ok_or_else(|| Error::invalid("digest", format!("{text:?} is not sha256: and 64 lower-case hexadecimal digits")))
+        text.strip_prefix(ALGORITHM).and_then(Self::from_hex).ok_or_else(|| {
+            Error::invalid("digest", format!("{text:?} is not sha256: and 64 lower-case hexadecimal digits"))
+        })
     }
 }
 
@@ -105,7 +105,13 @@ mod tests {
 
     #[test]
     fn what_is_not_a_digest_is_refused_with_its_text() {
-        for text in ["", "sha256:", "sha256:../../etc", &format!("sha256:{}", "A".repeat(64)), &format!("sha512:{}", "a".repeat(64))] {
+        for text in [
+            "",
+            "sha256:",
+            "sha256:../../etc",
+            &format!("sha256:{}", "A".repeat(64)),
+            &format!("sha512:{}", "a".repeat(64)),
+        ] {
             let error = text.parse::<Digest>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }

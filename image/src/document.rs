@@ -10,15 +10,15 @@ use crate::platform::Platform;
 use crate::{Digest, Error};
 
 /// Bytes of an index or a manifest; registries take no larger ones.
-pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of an image's configuration: large ones hold a long history.
-pub const CONFIG_BYTES_MAX: u64 = 8 << 20;
+pub(crate) const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Layers of an image: twice what docker builds, and half of what overlayfs stacks.
-pub const LAYERS_MAX: usize = 256;
+pub(crate) const LAYERS_MAX: usize = 256;
 /// Bytes of one layer as it is downloaded.
-pub const LAYER_BYTES_MAX: u64 = 64 << 30;
+pub(crate) const LAYER_BYTES_MAX: u64 = 64 << 30;
 /// Entries of an index.
-pub const INDEX_ENTRIES_MAX: usize = 1024;
+pub(crate) const INDEX_ENTRIES_MAX: usize = 1024;
 
 /// What a registry may answer for a reference: also what is asked for.
 pub(crate) const MANIFEST_TYPES: [&str; 4] = [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST];
@@ -136,11 +136,16 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Document, Error> {
 }
 
 fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
-    let index: ImageIndex = serde_json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
+    let index: ImageIndex =
+        serde_json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
     if index.manifests().len() > INDEX_ENTRIES_MAX {
-        return Err(Error::invalid("index", format!("{} entries are more than {INDEX_ENTRIES_MAX}", index.manifests().len())));
+        return Err(Error::invalid(
+            "index",
+            format!("{} entries are more than {INDEX_ENTRIES_MAX}", index.manifests().len()),
+        ));
     }
-    let entry = |entry: &Descriptor| Ok((blob(entry, MANIFEST_BYTES_MAX)?, entry.platform().as_ref().map(Platform::from)));
+    let entry =
+        |entry: &Descriptor| Ok((blob(entry, MANIFEST_BYTES_MAX)?, entry.platform().as_ref().map(Platform::from)));
     Ok(Document::Index(index.manifests().iter().map(entry).collect::<Result<_, Error>>()?))
 }
 
@@ -153,7 +158,10 @@ fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
     let layer = |layer: &Descriptor| {
         let media_type = layer.media_type().to_string();
         if !LAYER_TYPES.contains(&media_type.as_str()) {
-            return Err(invalid(format!("layer {} has media type {media_type:?}, which is not supported", layer.digest())));
+            return Err(invalid(format!(
+                "layer {} has media type {media_type:?}, which is not supported",
+                layer.digest()
+            )));
         }
         blob(layer, LAYER_BYTES_MAX)
     };
@@ -165,7 +173,10 @@ fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
 fn blob(descriptor: &Descriptor, limit: u64) -> Result<Blob, Error> {
     let digest: Digest = descriptor.digest().to_string().parse()?;
     if descriptor.size() > limit {
-        return Err(Error::invalid(format!("blob {digest}"), format!("its size {} is more than {limit} bytes", descriptor.size())));
+        return Err(Error::invalid(
+            format!("blob {digest}"),
+            format!("its size {} is more than {limit} bytes", descriptor.size()),
+        ));
     }
     Ok(Blob { digest, size: descriptor.size() })
 }
@@ -226,8 +237,12 @@ mod tests {
 
     #[test]
     fn manifests_of_both_kinds_are_read() {
-        for media_type in ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"] {
-            let Document::Manifest { config, layers } = parse_manifest(&with(manifest(), "mediaType", json!(media_type))).unwrap() else {
+        for media_type in
+            ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"]
+        {
+            let Document::Manifest { config, layers } =
+                parse_manifest(&with(manifest(), "mediaType", json!(media_type))).unwrap()
+            else {
                 panic!("not a manifest");
             };
             assert_eq!((config.digest, config.size), (Digest::of(b"config"), 6));
@@ -264,8 +279,15 @@ mod tests {
             (with(manifest(), "mediaType", json!("text/html")), "text/html"),
             (with(manifest(), "layers", json!(vec![layer.clone(); LAYERS_MAX + 1])), "layers are more than"),
             (with(manifest(), "layers", json!([huge])), "is more than"),
-            (with(manifest(), "layers", json!([escaping])), "digest"),
-            (with(manifest(), "layers", json!([descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "l")])), "encrypted"),
+            (with(manifest(), "layers", json!([escaping])), "/etc/passwd"),
+            (
+                with(
+                    manifest(),
+                    "layers",
+                    json!([descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "l")]),
+                ),
+                "encrypted",
+            ),
         ];
         for (bytes, reason) in table {
             let error = parse_manifest(&bytes).unwrap_err();
@@ -283,7 +305,10 @@ mod tests {
         }))
         .unwrap();
         let config = parse_config(&bytes).unwrap();
-        assert_eq!((config.image.user.as_str(), config.image.volumes.as_slice()), ("65535", ["/data".to_owned()].as_slice()));
+        assert_eq!(
+            (config.image.user.as_str(), config.image.volumes.as_slice()),
+            ("65535", ["/data".to_owned()].as_slice())
+        );
         assert_eq!(config.image.stop_signal.as_deref(), Some("SIGTERM"));
         assert_eq!(config.diff_ids, [Digest::of(b"x")]);
         assert_eq!(config.platform.to_string(), "linux/amd64");
@@ -292,6 +317,11 @@ mod tests {
     #[test]
     fn an_artifact_is_not_an_image() {
         assert!(parse_config(b"{}").is_err());
-        assert!(parse_config(br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:.."]}}"#).is_err());
+        assert!(
+            parse_config(
+                br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:.."]}}"#
+            )
+            .is_err()
+        );
     }
 }

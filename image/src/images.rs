@@ -85,7 +85,8 @@ impl Images {
     /// # Errors
     /// The directory cannot be used; a record cannot be understood (it is left as it is); a platform is malformed.
     pub fn open(settings: Settings) -> Result<Self, Error> {
-        let platforms: Vec<Platform> = settings.platforms.iter().map(|text| Platform::parse(text)).collect::<Result<_, _>>()?;
+        let platforms: Vec<Platform> =
+            settings.platforms.iter().map(|text| Platform::parse(text)).collect::<Result<_, _>>()?;
         if platforms.is_empty() {
             return Err(Error::invalid("platforms", "the list is empty"));
         }

@@ -110,7 +110,9 @@ impl Unpacker {
                 let reason = format!("its contents have the digest {diff_id}, its image says {}", layer.diff_id);
                 Err(Error::invalid(format!("layer {}", layer.blob), reason))
             }
-            Ok(Outcome::Refused { refusal: Refusal::Invalid, reason }) => Err(Error::invalid(format!("layer {}", layer.blob), reason)),
+            Ok(Outcome::Refused { refusal: Refusal::Invalid, reason }) => {
+                Err(Error::invalid(format!("layer {}", layer.blob), reason))
+            }
             Ok(Outcome::Refused { refusal: Refusal::Full, reason }) => Err(Error::unavailable(operation())(reason)),
             Ok(Outcome::Refused { refusal: Refusal::Failed, reason }) => Err(Error::failed(operation())(reason)),
             Err(_) => {

@@ -23,9 +23,9 @@ mod volume;
 
 pub use credentials::Credentials;
 pub use digest::Digest;
-pub use document::{ImageConfig, parse_config, parse_manifest};
+pub use document::{Blob, Config, Document, ImageConfig, parse_config, parse_manifest};
 pub use error::Error;
-pub use hosts::parse as parse_hosts;
+pub use hosts::{Endpoint, parse as parse_hosts};
 pub use images::{Image, Images, Settings};
 pub use platform::Platform;
 pub use reference::{Reference, Target};

@@ -100,10 +100,15 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, images: BTreeMap::new() }),
             Err(error) => return Err(Error::io(format!("cannot read {name}"))(error)),
         };
-        let unreadable = |error: serde_json::Error| Error::invalid(&name, format!("cannot be understood and is left as it is: {error}"));
+        let unreadable = |error: serde_json::Error| {
+            Error::invalid(&name, format!("cannot be understood and is left as it is: {error}"))
+        };
         let found: Version = serde_json::from_slice(&bytes).map_err(unreadable)?;
         if found.version != VERSION {
-            let reason = format!("has version {}, this program reads version {VERSION}: it was written by another one", found.version);
+            let reason = format!(
+                "has version {}, this program reads version {VERSION}: it was written by another one",
+                found.version
+            );
             return Err(Error::invalid(name, reason));
         }
         let stored: Stored = serde_json::from_slice(&bytes).map_err(unreadable)?;
@@ -144,7 +149,12 @@ impl Records {
 
     /// Keeps an image that was pulled by this reference, whose document has this digest. A tag moves from the image that had
     /// it; names that the image has already, it keeps.
-    pub(crate) fn add(&mut self, mut image: ImageRecord, reference: &Reference, document: &Digest) -> Result<ImageRecord, Error> {
+    pub(crate) fn add(
+        &mut self,
+        mut image: ImageRecord,
+        reference: &Reference,
+        document: &Digest,
+    ) -> Result<ImageRecord, Error> {
         let mut images = self.images.clone();
         if let Some(known) = images.get(&image.id) {
             image.tags.extend(known.tags.iter().cloned());
@@ -175,7 +185,8 @@ impl Records {
     fn replace(&mut self, images: BTreeMap<Digest, ImageRecord>) -> Result<(), Error> {
         let stored = Stored { version: VERSION, images: images.values().cloned().collect() };
         let bytes = serde_json::to_vec_pretty(&stored).expect("records have string keys only");
-        host::fs::write_atomic(&self.path, &bytes, MODE).map_err(Error::io(format!("cannot write {}", self.path.display())))?;
+        host::fs::write_atomic(&self.path, &bytes, MODE)
+            .map_err(Error::io(format!("cannot write {}", self.path.display())))?;
         self.images = images;
         Ok(())
     }
@@ -211,7 +222,15 @@ mod tests {
         let added = add(&mut Records::open(root.path()).unwrap(), "a", "busybox:1");
         let records = Records::open(root.path()).unwrap();
         let by_digest = format!("busybox@{}", Digest::of(b"busybox:1"));
-        for name in ["busybox:1", "docker.io/library/busybox:1", &by_digest, added.id.as_str(), added.id.hex(), &added.id.hex()[..13], &added.id.as_str()[..20]] {
+        for name in [
+            "busybox:1",
+            "docker.io/library/busybox:1",
+            &by_digest,
+            added.id.as_str(),
+            added.id.hex(),
+            &added.id.hex()[..13],
+            &added.id.as_str()[..20],
+        ] {
             assert_eq!(records.find(name).unwrap(), Some(&added), "{name}");
         }
         for name in ["busybox", "busybox:2", "0000", Digest::of(b"none").as_str()] {
@@ -255,7 +274,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_and_left_alone() {
-        for (contents, reason) in [("{", "left as it is"), (r#"{"version":2,"images":{}}"#, "version 2"), (r#"{"version":1}"#, "left as it is")] {
+        for (contents, reason) in [
+            ("{", "left as it is"),
+            (r#"{"version":2,"images":{}}"#, "version 2"),
+            (r#"{"version":1}"#, "left as it is"),
+        ] {
             let root = tempfile::tempdir().unwrap();
             let path = root.path().join("images.json");
             std::fs::write(&path, contents).unwrap();

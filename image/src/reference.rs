@@ -46,7 +46,14 @@ impl Reference {
             return Err(refuse("64 hexadecimal digits are an id, not a name"));
         }
         let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|_| refuse("its digest is not sha256: and 64 lower-case hexadecimal digits"))?)),
+            Some((rest, digest)) => (
+                rest,
+                Some(
+                    digest
+                        .parse::<Digest>()
+                        .map_err(|_| refuse("its digest is not sha256: and 64 lower-case hexadecimal digits"))?,
+                ),
+            ),
             None => (text, None),
         };
         let (name, tag) = split_tag(rest);
@@ -116,7 +123,9 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
 /// `localhost`, or has an upper-case letter, which no repository may have.
 fn complete(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) => {
+        Some((first, rest))
+            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
             (first, rest)
         }
         _ => (DEFAULT_DOMAIN, name),
@@ -138,14 +147,18 @@ fn is_tag(tag: &str) -> bool {
 fn is_domain(domain: &str) -> bool {
     let (host, port) = match domain.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port.strip_prefix(':').or((!port.is_empty()).then_some(""))),
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                ("v6", port.strip_prefix(':').or((!port.is_empty()).then_some("")))
+            }
             _ => return false,
         },
         None => domain.split_once(':').map_or((domain, None), |(host, port)| (host, Some(port))),
     };
     let label = |label: &str| {
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-        edge(label.bytes().next()) && edge(label.bytes().last()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        edge(label.bytes().next())
+            && edge(label.bytes().last())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     host.split('.').all(label) && port.is_none_or(|port| !port.is_empty() && port.parse::<u16>().is_ok())
 }
@@ -158,7 +171,8 @@ fn is_component(component: &str) -> bool {
     for c in component.chars() {
         match c {
             c if c.is_ascii() && alphanumeric(c as u8) => {
-                let joined = matches!(separator.as_str(), "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
+                let joined =
+                    matches!(separator.as_str(), "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
                 if !joined || (!seen && !separator.is_empty()) {
                     return false;
                 }
@@ -212,9 +226,41 @@ mod tests {
         let long = format!("a/{}", "b".repeat(255));
         let tag = format!("a:{}", "b".repeat(129));
         let table = [
-            "", ":", "a:", "a:b:c", "@", "a@b", "a@sha256:12", "A", "a/B", "a//b", "/a", "a/", "a/../b", "../a", "a b", "a\n", "-a", "a-",
-            "a___b", "a..b", "a._b", "host.name:port/a", "host.name:/a", "host.name:99999/a", "[::1/a", "[zz]:5000/a", "[::1]x/a", "-x.y/a", "x..y/a", "a:.b", "a:b/", "é",
-            hex.as_str(), long.as_str(), tag.as_str(),
+            "",
+            ":",
+            "a:",
+            "a:b:c",
+            "@",
+            "a@b",
+            "a@sha256:12",
+            "A",
+            "a/B",
+            "a//b",
+            "/a",
+            "a/",
+            "a/../b",
+            "../a",
+            "a b",
+            "a\n",
+            "-a",
+            "a-",
+            "a___b",
+            "a..b",
+            "a._b",
+            "host.name:port/a",
+            "host.name:/a",
+            "host.name:99999/a",
+            "[::1/a",
+            "[zz]:5000/a",
+            "[::1]x/a",
+            "-x.y/a",
+            "x..y/a",
+            "a:.b",
+            "a:b/",
+            "é",
+            hex.as_str(),
+            long.as_str(),
+            tag.as_str(),
         ];
         for text in table {
             let error = Reference::parse(text).expect_err(text);

@@ -16,7 +16,8 @@ const LINKS_MAX: usize = 40;
 /// # Errors
 /// [`Error::Invalid`] for a path that leaves the root, [`Error::NotFound`] for one that is not there.
 pub(crate) fn resolve(root: &Path, sub_path: &Path) -> Result<PathBuf, Error> {
-    let refuse = |reason: &str| Error::invalid("image volume path", format!("{:?}: {reason}", sub_path.display().to_string()));
+    let refuse =
+        |reason: &str| Error::invalid("image volume path", format!("{:?}: {reason}", sub_path.display().to_string()));
     let mut left: Vec<OsString> = components(sub_path).ok_or_else(|| refuse("it must be relative and without .."))?;
     left.reverse();
     let (mut done, mut links) = (Vec::<OsString>::new(), 0);

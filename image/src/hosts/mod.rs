@@ -65,7 +65,9 @@ impl Hosts {
             let file = place.join("hosts.toml");
             if let Some(text) = read(&file)? {
                 return parse(&text, domain, &place).map_err(|error| match error {
-                    Error::Invalid { what, reason } => Error::invalid(file.display().to_string(), format!("{what}: {reason}")),
+                    Error::Invalid { what, reason } => {
+                        Error::invalid(file.display().to_string(), format!("{what}: {reason}"))
+                    }
                     other => other,
                 });
             }
@@ -76,14 +78,17 @@ impl Hosts {
 
 /// The directories that may stand for a registry, as containerd names them.
 fn names(domain: &str) -> impl Iterator<Item = String> {
-    let escaped = domain.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(host, port)| format!("{host}_{port}_"));
+    let escaped =
+        domain.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(host, port)| format!("{host}_{port}_"));
     escaped.into_iter().chain([domain.to_owned(), "_default".to_owned()])
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {
     let bytes = match read_file(path) {
         Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Error::io(format!("cannot read {}", path.display()))(error)),
     };
     let text = String::from_utf8(bytes).map_err(|_| Error::invalid(path.display().to_string(), "not UTF-8"))?;

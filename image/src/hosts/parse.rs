@@ -68,7 +68,10 @@ enum Clients {
 /// # Errors
 /// [`Error::Invalid`] with the key and its value.
 pub fn parse(text: &str, domain: &str, directory: &Path) -> Result<Vec<Endpoint>, Error> {
-    let file: File = read("hosts.toml", toml::from_str::<toml::Table>(text).map_err(|error| Error::invalid("not TOML", error.to_string()))?)?;
+    let file: File = read(
+        "hosts.toml",
+        toml::from_str::<toml::Table>(text).map_err(|error| Error::invalid("not TOML", error.to_string()))?,
+    )?;
     if file.host.len() > MIRRORS_MAX {
         return Err(Error::invalid("host", format!("{} hosts are more than {MIRRORS_MAX}", file.host.len())));
     }
@@ -150,8 +153,12 @@ fn base(key: &str, address: &str, whole: bool) -> Result<Url, Error> {
 /// What a host may be asked for: (resolve, pull). Nothing said: all.
 fn capabilities(key: &str, list: Option<Vec<String>>) -> Result<(bool, bool), Error> {
     let Some(list) = list else { return Ok((true, true)) };
-    if let Some(unknown) = list.iter().find(|name| !matches!(name.as_str(), "pull" | "resolve" | "push" | "referrers")) {
-        return Err(Error::invalid(format!("{key}.capabilities"), format!("{unknown:?} is none of pull, resolve, push, referrers")));
+    if let Some(unknown) = list.iter().find(|name| !matches!(name.as_str(), "pull" | "resolve" | "push" | "referrers"))
+    {
+        return Err(Error::invalid(
+            format!("{key}.capabilities"),
+            format!("{unknown:?} is none of pull, resolve, push, referrers"),
+        ));
     }
     let has = |name: &str| list.iter().any(|other| other == name);
     Ok((has("resolve"), has("pull")))
@@ -232,7 +239,12 @@ mod tests {
         let bases: Vec<_> = endpoints.iter().map(|endpoint| endpoint.base.as_str()).collect();
         assert_eq!(
             bases,
-            ["http://zz.example:5000/v2", "https://aa.example/proxy/v2", "https://mm.example/", "https://registry.k8s.io/v2"]
+            [
+                "http://zz.example:5000/v2",
+                "https://aa.example/proxy/v2",
+                "https://mm.example/",
+                "https://registry.k8s.io/v2"
+            ]
         );
         assert!(endpoints[0].resolve && endpoints[0].pull && !endpoints[0].skip_verify);
         assert!(endpoints[1].skip_verify);

@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use host::ContainerId;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{ChainId, FsUsage, tree};
 use crate::{Digest, Error, sys};
@@ -171,7 +171,8 @@ impl Layout {
     /// The whole chains, and every container that has anything here, half made or whole.
     pub(super) fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
         let chains = names(&self.directory.join("chains"))?.iter().filter_map(|name| ChainId::from_hex(name)).collect();
-        let containers = names(&self.directory.join("containers"))?.iter().filter_map(|name| name.parse().ok()).collect();
+        let containers =
+            names(&self.directory.join("containers"))?.iter().filter_map(|name| name.parse().ok()).collect();
         Ok((chains, containers))
     }
 }
@@ -205,7 +206,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
         Err(error) => return Err(Error::io(format!("cannot read {}", path.display()))(error)),
     };
     let record = serde_json::from_slice(&bytes);
-    record.map(Some).map_err(|error| Error::invalid(path.display().to_string(), format!("cannot be understood and is left as it is: {error}")))
+    record.map(Some).map_err(|error| {
+        Error::invalid(path.display().to_string(), format!("cannot be understood and is left as it is: {error}"))
+    })
 }
 
 fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {

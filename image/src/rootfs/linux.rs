@@ -1,14 +1,9 @@
 //! The backends of Linux: overlayfs besides copies.
 
-#[path = "overlay.rs"]
-mod overlay;
-
 use std::path::Path;
 use std::sync::Arc;
 
-pub use overlay::Overlay;
-
-use super::{Copy, Kind, Rootfs};
+use super::{Copy, Kind, Overlay, Rootfs};
 use crate::Error;
 
 /// Opens one of them.

@@ -5,6 +5,8 @@
 mod copy;
 mod fake;
 mod layout;
+#[cfg(target_os = "linux")]
+mod overlay;
 mod tree;
 
 #[cfg(target_os = "freebsd")]
@@ -27,7 +29,8 @@ use crate::Error;
 
 pub use copy::Copy;
 pub use fake::Fake;
-pub use platform::*;
+#[cfg(target_os = "linux")]
+pub use overlay::Overlay;
 
 /// A chain id of the OCI image specification: what one layer on top of all below it looks like. `sha256:…`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

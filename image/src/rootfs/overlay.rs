@@ -12,9 +12,9 @@ use host::run::Tool;
 use host::{ContainerId, Need};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::layout::{Layout, remove};
+use super::{ChainId, FsUsage, Rootfs, Unpacking, make_root, root_need, tree};
 use crate::Error;
-use crate::rootfs::layout::{Layout, remove};
-use crate::rootfs::{ChainId, FsUsage, Rootfs, Unpacking, make_root, root_need, tree};
 
 /// Bytes of mount options: mount(2) copies one page, and its last byte ends the text.
 const OPTIONS_MAX: usize = 4095;
@@ -226,7 +226,9 @@ fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result
     let mut options = options(layers, upper.as_deref(), work.as_deref());
     // Paths that are too long together, or that hold what separates options, are named by their descriptors.
     let mut held: Vec<OwnedFd> = Vec::new();
-    if options.len() > OPTIONS_MAX || layers.iter().chain(&upper).any(|path| path.to_string_lossy().contains([':', ',', '\\'])) {
+    if options.len() > OPTIONS_MAX
+        || layers.iter().chain(&upper).any(|path| path.to_string_lossy().contains([':', ',', '\\']))
+    {
         let mut short = |path: &PathBuf| -> Result<PathBuf, Error> {
             let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path);
             let descriptor: OwnedFd = opened.map_err(Error::io(failed()))?.into();
@@ -238,7 +240,8 @@ fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result
         let (upper, work) = (upper.as_ref().map(&mut short).transpose()?, work.as_ref().map(&mut short).transpose()?);
         options = self::options(&layers, upper.as_deref(), work.as_deref());
     }
-    mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str())).map_err(Error::io(failed()))
+    mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(Error::io(failed()))
 }
 
 fn options(layers: &[PathBuf], upper: Option<&Path>, work: Option<&Path>) -> String {

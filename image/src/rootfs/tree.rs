@@ -149,7 +149,9 @@ fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
     for (name, value) in sys::xattrs(source.as_fd())? {
         // Labels of security modules are given by the kernel; others may be the superuser's only.
         match sys::set_xattr(target.as_fd(), name.as_bytes(), &value) {
-            Err(error) if name.as_bytes() != b"security.capability" && matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {}
+            Err(error)
+                if name.as_bytes() != b"security.capability"
+                    && matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {}
             done => done?,
         }
     }

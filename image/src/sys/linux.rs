@@ -13,8 +13,7 @@ const XATTR_BYTES: usize = 64 << 10;
 
 /// The capabilities that unpacking needs (capabilities(7)): owners, modes and times of any file, device nodes, and file
 /// capabilities. Everything else goes.
-const CAPABILITIES: [u32; 6] =
-    [CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP];
+const CAPABILITIES: [u32; 6] = [CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP];
 const CAP_CHOWN: u32 = 0;
 const CAP_DAC_OVERRIDE: u32 = 1;
 const CAP_FOWNER: u32 = 3;

@@ -1,0 +1,78 @@
+//! FreeBSD: extended attributes, and a worker in capability mode.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+
+/// Bytes of all names, and of one value, of extended attributes: what Linux has, so that what is read there can be set here.
+const XATTR_BYTES: usize = 64 << 10;
+/// What stands before a name of the user's namespace on Linux, and in layers. The other namespaces of Linux mean nothing
+/// here, and FreeBSD's system namespace holds what its own file systems keep.
+const USER: &[u8] = b"user.";
+
+/// The user's extended attributes of an open file or directory, named as on Linux. A file system without any has none.
+pub(crate) fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let mut names = vec![0u8; XATTR_BYTES];
+    let namespace = libc::EXTATTR_NAMESPACE_USER;
+    // SAFETY: the buffer is as long as said.
+    let length = unsafe { libc::extattr_list_fd(file.as_raw_fd(), namespace, names.as_mut_ptr().cast(), names.len()) };
+    let Ok(length) = usize::try_from(length) else {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(Vec::new()) } else { Err(error) };
+    };
+    names.truncate(length);
+    split(&names).into_iter().map(|name| Ok((OsString::from_vec([USER, name].concat()), xattr(file, name)?))).collect()
+}
+
+/// The names of a list: each has its length before it (extattr_list_fd(2)).
+fn split(mut list: &[u8]) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    while let Some((length, rest)) = list.split_first() {
+        let Some((name, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
+        names.push(name);
+        list = rest;
+    }
+    names
+}
+
+fn xattr(file: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
+    let name = CString::new(name)?;
+    let mut value = vec![0u8; XATTR_BYTES];
+    let (namespace, buffer) = (libc::EXTATTR_NAMESPACE_USER, value.as_mut_ptr().cast());
+    // SAFETY: the name ends in NUL, and the buffer is as long as said.
+    let length = unsafe { libc::extattr_get_fd(file.as_raw_fd(), namespace, name.as_ptr(), buffer, value.len()) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Sets an extended attribute of an open file or directory; one of another namespace than the user's is not supported.
+pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
+    let Some(name) = name.strip_prefix(USER) else { return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) };
+    let name = CString::new(name)?;
+    let (namespace, buffer) = (libc::EXTATTR_NAMESPACE_USER, value.as_ptr().cast());
+    // SAFETY: the name ends in NUL, and the value is as long as said.
+    let done = unsafe { libc::extattr_set_fd(file.as_raw_fd(), namespace, name.as_ptr(), buffer, value.len()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes everything to the disks; there is no call for one file system alone.
+pub(crate) fn sync(_directory: BorrowedFd<'_>) -> io::Result<()> {
+    nix::unistd::sync();
+    Ok(())
+}
+
+/// Closes every descriptor from this one on: whatever the server had open when it started the worker.
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: the worker has opened nothing yet that it still needs.
+    let done = unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Enters capability mode (capsicum(4)): from here on nothing is reached but what lies below a descriptor that is open.
+pub(crate) fn confine() -> io::Result<()> {
+    // SAFETY: takes nothing.
+    let done = unsafe { libc::cap_enter() };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
