@@ -1,0 +1,129 @@
+//! The descriptors of processes and connections, awaited: pipes, sockets and terminals alike. tokio's pipe ends serve for
+//! all of them, since they do nothing but read(2), write(2) and wait, and, other than its `AsyncFd`, ask for no unsafe.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::net::unix::pipe;
+
+use super::wire::Chunk;
+
+fn non_blocking(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OFlag::from_bits_retain(fcntl(descriptor.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(descriptor.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(descriptor)
+}
+
+/// A descriptor that is read without blocking.
+#[derive(Debug)]
+pub(super) struct Source(pipe::Receiver);
+
+impl Source {
+    /// Takes a descriptor over and sets it non-blocking.
+    ///
+    /// # Errors
+    /// It is nothing that can be waited for (a regular file).
+    pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(non_blocking(descriptor)?)?))
+    }
+
+    /// Fills the chunk with what there is. 0: the end; a terminal that nobody has open any more says EIO (pty(4)).
+    ///
+    /// # Errors
+    /// The descriptor cannot be read.
+    pub(super) async fn read(&self, chunk: &mut Chunk) -> io::Result<usize> {
+        loop {
+            self.0.readable().await?;
+            match chunk.fill(|space| self.0.try_read(space)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => return Ok(0),
+                other => return other,
+            }
+        }
+    }
+
+    /// Returns once there is something to read, or the end.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+}
+
+/// A descriptor that is written without blocking. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Sink(pipe::Sender);
+
+impl Sink {
+    /// Takes a descriptor over and sets it non-blocking.
+    ///
+    /// # Errors
+    /// It is nothing that can be waited for (a regular file).
+    pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(Self(pipe::Sender::from_owned_fd_unchecked(non_blocking(descriptor)?)?))
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.0.writable().await?;
+            match self.0.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the other end of a socket that nothing follows, also where another descriptor keeps it open.
+    ///
+    /// # Errors
+    /// It is not a connected socket.
+    pub(super) fn shut(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Write)
+    }
+}
+
+/// Both ways of a socket.
+///
+/// # Errors
+/// No more descriptors, or nothing that can be waited for.
+pub(super) fn both(socket: OwnedFd) -> io::Result<(Source, Sink)> {
+    let again = socket.try_clone()?;
+    Ok((Source::new(again)?, Sink::new(socket)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::{Chunk, Source, both};
+
+    #[tokio::test]
+    async fn what_is_written_is_read_and_the_end_is_seen() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (source, sink) = both(ours.into()).unwrap();
+        let mut chunk = Chunk::default();
+        theirs.write_all(b"abc").unwrap();
+        assert_eq!(source.read(&mut chunk).await.unwrap(), 3);
+        assert_eq!(chunk.payload(), b"abc");
+        sink.write_all(b"def").await.unwrap();
+        sink.shut().unwrap();
+        let theirs = Source::new(theirs.into()).unwrap();
+        assert_eq!(theirs.read(&mut chunk).await.unwrap(), 3);
+        assert_eq!(theirs.read(&mut chunk).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_regular_file_is_refused() {
+        assert!(Source::new(tempfile::tempfile().unwrap().into()).is_err());
+    }
+}

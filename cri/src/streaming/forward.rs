@@ -1,0 +1,253 @@
+//! Port-forward: pairs of streams, one for the bytes and one for what went wrong, each pair a connection into the pod.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use host::PodId;
+use runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::channel::Output;
+use super::command::Scene;
+use super::descriptor::{Sink, Source, both};
+use super::inbox::Input;
+use super::process::blocking;
+use super::spdy::frame::Farewell;
+use super::spdy::{Offer, Session as SpdySession, Stream};
+use super::websocket::{Codec, Session as WebSocketSession};
+use super::wire::{BoxRead, BoxWrite, Chunk};
+
+/// A pod whose ports are forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// The pod.
+    pub pod: PodId,
+    /// The ports of a client whose protocol does not name them itself; the others may ask for any.
+    pub ports: Vec<u16>,
+}
+
+/// A connection that a client asks for, whose streams are both there.
+struct Pair {
+    pod: PodId,
+    port: u16,
+    input: Input,
+    data: Output,
+    error: Output,
+    /// Whether the client can say that it sends no more and still read.
+    half_close: bool,
+}
+
+/// A connection whose streams are not both there yet.
+struct Half {
+    due: Instant,
+    data: Option<(u16, Stream)>,
+    error: Option<Stream>,
+}
+
+/// What an offered stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Error,
+}
+
+/// Serves a client over SPDY, many connections at a time.
+///
+/// # Errors
+/// The client is gone.
+pub(super) async fn serve_spdy(mut session: SpdySession, forward: Forward, scene: &Scene) -> io::Result<()> {
+    let mut halves: BTreeMap<String, Half> = BTreeMap::new();
+    let mut pairs = JoinSet::new();
+    loop {
+        let due = halves.values().map(|half| half.due).min();
+        tokio::select! {
+            offer = session.offer() => match offer {
+                Some(offer) => {
+                    if let Some(pair) = add(offer, &mut halves, &forward.pod, scene).await? {
+                        pairs.spawn(connect(pair, scene.backend.clone()));
+                    }
+                }
+                None => return Ok(()),
+            },
+            Some(_) = pairs.join_next() => {}
+            () = async { sleep_until(due.expect("it is only waited for when there is one")).await }, if due.is_some() => {
+                expire(&mut halves).await?;
+            }
+            () = scene.stopped.cancelled() => break,
+            () = scene.hangup.happened() => return Ok(()),
+        }
+    }
+    session.close(Farewell::Ok).await;
+    Ok(())
+}
+
+/// Puts a stream where it belongs; the pair, once it has both.
+async fn add(
+    offer: Offer,
+    halves: &mut BTreeMap<String, Half>,
+    pod: &PodId,
+    scene: &Scene,
+) -> io::Result<Option<Pair>> {
+    let Some((kind, port, request)) = purpose(&offer) else {
+        offer.refuse().await?;
+        return Ok(None);
+    };
+    let due = Instant::now() + scene.creation_timeout;
+    let half = halves.entry(request.clone()).or_insert(Half { due, data: None, error: None });
+    match kind {
+        Kind::Data if half.data.is_none() => half.data = Some((port, offer.accept().await?)),
+        Kind::Error if half.error.is_none() => half.error = Some(offer.accept().await?),
+        Kind::Data | Kind::Error => {
+            tracing::debug!(request, "a stream of a port-forward was opened twice");
+            offer.refuse().await?;
+        }
+    }
+    if half.data.is_none() || half.error.is_none() {
+        return Ok(None);
+    }
+    let half = halves.remove(&request).expect("it was just there");
+    Ok(half.data.zip(half.error).map(|((port, data), error)| Pair {
+        pod: pod.clone(),
+        port,
+        input: data.input,
+        data: Output::Spdy(data.output),
+        error: Output::Spdy(error.output),
+        half_close: true,
+    }))
+}
+
+/// What a stream is for, by its headers: its kind, the port, and the request that pairs it with another.
+fn purpose(offer: &Offer) -> Option<(Kind, u16, String)> {
+    let port = offer.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
+    let (kind, first) = match offer.headers.get("streamtype")? {
+        "data" => (Kind::Data, offer.id.wrapping_sub(2)),
+        "error" => (Kind::Error, offer.id),
+        _ => return None,
+    };
+    // Clients from before request ids open the error stream and then, with the next number, the data stream.
+    let request = offer.headers.get("requestid").map_or_else(|| format!("stream {first}"), str::to_owned);
+    Some((kind, port, request))
+}
+
+/// Gives up the requests whose other stream did not come in time.
+async fn expire(halves: &mut BTreeMap<String, Half>) -> io::Result<()> {
+    let now = Instant::now();
+    let late: Vec<String> = halves.iter().filter(|(_, half)| half.due <= now).map(|(id, _)| id.clone()).collect();
+    for request in late {
+        let Some(half) = halves.remove(&request) else { continue };
+        let text = format!("request {request}: timed out waiting for streams");
+        if let Some(error) = half.error {
+            Output::Spdy(error.output).finish(text.as_bytes()).await?;
+        }
+        if let Some((_, mut data)) = half.data {
+            data.output.reset().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Serves a client over the channels of a WebSocket: two for each port, both begin with its number, and each port is one
+/// connection.
+///
+/// # Errors
+/// The client is gone.
+pub(super) async fn serve_websocket(
+    connection: (BoxRead, BoxWrite),
+    forward: Forward,
+    codec: Codec,
+    scene: &Scene,
+) -> io::Result<()> {
+    let readable: Vec<bool> = forward.ports.iter().flat_map(|_| [true, false]).collect();
+    let (session, mut inputs) = WebSocketSession::start(connection, codec, &readable, scene.idle_timeout);
+    let mut pairs = JoinSet::new();
+    for (index, port) in forward.ports.iter().enumerate() {
+        let channel = u8::try_from(index * 2).expect("the server refuses more ports");
+        let mut data = Output::WebSocket(session.output(channel));
+        let mut error = Output::WebSocket(session.output(channel + 1));
+        data.send(&mut Chunk::of(&port.to_le_bytes())).await?;
+        error.send(&mut Chunk::of(&port.to_le_bytes())).await?;
+        let input = inputs[index * 2].take().expect("the channel is readable");
+        let pair = Pair { pod: forward.pod.clone(), port: *port, input, data, error, half_close: false };
+        pairs.spawn(connect(pair, scene.backend.clone()));
+    }
+    let ended = session.ended();
+    tokio::select! {
+        () = async { while pairs.join_next().await.is_some() {} } => {}
+        () = ended.cancelled() => return Ok(()),
+        () = scene.gone() => return Ok(()),
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Connects to the port and copies until either side is done.
+async fn connect(mut pair: Pair, backend: Arc<dyn Runtime>) {
+    let (pod, port) = (pair.pod.clone(), pair.port);
+    let socket = blocking(move || backend.connect(&pod, port)).await;
+    match socket.and_then(both) {
+        Ok(socket) => copy(pair, socket).await,
+        Err(error) => {
+            let text = format!("error forwarding port {port} to pod {}, uid : {error}", pair.pod);
+            tracing::debug!("{text}");
+            // What is not received any more has nobody to tell.
+            let _told = pair.error.finish(text.as_bytes()).await;
+            let _gone = pair.data.reset().await;
+        }
+    }
+}
+
+/// How the way into the pod ended.
+enum Up {
+    /// The client or the pod has said its last word.
+    Finished,
+    /// The client has given the connection up.
+    Cut,
+}
+
+async fn copy(pair: Pair, (source, sink): (Source, Sink)) {
+    let Pair { input, mut data, mut error, half_close, .. } = pair;
+    let down = async {
+        let read = copy_down(&source, &mut data).await;
+        let text = read.err().map(|error| error.to_string()).unwrap_or_default();
+        let _finished = data.finish(&[]).await;
+        let _told = error.finish(text.as_bytes()).await;
+    };
+    let mut up = std::pin::pin!(copy_up(input, sink));
+    let mut down = std::pin::pin!(down);
+    tokio::select! {
+        end = &mut up => if let Up::Finished = end { down.await },
+        () = &mut down => if half_close { up.await; },
+    }
+}
+
+/// Copies from the pod to the client.
+///
+/// # Errors
+/// The pod's side has broken; that the client does not listen is no error.
+async fn copy_down(source: &Source, data: &mut Output) -> io::Result<()> {
+    let mut chunk = Chunk::default();
+    while source.read(&mut chunk).await? > 0 {
+        if data.send(&mut chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn copy_up(mut input: Input, sink: Sink) -> Up {
+    let mut buffer = Vec::new();
+    loop {
+        match input.fill(&mut buffer).await {
+            Err(_) => return Up::Cut,
+            Ok(0) => {
+                // The pod may have closed it already.
+                let _closed = sink.shut();
+                return Up::Finished;
+            }
+            Ok(_) if sink.write_all(&buffer).await.is_err() => return Up::Finished,
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The way in of one stream: what the connection's reader has received and the stream's consumer has not taken yet. It
+//! holds a fixed number of bytes and no more; the two sides swap buffers, so nothing is allocated for a frame.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+struct State {
+    buffer: Vec<u8>,
+    finished: bool,
+    broken: bool,
+    abandoned: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    capacity: usize,
+    state: Mutex<State>,
+    filled: Notify,
+    emptied: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the connection's reader puts what it received.
+#[derive(Debug, Clone)]
+pub struct Inlet(Arc<Shared>);
+
+/// Told how many bytes a consumer is done with, to give them back to the sender.
+pub type Credit = Box<dyn Fn(usize) + Send + Sync>;
+
+/// Where the stream's consumer takes it from. Dropping it throws away what comes later.
+pub struct Input {
+    shared: Arc<Shared>,
+    /// Bytes that the consumer took last and is at work on.
+    taken: usize,
+    credit: Option<Credit>,
+}
+
+/// The two ends of a stream's way in, which holds `capacity` bytes.
+#[must_use]
+pub fn inbox(capacity: usize, credit: Option<Credit>) -> (Inlet, Input) {
+    let shared = Arc::new(Shared { capacity, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() });
+    (Inlet(shared.clone()), Input { shared, taken: 0, credit })
+}
+
+impl Inlet {
+    /// Puts in what there is room for, and returns how many bytes that were: all when nobody will take them.
+    fn offer(&self, bytes: &[u8]) -> usize {
+        let mut state = self.0.lock();
+        if state.abandoned || state.finished || state.broken {
+            return bytes.len();
+        }
+        let length = bytes.len().min(self.0.capacity.saturating_sub(state.buffer.len()));
+        state.buffer.extend_from_slice(&bytes[..length]);
+        self.0.filled.notify_one();
+        length
+    }
+
+    /// Puts in all of it, waiting for room.
+    pub async fn push(&self, mut bytes: &[u8]) {
+        loop {
+            bytes = &bytes[self.offer(bytes)..];
+            if bytes.is_empty() {
+                return;
+            }
+            self.0.emptied.notified().await;
+        }
+    }
+
+    /// Nothing follows; what is there can still be taken.
+    pub fn finish(&self) {
+        self.0.lock().finished = true;
+        self.0.filled.notify_one();
+    }
+
+    /// The stream is gone; what is there can still be taken.
+    pub fn cut(&self) {
+        self.0.lock().broken = true;
+        self.0.filled.notify_one();
+        self.0.emptied.notify_one();
+    }
+}
+
+impl Input {
+    /// Waits for bytes and puts them in the place of those in `buffer`, which the consumer is done with. 0: the end.
+    ///
+    /// # Errors
+    /// The stream was reset, or its connection is gone.
+    pub async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.clear();
+        let done = std::mem::take(&mut self.taken);
+        if let Some(credit) = self.credit.as_ref().filter(|_| done > 0) {
+            credit(done);
+        }
+        loop {
+            if let Some(result) = self.take(buffer) {
+                return result;
+            }
+            self.shared.filled.notified().await;
+        }
+    }
+
+    fn take(&mut self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        if !state.buffer.is_empty() {
+            std::mem::swap(&mut state.buffer, buffer);
+            self.shared.emptied.notify_one();
+            self.taken = buffer.len();
+            return Some(Ok(self.taken));
+        }
+        if state.broken {
+            return Some(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        state.finished.then_some(Ok(0))
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.abandoned = true;
+        state.buffer = Vec::new();
+        self.shared.emptied.notify_one();
+    }
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::inbox;
+
+    #[tokio::test]
+    async fn it_holds_its_capacity_and_credits_what_was_consumed() {
+        let credited = Arc::new(AtomicUsize::new(0));
+        let counter = credited.clone();
+        let (inlet, mut input) = inbox(
+            4,
+            Some(Box::new(move |bytes| counter.store(bytes + counter.load(Ordering::SeqCst), Ordering::SeqCst))),
+        );
+        assert_eq!(inlet.offer(b"abcdef"), 4);
+        let pushed = tokio::spawn(async move {
+            inlet.push(b"ef").await;
+            inlet.finish();
+        });
+        let mut buffer = Vec::new();
+        assert_eq!(input.fill(&mut buffer).await.unwrap(), 4);
+        assert_eq!((buffer.as_slice(), credited.load(Ordering::SeqCst)), (&b"abcd"[..], 0));
+        assert_eq!(input.fill(&mut buffer).await.unwrap(), 2);
+        assert_eq!((buffer.as_slice(), credited.load(Ordering::SeqCst)), (&b"ef"[..], 4));
+        assert_eq!(input.fill(&mut buffer).await.unwrap(), 0);
+        pushed.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_consumer_everything_is_thrown_away() {
+        let (inlet, input) = inbox(2, None);
+        assert_eq!(inlet.offer(b"abc"), 2);
+        drop(input);
+        inlet.push(&[0; 1000]).await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_seen_after_what_came_before_it() {
+        let (inlet, mut input) = inbox(8, None);
+        inlet.push(b"ab").await;
+        inlet.cut();
+        let mut buffer = Vec::new();
+        assert_eq!(input.fill(&mut buffer).await.unwrap(), 2);
+        assert!(input.fill(&mut buffer).await.is_err());
+    }
+}

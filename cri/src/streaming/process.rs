@@ -1,0 +1,204 @@
+//! A process and a client, joined: bytes both ways, the terminal's size, and the end of either.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::{Control, Session};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::channel::Output;
+use super::descriptor::{Sink, Source};
+use super::inbox::Input;
+use super::status::Outcome;
+use super::wire::Chunk;
+
+/// How long output may fail to come once the process has ended: what it left running may hold its output open for good.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long the exit code may be in coming once the end was seen, and an attached client may stay without output before
+/// it was cut off.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of terminal sizes that were not understood yet; one takes thirty.
+const RESIZE_LIMIT: usize = 4096;
+
+/// The client's streams.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) stdin: Option<Input>,
+    pub(super) stdout: Option<Output>,
+    pub(super) stderr: Option<Output>,
+    pub(super) error: Output,
+    pub(super) resize: Option<Input>,
+}
+
+/// Joins the process and the client until the process has ended and its output is sent. When this future is dropped the
+/// client has gone, and so is the session dropped.
+pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool) -> Outcome {
+    let control = Owned::new(session.control);
+    let (stdout, stderr) = (session.stdout, session.stderr);
+    let _stdin = streams.stdin.take().map(|input| AbortOnDropHandle::new(tokio::spawn(feed(input, session.stdin))));
+    let sizes = streams.resize.take().map(|input| resize(input, control.share()));
+    let _resize = sizes.map(|sizes| AbortOnDropHandle::new(tokio::spawn(sizes)));
+    let exited = CancellationToken::new();
+    let copies = async {
+        tokio::join!(copy(stdout, streams.stdout.as_mut(), &exited), copy(stderr, streams.stderr.as_mut(), &exited));
+        if attached && tokio::time::timeout(EXIT_PATIENCE, exited.cancelled()).await.is_err() {
+            return Err(io::Error::other("the output was not read for too long, and was cut off"));
+        }
+        Ok(())
+    };
+    let end = async {
+        let end = control.exit().await;
+        exited.cancel();
+        end
+    };
+    match tokio::try_join!(copies, end) {
+        Ok(_) if attached => Outcome::Exited(0),
+        Ok(_) => control.code().await,
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+/// The control of a process, whose calls and whose end may block.
+struct Owned(Option<Arc<dyn Control>>);
+
+impl Owned {
+    fn new(control: Box<dyn Control>) -> Self {
+        Self(Some(control.into()))
+    }
+
+    fn share(&self) -> Arc<dyn Control> {
+        self.0.clone().expect("it is taken only when dropped")
+    }
+
+    async fn exit(&self) -> io::Result<()> {
+        let control = self.share();
+        let descriptor = blocking(move || control.exit_descriptor()).await?;
+        Source::new(descriptor)?.readable().await
+    }
+
+    async fn code(&self) -> Outcome {
+        let control = self.share();
+        match blocking(move || control.wait(EXIT_PATIENCE)).await {
+            Ok(Some(code)) => Outcome::Exited(code),
+            Ok(None) => Outcome::Failed("it is not known how the command ended".to_owned()),
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Dropping the control kills what was executed, and waits for it.
+        let control = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(control));
+        }
+    }
+}
+
+/// A call of a backend, on a thread that may block; its error with all its causes.
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, runtime::Error> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result.map_err(|error| io::Error::other(host::chain(&error))),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Copies what the client sends to the process; the end of it closes the descriptor, which is the process's end-of-file.
+async fn feed(mut input: Input, stdin: Option<OwnedFd>) {
+    let Some(Ok(sink)) = stdin.map(Sink::new) else { return };
+    let mut buffer = Vec::new();
+    // A stream that was cut ends as one that was finished: a client that is gone is noticed elsewhere.
+    while let Ok(1..) = input.fill(&mut buffer).await {
+        if let Err(error) = sink.write_all(&buffer).await {
+            tracing::debug!(%error, "a process takes no more input");
+            return;
+        }
+    }
+}
+
+/// Copies what the process writes to the client, or nowhere: a process that nobody listens to must not come to a stop. An
+/// output that the client has given up is closed.
+async fn copy(source: Option<OwnedFd>, mut output: Option<&mut Output>, exited: &CancellationToken) {
+    let Some(Ok(source)) = source.map(Source::new) else { return };
+    let mut chunk = Chunk::default();
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = source.read(&mut chunk) => read,
+            () = async { exited.cancelled().await; tokio::time::sleep(DRAIN).await } => return,
+        };
+        let sent = match (read, output.as_mut()) {
+            (Ok(1..), Some(output)) => output.send(&mut chunk).await,
+            (Ok(1..), None) => Ok(()),
+            (Ok(_), _) => return,
+            (Err(error), _) => Err(error),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "an output is not copied any more");
+            return;
+        }
+    }
+}
+
+/// A terminal's size as clients send it.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Size {
+    width: u16,
+    height: u16,
+}
+
+/// Sets the terminal's size each time the client says so.
+async fn resize(mut input: Input, control: Arc<dyn Control>) {
+    let (mut buffer, mut pending) = (Vec::new(), Vec::new());
+    while let Ok(1..) = input.fill(&mut buffer).await {
+        pending.extend_from_slice(&buffer);
+        let Some(size) = last_size(&mut pending) else { continue };
+        let control = control.clone();
+        if let Err(error) = blocking(move || control.resize(size.width, size.height)).await {
+            tracing::debug!(%error, "the terminal's size was not changed");
+        }
+    }
+}
+
+/// The last whole size in the bytes, which are taken out with all before it; what is not a size empties them.
+fn last_size(pending: &mut Vec<u8>) -> Option<Size> {
+    let mut sizes = serde_json::Deserializer::from_slice(pending).into_iter::<Size>();
+    let (mut last, mut done) = (None, 0);
+    let mut wrong = pending.len() > RESIZE_LIMIT;
+    while let Some(size) = sizes.next() {
+        match size {
+            Ok(size) => (last, done) = (Some(size), sizes.byte_offset()),
+            Err(error) => wrong |= !error.is_eof(),
+        }
+    }
+    pending.drain(..if wrong { pending.len() } else { done });
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Size, last_size};
+
+    #[test]
+    fn sizes_come_in_pieces_and_several_at_once() {
+        let mut pending = br#"{"Width":80,"Height":24}{"Width":100,"Height":30}{"Wid"#.to_vec();
+        assert_eq!(last_size(&mut pending), Some(Size { width: 100, height: 30 }));
+        pending.extend_from_slice(br#"th":1,"Height":2}"#);
+        assert_eq!(last_size(&mut pending), Some(Size { width: 1, height: 2 }));
+        assert!(pending.is_empty());
+        let mut nonsense = b"hello".to_vec();
+        assert_eq!(last_size(&mut nonsense), None);
+        assert!(nonsense.is_empty());
+        let mut endless = vec![b' '; 5000];
+        assert_eq!(last_size(&mut endless), None);
+        assert!(endless.is_empty());
+    }
+}

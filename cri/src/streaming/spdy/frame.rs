@@ -1,0 +1,340 @@
+//! SPDY/3.1 frames as bytes, both ways, without any state: <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>.
+
+/// Bytes of the head that every frame has.
+pub const HEAD: usize = 8;
+/// The version in the head of a control frame; 3.1 kept the number of 3.
+const VERSION: u16 = 3;
+/// The bit that tells a control frame from a data frame.
+const CONTROL: u32 = 1 << 31;
+/// What a stream's number, a window and an increment may be at most.
+pub const MAX_31: u32 = (1 << 31) - 1;
+/// This frame is its sender's last on its stream.
+const FIN: u8 = 1;
+/// The receiver of a SYN_STREAM may not send on it.
+const UNIDIRECTIONAL: u8 = 2;
+/// The setting that says how much may be sent on a stream before its receiver asks for more.
+const INITIAL_WINDOW_SIZE: u32 = 7;
+/// The setting that says how many streams the other side may have open.
+const MAX_CONCURRENT_STREAMS: u32 = 4;
+
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+const HEADERS: u16 = 8;
+const WINDOW_UPDATE: u16 = 9;
+
+/// Why a stream is reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// The peer broke the protocol on this stream.
+    ProtocolError = 1,
+    /// A frame for a stream that is not there.
+    InvalidStream = 2,
+    /// The stream was refused before anything was done for it.
+    RefusedStream = 3,
+    /// Whoever opened the stream does not need it any more.
+    Cancel = 5,
+    /// The peer sent more than the window allows.
+    FlowControlError = 7,
+    /// The number is in use.
+    StreamInUse = 8,
+    /// A frame after the last.
+    StreamAlreadyClosed = 9,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Farewell {
+    /// It is done.
+    Ok = 0,
+    /// The peer broke the protocol.
+    ProtocolError = 1,
+}
+
+/// What the peer did that it must not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Only this stream is lost.
+    #[error("stream {stream}: {status:?}")]
+    Stream {
+        /// Which.
+        stream: u32,
+        /// What the peer is told.
+        status: Status,
+    },
+    /// What follows cannot be trusted: the connection ends.
+    #[error("{0}")]
+    Connection(&'static str),
+}
+
+/// The head of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Data follow.
+    Data {
+        /// On this stream.
+        stream: u32,
+        /// The peer's last frame on it.
+        fin: bool,
+        /// Bytes that follow.
+        length: usize,
+    },
+    /// A control frame follows.
+    Control {
+        /// Its type.
+        kind: u16,
+        /// Its flags.
+        flags: u8,
+        /// Bytes that follow.
+        length: usize,
+    },
+}
+
+/// A control frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// The peer opens a stream.
+    SynStream {
+        /// Its number.
+        stream: u32,
+        /// The peer will send nothing on it.
+        fin: bool,
+        /// We may send nothing on it.
+        unidirectional: bool,
+        /// Its headers, compressed.
+        block: &'a [u8],
+    },
+    /// Headers for a stream that is open, or a reply.
+    Headers {
+        /// Its number.
+        stream: u32,
+        /// The peer will send nothing more on it.
+        fin: bool,
+        /// The headers, compressed.
+        block: &'a [u8],
+    },
+    /// The peer gives a stream up.
+    RstStream {
+        /// Its number.
+        stream: u32,
+    },
+    /// What may be sent on a new stream at first, where the peer says so.
+    Settings {
+        /// In bytes.
+        initial_window: Option<u32>,
+    },
+    /// The peer wants to see this number again, or has sent ours back.
+    Ping(u32),
+    /// The peer opens no more streams.
+    GoAway,
+    /// The peer takes so many bytes more, on a stream or (0) on all together.
+    WindowUpdate {
+        /// The stream's number, or 0.
+        stream: u32,
+        /// Bytes.
+        delta: u32,
+    },
+    /// A type that we do not know: it is to be ignored.
+    Unknown,
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
+}
+
+/// The head that these bytes are.
+///
+/// # Errors
+/// Another version.
+pub fn head(bytes: &[u8; HEAD]) -> Result<Head, Violation> {
+    let (first, second) = (word(bytes, 0), word(bytes, 4));
+    let length = (second & 0x00ff_ffff) as usize;
+    if first & CONTROL == 0 {
+        return Ok(Head::Data { stream: first, fin: bytes[4] & FIN != 0, length });
+    }
+    if u16::from_be_bytes([bytes[0] & 0x7f, bytes[1]]) != VERSION {
+        return Err(Violation::Connection("a control frame of a version that is not 3"));
+    }
+    Ok(Head::Control { kind: u16::from_be_bytes([bytes[2], bytes[3]]), flags: bytes[4], length })
+}
+
+/// The control frame whose head said `kind` and `flags`.
+///
+/// # Errors
+/// It is shorter or longer than its type allows, or names no stream where it must.
+pub fn decode(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame<'_>, Violation> {
+    let fin = flags & FIN != 0;
+    match kind {
+        SYN_STREAM => {
+            let stream = stream(payload, 10..)?;
+            let unidirectional = flags & UNIDIRECTIONAL != 0;
+            Ok(Frame::SynStream { stream, fin, unidirectional, block: &payload[10..] })
+        }
+        SYN_REPLY | HEADERS => Ok(Frame::Headers { stream: stream(payload, 4..)?, fin, block: &payload[4..] }),
+        RST_STREAM => Ok(Frame::RstStream { stream: stream(payload, 8..9)? }),
+        SETTINGS => settings(payload),
+        PING if payload.len() == 4 => Ok(Frame::Ping(word(payload, 0))),
+        GOAWAY if payload.len() == 8 => Ok(Frame::GoAway),
+        WINDOW_UPDATE if payload.len() == 8 => {
+            Ok(Frame::WindowUpdate { stream: word(payload, 0) & MAX_31, delta: word(payload, 4) & MAX_31 })
+        }
+        PING | GOAWAY | WINDOW_UPDATE => Err(Violation::Connection("a control frame of a wrong length")),
+        _ => Ok(Frame::Unknown),
+    }
+}
+
+/// The stream's number that the payload starts with, where its length is in order.
+fn stream(payload: &[u8], lengths: impl std::ops::RangeBounds<usize>) -> Result<u32, Violation> {
+    if !lengths.contains(&payload.len()) {
+        return Err(Violation::Connection("a control frame of a wrong length"));
+    }
+    match word(payload, 0) & MAX_31 {
+        0 => Err(Violation::Connection("a frame for stream 0")),
+        stream => Ok(stream),
+    }
+}
+
+fn settings(payload: &[u8]) -> Result<Frame<'_>, Violation> {
+    let wrong = Violation::Connection("settings of a wrong length");
+    if payload.len() < 4 {
+        return Err(wrong);
+    }
+    let entries = &payload[4..];
+    if usize::try_from(word(payload, 0)).is_ok_and(|count| count.checked_mul(8) != Some(entries.len())) {
+        return Err(wrong);
+    }
+    let mut initial_window = None;
+    for entry in entries.chunks_exact(8) {
+        if word(entry, 0) & 0x00ff_ffff == INITIAL_WINDOW_SIZE {
+            initial_window = Some(word(entry, 4));
+        }
+    }
+    if initial_window.is_some_and(|window| window > MAX_31) {
+        return Err(Violation::Connection("an initial window above 2^31 - 1"));
+    }
+    Ok(Frame::Settings { initial_window })
+}
+
+/// The head of a data frame.
+///
+/// # Panics
+/// For more than 2^24 - 1 bytes.
+#[must_use]
+pub fn data(stream: u32, fin: bool, length: usize) -> [u8; HEAD] {
+    let length = u32::try_from(length).ok().filter(|length| length >> 24 == 0).expect("a frame is below 16 MiB");
+    pair(stream, length | u32::from(fin) << 24)
+}
+
+fn pair(first: u32, second: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_be_bytes());
+    bytes[4..].copy_from_slice(&second.to_be_bytes());
+    bytes
+}
+
+fn control(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("our control frames are short");
+    let mut frame = Vec::with_capacity(HEAD + payload.len());
+    frame.extend_from_slice(&pair(CONTROL | u32::from(VERSION) << 16 | u32::from(kind), length));
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The answer to a SYN_STREAM.
+#[must_use]
+pub fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
+    control(SYN_REPLY, &[&stream.to_be_bytes(), block].concat())
+}
+
+/// The end of a stream at once.
+#[must_use]
+pub fn rst_stream(stream: u32, status: Status) -> Vec<u8> {
+    control(RST_STREAM, &pair(stream, status as u32))
+}
+
+/// A number for the peer to send back, or the peer's.
+#[must_use]
+pub fn ping(id: u32) -> Vec<u8> {
+    control(PING, &id.to_be_bytes())
+}
+
+/// How many streams the peer may have open.
+#[must_use]
+pub fn settings_max_streams(streams: u32) -> Vec<u8> {
+    control(SETTINGS, &[&1u32.to_be_bytes()[..], &pair(MAX_CONCURRENT_STREAMS, streams)].concat())
+}
+
+/// No streams after the last one that was accepted.
+#[must_use]
+pub fn go_away(last: u32, farewell: Farewell) -> Vec<u8> {
+    control(GOAWAY, &pair(last, farewell as u32))
+}
+
+/// So many bytes more are taken.
+#[must_use]
+pub fn window_update(stream: u32, delta: u32) -> Vec<u8> {
+    control(WINDOW_UPDATE, &pair(stream, delta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Farewell, Frame, HEAD, Head, Status, Violation};
+
+    fn read(bytes: &[u8]) -> Result<Frame<'_>, Violation> {
+        let Head::Control { kind, flags, length } = super::head(bytes[..HEAD].try_into().unwrap())? else {
+            panic!("a control frame");
+        };
+        assert_eq!(length, bytes.len() - HEAD);
+        super::decode(kind, flags, &bytes[HEAD..])
+    }
+
+    #[test]
+    fn frames_are_read_as_they_were_written() {
+        assert_eq!(read(&super::ping(7)), Ok(Frame::Ping(7)));
+        assert_eq!(read(&super::rst_stream(3, Status::Cancel)), Ok(Frame::RstStream { stream: 3 }));
+        assert_eq!(read(&super::go_away(5, Farewell::Ok)), Ok(Frame::GoAway));
+        assert_eq!(read(&super::window_update(0, 9)), Ok(Frame::WindowUpdate { stream: 0, delta: 9 }));
+        assert_eq!(read(&super::settings_max_streams(4)), Ok(Frame::Settings { initial_window: None }));
+        let reply = super::syn_reply(9, b"xyz");
+        assert_eq!(read(&reply), Ok(Frame::Headers { stream: 9, fin: false, block: b"xyz" }));
+        let data = super::data(11, true, 70_000);
+        assert_eq!(super::head(&data), Ok(Head::Data { stream: 11, fin: true, length: 70_000 }));
+    }
+
+    #[test]
+    fn a_known_frame_is_written_as_the_draft_draws_it() {
+        assert_eq!(super::rst_stream(1, Status::Cancel), [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 5]);
+        assert_eq!(super::data(1, true, 0x01_0203), [0, 0, 0, 1, 1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn malformed_frames_are_violations() {
+        for (kind, payload) in [
+            (1, &[0; 9][..]),
+            (1, &[0; 10]),
+            (2, &[0, 0, 1]),
+            (2, &[0, 0, 0, 0]),
+            (3, &[0, 0, 0, 1]),
+            (3, &[0, 0, 0, 1, 0, 0, 0, 1, 0]),
+            (4, &[]),
+            (4, &[0, 0, 0, 1]),
+            (4, &[0xff; 4]),
+            (4, &[0, 0, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]),
+            (6, &[]),
+            (6, &[0; 8]),
+            (7, &[0; 4]),
+            (8, &[]),
+            (9, &[0; 7]),
+        ] {
+            let result = super::decode(kind, 0, payload);
+            assert!(matches!(result, Err(Violation::Connection(_))), "{kind} {payload:?}: {result:?}");
+        }
+        assert!(super::head(&[0x80, 2, 0, 1, 0, 0, 0, 0]).is_err(), "version 2");
+        assert_eq!(super::decode(77, 0, &[1, 2]), Ok(Frame::Unknown));
+    }
+}

@@ -1,0 +1,188 @@
+//! What the peer sends: frames are taken off the connection one by one, payloads are handed on as they arrive and never
+//! held whole. What a stream has no room for keeps the reader, and so the peer, waiting.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+
+use super::frame::{self, Farewell, Frame, HEAD, Head, Status, Violation};
+use super::headers::Inflater;
+use super::session::{Offer, PING, Shared};
+use super::table::{Delivery, Peer, WINDOW};
+use crate::streaming::inbox::inbox;
+use crate::streaming::wire::BoxRead;
+
+/// Bytes that are read at once.
+const READ: usize = 32 * 1024;
+/// Bytes of a control frame: four headers compress to a hundred.
+const CONTROL_LIMIT: usize = 16 * 1024;
+
+/// Why the connection is not read any more.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+}
+
+struct Reader {
+    io: BoxRead,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    inflater: Inflater,
+    shared: Arc<Shared>,
+    offers: mpsc::Sender<Offer>,
+}
+
+/// Reads the connection to its end.
+pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, offers: mpsc::Sender<Offer>) {
+    let buffer = vec![0; READ];
+    let mut reader = Reader { io, buffer, start: 0, end: 0, inflater: Inflater::default(), shared, offers };
+    let end = loop {
+        if let Err(end) = reader.frame().await {
+            break end;
+        }
+    };
+    tracing::debug!(reason = %end, "a SPDY connection has ended");
+    if let End::Violation(_) = end {
+        let goodbye = frame::go_away(reader.shared.table().last(), Farewell::ProtocolError);
+        // Without waiting for a peer that does not read either.
+        if let Ok(mut wire) = reader.shared.wire.try_lock() {
+            let _told = tokio::time::timeout(std::time::Duration::from_secs(1), wire.finish(&goodbye)).await;
+        }
+    }
+    reader.shared.end();
+}
+
+impl Reader {
+    /// Has at least `wanted` bytes in the buffer, which is never more than fit.
+    async fn want(&mut self, wanted: usize) -> io::Result<()> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start + wanted > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        while self.end - self.start < wanted {
+            match self.io.read(&mut self.buffer[self.end..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => self.end += length,
+            }
+        }
+        Ok(())
+    }
+
+    async fn frame(&mut self) -> Result<(), End> {
+        self.want(HEAD).await?;
+        let bytes = &self.buffer[self.start..self.start + HEAD];
+        let head = frame::head(bytes.try_into().expect("it has this length"))?;
+        self.start += HEAD;
+        self.shared.activity.touch();
+        let result = match head {
+            Head::Data { stream, fin, length } => self.data(stream, fin, length).await,
+            Head::Control { length, .. } if length > CONTROL_LIMIT => {
+                return Err(Violation::Connection("a control frame that is too long").into());
+            }
+            Head::Control { kind, flags, length } => {
+                self.want(length).await?;
+                let payload = self.start..self.start + length;
+                self.start = payload.end;
+                self.control(kind, flags, payload).await
+            }
+        };
+        match result {
+            Err(End::Violation(Violation::Stream { stream, status })) => {
+                tracing::debug!(stream, ?status, "a SPDY stream is reset");
+                Ok(self.shared.reset(stream, status).await?)
+            }
+            other => other,
+        }
+    }
+
+    async fn data(&mut self, stream: u32, fin: bool, length: usize) -> Result<(), End> {
+        let delivery = self.shared.table().receive(stream, length);
+        let mut rest = length;
+        while rest > 0 {
+            self.want(1).await?;
+            let piece = self.start..self.end.min(self.start + rest);
+            if let Ok(Delivery::To(inlet)) = &delivery {
+                inlet.push(&self.buffer[piece.clone()]).await;
+            }
+            rest -= piece.len();
+            self.start = piece.end;
+        }
+        delivery?;
+        if fin {
+            self.shared.table().remote_done(stream);
+        }
+        if self.shared.table().has_credits() {
+            self.shared.due.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn control(&mut self, kind: u16, flags: u8, payload: std::ops::Range<usize>) -> Result<(), End> {
+        let frame = frame::decode(kind, flags, &self.buffer[payload])?;
+        match frame {
+            Frame::SynStream { stream, fin, unidirectional, block } => {
+                let headers = self.inflater.read(stream, block)?;
+                return self.open(stream, headers, fin, unidirectional).await;
+            }
+            Frame::Headers { stream, fin, block } => {
+                // Nothing that we serve has a use for them, but the blocks after this one depend on it.
+                self.inflater.read(stream, block)?;
+                if fin {
+                    self.shared.table().remote_done(stream);
+                }
+            }
+            Frame::RstStream { stream } => {
+                self.shared.table().reset(stream);
+            }
+            Frame::Settings { initial_window } => {
+                if let Some(window) = initial_window {
+                    self.shared.table().initial_window(window);
+                }
+            }
+            Frame::Ping(id) if id % 2 == 1 => {
+                self.shared.wire.lock().await.write(&frame::ping(id)).await?;
+            }
+            Frame::Ping(PING) => {
+                let mut table = self.shared.table();
+                if table.peer() == Peer::Unknown {
+                    table.ignore_windows();
+                }
+            }
+            Frame::WindowUpdate { stream, delta } => self.shared.table().window_update(stream, delta)?,
+            Frame::GoAway => self.shared.table().close(),
+            Frame::Ping(_) | Frame::Unknown => {}
+        }
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn open(&mut self, id: u32, headers: super::Headers, silent: bool, unidirectional: bool) -> Result<(), End> {
+        let shared = Arc::downgrade(&self.shared);
+        let credit = move |length| {
+            if let Some(shared) = shared.upgrade()
+                && shared.table().consumed(id, length)
+            {
+                shared.due.notify_one();
+            }
+        };
+        let capacity = usize::try_from(WINDOW).expect("a window is small");
+        let (inlet, input) = inbox(capacity, Some(Box::new(credit)));
+        self.shared.table().open(id, inlet, silent)?;
+        if unidirectional {
+            // None of the protocols above has a stream on which we could not answer.
+            return Err(Violation::Stream { stream: id, status: Status::RefusedStream }.into());
+        }
+        let offer = Offer { id, headers, input, shared: self.shared.clone() };
+        // Nobody takes streams any more: the peer learns it from the farewell.
+        let _unwanted = self.offers.send(offer).await;
+        Ok(())
+    }
+}

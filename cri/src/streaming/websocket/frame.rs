@@ -1,0 +1,205 @@
+//! WebSocket frames as bytes, both ways, without any state (RFC 6455, section 5).
+
+/// The longest head that a client's frame has: two bytes, a length of eight, a mask of four.
+pub const HEAD_LIMIT: usize = 14;
+/// Bytes of a control frame's payload (section 5.5).
+pub const CONTROL_LIMIT: usize = 125;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opcode {
+    /// More of the message before it.
+    Continuation,
+    /// A message of text begins.
+    Text,
+    /// A message of bytes begins.
+    Binary,
+    /// The last frame.
+    Close,
+    /// To be answered.
+    Ping,
+    /// The answer.
+    Pong,
+}
+
+impl Opcode {
+    fn of(number: u8) -> Result<Self, Violation> {
+        match number {
+            0 => Ok(Self::Continuation),
+            1 => Ok(Self::Text),
+            2 => Ok(Self::Binary),
+            8 => Ok(Self::Close),
+            9 => Ok(Self::Ping),
+            10 => Ok(Self::Pong),
+            _ => Err(Violation("a frame of an unknown type")),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Continuation => 0,
+            Self::Text => 1,
+            Self::Binary => 2,
+            Self::Close => 8,
+            Self::Ping => 9,
+            Self::Pong => 10,
+        }
+    }
+
+    /// Whether it is one that may come between the frames of a message.
+    #[must_use]
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// What the client did that it must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub &'static str);
+
+/// The head of a client's frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// It ends its message.
+    pub fin: bool,
+    /// What it is.
+    pub opcode: Opcode,
+    /// Bytes that follow.
+    pub length: u64,
+    /// What they are masked with.
+    pub mask: [u8; 4],
+}
+
+/// The head at the start of `bytes`, and its length; None: more is needed.
+///
+/// # Errors
+/// It is not one that a client may send.
+pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    let opcode = Opcode::of(first & 0x0f)?;
+    let fin = first & 0x80 != 0;
+    if first & 0x70 != 0 {
+        return Err(Violation("a frame with a reserved bit"));
+    }
+    if second & 0x80 == 0 {
+        return Err(Violation("a client's frame without a mask"));
+    }
+    if opcode.is_control() && (!fin || second & 0x7f > 125) {
+        return Err(Violation("a control frame that is cut up or too long"));
+    }
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let Some((length, rest)) = rest.split_at_checked(extended) else { return Ok(None) };
+    let Some((mask, _)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    let length = match extended {
+        0 => u64::from(second & 0x7f),
+        _ => length.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+    };
+    if length >> 63 != 0 {
+        return Err(Violation("a frame of 2^63 bytes"));
+    }
+    Ok(Some((Head { fin, opcode, length, mask: *mask }, 2 + extended + 4)))
+}
+
+/// Takes the mask off a piece of a payload that begins `offset` bytes into it.
+pub fn unmask(piece: &mut [u8], mask: [u8; 4], offset: u64) {
+    let mut mask = mask;
+    mask.rotate_left(usize::try_from(offset % 4).expect("it is below 4"));
+    // Eight bytes at a time: a payload is as long as the client likes.
+    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let mut words = piece.chunks_exact_mut(8);
+    for word in &mut words {
+        let value = u64::from_ne_bytes((&*word).try_into().expect("it has this length")) ^ wide;
+        word.copy_from_slice(&value.to_ne_bytes());
+    }
+    for (byte, mask) in words.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// The head of a server's frame that is a message of its own: at most ten bytes.
+#[must_use]
+pub fn header(opcode: Opcode, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(11);
+    bytes.push(0x80 | opcode.number());
+    match length {
+        0..=125 => bytes.push(u8::try_from(length).expect("it is below 126")),
+        126..=0xffff => {
+            bytes.push(126);
+            bytes.extend_from_slice(&u16::try_from(length).expect("it is below 2^16").to_be_bytes());
+        }
+        _ => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    bytes
+}
+
+/// A whole frame of a server.
+#[must_use]
+pub fn message(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = header(opcode, payload.len());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Head, Opcode, head, header, unmask};
+
+    #[test]
+    fn heads_of_every_length_are_read() {
+        let mask = [1, 2, 3, 4];
+        for (bytes, length) in [
+            (&[0x82, 0x85, 1, 2, 3, 4][..], 5),
+            (&[0x82, 0xfe, 0x01, 0x00, 1, 2, 3, 4], 256),
+            (&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4], 65536),
+        ] {
+            let wanted = Head { fin: true, opcode: Opcode::Binary, length, mask };
+            assert_eq!(head(bytes), Ok(Some((wanted, bytes.len()))));
+            for cut in 0..bytes.len() {
+                assert_eq!(head(&bytes[..cut]), Ok(None), "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_client_may_not_send_is_refused() {
+        for (bytes, what) in [
+            ([0x83, 0x80], "an unknown type"),
+            ([0xc2, 0x80], "a reserved bit"),
+            ([0x82, 0x05], "no mask"),
+            ([0x09, 0x80], "a ping in pieces"),
+            ([0x88, 0xfe], "a long close"),
+        ] {
+            assert!(head(&bytes).is_err(), "{what}");
+        }
+        assert!(head(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]).is_err(), "2^63 bytes");
+    }
+
+    #[test]
+    fn a_mask_comes_off_in_pieces() {
+        let plain: Vec<u8> = (0..100).collect();
+        let mask = [0xa1, 0xb2, 0xc3, 0xd4];
+        let masked: Vec<u8> = plain.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect();
+        for cut in [0, 1, 2, 3, 7, 50, 100] {
+            let mut bytes = masked.clone();
+            let (first, second) = bytes.split_at_mut(cut);
+            unmask(first, mask, 0);
+            unmask(second, mask, cut as u64);
+            assert_eq!(bytes, plain, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn our_heads_are_the_shortest() {
+        assert_eq!(header(Opcode::Text, 125), [0x81, 125]);
+        assert_eq!(header(Opcode::Binary, 126), [0x82, 126, 0, 126]);
+        assert_eq!(header(Opcode::Binary, 65536), [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+}

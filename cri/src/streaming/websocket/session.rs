@@ -1,0 +1,254 @@
+//! A connection: its channels, which are there from the start, and its end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::codec::{Codec, Message, Piece, encode};
+use super::frame::{self, CONTROL_LIMIT, HEAD_LIMIT, Head, Opcode, Violation};
+use crate::streaming::idle::Activity;
+use crate::streaming::inbox::{Inlet, Input, inbox};
+use crate::streaming::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
+
+/// Bytes that are read at once.
+const READ: usize = 32 * 1024;
+/// Bytes that were received on a channel and are not taken yet.
+const CAPACITY: usize = 64 * 1024;
+/// How long the last frame may take to leave, and then the client to go; see the SPDY session.
+const LINGER: Duration = Duration::from_secs(5);
+/// The status of a close: done (RFC 6455, section 7.4.1).
+const NORMAL: u16 = 1000;
+/// The status of a close: the client broke the protocol.
+const PROTOCOL_ERROR: u16 = 1002;
+
+/// A connection. Dropped, it is cut off; [`Session::close`] ends it in good order.
+#[derive(Debug)]
+pub struct Session {
+    wire: SharedWire,
+    codec: Codec,
+    ended: CancellationToken,
+    inlets: Arc<[Option<Inlet>]>,
+    reader: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    /// Serves a connection that has just been upgraded; `channels` says of each, from 0 on, whether the client may send on
+    /// it. The second value is what it sends.
+    #[must_use]
+    pub fn start(
+        (read, write): (BoxRead, BoxWrite),
+        codec: Codec,
+        channels: &[bool],
+        idle: Duration,
+    ) -> (Self, Vec<Option<Input>>) {
+        let activity = Arc::new(Activity::new(idle));
+        let wire = Arc::new(Mutex::new(Wire::new(write, activity.clone())));
+        let boxes = channels.iter().map(|read| read.then(|| inbox(CAPACITY, None)).unzip());
+        let (inlets, inputs): (Vec<_>, Vec<_>) = boxes.unzip();
+        let inlets: Arc<[Option<Inlet>]> = inlets.into();
+        let ended = CancellationToken::new();
+        let reader = Reader {
+            io: read,
+            buffer: vec![0; READ],
+            filled: 0..0,
+            message: Message::new(codec),
+            in_message: false,
+            inlets: inlets.clone(),
+            wire: wire.clone(),
+            activity,
+        };
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(ended.clone())));
+        (Self { wire, codec, ended, inlets, reader }, inputs)
+    }
+
+    /// What is sent on a channel.
+    #[must_use]
+    pub fn output(&self, channel: u8) -> Output {
+        Output { channel, codec: self.codec, wire: self.wire.clone(), text: String::new() }
+    }
+
+    /// Cancelled when the connection is gone.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// Says farewell, and waits a little for the client to have read everything.
+    pub async fn close(mut self) {
+        let goodbye = frame::message(Opcode::Close, &NORMAL.to_be_bytes());
+        let wire = self.wire.clone();
+        let said = tokio::time::timeout(LINGER, async move { wire.lock().await.finish(&goodbye).await }).await;
+        if matches!(said, Ok(Ok(()))) {
+            let _gone = tokio::time::timeout(LINGER, &mut self.reader).await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        end(&self.inlets, &self.ended);
+    }
+}
+
+fn end(inlets: &[Option<Inlet>], ended: &CancellationToken) {
+    inlets.iter().flatten().for_each(Inlet::cut);
+    ended.cancel();
+}
+
+/// What is sent on one channel.
+#[derive(Debug)]
+pub struct Output {
+    channel: u8,
+    codec: Codec,
+    wire: SharedWire,
+    text: String,
+}
+
+impl Output {
+    /// Sends the chunk as one message, also an empty one.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn send(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        let frame = encode(self.codec, self.channel, chunk, &mut self.text);
+        self.wire.lock().await.write(frame).await
+    }
+}
+
+/// Why the connection is not read any more.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("the client has closed it")]
+    Closed,
+}
+
+struct Reader {
+    io: BoxRead,
+    buffer: Vec<u8>,
+    filled: std::ops::Range<usize>,
+    message: Message,
+    in_message: bool,
+    inlets: Arc<[Option<Inlet>]>,
+    wire: SharedWire,
+    activity: Arc<Activity>,
+}
+
+impl Reader {
+    async fn run(mut self, ended: CancellationToken) {
+        let activity = self.activity.clone();
+        let reason = tokio::select! {
+            reason = self.frames() => reason,
+            () = activity.expired() => End::Io(io::ErrorKind::TimedOut.into()),
+            () = ended.cancelled() => End::Closed,
+        };
+        tracing::debug!(%reason, "a WebSocket connection has ended");
+        let status = if matches!(reason, End::Violation(_)) { PROTOCOL_ERROR } else { NORMAL };
+        let goodbye = frame::message(Opcode::Close, &status.to_be_bytes());
+        // Without waiting for a client that does not read either.
+        if !matches!(reason, End::Io(_))
+            && let Ok(mut wire) = self.wire.try_lock()
+        {
+            let _told = tokio::time::timeout(Duration::from_secs(1), wire.finish(&goodbye)).await;
+        }
+        end(&self.inlets, &ended);
+    }
+
+    async fn frames(&mut self) -> End {
+        loop {
+            if let Err(end) = self.frame().await {
+                return end;
+            }
+        }
+    }
+
+    /// Reads more, behind what there is; there is always room, as nothing is kept that is longer than a control frame.
+    async fn more(&mut self) -> io::Result<()> {
+        if self.filled.end + HEAD_LIMIT + CONTROL_LIMIT > self.buffer.len() || self.filled.is_empty() {
+            self.buffer.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+        }
+        match self.io.read(&mut self.buffer[self.filled.end..]).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            length => {
+                self.filled.end += length;
+                Ok(())
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<(), End> {
+        let (head, length) = loop {
+            if let Some(found) = frame::head(&self.buffer[self.filled.clone()])? {
+                break found;
+            }
+            self.more().await?;
+        };
+        self.filled.start += length;
+        self.activity.touch();
+        if head.opcode.is_control() {
+            return self.control(head).await;
+        }
+        if (head.opcode == Opcode::Continuation) != self.in_message {
+            return Err(Violation("a frame that does not follow the one before it").into());
+        }
+        self.in_message = !head.fin;
+        let mut done = 0;
+        while done < head.length {
+            if self.filled.is_empty() {
+                self.more().await?;
+            }
+            let rest = usize::try_from(head.length - done).unwrap_or(usize::MAX);
+            let piece = self.filled.start..self.filled.end.min(self.filled.start.saturating_add(rest));
+            frame::unmask(&mut self.buffer[piece.clone()], head.mask, done);
+            deliver(&self.inlets, self.message.piece(&self.buffer[piece.clone()])?).await;
+            done += piece.len() as u64;
+            self.filled.start = piece.end;
+        }
+        if head.fin { Ok(self.message.finish()?) } else { Ok(()) }
+    }
+
+    async fn control(&mut self, head: Head) -> Result<(), End> {
+        let length = usize::try_from(head.length).expect("a control frame is short");
+        while self.filled.len() < length {
+            self.more().await?;
+        }
+        let payload = self.filled.start..self.filled.start + length;
+        self.filled.start = payload.end;
+        frame::unmask(&mut self.buffer[payload.clone()], head.mask, 0);
+        match head.opcode {
+            Opcode::Ping => {
+                let pong = frame::message(Opcode::Pong, &self.buffer[payload]);
+                Ok(self.wire.lock().await.write(&pong).await?)
+            }
+            Opcode::Close => Err(End::Closed),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn deliver(inlets: &[Option<Inlet>], piece: Option<Piece<'_>>) {
+    // A message for a channel that is not there, or is not the client's to send on, is thrown away, as kubelet does.
+    let inlet = |channel: u8| inlets.get(usize::from(channel)).and_then(Option::as_ref);
+    match piece {
+        Some(Piece::Data(channel, bytes)) => {
+            if let Some(inlet) = inlet(channel) {
+                inlet.push(bytes).await;
+            }
+        }
+        Some(Piece::Finished(channel)) => {
+            if let Some(inlet) = inlet(channel) {
+                inlet.finish();
+            }
+        }
+        None => {}
+    }
+}

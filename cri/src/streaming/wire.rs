@@ -1,0 +1,170 @@
+//! The way out of a connection, shared by all its streams: whole frames only, one after the other. A stream that has
+//! something to say waits for its turn and then for the socket, so nothing is queued here and a client that does not read
+//! holds up those who write to it, and nothing else.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Mutex;
+
+use super::idle::Activity;
+
+/// The half of a connection that is read.
+pub type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
+/// The half of a connection that is written.
+pub type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Bytes in front of a payload for the header of its frame: SPDY takes 8, WebSocket up to 10 and one for the channel.
+const HEADROOM: usize = 16;
+/// Bytes of a payload: what a pipe holds on Linux and FreeBSD, so that one read empties it.
+pub const PAYLOAD: usize = 64 * 1024;
+
+/// A payload on its way from a descriptor to a frame, with room for the frame's header in front of it: the two leave in
+/// one write, and nothing is copied or allocated for a frame.
+#[derive(Debug)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self { bytes: vec![0; HEADROOM], start: HEADROOM }
+    }
+}
+
+impl Chunk {
+    /// A chunk with these bytes, for short messages.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
+        let mut chunk = Self::default();
+        chunk.bytes.extend_from_slice(payload);
+        chunk
+    }
+
+    /// Empties the chunk and lends its whole space to `read`, which says how many bytes it filled.
+    ///
+    /// # Errors
+    /// Those of `read`; the chunk is empty then.
+    pub fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        self.start = HEADROOM;
+        // Grown at the first use, and zeroed only once: most standard errors are never written to.
+        if self.bytes.len() < HEADROOM + PAYLOAD {
+            self.bytes.resize(HEADROOM + PAYLOAD, 0);
+        }
+        let result = read(&mut self.bytes[HEADROOM..]);
+        self.bytes.truncate(HEADROOM + result.as_ref().map_or(0, |length| *length));
+        result
+    }
+
+    /// The payload that has not been framed yet.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// Puts `header` in front of the first `length` bytes of the payload, and takes them out of it.
+    ///
+    /// # Panics
+    /// For a header that is longer than the room kept for it, or a length beyond the payload.
+    pub fn frame(&mut self, header: &[u8], length: usize) -> &[u8] {
+        // After the first frame the room is payload that has been sent already.
+        let from = self.start - header.len();
+        self.bytes[from..self.start].copy_from_slice(header);
+        self.start += length;
+        &self.bytes[from..self.start]
+    }
+}
+
+/// The writing half of a connection. A frame that was cut off, because the task that wrote it was dropped, spoils it for
+/// good: what follows could not be told apart from the rest of that frame.
+pub struct Wire {
+    io: BoxWrite,
+    intact: bool,
+    activity: Arc<Activity>,
+}
+
+/// The writing half, as the streams of a connection share it; the lock is handed on in the order of asking.
+pub type SharedWire = Arc<Mutex<Wire>>;
+
+impl Wire {
+    /// A wire over a half that nothing else writes to.
+    #[must_use]
+    pub fn new(io: BoxWrite, activity: Arc<Activity>) -> Self {
+        Self { io, intact: true, activity }
+    }
+
+    /// Writes whole frames.
+    ///
+    /// # Errors
+    /// The connection is gone, or was spoilt by an earlier write that did not end.
+    pub async fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        if !std::mem::replace(&mut self.intact, false) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.io.write_all(frames).await?;
+        self.io.flush().await?;
+        self.intact = true;
+        self.activity.touch();
+        Ok(())
+    }
+
+    /// Says that nothing follows, after an optional last frame.
+    ///
+    /// # Errors
+    /// As [`Wire::write`].
+    pub async fn finish(&mut self, last: &[u8]) -> io::Result<()> {
+        self.write(last).await?;
+        self.intact = false;
+        self.io.shutdown().await
+    }
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("intact", &self.intact).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::{Activity, Chunk, HEADROOM, PAYLOAD, Wire};
+
+    #[test]
+    fn a_chunk_is_framed_in_pieces() {
+        let mut chunk = Chunk::default();
+        chunk
+            .fill(|space| {
+                assert_eq!(space.len(), PAYLOAD);
+                space[..6].copy_from_slice(b"abcdef");
+                Ok(6)
+            })
+            .unwrap();
+        assert_eq!(chunk.payload(), b"abcdef");
+        assert_eq!(chunk.frame(b"12345678", 4), b"12345678abcd");
+        assert_eq!(chunk.payload(), b"ef");
+        assert_eq!(chunk.frame(b"h", 2), b"hef");
+        assert!(chunk.payload().is_empty());
+        assert!(chunk.fill(|_| Err(std::io::ErrorKind::WouldBlock.into())).is_err());
+        assert!(chunk.payload().is_empty());
+        assert_eq!(Chunk::of(b"x").frame(&[0; HEADROOM], 1).len(), HEADROOM + 1);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_cut_off_spoils_the_wire() {
+        let (ours, mut theirs) = tokio::io::duplex(4);
+        let mut wire = Wire::new(Box::new(ours), Arc::new(Activity::new(Duration::from_secs(1))));
+        wire.write(b"ab").await.unwrap();
+        let cut = tokio::time::timeout(Duration::from_millis(10), wire.write(b"cdefgh")).await;
+        assert!(cut.is_err());
+        let mut read = [0; 4];
+        theirs.read_exact(&mut read).await.unwrap();
+        assert_eq!(wire.write(b"ij").await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    }
+}
