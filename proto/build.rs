@@ -12,6 +12,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = PathBuf::from(std::env::var("OUT_DIR")?).join("cri.bin");
     std::fs::write(descriptors, files.encode_to_vec())?;
     // Maps are ordered, so that equal messages encode to equal bytes and lists print the same way twice.
-    tonic_prost_build::configure().build_transport(false).btree_map(".").compile_fds(files)?;
+    // Requests are shown back to clients as JSON, as Go's encoding/json writes them: bytes in base64.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .btree_map(".")
+        .type_attribute(".", "#[derive(serde::Serialize)]")
+        .field_attribute("runtime.v1.KeyValue.value", "#[serde(serialize_with = \"crate::base64\")]")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -1,6 +1,27 @@
 //! The CRI server: kubelet's and crictl's requests, answered with the pods and containers of the backends.
 
+pub mod answer;
+pub mod capture;
 pub mod config;
+pub mod deliver;
 pub mod demo;
+pub mod error;
+pub mod events;
+pub mod exits;
+pub mod locks;
+pub mod metrics;
+pub mod names;
+pub mod node;
+pub mod record;
+pub mod recover;
+pub mod rpc;
+pub mod samples;
+pub mod serve;
+pub mod server;
+pub mod service;
+pub mod spares;
+mod status;
+pub mod store;
 pub mod streaming;
+pub mod teardown;
 pub mod translate;

@@ -4,7 +4,7 @@
 
 mod image;
 pub mod program;
-mod registry;
+pub mod registry;
 mod steps;
 
 use std::net::IpAddr;

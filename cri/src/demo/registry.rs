@@ -21,31 +21,31 @@ const DIGEST_HEADER: &str = "docker-content-digest";
 
 /// What the registry serves.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub struct Contents {
     /// Blobs by their digest.
-    pub(super) blobs: BTreeMap<String, Bytes>,
+    pub blobs: BTreeMap<String, Bytes>,
     /// Manifests by their digest and by their tag: media type and bytes.
-    pub(super) manifests: BTreeMap<String, Manifest>,
+    pub manifests: BTreeMap<String, Manifest>,
     /// The repository's name.
-    pub(super) repository: String,
+    pub repository: String,
 }
 
 /// A manifest as it is served.
 #[derive(Debug, Clone)]
-pub(super) struct Manifest {
+pub struct Manifest {
     /// Its media type.
-    pub(super) media_type: &'static str,
+    pub media_type: &'static str,
     /// Its digest.
-    pub(super) digest: String,
+    pub digest: String,
     /// Its bytes.
-    pub(super) bytes: Bytes,
+    pub bytes: Bytes,
 }
 
 /// Serves until the returned set is dropped; the address is on loopback, its port any that is free.
 ///
 /// # Errors
 /// No port can be listened on.
-pub(super) async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<()>)> {
+pub async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<()>)> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
     let contents = Arc::new(contents);

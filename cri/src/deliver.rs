@@ -1,0 +1,196 @@
+//! The layer that every call goes through: its handler runs as a task of its own, so that a client that goes away does not
+//! cut it off half way; its duration and outcome are logged; and it knows whether its answer reached anybody.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::{Instrument, debug, info_span, warn};
+
+/// The header that a gRPC client's deadline comes in.
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+/// How much earlier than the client's deadline a call that respects it gives up, so that the client hears why: an answer
+/// takes about that long to get there.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+/// A call that takes longer is worth a line at level info.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Whether the answer to a request was handed to its client. A clone is the same answer.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery(Arc<AtomicBool>);
+
+impl Delivery {
+    /// One that was delivered.
+    #[must_use]
+    pub fn done() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Whether it was delivered.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// It was delivered.
+    pub fn set_done(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// When the client stops waiting; None: never.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Deadline(pub Option<Instant>);
+
+/// Whether the server can answer yet.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on calls are answered.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Wraps the services of a server.
+#[derive(Debug, Clone)]
+pub struct DeliverLayer {
+    /// Closed until recovery is done.
+    pub gate: Gate,
+}
+
+impl<S> Layer<S> for DeliverLayer {
+    type Service = Deliver<S>;
+
+    fn layer(&self, inner: S) -> Deliver<S> {
+        Deliver { inner, gate: self.gate.clone() }
+    }
+}
+
+/// A service whose calls are delivered.
+#[derive(Debug, Clone)]
+pub struct Deliver<S> {
+    inner: S,
+    gate: Gate,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;
+
+impl<S> Service<Request<Body>> for Deliver<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible> + Send + Clone + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        if !self.gate.is_open() {
+            let status = Status::unavailable("the server is recovering its pods and containers; try again in a moment");
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
+        let delivery = Delivery::default();
+        request.extensions_mut().insert(delivery.clone());
+        let deadline = deadline(&request);
+        request.extensions_mut().insert(deadline);
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        // The clone that is ready is the one to call; the fresh clone waits for its own turn (tower's contract).
+        let fresh = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, fresh);
+        let span = info_span!("rpc", %method);
+        let task = tokio::spawn(async move { timed(&method, ready.call(request)).await }.instrument(span));
+        Box::pin(async move {
+            let response = match task.await {
+                Ok(response) => response?,
+                Err(error) => Status::internal(format!("the call ended in a defect: {error}")).into_http(),
+            };
+            delivery.set_done();
+            Ok(response)
+        })
+    }
+}
+
+async fn timed<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    let started = Instant::now();
+    let response = call.await?;
+    let elapsed = started.elapsed();
+    let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    match Status::from_header_map(response.headers()).filter(|status| status.code() != tonic::Code::Ok) {
+        Some(status) if is_routine(status.code()) => {
+            debug!(milliseconds, code = ?status.code(), "{method}: {}", status.message());
+        }
+        Some(status) => warn!(milliseconds, code = ?status.code(), "{method}: {}", status.message()),
+        None if elapsed > SLOW => tracing::info!(milliseconds, "{method} took long"),
+        None => debug!(milliseconds, "{method}"),
+    }
+    Ok(response)
+}
+
+/// What clients run into all the time: kubelet asks for containers that are gone.
+fn is_routine(code: tonic::Code) -> bool {
+    matches!(code, tonic::Code::NotFound | tonic::Code::Unimplemented)
+}
+
+fn deadline(request: &Request<Body>) -> Deadline {
+    let timeout = request.headers().get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+    Deadline(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(DEADLINE_MARGIN))))
+}
+
+/// gRPC over HTTP/2: at most eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(value.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::parse_timeout;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let cases = [
+            ("100m", Some(Duration::from_millis(100))),
+            ("2S", Some(Duration::from_secs(2))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("5", None),
+            ("", None),
+            ("xS", None),
+            ("ü", None),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(parse_timeout(text), wanted, "{text}");
+        }
+    }
+}

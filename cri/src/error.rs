@@ -1,0 +1,167 @@
+//! The one error of this crate: what a client can act on. What it is in gRPC's words is decided in [`crate::status`] alone.
+
+use crate::record::RecordError;
+use crate::streaming;
+use crate::translate::Refusal;
+
+/// Why a request was not fulfilled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such object.
+    #[error("{what} not found")]
+    NotFound {
+        /// Which.
+        what: String,
+    },
+    /// A field of the request has a value that cannot be.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// The value and what is wrong with it.
+        reason: String,
+    },
+    /// The name belongs to another object.
+    #[error("failed to reserve {what} name {name:?}: name {name:?} is reserved for {owner:?}")]
+    Reserved {
+        /// `sandbox` or `container`.
+        what: &'static str,
+        /// The name, made of the metadata.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The object is in a state in which this cannot be done.
+    #[error("{what}")]
+    State {
+        /// The object, its state, and what was asked.
+        what: String,
+    },
+    /// It was not done in the time that the client gave.
+    #[error("{what}: context deadline exceeded")]
+    Deadline {
+        /// What was being done.
+        what: String,
+    },
+    /// This server does not do it.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
+    /// The kernel, the network, a registry or the disk said no.
+    #[error(transparent)]
+    Backend(#[from] Backend),
+    /// Several things went wrong in one tear-down.
+    #[error("{operation}: {}", joined(errors))]
+    Several {
+        /// What was being done.
+        operation: String,
+        /// All that went wrong, in order; not empty.
+        errors: Vec<Error>,
+    },
+}
+
+/// An error of one of the crates below.
+#[derive(Debug, thiserror::Error)]
+pub enum Backend {
+    /// Pods and containers.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// The pods' network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// Images and root file systems.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// exec, attach and port-forward.
+    #[error(transparent)]
+    Streaming(#[from] streaming::Error),
+    /// The records.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The host itself.
+    #[error("{operation}")]
+    Host {
+        /// What was being done.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// A required field that is not there.
+    pub fn missing(field: &str) -> Self {
+        Self::Invalid { field: field.to_owned(), reason: "is missing".to_owned() }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid { field, reason } => Self::Invalid { field, reason },
+            Refusal::Unsupported { .. } => Self::State { what: refusal.to_string() },
+        }
+    }
+}
+
+impl From<runtime::Error> for Error {
+    fn from(error: runtime::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<network::Error> for Error {
+    fn from(error: network::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<image::Error> for Error {
+    fn from(error: image::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<streaming::Error> for Error {
+    fn from(error: streaming::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+fn joined(errors: &[Error]) -> String {
+    errors.iter().map(|error| host::chain(error)).collect::<Vec<_>>().join("; ")
+}
+
+/// Collects what goes wrong in steps that are all to be tried.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    errors: Vec<Error>,
+}
+
+impl Attempts {
+    /// Notes the outcome of one step; tells whether it succeeded.
+    pub fn note<T>(&mut self, outcome: Result<T, impl Into<Error>>) -> Option<T> {
+        outcome.map_err(|error| self.errors.push(error.into())).ok()
+    }
+
+    /// Whether nothing went wrong; else everything that did.
+    ///
+    /// # Errors
+    /// The one error, or several as one.
+    pub fn finish(mut self, operation: impl FnOnce() -> String) -> Result<(), Error> {
+        match self.errors.len() {
+            0 => Ok(()),
+            1 => Err(self.errors.remove(0)),
+            _ => Err(Error::Several { operation: operation(), errors: self.errors }),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What happens to pods and containers, told to every client of GetContainerEvents. A client that does not keep up is cut
+//! off rather than given a stream with holes: kubelet lists everything again when its stream ends.
+
+use std::sync::Arc;
+
+use proto::v1::{ContainerEventResponse, ContainerEventType};
+use tokio::sync::broadcast;
+
+use crate::answer;
+use crate::node::{Node, now};
+use crate::record::{ContainerRecord, PodRecord};
+
+/// How many events a client may be behind: the start of 250 pods with two containers each.
+const BACKLOG: usize = 2048;
+
+/// The listeners.
+#[derive(Debug)]
+pub struct Events {
+    sender: broadcast::Sender<Arc<ContainerEventResponse>>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(BACKLOG) }
+    }
+}
+
+impl Events {
+    /// Everything from now on.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Arc<ContainerEventResponse>> {
+        self.sender.subscribe()
+    }
+}
+
+impl Node {
+    /// Tells what happened to a pod itself, which stands in the event as a container with the pod's id.
+    pub fn tell_pod(&self, pod: &PodRecord, event: ContainerEventType) {
+        self.tell(pod, pod.id.as_str(), event);
+    }
+
+    /// Tells what happened to a container.
+    pub fn tell_container(&self, container: &ContainerRecord, event: ContainerEventType) {
+        if let Some(pod) = self.store.pod(&container.pod) {
+            self.tell(&pod, container.id.as_str(), event);
+        }
+    }
+
+    fn tell(&self, pod: &PodRecord, id: &str, event: ContainerEventType) {
+        if self.events.sender.receiver_count() == 0 {
+            return;
+        }
+        let event = ContainerEventResponse {
+            container_id: id.to_owned(),
+            container_event_type: event.into(),
+            created_at: now(),
+            pod_sandbox_status: Some(answer::pod::status(pod)),
+            containers_statuses: answer::pod::containers(self, &pod.id),
+        };
+        // Nobody listens any more: nothing to tell.
+        let _ = self.events.sender.send(Arc::new(event));
+    }
+}

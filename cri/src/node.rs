@@ -1,0 +1,227 @@
+//! The state of a running server: its backends, its records, and what is shared between calls.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use host::fault::Faults;
+use ipnetwork::IpNetwork;
+use network::Network;
+use network::ipam::Ipam;
+use runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::events::Events;
+use crate::locks::Locks;
+use crate::names::{self, Names};
+use crate::record::{Disk, Loaded, Unreadable};
+use crate::samples::Samples;
+use crate::spares::Spares;
+use crate::store::Store;
+use crate::streaming;
+
+/// The file of the records, in the root directory.
+const RECORDS: &str = "records.redb";
+
+/// The crates below, as this server was given them.
+#[derive(Clone)]
+pub struct Backends {
+    /// Pods and containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// The pods' network.
+    pub network: Arc<dyn Network>,
+    /// Images and root file systems.
+    pub images: image::Images,
+    /// The name of the file system that roots are on.
+    pub rootfs: &'static str,
+}
+
+/// A server's state. All calls share one.
+pub struct Node {
+    /// What it was configured with.
+    pub config: Config,
+    /// Pods and containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// The pods' network.
+    pub network: Arc<dyn Network>,
+    /// Images and root file systems.
+    pub images: image::Images,
+    /// The name of the file system that roots are on.
+    pub rootfs: &'static str,
+    /// What it knows.
+    pub store: Store,
+    /// Whose name is whose.
+    pub names: Names,
+    /// Who may change what now.
+    pub locks: Locks,
+    /// Who wants to hear of changes.
+    pub events: Events,
+    /// Changes whenever a container's exit was noted.
+    pub exits: watch::Sender<u64>,
+    /// Pods made ahead.
+    pub spares: Spares,
+    /// The last reading of each container's CPU time.
+    pub samples: Samples,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: streaming::Server,
+    addresses: Mutex<Addresses>,
+    unreadable: Vec<Unreadable>,
+}
+
+/// The pods' addresses; no pool until there is a pod network.
+#[derive(Debug, Default)]
+struct Addresses {
+    networks: Vec<IpNetwork>,
+    pool: Option<Ipam>,
+}
+
+/// What [`Node::open`] is given beside the backends.
+pub struct Opening {
+    /// The configuration.
+    pub config: Config,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: streaming::Server,
+    /// Faults of the records, for tests; `Faults::default()` has none.
+    pub faults: Faults,
+}
+
+impl Node {
+    /// Reads the records. The kernel is not looked at before [`crate::recover::run`]. Blocking.
+    ///
+    /// # Errors
+    /// The records cannot be read, or the pod networks are no networks for pods.
+    pub fn open(backends: Backends, opening: Opening) -> Result<(Arc<Self>, Loaded), Error> {
+        let Opening { config, streaming, faults } = opening;
+        let disk = Disk::open(&config.root.join(RECORDS), faults)?;
+        let loaded = disk.load()?;
+        let networks = loaded.pod_networks.clone().unwrap_or_else(|| config.network.pod_cidrs.clone());
+        let Backends { runtime, network, images, rootfs } = backends;
+        let node = Self {
+            store: Store::new(disk, &loaded),
+            names: Names::default(),
+            locks: Locks::default(),
+            events: Events::default(),
+            exits: watch::channel(0).0,
+            spares: Spares::new(config.spares),
+            samples: Samples::default(),
+            addresses: Mutex::default(),
+            unreadable: loaded.unreadable.clone(),
+            config,
+            runtime,
+            network,
+            images,
+            rootfs,
+            streaming,
+        };
+        node.reserve_known(&loaded);
+        if !networks.is_empty() {
+            node.set_pool(&networks)?;
+        }
+        Ok((Arc::new(node), loaded))
+    }
+
+    /// Runs blocking work on a thread that may block: the one place where the server does.
+    pub async fn block<T, F>(self: &Arc<Self>, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(&Arc<Self>) -> T + Send + 'static,
+    {
+        let node = self.clone();
+        let span = tracing::Span::current();
+        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&node))).await {
+            Ok(outcome) => outcome,
+            // The runtime shuts down only when the process ends, so what is left is a defect in the work.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Records that cannot be read: their objects are left alone.
+    #[must_use]
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// The pod networks in force.
+    #[must_use]
+    pub fn pod_networks(&self) -> Vec<IpNetwork> {
+        self.addresses().networks.clone()
+    }
+
+    /// Makes these the pod networks: for pods to come. Blocking.
+    ///
+    /// # Errors
+    /// They cannot be used, or the kernel says no; nothing was changed then.
+    pub fn set_pod_networks(&self, networks: &[IpNetwork]) -> Result<(), Error> {
+        network::ipam::check(networks)?;
+        self.network.configure(networks)?;
+        self.store.disk().apply(&[crate::record::Change::PutPodNetworks(networks)])?;
+        self.set_pool(networks)
+    }
+
+    /// Addresses for a pod, one of each family.
+    ///
+    /// # Errors
+    /// There is no pod network yet, none is free, or a wanted one cannot be had.
+    pub fn allocate(&self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+        let mut addresses = self.addresses();
+        let pool = addresses.pool.as_mut().ok_or_else(|| Error::State {
+            what: "there is no pod network yet: set network.pod_cidrs, or wait for kubelet to send one".to_owned(),
+        })?;
+        Ok(pool.allocate(wanted)?)
+    }
+
+    /// Gives addresses back. Not taken: done already.
+    pub fn release(&self, addresses: &[IpNetwork]) {
+        if let Some(pool) = self.addresses().pool.as_mut() {
+            pool.release(&addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>());
+        }
+    }
+
+    fn set_pool(&self, networks: &[IpNetwork]) -> Result<(), Error> {
+        let mut addresses = self.addresses();
+        match addresses.pool.as_mut() {
+            Some(pool) => pool.reconfigure(networks)?,
+            None => {
+                let mut pool = Ipam::new(networks)?;
+                let taken: BTreeSet<IpAddr> = self.store.addresses().into_iter().collect();
+                pool.take(&taken.into_iter().collect::<Vec<_>>());
+                addresses.pool = Some(pool);
+            }
+        }
+        addresses.networks = networks.to_vec();
+        Ok(())
+    }
+
+    fn reserve_known(&self, loaded: &Loaded) {
+        for pod in loaded.pods.values() {
+            let Some(metadata) = &pod.config.metadata else { continue };
+            self.names.take(&names::of_pod(metadata), pod.id.as_str());
+        }
+        for container in loaded.containers.values() {
+            let pod = loaded.pods.get(&container.pod).and_then(|pod| pod.config.metadata.as_ref());
+            if let (Some(pod), Some(metadata)) = (pod, &container.config.metadata) {
+                self.names.take(&names::of_container(metadata, pod), container.id.as_str());
+            }
+        }
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, in nanoseconds since 1970, as CRI counts.
+#[must_use]
+pub fn now() -> i64 {
+    nanoseconds(SystemTime::now())
+}
+
+/// A time in nanoseconds since 1970, as CRI counts; 0 for one before.
+#[must_use]
+pub fn nanoseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,24 @@
+//! Attach: a URL for the streams of a running container's first process.
+
+use std::sync::Arc;
+
+use proto::v1::{AttachRequest, AttachResponse};
+
+use super::running;
+use crate::error::Error;
+use crate::node::Node;
+use crate::streaming::Command;
+
+/// Answers.
+pub fn call(node: &Arc<Node>, request: &AttachRequest) -> Result<AttachResponse, Error> {
+    let container = running(node, &request.container_id)?;
+    let command = Command {
+        container: container.id.clone(),
+        args: None,
+        tty: request.tty,
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+    };
+    Ok(AttachResponse { url: node.streaming.command_url(command)? })
+}

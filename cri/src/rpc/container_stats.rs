@@ -1,0 +1,78 @@
+//! ContainerStats: what one container uses.
+
+use std::sync::Arc;
+
+use proto::v1::{
+    ContainerStats, ContainerStatsRequest, ContainerStatsResponse, CpuUsage, FilesystemIdentifier, FilesystemUsage,
+    MemoryUsage, SwapUsage, UInt64Value,
+};
+
+use crate::answer;
+use crate::error::Error;
+use crate::node::{Node, now};
+use crate::record::{ContainerPhase, ContainerRecord};
+
+/// Answers.
+pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
+    let container = node.store.find_container(&request.container_id)?;
+    let stats = node.block(move |node| of(node, &container)).await;
+    Ok(ContainerStatsResponse { stats: Some(stats) })
+}
+
+/// What a container uses. What the kernel does not tell, because the container does not run or at all, is left out.
+/// Blocking.
+#[must_use]
+pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
+    let attributes = Some(answer::container::attributes(record));
+    let writable_layer = writable_layer(node, record);
+    let ContainerPhase::Running { started_at, .. } = record.phase else {
+        return ContainerStats { attributes, writable_layer, ..ContainerStats::default() };
+    };
+    let timestamp = now();
+    // It may have ended since: then it has no usage.
+    let usage = node.runtime.container_usage(&record.id).unwrap_or_default();
+    let rate = usage.cpu_nanoseconds.map(|cpu| node.samples.rate(&record.id, timestamp, cpu, started_at));
+    let available = |limit: u64| limit.saturating_sub(usage.working_set_bytes.unwrap_or_default());
+    ContainerStats {
+        attributes,
+        cpu: Some(CpuUsage {
+            timestamp,
+            usage_core_nano_seconds: value(usage.cpu_nanoseconds),
+            usage_nano_cores: value(rate),
+            psi: None,
+        }),
+        memory: Some(MemoryUsage {
+            timestamp,
+            working_set_bytes: value(usage.working_set_bytes),
+            available_bytes: value(usage.memory_limit_bytes.map(available)),
+            usage_bytes: value(usage.memory_bytes),
+            rss_bytes: value(usage.rss_bytes),
+            page_faults: value(usage.page_faults),
+            major_page_faults: value(usage.major_page_faults),
+            psi: None,
+        }),
+        writable_layer,
+        swap: usage.swap_bytes.map(|bytes| SwapUsage {
+            timestamp,
+            swap_available_bytes: None,
+            swap_usage_bytes: value(Some(bytes)),
+        }),
+        io: None,
+    }
+}
+
+fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsage> {
+    let usage = node.images.container_usage(&record.id).ok()?;
+    Some(FilesystemUsage {
+        timestamp: now(),
+        fs_id: Some(FilesystemIdentifier { mountpoint: node.images.mountpoint().display().to_string() }),
+        used_bytes: value(Some(usage.bytes)),
+        inodes_used: value(Some(usage.inodes)),
+    })
+}
+
+/// A number as CRI wraps it.
+#[must_use]
+pub fn value(number: Option<u64>) -> Option<UInt64Value> {
+    number.map(|value| UInt64Value { value })
+}

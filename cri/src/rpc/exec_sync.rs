@@ -1,0 +1,113 @@
+//! ExecSync: a command in a running container, to its end. At its time-out the whole process tree is killed; its output is
+//! kept up to what an answer may hold.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::{ExecSyncRequest, ExecSyncResponse};
+use runtime::Control;
+use runtime::spec::ExecSpec;
+use tokio::task::JoinHandle;
+
+use super::running;
+use crate::capture::{awaited, capture};
+use crate::error::{Backend, Error};
+use crate::node::Node;
+
+/// How much output is kept of both streams together, in bytes: kubelet accepts answers of 16 MiB, and what frames them
+/// takes a little.
+const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
+/// How long output is waited for after the command itself has ended: what it left in the background may hold the pipe for
+/// ever, and ends with it.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs it.
+pub async fn call(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {
+    if request.cmd.is_empty() {
+        return Err(Error::missing("cmd"));
+    }
+    let container = running(node, &request.container_id)?;
+    let spec = ExecSpec { args: request.cmd, tty: false, stdin: false };
+    let session = node.block(move |node| node.runtime.exec(&container.id, &spec)).await?;
+    let stdout = Output::of(session.stdout);
+    let stderr = Output::of(session.stderr);
+    let control: Arc<dyn Control> = Arc::from(session.control);
+    let outcome = match u64::try_from(request.timeout).unwrap_or(0) {
+        0 => Ok(ended(node, &control).await),
+        seconds => tokio::time::timeout(Duration::from_secs(seconds), ended(node, &control)).await,
+    };
+    let Ok(outcome) = outcome else {
+        kill(node, &control).await?;
+        let what = format!("failed to exec in container: timeout {}s exceeded", request.timeout);
+        return Err(Error::Deadline { what });
+    };
+    let exit_code = outcome?;
+    if tokio::time::timeout(DRAIN, async { tokio::join!(stdout.end(), stderr.end()) }).await.is_err() {
+        kill(node, &control).await?;
+    }
+    let stdout = stdout.take().await?;
+    let mut stderr = stderr.take().await?;
+    stderr.truncate(OUTPUT_LIMIT - stdout.len());
+    // The control's end closes sockets and waits for processes: not here.
+    node.block(move |_| drop(control)).await;
+    Ok(ExecSyncResponse { stdout, stderr, exit_code })
+}
+
+/// Waits for the end of the command itself.
+async fn ended(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<i32, Error> {
+    let ask = control.clone();
+    let descriptor: OwnedFd = node.block(move |_| ask.exit_descriptor()).await?;
+    let descriptor = awaited(descriptor).map_err(host("cannot poll an exec"))?;
+    loop {
+        let mut ready = descriptor.readable().await.map_err(host("cannot poll an exec"))?;
+        ready.clear_ready();
+        let ask = control.clone();
+        if let Some(code) = node.block(move |_| ask.wait(Duration::from_millis(100))).await? {
+            return Ok(code);
+        }
+    }
+}
+
+async fn kill(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<(), Error> {
+    let control = control.clone();
+    Ok(node.block(move |_| control.kill()).await?)
+}
+
+/// One stream of the output, read by a task of its own.
+struct Output {
+    task: JoinHandle<std::io::Result<Vec<u8>>>,
+    ended: tokio::sync::watch::Receiver<()>,
+}
+
+impl Output {
+    fn of(descriptor: Option<OwnedFd>) -> Self {
+        let (sender, ended) = tokio::sync::watch::channel(());
+        let task = tokio::spawn(async move {
+            let _until_the_end = sender;
+            match descriptor {
+                Some(descriptor) => capture(descriptor, OUTPUT_LIMIT).await,
+                None => Ok(Vec::new()),
+            }
+        });
+        Self { task, ended }
+    }
+
+    async fn end(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// What was read to the end: all processes that could write are gone.
+    async fn take(self) -> Result<Vec<u8>, Error> {
+        match tokio::time::timeout(DRAIN, self.task).await {
+            Ok(Ok(read)) => read.map_err(host("cannot read the output of an exec")),
+            Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
+            Err(_) => Err(Error::State { what: "the output of the command is held open by a process".to_owned() }),
+        }
+    }
+}
+
+fn host(operation: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Backend(Backend::Host { operation: operation.to_owned(), source })
+}

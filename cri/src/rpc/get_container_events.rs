@@ -1,0 +1,25 @@
+//! GetContainerEvents: everything that happens from now on.
+
+use std::sync::Arc;
+
+use proto::v1::ContainerEventResponse;
+use tokio::sync::broadcast::error::RecvError;
+use tonic::Status;
+
+use super::Parts;
+use crate::node::Node;
+
+/// Listens. A client that falls behind is told so and cut off: it lists everything again.
+pub fn call(node: &Arc<Node>) -> Parts<ContainerEventResponse> {
+    let events = node.events.listen();
+    Box::pin(futures::stream::unfold(Some(events), |events| async move {
+        let mut events = events?;
+        match events.recv().await {
+            Ok(event) => Some((Ok((*event).clone()), Some(events))),
+            Err(RecvError::Closed) => None,
+            Err(RecvError::Lagged(lost)) => {
+                Some((Err(Status::data_loss(format!("{lost} events came faster than they were read"))), None))
+            }
+        }
+    }))
+}

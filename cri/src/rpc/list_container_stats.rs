@@ -1,0 +1,39 @@
+//! ListContainerStats: what containers use.
+
+use std::sync::Arc;
+
+use proto::v1::{
+    ContainerFilter, ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse,
+};
+
+use super::container_stats;
+use crate::answer;
+use crate::error::Error;
+use crate::node::Node;
+use crate::record::ContainerPhase;
+
+/// Answers.
+pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {
+    Ok(ListContainerStatsResponse { stats: stats(node, request.filter).await })
+}
+
+/// The stats of the running containers that a filter lets through; the beginning of an id stands for the id.
+pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
+    let filter = filter.unwrap_or_default();
+    let mut filter = ContainerFilter {
+        id: filter.id,
+        pod_sandbox_id: filter.pod_sandbox_id,
+        label_selector: filter.label_selector,
+        state: None,
+    };
+    if let Ok(container) = node.store.find_container(&filter.id) {
+        filter.id = container.id.to_string();
+    }
+    if let Ok(pod) = node.store.find_pod(&filter.pod_sandbox_id) {
+        filter.pod_sandbox_id = pod.id.to_string();
+    }
+    let mut containers = node.store.containers();
+    containers
+        .retain(|one| matches!(one.phase, ContainerPhase::Running { .. }) && answer::container::passes(one, &filter));
+    node.block(move |node| containers.iter().map(|one| container_stats::of(node, one)).collect()).await
+}

@@ -1,0 +1,39 @@
+//! ListImages: from memory.
+
+use std::sync::Arc;
+
+use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesResponse};
+
+use crate::error::Error;
+use crate::node::Node;
+
+/// Answers.
+pub fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
+    Ok(ListImagesResponse { images: items(node, request.filter)? })
+}
+
+/// The images that a filter lets through: all, or the one that it names.
+pub fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec<Image>, Error> {
+    let name = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(node.images.list().iter().map(item).collect());
+    }
+    Ok(node.images.find(&name)?.iter().map(item).collect())
+}
+
+/// An image in CRI's words. Its user is a number or a name; of `user:group` the user.
+#[must_use]
+pub fn item(image: &image::Image) -> Image {
+    let user = image.config.user.split(':').next().unwrap_or_default();
+    let uid = if user.is_empty() { None } else { user.parse().ok() };
+    Image {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        username: if uid.is_some() { String::new() } else { user.to_owned() },
+        uid: uid.map(|value| Int64Value { value }),
+        spec: None,
+        pinned: false,
+    }
+}

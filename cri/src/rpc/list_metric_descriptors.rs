@@ -1,0 +1,17 @@
+//! ListMetricDescriptors: the metrics that ListPodSandboxMetrics gives, by the names that cAdvisor gave them.
+
+use proto::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor};
+
+use crate::error::Error;
+use crate::metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
+
+/// Answers.
+pub fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {
+    let descriptor = |metric: &Descriptor| MetricDescriptor {
+        name: metric.name.to_owned(),
+        help: metric.help.to_owned(),
+        label_keys: metric.labels.iter().map(|label| (*label).to_owned()).collect(),
+    };
+    let descriptors = CONTAINER_METRICS.iter().chain(POD_METRICS).map(descriptor).collect();
+    Ok(ListMetricDescriptorsResponse { descriptors })
+}

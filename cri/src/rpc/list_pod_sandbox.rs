@@ -1,0 +1,24 @@
+//! ListPodSandbox: from memory.
+
+use std::sync::Arc;
+
+use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
+
+use crate::answer;
+use crate::error::Error;
+use crate::node::Node;
+
+/// Answers.
+pub fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
+    Ok(ListPodSandboxResponse { items: items(node, request.filter) })
+}
+
+/// The pods that a filter lets through; the beginning of an id stands for the id.
+pub fn items(node: &Arc<Node>, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
+    let mut filter = filter.unwrap_or_default();
+    if let Ok(pod) = node.store.find_pod(&filter.id) {
+        filter.id = pod.id.to_string();
+    }
+    let pods = node.store.pods();
+    pods.iter().filter(|pod| answer::pod::passes(pod, &filter)).map(|pod| answer::pod::item(pod)).collect()
+}

@@ -1,0 +1,25 @@
+//! ListPodSandboxMetrics: what pods and containers use, as metrics with labels.
+
+use std::sync::Arc;
+
+use proto::v1::{ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, PodSandboxMetrics};
+
+use crate::error::Error;
+use crate::metrics;
+use crate::node::Node;
+use crate::record::PodPhase;
+
+/// Answers.
+pub async fn call(
+    node: &Arc<Node>,
+    _request: ListPodSandboxMetricsRequest,
+) -> Result<ListPodSandboxMetricsResponse, Error> {
+    Ok(ListPodSandboxMetricsResponse { pod_metrics: metrics(node).await })
+}
+
+/// The metrics of all ready pods.
+pub async fn metrics(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
+    let mut pods = node.store.pods();
+    pods.retain(|pod| pod.phase == PodPhase::Ready);
+    node.block(move |node| pods.iter().map(|pod| metrics::of(node, pod)).collect()).await
+}

@@ -1,0 +1,30 @@
+//! ListPodSandboxStats: what pods use.
+
+use std::sync::Arc;
+
+use proto::v1::{
+    ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter,
+};
+
+use super::pod_sandbox_stats;
+use crate::answer;
+use crate::error::Error;
+use crate::node::Node;
+use crate::record::PodPhase;
+
+/// Answers.
+pub async fn call(node: &Arc<Node>, request: ListPodSandboxStatsRequest) -> Result<ListPodSandboxStatsResponse, Error> {
+    Ok(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await })
+}
+
+/// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.
+pub async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
+    let filter = filter.unwrap_or_default();
+    let mut filter = PodSandboxFilter { id: filter.id, label_selector: filter.label_selector, state: None };
+    if let Ok(pod) = node.store.find_pod(&filter.id) {
+        filter.id = pod.id.to_string();
+    }
+    let mut pods = node.store.pods();
+    pods.retain(|pod| pod.phase == PodPhase::Ready && answer::pod::passes(pod, &filter));
+    node.block(move |node| pods.iter().map(|pod| pod_sandbox_stats::of(node, pod)).collect()).await
+}

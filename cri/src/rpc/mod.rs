@@ -1,0 +1,90 @@
+//! The RPCs, one file each. Each is a function of the node and the request; [`crate::service`] calls it and turns its error
+//! into a status.
+
+pub mod attach;
+pub mod checkpoint_container;
+pub mod container_stats;
+pub mod container_status;
+pub mod create_container;
+pub mod exec;
+pub mod exec_sync;
+pub mod get_container_events;
+pub mod image_fs_info;
+pub mod image_status;
+pub mod list_container_stats;
+pub mod list_containers;
+pub mod list_images;
+pub mod list_metric_descriptors;
+pub mod list_pod_sandbox;
+pub mod list_pod_sandbox_metrics;
+pub mod list_pod_sandbox_stats;
+pub mod pod_sandbox_stats;
+pub mod pod_sandbox_status;
+pub mod port_forward;
+pub mod pull_image;
+pub mod remove_container;
+pub mod remove_image;
+pub mod remove_pod_sandbox;
+pub mod reopen_container_log;
+pub mod run_pod_sandbox;
+pub mod runtime_config;
+pub mod start_container;
+pub mod status;
+pub mod stop_container;
+pub mod stop_pod_sandbox;
+pub mod stream_container_stats;
+pub mod stream_containers;
+pub mod stream_images;
+pub mod stream_pod_sandbox_metrics;
+pub mod stream_pod_sandbox_stats;
+pub mod stream_pod_sandboxes;
+pub mod update_container_resources;
+pub mod update_pod_sandbox_resources;
+pub mod update_runtime_config;
+pub mod version;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_stream::Stream;
+use tonic::{Request, Status};
+
+use crate::deliver::{Deadline, Delivery};
+use crate::error::Error;
+use crate::node::Node;
+use crate::record::{ContainerPhase, ContainerRecord};
+
+/// How many items a part of a streamed list has: far below 16 MiB, whatever annotations they carry within reason.
+const PART: usize = 128;
+
+/// A list in parts.
+pub type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Cuts a list into parts.
+fn parts<I: Send + 'static, T: 'static>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T> {
+    let mut items = items.into_iter();
+    Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
+        let next: Vec<I> = items.by_ref().take(PART).collect();
+        if next.is_empty() { None } else { Some(Ok(part(next))) }
+    })))
+}
+
+/// Whether the answer to this request reaches its client.
+fn delivery<T>(request: &Request<T>) -> Delivery {
+    request.extensions().get::<Delivery>().cloned().unwrap_or_default()
+}
+
+/// When this request's client stops waiting.
+fn deadline<T>(request: &Request<T>) -> Deadline {
+    request.extensions().get::<Deadline>().copied().unwrap_or_default()
+}
+
+/// A container that runs.
+fn running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
+    let container = node.store.find_container(id)?;
+    if matches!(container.phase, ContainerPhase::Running { .. }) {
+        return Ok(container);
+    }
+    let state = crate::answer::container::state(&container).as_str_name();
+    Err(Error::State { what: format!("container {} is in {state} state", container.id.short()) })
+}

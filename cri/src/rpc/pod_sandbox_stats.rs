@@ -1,0 +1,88 @@
+//! PodSandboxStats: what one pod uses: the sum over its containers, and what went through its interface.
+
+use std::sync::Arc;
+
+use proto::v1::{
+    ContainerStats, CpuUsage, LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxStats,
+    PodSandboxStatsRequest, PodSandboxStatsResponse, ProcessUsage, UInt64Value,
+};
+
+use super::container_stats::{self, value};
+use crate::answer;
+use crate::error::Error;
+use crate::node::{Node, now};
+use crate::record::{ContainerPhase, PodRecord};
+
+/// Answers.
+pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
+    let pod = node.store.find_pod(&request.pod_sandbox_id)?;
+    let stats = node.block(move |node| of(node, &pod)).await;
+    Ok(PodSandboxStatsResponse { stats: Some(stats) })
+}
+
+/// What a pod uses. Blocking.
+#[must_use]
+pub fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
+    let timestamp = now();
+    let mut running = node.store.containers_of(&pod.id);
+    running.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));
+    let containers: Vec<_> = running.iter().map(|one| container_stats::of(node, one)).collect();
+    let processes = running
+        .iter()
+        .filter_map(|one| node.runtime.container_usage(&one.id).ok()?.processes)
+        .fold(None, |sum: Option<u64>, count| Some(sum.unwrap_or_default() + count));
+    PodSandboxStats {
+        attributes: Some(answer::pod::attributes(pod)),
+        linux: Some(LinuxPodSandboxStats {
+            cpu: Some(cpu(timestamp, &containers)),
+            memory: Some(memory(timestamp, &containers)),
+            network: network(node, pod),
+            process: Some(ProcessUsage { timestamp, process_count: value(processes) }),
+            containers,
+            io: None,
+        }),
+        windows: None,
+    }
+}
+
+fn cpu(timestamp: i64, containers: &[ContainerStats]) -> CpuUsage {
+    let all = || containers.iter().filter_map(|one| one.cpu.as_ref());
+    CpuUsage {
+        timestamp,
+        usage_core_nano_seconds: sum(all().map(|cpu| cpu.usage_core_nano_seconds)),
+        usage_nano_cores: sum(all().map(|cpu| cpu.usage_nano_cores)),
+        psi: None,
+    }
+}
+
+fn memory(timestamp: i64, containers: &[ContainerStats]) -> MemoryUsage {
+    let all = || containers.iter().filter_map(|one| one.memory.as_ref());
+    MemoryUsage {
+        timestamp,
+        working_set_bytes: sum(all().map(|memory| memory.working_set_bytes)),
+        available_bytes: None,
+        usage_bytes: sum(all().map(|memory| memory.usage_bytes)),
+        rss_bytes: sum(all().map(|memory| memory.rss_bytes)),
+        page_faults: sum(all().map(|memory| memory.page_faults)),
+        major_page_faults: sum(all().map(|memory| memory.major_page_faults)),
+        psi: None,
+    }
+}
+
+/// The sum of what is known; a pod without running containers uses nothing.
+fn sum(values: impl Iterator<Item = Option<UInt64Value>>) -> Option<UInt64Value> {
+    Some(UInt64Value { value: values.flatten().map(|value| value.value).fold(0, u64::saturating_add) })
+}
+
+/// None for a pod on the host's network, and for one that has no interface any more.
+fn network(node: &Node, pod: &PodRecord) -> Option<NetworkUsage> {
+    let counters = node.network.counters(&pod.id).ok()?;
+    let interface = NetworkInterfaceUsage {
+        name: counters.interface,
+        rx_bytes: value(Some(counters.rx_bytes)),
+        rx_errors: value(Some(counters.rx_errors)),
+        tx_bytes: value(Some(counters.tx_bytes)),
+        tx_errors: value(Some(counters.tx_errors)),
+    };
+    Some(NetworkUsage { timestamp: now(), default_interface: Some(interface.clone()), interfaces: vec![interface] })
+}

@@ -1,0 +1,65 @@
+//! PullImage: until it is done, or the client's deadline. What the client sends to get in is not logged.
+
+use std::sync::Arc;
+
+use image::Credentials;
+use proto::v1::{AuthConfig, PullImageRequest, PullImageResponse};
+use tonic::Request;
+use tracing::info;
+
+use super::deadline;
+use crate::deliver::Deadline;
+use crate::error::Error;
+use crate::node::Node;
+
+/// Pulls.
+pub async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -> Result<PullImageResponse, Error> {
+    let Deadline(deadline) = deadline(&request);
+    let request = request.into_inner();
+    let reference = request.image.map(|image| image.image).unwrap_or_default();
+    if reference.is_empty() {
+        return Err(Error::missing("image.image"));
+    }
+    let credentials = request.auth.map(credentials).transpose()?.flatten();
+    let pull = node.images.pull(&reference, credentials);
+    let pulled = match deadline {
+        // Dropped at its deadline, a pull leaves nothing behind.
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), pull)
+            .await
+            .map_err(|_| Error::Deadline { what: format!("failed to pull image {reference:?}") })?,
+        None => pull.await,
+    };
+    let image = pulled?;
+    info!(id = %image.id, "pulled {reference}");
+    Ok(PullImageResponse { image_ref: image.id })
+}
+
+/// None where all of it is empty: kubelet sends that for no credentials.
+fn credentials(auth: AuthConfig) -> Result<Option<Credentials>, Error> {
+    if auth == AuthConfig::default() {
+        return Ok(None);
+    }
+    let mut credentials = Credentials {
+        username: auth.username,
+        password: auth.password,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+        server_address: auth.server_address,
+    };
+    if !auth.auth.is_empty() {
+        (credentials.username, credentials.password) = decode(&auth.auth)?;
+    }
+    Ok(Some(credentials))
+}
+
+/// `auth` is `user:password` in base64, as in docker's configuration.
+fn decode(auth: &str) -> Result<(String, String), Error> {
+    use base64::Engine;
+    // The value itself is a secret: the error does not show it.
+    let invalid =
+        || Error::Invalid { field: "auth.auth".to_owned(), reason: "is not user:password in base64".to_owned() };
+    let bytes = base64::engine::general_purpose::STANDARD.decode(auth).map_err(|_| invalid())?;
+    let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+    let (user, password) = text.split_once(':').ok_or_else(invalid)?;
+    Ok((user.to_owned(), password.trim_end_matches('\0').to_owned()))
+}

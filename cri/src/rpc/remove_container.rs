@@ -1,0 +1,23 @@
+//! RemoveContainer: running or not. Not there: done already.
+
+use std::sync::Arc;
+
+use proto::v1::{RemoveContainerRequest, RemoveContainerResponse};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::teardown;
+
+/// Removes it.
+pub async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
+    let container = match node.store.find_container(&request.container_id) {
+        Ok(container) => container,
+        Err(Error::NotFound { .. }) => return Ok(RemoveContainerResponse {}),
+        Err(error) => return Err(error),
+    };
+    let _lock = node.locks.container(&container.pod, &container.id).await;
+    if node.store.container(&container.id).is_some() {
+        node.block(move |node| teardown::container(node, &container.id)).await?;
+    }
+    Ok(RemoveContainerResponse {})
+}

@@ -1,0 +1,23 @@
+//! RemovePodSandbox: the pod and its containers go, running or not. Not there: done already.
+
+use std::sync::Arc;
+
+use proto::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::teardown::{self, Until};
+
+/// Removes it.
+pub async fn call(node: &Arc<Node>, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse, Error> {
+    let id = match node.store.find_pod(&request.pod_sandbox_id) {
+        Ok(pod) => pod.id.clone(),
+        Err(Error::NotFound { .. }) => return Ok(RemovePodSandboxResponse {}),
+        Err(error) => return Err(error),
+    };
+    let _lock = node.locks.pod(&id).await;
+    if node.store.pod(&id).is_some() {
+        node.block(move |node| teardown::pod(node, &id, Until::Removed)).await?;
+    }
+    Ok(RemovePodSandboxResponse {})
+}

@@ -1,0 +1,16 @@
+//! ReopenContainerLog: kubelet has renamed the file and wants a new one.
+
+use std::sync::Arc;
+
+use proto::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
+
+use super::running;
+use crate::error::Error;
+use crate::node::Node;
+
+/// Reopens it.
+pub async fn call(node: &Arc<Node>, request: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse, Error> {
+    let container = running(node, &request.container_id)?;
+    node.block(move |node| node.runtime.reopen_log(&container.id)).await?;
+    Ok(ReopenContainerLogResponse {})
+}

@@ -1,0 +1,97 @@
+//! Status: whether pods and their network can be had, and if not, what to do about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use host::Need;
+use proto::v1::{
+    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
+    StatusResponse,
+};
+use serde_json::json;
+
+use crate::error::Error;
+use crate::node::Node;
+
+/// The conditions that kubelet looks for.
+const RUNTIME_READY: &str = "RuntimeReady";
+const NETWORK_READY: &str = "NetworkReady";
+
+/// Answers.
+pub async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
+    let (runtime, network) = node.block(|node| (runtime_needs(node), network_needs(node))).await;
+    let conditions = vec![
+        condition(RUNTIME_READY, "RuntimeNotReady", &runtime),
+        condition(NETWORK_READY, "NetworkPluginNotReady", &network),
+    ];
+    let info = if request.verbose { info(node, &runtime, &network) } else { BTreeMap::new() };
+    let features = node.runtime.features();
+    Ok(StatusResponse {
+        status: Some(RuntimeStatus { conditions }),
+        info,
+        runtime_handlers: handlers(node),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: features.supplemental_groups_policy,
+            user_namespaces_host_network: false,
+        }),
+    })
+}
+
+fn runtime_needs(node: &Node) -> Vec<Need> {
+    let mut needs = node.runtime.needs();
+    needs.extend(node.images.needs());
+    needs
+}
+
+fn network_needs(node: &Node) -> Vec<Need> {
+    let mut needs = node.network.needs();
+    let networks = node.pod_networks();
+    let found = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let remedy = "set network.pod_cidrs in the configuration, or wait for kubelet to send the node's pod CIDR";
+    needs.push(Need {
+        name: "pod network".to_owned(),
+        found: if networks.is_empty() { "none".to_owned() } else { found },
+        required: true,
+        remedy: networks.is_empty().then(|| remedy.to_owned()),
+    });
+    needs
+}
+
+fn condition(kind: &str, reason: &str, needs: &[Need]) -> RuntimeCondition {
+    let missing: Vec<String> = needs
+        .iter()
+        .filter(|need| need.required)
+        .filter_map(|need| need.remedy.as_ref().map(|remedy| format!("{}: {}: {remedy}", need.name, need.found)))
+        .collect();
+    RuntimeCondition {
+        r#type: kind.to_owned(),
+        status: missing.is_empty(),
+        reason: if missing.is_empty() { String::new() } else { reason.to_owned() },
+        message: missing.join("; "),
+    }
+}
+
+fn handlers(node: &Node) -> Vec<RuntimeHandler> {
+    let recursive_read_only_mounts = node.runtime.features().recursive_read_only_mounts;
+    let features = RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces: false };
+    let names = std::iter::once(String::new()).chain(node.config.runtime_handlers.iter().cloned());
+    names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
+}
+
+fn info(node: &Node, runtime: &[Need], network: &[Need]) -> BTreeMap<String, String> {
+    let need =
+        |need: &Need| json!({"name": need.name, "found": need.found, "required": need.required, "remedy": need.remedy});
+    let unreadable: Vec<_> = node
+        .unreadable()
+        .iter()
+        .map(|record| json!({"table": record.table, "key": record.key, "reason": record.reason}))
+        .collect();
+    let entries = [
+        ("config", json!(node.config)),
+        ("backend", json!({"runtime": node.runtime.name(), "rootfs": node.rootfs})),
+        ("needs", json!(runtime.iter().chain(network).map(need).collect::<Vec<_>>())),
+        ("podNetworks", json!(node.pod_networks())),
+        ("unreadableRecords", json!(unreadable)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect()
+}

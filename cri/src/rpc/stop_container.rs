@@ -1,0 +1,49 @@
+//! StopContainer: its signal, its time, then the kill. Not there, or not running: done already.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host::ContainerId;
+use proto::v1::{StopContainerRequest, StopContainerResponse};
+use runtime::spec::Signal;
+use tracing::info;
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::record::ContainerPhase;
+use crate::{exits, teardown};
+
+/// Stops it. It takes no lock: a second call with less time must not wait for the first.
+pub async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse, Error> {
+    let container = match node.store.find_container(&request.container_id) {
+        Ok(container) => container,
+        Err(Error::NotFound { .. }) => return Ok(StopContainerResponse {}),
+        Err(error) => return Err(error),
+    };
+    if !matches!(container.phase, ContainerPhase::Running { .. }) {
+        return Ok(StopContainerResponse {});
+    }
+    let id = container.id.clone();
+    let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+    if !grace.is_zero() {
+        let signal = container.made.as_ref().map_or_else(Signal::term, |made| made.stop_signal.clone());
+        if asked(node, &id, signal, grace).await? {
+            return Ok(StopContainerResponse {});
+        }
+        info!(container = id.short(), "it did not stop within {} s and is killed", grace.as_secs());
+    }
+    node.block(move |node| teardown::stop_container(node, &id)).await?;
+    Ok(StopContainerResponse {})
+}
+
+/// Sends the signal and waits; true when the container ended in time.
+async fn asked(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool, Error> {
+    let target = id.clone();
+    let sent = node.block(move |node| node.runtime.signal_container(&target, &signal)).await;
+    match sent {
+        // Gone already: the kill that follows notes how it ended.
+        Err(runtime::Error::NotFound { .. }) => return Ok(false),
+        other => other?,
+    }
+    Ok(exits::ended_by(node, id, Instant::now().checked_add(grace)).await)
+}

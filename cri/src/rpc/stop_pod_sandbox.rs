@@ -1,0 +1,24 @@
+//! StopPodSandbox: everything that the kernel holds of a pod goes. Not there, or stopped: done already.
+
+use std::sync::Arc;
+
+use proto::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::record::PodPhase;
+use crate::teardown::{self, Until};
+
+/// Stops it.
+pub async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
+    let id = match node.store.find_pod(&request.pod_sandbox_id) {
+        Ok(pod) => pod.id.clone(),
+        Err(Error::NotFound { .. }) => return Ok(StopPodSandboxResponse {}),
+        Err(error) => return Err(error),
+    };
+    let _lock = node.locks.pod(&id).await;
+    if node.store.pod(&id).is_some_and(|pod| pod.phase != PodPhase::Stopped) {
+        node.block(move |node| teardown::pod(node, &id, Until::Stopped)).await?;
+    }
+    Ok(StopPodSandboxResponse {})
+}

@@ -1,0 +1,13 @@
+//! StreamContainers: ListContainers in parts.
+
+use std::sync::Arc;
+
+use proto::v1::{StreamContainersRequest, StreamContainersResponse};
+
+use super::{Parts, list_containers, parts};
+use crate::node::Node;
+
+/// Answers.
+pub fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
+    parts(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
+}

@@ -1,0 +1,14 @@
+//! StreamPodSandboxMetrics: ListPodSandboxMetrics in parts.
+
+use std::sync::Arc;
+
+use proto::v1::StreamPodSandboxMetricsResponse;
+
+use super::{Parts, list_pod_sandbox_metrics, parts};
+use crate::node::Node;
+
+/// Answers.
+pub async fn call(node: &Arc<Node>) -> Parts<StreamPodSandboxMetricsResponse> {
+    let metrics = list_pod_sandbox_metrics::metrics(node).await;
+    parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })
+}

@@ -1,0 +1,22 @@
+//! Version: who this is.
+
+use proto::v1::{VersionRequest, VersionResponse};
+
+use crate::error::Error;
+
+/// The version of the kubelet runtime API, which has been this one since it had a version.
+const KUBELET_API_VERSION: &str = "0.1.0";
+/// The name that clients show.
+pub const RUNTIME_NAME: &str = "cellblock";
+/// The version of CRI.
+const CRI_VERSION: &str = "v1";
+
+/// Answers.
+pub fn call(_request: VersionRequest) -> Result<VersionResponse, Error> {
+    Ok(VersionResponse {
+        version: KUBELET_API_VERSION.to_owned(),
+        runtime_name: RUNTIME_NAME.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: CRI_VERSION.to_owned(),
+    })
+}

@@ -1,0 +1,135 @@
+//! `cellblock serve`: the backends of this node, a server on them, until SIGTERM.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use host::fault::Faults;
+use host::worker::Workers;
+use image::rootfs::{self, Rootfs};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::{Config, RootfsKind};
+use crate::node::{Backends, Opening};
+use crate::rpc::version::RUNTIME_NAME;
+use crate::server::{self, Server};
+use crate::streaming;
+
+/// Threads that may block at once: each call that waits for a kernel has one, and each is at most as large as its stack.
+const BLOCKING_THREADS: usize = 512;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it could not begin, or what ended it.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    config.check()?;
+    log_to_stderr(&config)?;
+    let lock = server::lock(&config.root)?;
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("cannot make the state directory {}", config.state.display()))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    // Inside the runtime, since sockets are registered with it; what blocks here keeps nobody waiting yet.
+    runtime.block_on(async {
+        let socket = config.socket()?;
+        let backends = backends(&config)?;
+        announce(&config, &backends);
+        let streaming = streaming::Server::bind(streaming_settings(&config), backends.runtime.clone()).await?;
+        let opening = Opening { config, streaming, faults: Faults::default() };
+        let server = Server::open(lock, &socket, backends, opening)?;
+        server.run(told_to_stop()?).await?;
+        Ok(())
+    })
+}
+
+/// The backends of this kernel.
+fn backends(config: &Config) -> anyhow::Result<Backends> {
+    let workers = Workers::of_this_program().context("cannot find the program's own executable")?;
+    let runtime = runtime::open(runtime::Settings {
+        prefix: config.prefix.clone(),
+        state: config.state.join("runtime"),
+        workers: workers.clone(),
+    })?;
+    let network = network::open(network::Settings {
+        prefix: config.prefix.clone(),
+        state: config.state.join("network"),
+        workers: workers.clone(),
+        untranslated: config.network.untranslated.clone(),
+        mtu: config.network.mtu,
+    })?;
+    let rootfs = rootfs(config)?;
+    let name = rootfs.name();
+    let images = image::Images::open(image::Settings {
+        root: config.root.join("images"),
+        registry_config: Some(config.image.registry_config.clone()),
+        workers,
+        rootfs,
+        platforms: platforms(config, &runtime.platforms()),
+    })?;
+    Ok(Backends { runtime, network, images, rootfs: name })
+}
+
+fn rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
+    let kind = match config.image.rootfs {
+        RootfsKind::Auto => rootfs::Kind::Auto,
+        RootfsKind::Zfs => rootfs::Kind::Zfs,
+        RootfsKind::Copy => rootfs::Kind::Copy,
+        RootfsKind::Overlay => rootfs::Kind::Overlay,
+    };
+    let dataset = Some(config.image.zfs_dataset.as_str()).filter(|dataset| !dataset.is_empty());
+    Ok(rootfs::open(kind, &config.root.join("rootfs"), dataset)?)
+}
+
+fn streaming_settings(config: &Config) -> streaming::Settings {
+    let certificate = config.streaming.tls_cert.clone().zip(config.streaming.tls_key.clone());
+    streaming::Settings {
+        address: config.streaming.address,
+        certificate: certificate.map(|(chain, key)| streaming::Certificate { chain, key }),
+        idle_timeout: Duration::from_secs(config.streaming.idle_timeout_seconds),
+        ..streaming::Settings::default()
+    }
+}
+
+/// The platforms whose images are pulled: those for Linux on FreeBSD only where the configuration says so.
+fn platforms(config: &Config, known: &[String]) -> Vec<String> {
+    let own = known.first().and_then(|platform| platform.split('/').next()).unwrap_or_default();
+    let allowed = |platform: &&String| config.image.allow_linux || platform.split('/').next() == Some(own);
+    known.iter().filter(allowed).cloned().collect()
+}
+
+fn announce(config: &Config, backends: &Backends) {
+    let version = env!("CARGO_PKG_VERSION");
+    info!(
+        backend = backends.runtime.name(),
+        rootfs = backends.rootfs,
+        "{RUNTIME_NAME} {version} serves {}",
+        config.root.display()
+    );
+    let needs = [backends.runtime.needs(), backends.images.needs(), backends.network.needs()].concat();
+    for need in needs {
+        if let Some(remedy) = &need.remedy {
+            warn!(required = need.required, "{}: {}: {remedy}", need.name, need.found);
+        }
+    }
+}
+
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+        .with_context(|| format!("log_level: {:?} is not a level or a filter", config.log_level))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+/// Ready once the process is told to stop.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

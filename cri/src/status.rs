@@ -1,0 +1,101 @@
+//! Error → gRPC status: the only place that knows gRPC's codes. The texts are those that kubelet and crictl know from
+//! containerd where they look at them: `not found`, `is reserved for`, `context deadline exceeded`.
+
+use tonic::{Code, Status};
+
+use crate::error::{Backend, Error};
+use crate::streaming;
+
+/// How much of an error's text goes into an answer, in bytes: gRPC carries it in a header, which clients cap at 8 KiB or
+/// more.
+const MESSAGE_LIMIT: usize = 4096;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let mut message = host::chain(&error);
+        if message.len() > MESSAGE_LIMIT {
+            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
+            message.push('…');
+        }
+        Status::new(code(&error), message)
+    }
+}
+
+fn code(error: &Error) -> Code {
+    match error {
+        Error::NotFound { .. } => Code::NotFound,
+        Error::Invalid { .. } => Code::InvalidArgument,
+        Error::Reserved { .. } => Code::AlreadyExists,
+        Error::State { .. } => Code::FailedPrecondition,
+        Error::Deadline { .. } => Code::DeadlineExceeded,
+        Error::Unsupported { .. } => Code::Unimplemented,
+        Error::Backend(Backend::Runtime(error)) => of_runtime(error),
+        Error::Backend(Backend::Network(error)) => of_network(error),
+        Error::Backend(Backend::Image(error)) => of_image(error),
+        Error::Backend(Backend::Streaming(error)) => of_streaming(error),
+        Error::Backend(Backend::Record(_) | Backend::Host { .. }) => Code::Internal,
+        Error::Several { errors, .. } => errors.first().map_or(Code::Internal, code),
+    }
+}
+
+fn of_runtime(error: &runtime::Error) -> Code {
+    match error {
+        runtime::Error::NotFound { .. } => Code::NotFound,
+        runtime::Error::Invalid { .. } => Code::InvalidArgument,
+        // A field that this backend cannot honour: UNIMPLEMENTED would say that the whole RPC is not there.
+        runtime::Error::Unsupported { .. } => Code::InvalidArgument,
+        runtime::Error::Conflict { .. } => Code::FailedPrecondition,
+        runtime::Error::Command { .. } => Code::Unknown,
+        runtime::Error::Unavailable { .. } => Code::Unavailable,
+        runtime::Error::Failed { .. } => Code::Internal,
+    }
+}
+
+fn of_network(error: &network::Error) -> Code {
+    match error {
+        network::Error::NotFound { .. } => Code::NotFound,
+        network::Error::Invalid { .. } | network::Error::Unsupported { .. } => Code::InvalidArgument,
+        network::Error::Conflict { .. } => Code::AlreadyExists,
+        network::Error::Exhausted { .. } => Code::ResourceExhausted,
+        network::Error::Failed { .. } => Code::Internal,
+    }
+}
+
+fn of_image(error: &image::Error) -> Code {
+    match error {
+        image::Error::NotFound { .. } => Code::NotFound,
+        image::Error::Invalid { .. } | image::Error::Unsupported { .. } => Code::InvalidArgument,
+        image::Error::Denied { .. } => Code::PermissionDenied,
+        image::Error::Unavailable { .. } => Code::Unavailable,
+        image::Error::Conflict { .. } => Code::FailedPrecondition,
+        image::Error::Failed { .. } => Code::Internal,
+    }
+}
+
+fn of_streaming(error: &streaming::Error) -> Code {
+    match error {
+        streaming::Error::Invalid { .. } => Code::InvalidArgument,
+        streaming::Error::TooMany => Code::ResourceExhausted,
+        streaming::Error::Certificate { .. } | streaming::Error::Listen { .. } => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use crate::error::Error;
+
+    #[test]
+    fn a_text_that_is_too_long_for_a_header_is_cut() {
+        let status = Status::from(Error::Invalid { field: "image".to_owned(), reason: "ä".repeat(100_000) });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().len() < 4200 && status.message().starts_with("image: ä"));
+    }
+
+    #[test]
+    fn a_reserved_name_reads_as_containerd_says_it() {
+        let status = Status::from(Error::Reserved { what: "sandbox", name: "a_b".to_owned(), owner: "4f".to_owned() });
+        assert_eq!(status.message(), r#"failed to reserve sandbox name "a_b": name "a_b" is reserved for "4f""#);
+    }
+}

@@ -1,0 +1,144 @@
+//! The one way that anything is removed. Stop, Remove, the roll-back of a create and the sweep at start-up are this: by the
+//! id alone, every step tried, all errors collected, and the record kept until every step has succeeded, so that the same
+//! call can be made again. All of it is blocking, and the caller holds the locks.
+
+use std::collections::BTreeSet;
+
+use host::{ContainerId, PodId};
+use proto::v1::ContainerEventType;
+
+use crate::error::{Attempts, Error};
+use crate::exits;
+use crate::names;
+use crate::node::Node;
+use crate::record::{Change, ContainerPhase, ContainerRecord, PodPhase, PodRecord};
+
+/// How much of a pod is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Everything that the kernel holds; the records of it and its containers stay, and their root file systems.
+    Stopped,
+    /// That, and everything else.
+    Removed,
+}
+
+/// Tears a pod down. Missing: done already, and what the kernel holds under this id goes all the same.
+///
+/// # Errors
+/// All that went wrong; the pod then stays [`PodPhase::Stopping`].
+pub fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
+    // What cannot be written down is not begun: after a crash half way nobody would finish it.
+    let record = node.store.change_pod(id, |record| record.phase = record.phase.max(PodPhase::Stopping))?;
+    let was_running = record.as_ref().is_some_and(|record| record.attachment.is_some());
+    let mut attempts = Attempts::default();
+    for container in containers_of(node, id, &mut attempts) {
+        let outcome = match until {
+            Until::Stopped => stop_container(node, &container),
+            Until::Removed => self::container(node, &container),
+        };
+        attempts.note(outcome);
+    }
+    kernel_objects(node, id, &mut attempts);
+    if let Some(spare) = record.as_ref().and_then(|record| record.spare.as_ref()) {
+        kernel_objects(node, spare, &mut attempts);
+    }
+    attempts.finish(|| format!("cannot tear down pod {}", id.short()))?;
+    let Some(record) = record else { return Ok(()) };
+    let stopped = node.store.change_pod(id, |record| {
+        record.phase = PodPhase::Stopped;
+        record.attachment = None;
+        record.spare = None;
+    })?;
+    if record.phase != PodPhase::Stopped {
+        // Only now: the addresses of a pod that was stopped before may be another's.
+        node.release(&record.network.addresses);
+    }
+    if was_running {
+        node.tell_pod(stopped.as_deref().unwrap_or(&record), ContainerEventType::ContainerStoppedEvent);
+    }
+    if until == Until::Removed { forget_pod(node, &record) } else { Ok(()) }
+}
+
+fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {
+    node.store.delete_pod(&record.id)?;
+    if let Some(metadata) = &record.config.metadata {
+        node.names.release(&names::of_pod(metadata), record.id.as_str());
+    }
+    node.tell_pod(record, ContainerEventType::ContainerDeletedEvent);
+    Ok(())
+}
+
+/// The pod's containers as the records have them, and as the kernel has them.
+fn containers_of(node: &Node, id: &PodId, attempts: &mut Attempts) -> BTreeSet<ContainerId> {
+    let mut containers: BTreeSet<_> = node.store.containers_of(id).iter().map(|one| one.id.clone()).collect();
+    if let Some(inventory) = attempts.note(node.runtime.inventory()) {
+        let held = inventory.containers.into_iter().filter(|(_, (pod, _))| pod == id);
+        containers.extend(held.map(|(container, _)| container));
+    }
+    containers
+}
+
+/// The network first, from outside, while the place is still there to drop its connections; then the place.
+fn kernel_objects(node: &Node, id: &PodId, attempts: &mut Attempts) {
+    let place = node.runtime.place(id).ok();
+    attempts.note(node.network.detach(id, place.as_ref()));
+    attempts.note(node.runtime.remove_pod(id));
+}
+
+/// Ends a container, and notes how it ended. Not running: done already.
+///
+/// # Errors
+/// A process that does not die.
+pub fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error> {
+    match node.runtime.kill_container(id) {
+        Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if exits::note(node, id)? {
+        return Ok(());
+    }
+    Err(Error::State { what: format!("container {} was killed and still runs", id.short()) })
+}
+
+/// Removes a container, running or not. Missing: done already, and what the kernel holds under this id goes all the same.
+///
+/// # Errors
+/// All that went wrong; the container then stays [`ContainerPhase::Removing`].
+pub fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
+    let mut attempts = Attempts::default();
+    attempts.note(stop_container(node, id));
+    let record = node.store.change_container(id, begin_removal)?;
+    attempts.note(node.runtime.remove_container(id));
+    attempts.note(node.images.discard(id));
+    attempts.finish(|| format!("cannot remove container {}", id.short()))?;
+    let Some(record) = record else { return Ok(()) };
+    node.store.delete_container(id)?;
+    node.samples.forget(id);
+    let pod = node.store.pod(&record.pod);
+    if let (Some(metadata), Some(pod)) = (&record.config.metadata, pod.and_then(|pod| pod.config.metadata.clone())) {
+        node.names.release(&names::of_container(metadata, &pod), id.as_str());
+    }
+    node.tell_container(&record, ContainerEventType::ContainerDeletedEvent);
+    Ok(())
+}
+
+fn begin_removal(record: &mut ContainerRecord) {
+    let ended = match &record.phase {
+        ContainerPhase::Exited(ended) => Some(ended.clone()),
+        ContainerPhase::Removing(ended) => ended.clone(),
+        phase @ ContainerPhase::Running { .. } => Some(exits::unknown(phase, "it was removed while it ran")),
+        ContainerPhase::Creating | ContainerPhase::Created => None,
+    };
+    record.phase = ContainerPhase::Removing(ended);
+}
+
+/// Removes a spare that no pod has taken. Missing: done already.
+///
+/// # Errors
+/// All that went wrong; its record stays.
+pub fn spare(node: &Node, id: &PodId) -> Result<(), Error> {
+    let mut attempts = Attempts::default();
+    kernel_objects(node, id, &mut attempts);
+    attempts.finish(|| format!("cannot remove spare {}", id.short()))?;
+    Ok(node.store.disk().apply(&[Change::DeleteSpare(id)])?)
+}

@@ -1,0 +1,251 @@
+//! The life of a pod and its containers, and that every step may be repeated.
+
+use std::time::{Duration, Instant};
+
+use proto::v1::*;
+use tonic::Code;
+
+use crate::world::{World, create, pod, run_pod};
+
+type Client = runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
+
+async fn state(client: &mut Client, id: &str) -> ContainerStatus {
+    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+    client.container_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+async fn stop(client: &mut Client, id: &str, timeout: i64) {
+    client.stop_container(StopContainerRequest { container_id: id.to_owned(), timeout }).await.unwrap();
+}
+
+/// Waits until a container has exited.
+pub(crate) async fn exited(client: &mut Client, id: &str) -> ContainerStatus {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let status = state(client, id).await;
+        if status.state() == ContainerState::ContainerExited {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "it does not exit: {status:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_pod_lives_and_leaves_nothing() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id[..13].to_owned(), verbose: true };
+        let answer = client.pod_sandbox_status(request).await.unwrap().into_inner();
+        let status = answer.status.unwrap();
+        assert_eq!((status.id.as_str(), status.state()), (id.as_str(), PodSandboxState::SandboxReady));
+        let network = status.network.unwrap();
+        assert_eq!((network.ip.as_str(), network.additional_ips.len()), ("10.20.0.2", 1));
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        assert_eq!(info["config"]["metadata"]["name"], "web");
+
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let created = state(&mut client, &container).await;
+        assert_eq!((created.state(), created.started_at), (ContainerState::ContainerCreated, 0));
+        client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap();
+        let running = state(&mut client, &container).await;
+        assert_eq!((running.state(), running.stop_signal()), (ContainerState::ContainerRunning, Signal::Sigusr1));
+        assert!(running.started_at > 0 && running.image.unwrap().image == world.image);
+        let again = client.start_container(StartContainerRequest { container_id: container.clone() }).await;
+        assert_eq!(again.unwrap_err().code(), Code::FailedPrecondition);
+
+        stop(&mut client, &container, 10).await;
+        stop(&mut client, &container, 10).await;
+        let ended = state(&mut client, &container).await;
+        assert_eq!((ended.state(), ended.reason.as_str()), (ContainerState::ContainerExited, "Error"));
+        for _ in 0..2 {
+            client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+        }
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+        let status = client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+        assert_eq!((status.state(), status.network.unwrap().ip.as_str()), (PodSandboxState::SandboxNotready, ""));
+        for _ in 0..2 {
+            client.remove_container(RemoveContainerRequest { container_id: container.clone() }).await.unwrap();
+            client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+        }
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+    server.stop();
+}
+
+#[test]
+fn a_container_ends_by_itself_and_its_end_has_a_reason() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        for (name, command, code, reason) in
+            [("done", ["exit", "0"], 0, "Completed"), ("failed", ["exit", "3"], 3, "Error")]
+        {
+            let request = create(&world, &id, "web", name, &command);
+            let container = client.create_container(request).await.unwrap().into_inner().container_id;
+            client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap();
+            let status = exited(&mut client, &container).await;
+            assert_eq!((status.exit_code, status.reason.as_str()), (code, reason));
+            assert!(status.finished_at >= status.started_at && status.started_at > 0);
+        }
+        let request = create(&world, &id, "web", "hungry", &["forever"]);
+        let hungry = client.create_container(request).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: hungry.clone() }).await.unwrap();
+        world.kernel.finish(&hungry.parse().unwrap(), 137, true);
+        let status = exited(&mut client, &hungry).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    });
+}
+
+#[test]
+fn a_program_that_is_not_there_ends_the_container() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["missing"]);
+        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let error = client.start_container(StartContainerRequest { container_id: container.clone() }).await;
+        assert!(error.unwrap_err().message().contains("executable file not found"));
+        let status = state(&mut client, &container).await;
+        assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 128));
+        assert_eq!(status.reason, "StartError");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_not_found_or_gone_already() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    server.run(async {
+        let id = "0123456789abcdef".to_owned();
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+        assert_eq!(client.pod_sandbox_status(request).await.unwrap_err().code(), Code::NotFound);
+        let request = ContainerStatusRequest { container_id: id.clone(), verbose: false };
+        assert_eq!(client.container_status(request).await.unwrap_err().code(), Code::NotFound);
+        let request = StartContainerRequest { container_id: id.clone() };
+        assert_eq!(client.start_container(request).await.unwrap_err().code(), Code::NotFound);
+        stop(&mut client, &id, 0).await;
+        client.remove_container(RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
+        client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+        let request = CreateContainerRequest { pod_sandbox_id: id, ..create(&world, "", "web", "main", &["x"]) };
+        assert_eq!(client.create_container(request).await.unwrap_err().code(), Code::NotFound);
+        let unknown = client.checkpoint_container(CheckpointContainerRequest::default()).await;
+        assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented);
+    });
+}
+
+#[test]
+fn bad_requests_are_refused_with_their_field_and_leave_nothing() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        for (request, field) in [
+            (RunPodSandboxRequest::default(), "config"),
+            (RunPodSandboxRequest { config: Some(PodSandboxConfig::default()), ..Default::default() }, "metadata"),
+            (RunPodSandboxRequest { config: Some(pod("web")), runtime_handler: "kata".to_owned() }, "kata"),
+        ] {
+            let status = client.run_pod_sandbox(request).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+            assert!(status.message().contains(field), "{status}");
+        }
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let mut request = create(&world, &id, "web", "main", &["forever"]);
+        request.config.as_mut().unwrap().image.as_mut().unwrap().image = "no/such:image".to_owned();
+        assert_eq!(client.create_container(request).await.unwrap_err().code(), Code::NotFound);
+        let mut request = create(&world, &id, "web", "main", &["forever"]);
+        request.config.as_mut().unwrap().mounts = vec![Mount {
+            host_path: "/no/such/path".to_owned(),
+            container_path: "/data".to_owned(),
+            ..Mount::default()
+        }];
+        let status = client.create_container(request).await.unwrap_err();
+        assert!(status.message().contains("/no/such/path"), "{status}");
+        let containers = client.list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
+        assert_eq!(containers.containers, []);
+        // The name is free again.
+        client.create_container(create(&world, &id, "web", "main", &["forever"])).await.unwrap();
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn events_come_in_order() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    let kinds = server.run(async {
+        let mut events = client.get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap();
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+        let mut kinds = Vec::new();
+        while kinds.len() < 8 {
+            let event = events.message().await.unwrap().unwrap();
+            let who = if event.container_id == id { "pod" } else { "container" };
+            assert_eq!(event.pod_sandbox_status.as_ref().unwrap().id, id);
+            kinds.push((who, event.container_event_type()));
+        }
+        kinds
+    });
+    use ContainerEventType::{
+        ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent,
+    };
+    let wanted = [
+        ("pod", ContainerCreatedEvent),
+        ("pod", ContainerStartedEvent),
+        ("container", ContainerCreatedEvent),
+        ("container", ContainerStartedEvent),
+        ("container", ContainerStoppedEvent),
+        ("container", ContainerDeletedEvent),
+        ("pod", ContainerStoppedEvent),
+        ("pod", ContainerDeletedEvent),
+    ];
+    assert_eq!(kinds, wanted);
+}
+
+#[test]
+fn a_command_runs_to_its_end_or_to_its_time_out() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let exec = |cmd: &[&str], timeout| ExecSyncRequest {
+            container_id: container.clone(),
+            cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
+            timeout,
+        };
+        let early = client.exec_sync(exec(&["exit", "0"], 0)).await.unwrap_err();
+        assert!(early.message().contains("CONTAINER_CREATED"), "{early}");
+        client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap();
+        let printed = client.exec_sync(exec(&["print", "hello"], 5)).await.unwrap().into_inner();
+        assert_eq!((printed.stdout.as_slice(), printed.exit_code), (&b"hello\n"[..], 0));
+        assert_eq!(client.exec_sync(exec(&["exit", "7"], 0)).await.unwrap().into_inner().exit_code, 7);
+        let late = client.exec_sync(exec(&["forever"], 1)).await.unwrap_err();
+        assert_eq!(late.code(), Code::DeadlineExceeded);
+        assert!(client.exec_sync(exec(&["missing"], 1)).await.unwrap_err().message().contains("not found"));
+        assert_eq!(client.exec_sync(exec(&[], 1)).await.unwrap_err().code(), Code::InvalidArgument);
+    });
+}

@@ -1,0 +1,117 @@
+//! Lists and their filters, whole and in parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::v1::*;
+
+use crate::world::{World, create, run_pod};
+
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn pods_are_filtered_by_id_state_and_labels() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    server.run(async {
+        let mut ids = Vec::new();
+        for name in ["a", "b", "c"] {
+            ids.push(client.run_pod_sandbox(run_pod(name)).await.unwrap().into_inner().pod_sandbox_id);
+        }
+        client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: ids[2].clone() }).await.unwrap();
+        let ready = Some(PodSandboxStateValue { state: PodSandboxState::SandboxReady.into() });
+        let cases = [
+            (PodSandboxFilter::default(), vec![0, 1, 2]),
+            (PodSandboxFilter { id: ids[1].clone(), ..Default::default() }, vec![1]),
+            (PodSandboxFilter { id: ids[1][..20].to_owned(), ..Default::default() }, vec![1]),
+            (PodSandboxFilter { id: "nothing".to_owned(), ..Default::default() }, vec![]),
+            (PodSandboxFilter { state: ready, ..Default::default() }, vec![0, 1]),
+            (PodSandboxFilter { label_selector: labels(&[("app", "a")]), ..Default::default() }, vec![0]),
+            (
+                PodSandboxFilter { label_selector: labels(&[("tier", "front")]), state: ready, ..Default::default() },
+                vec![0, 1],
+            ),
+            (
+                PodSandboxFilter { label_selector: labels(&[("app", "a"), ("tier", "back")]), ..Default::default() },
+                vec![],
+            ),
+        ];
+        for (filter, wanted) in cases {
+            let wanted: BTreeSet<_> = wanted.into_iter().map(|index: usize| ids[index].clone()).collect();
+            let request = ListPodSandboxRequest { filter: Some(filter.clone()) };
+            let items = client.list_pod_sandbox(request).await.unwrap().into_inner().items;
+            assert_eq!(items.into_iter().map(|pod| pod.id).collect::<BTreeSet<_>>(), wanted, "{filter:?}");
+            let request = StreamPodSandboxesRequest { filter: Some(filter) };
+            let mut parts = client.stream_pod_sandboxes(request).await.unwrap().into_inner();
+            let mut streamed = BTreeSet::new();
+            while let Some(part) = parts.message().await.unwrap() {
+                streamed.extend(part.pod_sandboxes.into_iter().map(|pod| pod.id));
+            }
+            assert_eq!(streamed, wanted);
+        }
+    });
+}
+
+#[test]
+fn containers_are_filtered_by_pod_id_state_and_labels() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let (mut pods, mut ids) = (Vec::new(), Vec::new());
+        for name in ["a", "b"] {
+            let pod = client.run_pod_sandbox(run_pod(name)).await.unwrap().into_inner().pod_sandbox_id;
+            let request = create(&world, &pod, name, "main", &["forever"]);
+            ids.push(client.create_container(request).await.unwrap().into_inner().container_id);
+            pods.push(pod);
+        }
+        client.start_container(StartContainerRequest { container_id: ids[0].clone() }).await.unwrap();
+        let running = Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() });
+        let cases = [
+            (ContainerFilter::default(), vec![0, 1]),
+            (ContainerFilter { id: ids[1][..15].to_owned(), ..Default::default() }, vec![1]),
+            (ContainerFilter { pod_sandbox_id: pods[1][..15].to_owned(), ..Default::default() }, vec![1]),
+            (ContainerFilter { state: running, ..Default::default() }, vec![0]),
+            (ContainerFilter { state: running, pod_sandbox_id: pods[1].clone(), ..Default::default() }, vec![]),
+            (ContainerFilter { label_selector: labels(&[("name", "main")]), ..Default::default() }, vec![0, 1]),
+            (ContainerFilter { label_selector: labels(&[("name", "other")]), ..Default::default() }, vec![]),
+        ];
+        for (filter, wanted) in cases {
+            let wanted: BTreeSet<_> = wanted.into_iter().map(|index: usize| ids[index].clone()).collect();
+            let request = ListContainersRequest { filter: Some(filter.clone()) };
+            let containers = client.list_containers(request).await.unwrap().into_inner().containers;
+            assert_eq!(containers.into_iter().map(|one| one.id).collect::<BTreeSet<_>>(), wanted, "{filter:?}");
+        }
+        let stats = client.list_container_stats(ListContainerStatsRequest::default()).await.unwrap().into_inner().stats;
+        assert_eq!(stats.len(), 1);
+        assert_eq!(stats[0].attributes.as_ref().unwrap().id, ids[0]);
+        let stats = client.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await.unwrap();
+        assert_eq!(stats.into_inner().stats.len(), 2);
+    });
+}
+
+#[test]
+fn a_node_says_what_it_is() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    server.run(async {
+        let status = client.status(StatusRequest { verbose: true }).await.unwrap().into_inner();
+        let conditions = status.status.unwrap().conditions;
+        assert_eq!(
+            conditions.iter().map(|one| one.r#type.as_str()).collect::<Vec<_>>(),
+            ["RuntimeReady", "NetworkReady"]
+        );
+        assert!(conditions.iter().all(|one| one.status && one.reason.is_empty()), "{conditions:?}");
+        assert!(status.info.contains_key("config"));
+        let names: Vec<_> = status.runtime_handlers.iter().map(|handler| handler.name.as_str()).collect();
+        assert_eq!(names, ["", "other"]);
+        let version = client.version(VersionRequest::default()).await.unwrap().into_inner();
+        assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("cellblock", "v1"));
+        let metrics = client.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap().into_inner();
+        assert!(metrics.descriptors.iter().any(|one| one.name == "container_memory_usage_bytes"));
+    });
+}

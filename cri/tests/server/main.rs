@@ -1,0 +1,11 @@
+//! The real gRPC server, in process, on the fakes: what clients see of it, and that nothing is lost or left behind when
+//! something fails or the server dies. No rights are needed.
+
+mod faults;
+mod independent;
+mod lifecycle;
+mod lists;
+mod restart;
+mod retries;
+mod walk;
+mod world;

@@ -1,0 +1,172 @@
+//! What a new server finds of the one before it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use proto::v1::*;
+
+use crate::lifecycle::exited;
+use crate::world::{PATIENCE, World, create, run_pod};
+
+type Client = runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
+
+async fn start_one(client: &mut Client, world: &World, pod: &str, name: &str) -> String {
+    let request = create(world, pod, "web", name, &["forever"]);
+    let id = client.create_container(request).await.unwrap().into_inner().container_id;
+    client.start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap();
+    id
+}
+
+async fn pod_status(client: &mut Client, id: &str) -> PodSandboxStatus {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+    client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+#[test]
+fn containers_run_on_and_what_ended_meanwhile_is_known() {
+    for by_force in [false, true] {
+        let world = World::new();
+        let server = world.start();
+        server.pull(&world);
+        let mut client = server.client();
+        let (pod, runs, ends, before) = server.run(async {
+            let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+            let runs = start_one(&mut client, &world, &pod, "runs").await;
+            let ends = start_one(&mut client, &world, &pod, "ends").await;
+            let before = pod_status(&mut client, &pod).await;
+            (pod, runs, ends, before)
+        });
+        if by_force {
+            server.kill()
+        } else {
+            server.stop()
+        }
+        world.kernel.finish(&ends.parse().unwrap(), 42, false);
+        let server = world.start();
+        let mut client = server.client();
+        server.run(async {
+            assert_eq!(pod_status(&mut client, &pod).await, before);
+            let status = exited(&mut client, &ends).await;
+            assert_eq!((status.exit_code, status.reason.as_str()), (42, "Error"));
+            let list = client.list_containers(ListContainersRequest::default()).await.unwrap().into_inner().containers;
+            let still = list.iter().find(|one| one.id == runs).unwrap();
+            assert_eq!(still.state(), ContainerState::ContainerRunning);
+            // Its end is seen by the new server, and its name is still its own.
+            world.kernel.finish(&runs.parse().unwrap(), 0, false);
+            assert_eq!(exited(&mut client, &runs).await.reason, "Completed");
+            assert!(client.run_pod_sandbox(run_pod("web")).await.is_err());
+            let other = client.run_pod_sandbox(run_pod("other")).await.unwrap().into_inner().pod_sandbox_id;
+            let other = pod_status(&mut client, &other).await.network.unwrap();
+            assert_ne!(other.ip, before.network.as_ref().unwrap().ip);
+        });
+    }
+}
+
+#[test]
+fn after_a_reboot_pods_are_not_ready_and_can_be_removed() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    let (pod, container) = server.run(async {
+        let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let container = start_one(&mut client, &world, &pod, "main").await;
+        (pod, container)
+    });
+    server.kill();
+    world.reboot();
+    let server = world.start();
+    let mut client = server.client();
+    server.run(async {
+        assert_eq!(pod_status(&mut client, &pod).await.state(), PodSandboxState::SandboxNotready);
+        let status = exited(&mut client, &container).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+        let info = client.pod_sandbox_status(request).await.unwrap().into_inner().info;
+        assert!(info["info"].contains("rebooted"), "{info:?}");
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+        client.run_pod_sandbox(run_pod("web")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_kept_with_all_that_belongs_to_it() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    let pod = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+    server.stop();
+    let newer = br#"{"version": 2, "record": {"anything": "else"}}"#;
+    write_record(&world, &pod, newer);
+    let server = world.start();
+    let mut client = server.client();
+    server.run(async {
+        let status = client.status(StatusRequest { verbose: true }).await.unwrap().into_inner();
+        let unreadable = &status.info["unreadableRecords"];
+        assert!(unreadable.contains(&pod) && unreadable.contains("newer server"), "{unreadable}");
+        let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+        assert_eq!(pods, []);
+    });
+    assert_eq!(world.leftovers().len(), 2, "its pod and its network are still there");
+    server.stop();
+    assert_eq!(read_record(&world, &pod).as_deref(), Some(&newer[..]));
+}
+
+const PODS: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("pods");
+
+fn write_record(world: &World, key: &str, value: &[u8]) {
+    let database = redb::Database::open(world.records()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(PODS).unwrap().insert(key, value).unwrap();
+    transaction.commit().unwrap();
+}
+
+fn read_record(world: &World, key: &str) -> Option<Vec<u8>> {
+    use redb::ReadableDatabase;
+    let database = redb::Database::open(world.records()).unwrap();
+    let table = database.begin_read().unwrap().open_table(PODS).unwrap();
+    table.get(key).unwrap().map(|value| value.value().to_vec())
+}
+
+#[test]
+fn only_root_may_use_the_socket_and_only_one_server_the_directory() {
+    let world = World::new();
+    let server = world.start();
+    let mode = std::fs::metadata(&server.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(world.records()).unwrap().permissions().mode() & 0o777, 0o600);
+    let root = world.records().parent().unwrap().to_owned();
+    let error = cri::server::lock(&root).unwrap_err().to_string();
+    assert!(error.contains(root.to_str().unwrap()) && error.contains("another cellblock"), "{error}");
+    let socket = server.socket.clone();
+    server.stop();
+    assert!(!socket.exists());
+    assert!(cri::server::lock(&root).is_ok());
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn spares_are_used_refilled_and_swept() {
+    let world = World::with_spares(2);
+    let count = |world: &World| world.leftovers().iter().filter(|left| left.starts_with("spare")).count();
+    let server = world.start();
+    wait_for("two spares", || count(&world) == 2);
+    let mut client = server.client();
+    let pod = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+    wait_for("two spares again", || count(&world) == 2);
+    server.kill();
+    let server = world.start();
+    let mut client = server.client();
+    assert_eq!(server.run(pod_status(&mut client, &pod)).state(), PodSandboxState::SandboxReady);
+    wait_for("two new spares", || count(&world) == 2);
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod })).unwrap();
+    server.stop();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}

@@ -1,0 +1,139 @@
+//! kubelet's habits: a create is retried when its answer took too long, and names belong to one object only.
+
+use std::time::Duration;
+
+use proto::v1::*;
+use tonic::Code;
+
+use crate::world::{World, create, run_pod};
+
+#[test]
+fn a_name_is_reserved_once() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let error = client.run_pod_sandbox(run_pod("web")).await.unwrap_err();
+        assert_eq!(error.code(), Code::AlreadyExists);
+        let name = "web_default_uid-of-web_0";
+        let wanted = format!("failed to reserve sandbox name {name:?}: name {name:?} is reserved for {id:?}");
+        assert_eq!(error.message(), wanted);
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        client.create_container(request.clone()).await.unwrap();
+        let error = client.create_container(request.clone()).await.unwrap_err();
+        assert_eq!(error.code(), Code::AlreadyExists);
+        let name = "main_web_default_uid-of-web_0";
+        assert!(error.message().contains(&format!("container name {name:?}")), "{error}");
+        // The next attempt is another name.
+        let mut request = request;
+        request.config.as_mut().unwrap().metadata.as_mut().unwrap().attempt = 1;
+        client.create_container(request).await.unwrap();
+    });
+}
+
+#[test]
+fn a_create_whose_client_went_away_is_finished_once_and_answers_the_retry() {
+    let world = World::new();
+    let server = world.start();
+    server.run(async {
+        for step in 0..20 {
+            // A connection of its own each time: what is cut off is the call, wherever it is just then.
+            let mut client = server.client();
+            let patience = Duration::from_micros(300 * step);
+            let cut_off = tokio::time::timeout(patience, client.run_pod_sandbox(run_pod("web"))).await;
+            let id = match (cut_off, client.run_pod_sandbox(run_pod("web")).await) {
+                (Ok(first), retry) => {
+                    assert_eq!(retry.unwrap_err().code(), Code::AlreadyExists);
+                    first.unwrap().into_inner().pod_sandbox_id
+                }
+                (Err(_), Ok(retry)) => retry.into_inner().pod_sandbox_id,
+                // The answer was on its way when the client gave up: it finds the pod in the list.
+                (Err(_), Err(status)) => {
+                    assert_eq!(status.code(), Code::AlreadyExists, "{status}");
+                    let all = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap();
+                    all.into_inner().items[0].id.clone()
+                }
+            };
+            let all = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+            assert_eq!(all.iter().map(|pod| pod.id.as_str()).collect::<Vec<_>>(), [id.as_str()], "step {step}");
+            client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
+        }
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn calls_at_once_on_one_pod_do_not_disturb_each_other() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let same: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = server.client();
+                tokio::spawn(async move { client.run_pod_sandbox(run_pod("web")).await })
+            })
+            .collect();
+        let mut made = Vec::new();
+        for answer in same {
+            match answer.await.unwrap() {
+                Ok(answer) => made.push(answer.into_inner().pod_sandbox_id),
+                Err(status) => assert_eq!(status.code(), Code::AlreadyExists, "{status}"),
+            }
+        }
+        made.dedup();
+        assert_eq!(made.len(), 1);
+        let id = made.remove(0);
+        let calls: Vec<_> = (0..6)
+            .map(|number| {
+                let (mut client, name) = (server.client(), format!("c{number}"));
+                let request = create(&world, &id, "web", &name, &["forever"]);
+                tokio::spawn(async move {
+                    let made = client.create_container(request).await?.into_inner();
+                    client.start_container(StartContainerRequest { container_id: made.container_id.clone() }).await?;
+                    client.stop_container(StopContainerRequest { container_id: made.container_id, timeout: 1 }).await
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        let removals: Vec<_> = (0..4)
+            .map(|_| {
+                let (mut client, id) = (server.client(), id.clone());
+                tokio::spawn(
+                    async move { client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await },
+                )
+            })
+            .collect();
+        for removal in removals {
+            removal.await.unwrap().unwrap();
+        }
+        let left = client.list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
+        assert_eq!(left.containers, []);
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_second_stop_does_not_wait_for_the_first() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["ignore"]);
+        let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: container_id.clone() }).await.unwrap();
+        let slow = tokio::spawn({
+            let (mut client, container_id) = (server.client(), container_id.clone());
+            async move { client.stop_container(StopContainerRequest { container_id, timeout: 3600 }).await }
+        });
+        client.stop_container(StopContainerRequest { container_id, timeout: 0 }).await.unwrap();
+        slow.await.unwrap().unwrap();
+    });
+}

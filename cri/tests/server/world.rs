@@ -1,0 +1,333 @@
+//! A machine for the tests: kernels that are fakes and outlive their servers, a registry with one image, and servers that are
+//! started, stopped and killed on it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cri::config::Config;
+use cri::demo::registry::{self, Contents, Manifest};
+use cri::node::{Backends, Node, Opening};
+use cri::server::{self, Server};
+use host::fault::Faults;
+use host::worker::Workers;
+use hyper_util::rt::TokioIo;
+use network::Network;
+use network::fake::{FakeKernel, FakeNetwork};
+use proto::v1::image_service_client::ImageServiceClient;
+use proto::v1::runtime_service_client::RuntimeServiceClient;
+use proto::v1::*;
+use runtime::Runtime;
+use runtime::fake::{Fake, Kernel};
+use sha2::{Digest, Sha256};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A machine.
+pub(crate) struct World {
+    directory: tempfile::TempDir,
+    /// The faults of all its fakes and records.
+    pub(crate) faults: Faults,
+    /// Its pods and containers.
+    pub(crate) kernel: Kernel,
+    network: FakeKernel,
+    spares: u32,
+    /// The image that its registry serves.
+    pub(crate) image: String,
+}
+
+/// A server on it.
+pub(crate) struct Running {
+    tokio: Option<tokio::runtime::Runtime>,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<tokio::task::JoinHandle<Result<(), server::ServeError>>>,
+    /// Its state.
+    pub(crate) node: Arc<Node>,
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+}
+
+impl World {
+    /// A machine whose runtime has no use for spares.
+    pub(crate) fn new() -> Self {
+        Self::with_spares(0)
+    }
+
+    /// A machine whose servers keep so many spares.
+    pub(crate) fn with_spares(spares: u32) -> Self {
+        let kernel = Kernel::default();
+        let faults = kernel.faults.clone();
+        let network = FakeKernel::new(faults.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let registry = registry_address();
+        let hosts = directory.path().join("certs.d").join(registry.to_string());
+        std::fs::create_dir_all(&hosts).unwrap();
+        std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
+        Self { directory, faults, kernel, network, spares, image: format!("{registry}/test/pause:latest") }
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config {
+            root: self.directory.path().join("root"),
+            state: self.directory.path().join("state"),
+            spares: self.spares,
+            runtime_handlers: vec!["other".to_owned()],
+            ..Config::default()
+        };
+        config.network.pod_cidrs = vec!["10.20.0.0/24".parse().unwrap(), "fd00:20::/64".parse().unwrap()];
+        config
+    }
+
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(Fake { kernel: self.kernel.clone(), spares: self.spares > 0 })
+    }
+
+    fn network(&self) -> Arc<dyn Network> {
+        Arc::new(FakeNetwork::new(self.network.clone(), Default::default()))
+    }
+
+    fn backends(&self) -> Backends {
+        let runtime = self.runtime();
+        let rootfs = image::rootfs::Fake::open(&self.directory.path().join("roots"), self.faults.clone()).unwrap();
+        let images = image::Images::open(image::Settings {
+            root: self.directory.path().join("images"),
+            registry_config: Some(self.directory.path().join("certs.d")),
+            workers: Workers::of_program(env!("CARGO_BIN_EXE_cellblock").as_ref()),
+            rootfs: Arc::new(rootfs),
+            platforms: runtime.platforms(),
+        });
+        Backends { runtime, network: self.network(), images: images.unwrap(), rootfs: "fake" }
+    }
+
+    /// Starts a server, and waits until it has recovered.
+    pub(crate) fn start(&self) -> Running {
+        let config = self.config();
+        let lock = take_lock(&config);
+        let socket = self.directory.path().join("cri.sock");
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let opened = tokio.block_on(async {
+            let backends = self.backends();
+            let streaming = cri::streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
+            let opening = Opening { config, streaming, faults: self.faults.clone() };
+            Server::open(lock, &socket, backends, opening).unwrap()
+        });
+        let node = opened.node().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio.spawn(opened.run(async move {
+            let _ = stopped.await;
+        }));
+        let running = Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket };
+        running.wait_until_ready();
+        running
+    }
+
+    /// What is left of pods and containers, wherever anything can be left; empty: nothing.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let held = self.runtime().inventory().unwrap();
+        left.extend(held.pods.iter().map(|id| format!("pod {id:?}")));
+        left.extend(held.spares.iter().map(|id| format!("spare {id:?}")));
+        left.extend(held.containers.keys().map(|id| format!("container {id:?}")));
+        left.extend(self.network().inventory().unwrap().iter().map(|id| format!("network of {id:?}")));
+        left
+    }
+
+    /// Loses what a reboot loses.
+    pub(crate) fn reboot(&self) {
+        self.kernel.reboot();
+        self.network.reboot();
+    }
+
+    /// The file of the records.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.config().root.join("records.redb")
+    }
+}
+
+/// The kernel gives a killed server's lock back when its last thread lets go.
+fn take_lock(config: &Config) -> host::fs::Lock {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match server::lock(&config.root) {
+            Ok(lock) => return lock,
+            Err(error) if Instant::now() > deadline => panic!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+impl Running {
+    fn tokio(&self) -> &tokio::runtime::Runtime {
+        self.tokio.as_ref().expect("it runs")
+    }
+
+    /// A connection of its own.
+    pub(crate) fn channel(&self) -> Channel {
+        let socket = self.socket.clone();
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let _inside = self.tokio().enter();
+        Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
+    }
+
+    /// A client of the runtime service.
+    pub(crate) fn client(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
+    }
+
+    /// Runs a client's work.
+    pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.tokio().block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("it does not hang") })
+    }
+
+    fn wait_until_ready(&self) {
+        let mut client = self.client();
+        self.run(async {
+            loop {
+                match client.version(VersionRequest::default()).await {
+                    Ok(_) => return,
+                    Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+    }
+
+    /// Pulls the world's image.
+    pub(crate) fn pull(&self, world: &World) {
+        let mut client = ImageServiceClient::new(self.channel());
+        let image = Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() });
+        self.run(client.pull_image(PullImageRequest { image, ..PullImageRequest::default() })).unwrap();
+    }
+
+    /// Stops it as SIGTERM does.
+    pub(crate) fn stop(mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let (tokio, served) = (self.tokio.take().expect("it runs"), self.served.take().expect("it runs"));
+        tokio.block_on(async { tokio::time::timeout(PATIENCE, served).await }).unwrap().unwrap().unwrap();
+    }
+
+    /// Ends it as SIGKILL does, as far as that can be done to threads: nothing more reaches its records.
+    pub(crate) fn kill(mut self) {
+        self.node.store.disk().close();
+        self.tokio.take().expect("it runs").shutdown_background();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(tokio) = self.tokio.take() {
+            tokio.shutdown_background();
+        }
+    }
+}
+
+/// A pod's configuration.
+pub(crate) fn pod(name: &str) -> PodSandboxConfig {
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        labels: BTreeMap::from([("app".to_owned(), name.to_owned()), ("tier".to_owned(), "front".to_owned())]),
+        annotations: BTreeMap::from([("note".to_owned(), "kept".to_owned())]),
+        ..PodSandboxConfig::default()
+    }
+}
+
+/// A container's configuration.
+pub(crate) fn container(world: &World, name: &str, command: &[&str]) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+        image: Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() }),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        labels: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+        ..ContainerConfig::default()
+    }
+}
+
+/// A request for a pod.
+pub(crate) fn run_pod(name: &str) -> RunPodSandboxRequest {
+    RunPodSandboxRequest { config: Some(pod(name)), runtime_handler: String::new() }
+}
+
+/// A request for a container.
+pub(crate) fn create(
+    world: &World,
+    pod_id: &str,
+    pod_name: &str,
+    name: &str,
+    command: &[&str],
+) -> CreateContainerRequest {
+    CreateContainerRequest {
+        pod_sandbox_id: pod_id.to_owned(),
+        config: Some(container(world, name, command)),
+        sandbox_config: Some(pod(pod_name)),
+    }
+}
+
+/// The registry that all tests of this process share: one image of one small layer.
+fn registry_address() -> std::net::SocketAddr {
+    static ADDRESS: OnceLock<std::net::SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tokio.block_on(async {
+                let (address, _tasks) = registry::serve(contents()).await.unwrap();
+                sender.send(address).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        receiver.recv().unwrap()
+    })
+}
+
+fn contents() -> Contents {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "etc/hello", &b"hi\n"[..]).unwrap();
+    let layer = archive.into_inner().unwrap();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Cmd": ["forever"], "Env": ["PATH=/bin"], "StopSignal": "SIGUSR1"},
+        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+    })
+    .to_string();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config.as_bytes()), "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(&layer), "size": layer.len()}],
+    })
+    .to_string();
+    let served = Manifest {
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        digest: digest(manifest.as_bytes()),
+        bytes: Bytes::from(manifest),
+    };
+    Contents {
+        repository: "test/pause".to_owned(),
+        blobs: BTreeMap::from([
+            (digest(&layer), Bytes::from(layer.clone())),
+            (digest(config.as_bytes()), Bytes::from(config.clone())),
+        ]),
+        manifests: BTreeMap::from([("latest".to_owned(), served.clone()), (served.digest.clone(), served)]),
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
