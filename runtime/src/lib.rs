@@ -14,6 +14,7 @@ mod linux;
 pub mod monitor;
 mod platform;
 pub mod spec;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

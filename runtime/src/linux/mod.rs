@@ -1,32 +1,207 @@
-//! The development backend: network namespaces pinned without a pause process, and containers run by runc.
+//! The development backend: network namespaces pinned without a pause process, and containers run by runc. It exists so
+//! that the server can be built, run and tested on Linux with the real clients; it says so in its name.
+
+mod cgroup;
+mod config;
+mod connect;
+mod container;
+mod init;
+mod inventory;
+mod launch;
+mod mountinfo;
+mod names;
+mod needs;
+mod plan;
+mod pod;
+mod runc;
+mod sys;
+mod sysctl;
+mod update;
+mod usage;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::monitor::{Launch, Wanted};
-use crate::{Error, Runtime, Settings};
+use host::{ContainerId, Need, Place, PodId};
+
+use self::cgroup::Hierarchies;
+use self::names::Names;
+use self::runc::Runc;
+use crate::monitor::client::{self, Probe};
+use crate::monitor::{Launch, Wanted, exec, signal_number};
+use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
+use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
 /// What errors and Status call this backend.
 const NAME: &str = "linux (development)";
 
-fn unfinished<T>(what: &str) -> Result<T, Error> {
-    Err(Error::Unsupported { what: what.to_owned(), backend: NAME })
+/// The backend.
+struct Linux {
+    settings: Settings,
+    names: Names,
+    runc: Runc,
 }
 
-pub(crate) fn open(_: Settings) -> Result<Arc<dyn Runtime>, Error> {
-    unfinished("opening")
+/// Opens the backend: makes its state directory.
+pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
+    let operation = || Error::failed(format!("cannot make {}", settings.state.display()));
+    std::fs::create_dir_all(&settings.state).map_err(operation())?;
+    // Mounts are named by their real paths.
+    let state = std::fs::canonicalize(&settings.state).map_err(operation())?;
+    settings.state = state;
+    let names = Names::new(&settings.state, &settings.prefix);
+    for directory in [names.pods(), names.containers()] {
+        std::fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    }
+    let runc = Runc::new(&settings.state);
+    Ok(Arc::new(Linux { settings, names, runc }))
 }
 
-pub(crate) fn launch(_: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    unfinished("launching")
+pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
+    launch::of(wanted)
 }
 
-pub(crate) fn worker(_: &[OsString]) -> Option<ExitCode> {
-    None
+pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
+    (args.first()? == init::WORD).then(|| init::run(args))
 }
 
 /// glibc keeps two of the kernel's for itself: the numbers that signal(7) gives a program.
 pub(crate) fn realtime_signals() -> (i32, i32) {
     (libc::SIGRTMIN(), libc::SIGRTMAX())
+}
+
+impl Linux {
+    /// Looked at anew each time: a node may mount what was missing.
+    fn hierarchies(&self) -> Result<Hierarchies, Error> {
+        Hierarchies::find()
+    }
+
+    fn is_unified(&self) -> bool {
+        matches!(self.hierarchies(), Ok(Hierarchies::V2(_)))
+    }
+}
+
+impl Runtime for Linux {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn platforms(&self) -> Vec<String> {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        vec![format!("linux/{architecture}")]
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        needs::needs()
+    }
+
+    fn features(&self) -> Features {
+        Features { recursive_read_only_mounts: needs::has_recursive_read_only(), supplemental_groups_policy: true }
+    }
+
+    fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
+        if spare.is_some() {
+            return Err(Error::Unsupported { what: "a pod made from a spare".to_owned(), backend: NAME });
+        }
+        pod::create(self, spec)
+    }
+
+    fn create_spare(&self, _: &PodId) -> Result<Option<Place>, Error> {
+        Ok(None)
+    }
+
+    fn place(&self, id: &PodId) -> Result<Place, Error> {
+        pod::place(&self.names, id)
+    }
+
+    fn remove_pod(&self, id: &PodId) -> Result<(), Error> {
+        let mut failure = None;
+        for container in inventory::containers_of(self, id)? {
+            failure = self.remove_container(&container).err().or(failure);
+        }
+        match failure {
+            None => pod::remove(self, id),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn update_pod(&self, id: &PodId, resources: &Resources) -> Result<(), Error> {
+        update::pod(self, id, resources)
+    }
+
+    fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error> {
+        container::create(self, spec)
+    }
+
+    fn start_container(&self, id: &ContainerId) -> Result<Started, Error> {
+        container::start(self, id)
+    }
+
+    fn signal_container(&self, id: &ContainerId, signal: &Signal) -> Result<(), Error> {
+        let (directory, _) = container::find(self, id)?;
+        let number = signal_number(signal)?;
+        client::signal(&directory, number).map(drop)
+    }
+
+    fn kill_container(&self, id: &ContainerId) -> Result<(), Error> {
+        container::kill(self, id)
+    }
+
+    fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
+        container::remove(self, id)
+    }
+
+    fn container_state(&self, id: &ContainerId) -> Result<ContainerState, Error> {
+        let (directory, plan) = container::find(self, id)?;
+        container::state(self, &directory, &plan)
+    }
+
+    fn exit_descriptor(&self, id: &ContainerId) -> Result<OwnedFd, Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::exit_descriptor(&directory)
+    }
+
+    fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
+        update::container(self, id, resources)
+    }
+
+    fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::reopen_log(&directory)
+    }
+
+    fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, Error> {
+        let (directory, _) = container::find(self, id)?;
+        match client::probe(&directory)? {
+            Probe::Running(_) => exec(&self.settings.workers, &directory, spec),
+            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
+        }
+    }
+
+    fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Session, Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::attach(&directory, stdin)
+    }
+
+    fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error> {
+        connect::connect(&self.place(id)?, port)
+    }
+
+    fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
+        let (directory, plan) = container::find(self, id)?;
+        match client::probe(&directory)? {
+            Probe::Running(_) => usage::read(&self.hierarchies()?, &plan.cgroup),
+            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
+        }
+    }
+
+    fn inventory(&self) -> Result<Inventory, Error> {
+        inventory::take(self)
+    }
 }

@@ -49,12 +49,16 @@ pub fn start(workers: &Workers, directory: &Path) -> Result<Started, Error> {
     let operation = format!("cannot start the monitor in {}", directory.display());
     let connection = spawn(workers, directory).map_err(Error::failed(&operation))?;
     let answer = protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, START_WAIT)
-        .and_then(|_| ask(&connection, &Request::State))
-        .map_err(Error::failed(&operation))?;
+        .and_then(|_| ask(&connection, &Request::State));
     match answer {
-        (Reply::State { pid, started_ns, .. }, _) => Ok(record::started(pid, started_ns)),
-        (Reply::Failed(failure), _) => Err(failure.into_error("cannot start the container")),
-        (other, _) => Err(unexpected(&operation, &other)),
+        Ok((Reply::State { pid, started_ns, .. }, _)) => Ok(record::started(pid, started_ns)),
+        Ok((Reply::Failed(failure), _)) => Err(failure.into_error("cannot start the container")),
+        Ok((other, _)) => Err(unexpected(&operation, &other)),
+        // A container that ends at once takes its monitor with it, which has left the record.
+        Err(error) => match record::read_exit(directory)? {
+            Some(record) => Ok(record.started()),
+            None => Err(Error::failed(operation)(error)),
+        },
     }
 }
 
@@ -173,14 +177,14 @@ pub fn reopen_log(directory: &Path) -> Result<(), Error> {
     if done(directory, &Request::ReopenLog, "cannot reopen the container's log")? { Ok(()) } else { Err(not_running()) }
 }
 
-/// Joins the streams of the first process.
+/// Joins the streams of the first process, its input only with `stdin`.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
-pub fn attach(directory: &Path) -> Result<Session, Error> {
+pub fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
     let connection = connect(directory)?.ok_or_else(not_running)?;
     let operation = "cannot attach to the container";
-    let (reply, descriptors) = ask(&connection, &Request::Attach).map_err(Error::failed(operation))?;
+    let (reply, descriptors) = ask(&connection, &Request::Attach { stdin }).map_err(Error::failed(operation))?;
     match reply {
         Reply::Attached { stdin, stdout, stderr } => {
             let mut descriptors = descriptors.into_iter();

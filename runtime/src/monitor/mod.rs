@@ -20,7 +20,7 @@ mod sys;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -70,4 +70,11 @@ pub(crate) fn detach() -> io::Result<OwnedFd> {
     let given = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(given)
+}
+
+/// Takes a descriptor that another program sends over a socket.
+pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut descriptors = Vec::new();
+    sys::receive(socket, &mut io::IoSliceMut::new(&mut [0u8; 256]), &mut descriptors)?;
+    descriptors.pop().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor was sent"))
 }

@@ -45,8 +45,9 @@ pub(super) enum Request {
     Resize { columns: u16, rows: u16 },
     /// Closes the log and opens its path anew.
     ReopenLog,
-    /// Joins the streams: the reply carries a descriptor for each stream that there is, stdin, stdout, stderr.
-    Attach,
+    /// Joins the streams: the reply carries a descriptor for each stream that there is, stdin (when it
+    /// is wanted), stdout, stderr.
+    Attach { stdin: bool },
     /// To a `monitor exec` only: starts a process in the container of a directory, with the descriptors that come with it.
     Launch { directory: PathBuf, args: Vec<String>, tty: bool, stdin: bool },
 }

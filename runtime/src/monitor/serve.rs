@@ -19,7 +19,9 @@ pub(super) fn message(monitor: &mut Monitor, index: usize) {
         Ok(Arrived::End) | Err(_) => return client.hang_up(),
     };
     let (reply, descriptors) = match serde_json::from_slice::<Request>(&text) {
-        Ok(Request::Attach) => attach(monitor, index).unwrap_or_else(|error| (refused(&error), Vec::new())),
+        Ok(Request::Attach { stdin }) => {
+            attach(monitor, index, stdin).unwrap_or_else(|error| (refused(&error), Vec::new()))
+        }
         Ok(request) => (answer(monitor, &request), Vec::new()),
         Err(error) => {
             let text = format!("the monitor does not know this request: {error}");
@@ -53,7 +55,7 @@ fn answer(monitor: &mut Monitor, request: &Request) -> Reply {
             .map_or(Ok(()), |terminal| sys::resize(terminal.as_fd(), *columns, *rows))
             .map_err(Error::failed("cannot resize the terminal")),
         Request::ReopenLog => monitor.log.reopen().map_err(Error::failed("cannot reopen the log")),
-        Request::Attach | Request::Launch { .. } => {
+        Request::Attach { .. } | Request::Launch { .. } => {
             Err(Error::Conflict { what: "this monitor has its process already".to_owned() })
         }
     };
@@ -69,13 +71,13 @@ fn signal(monitor: &Monitor, number: i32) -> Result<(), Error> {
 }
 
 /// Makes the pipes of an attached client; the answer carries their other ends.
-fn attach(monitor: &mut Monitor, index: usize) -> io::Result<(Reply, Vec<OwnedFd>)> {
+fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply, Vec<OwnedFd>)> {
     if monitor.end.is_some() {
         return Ok((Reply::Failed(Failure::conflict("the container has ended")), Vec::new()));
     }
     let mut theirs = Vec::new();
     let mut attached = Attached { stdin: None, outputs: [None, None] };
-    if monitor.input.is_some() && !monitor.input_ends {
+    if stdin && monitor.input.is_some() && !monitor.input_ends {
         let (reader, writer) = io::pipe()?;
         set_nonblocking(reader.as_fd())?;
         attached.stdin = Some(std::fs::File::from(OwnedFd::from(reader)));

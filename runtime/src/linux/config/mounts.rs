@@ -1,0 +1,120 @@
+//! What is mounted in a container: what every Linux program expects, the pod's own files, and what was asked for. A mount
+//! that was asked for takes the place of one of ours with the same destination.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::super::mountinfo::{self, Peers};
+use crate::Error;
+use crate::spec::{ContainerSpec, Mount, MountSource, Propagation};
+
+/// Where the pod keeps what its containers share.
+#[derive(Debug)]
+pub(crate) struct PodFiles {
+    /// The directory that is /dev/shm.
+    pub(crate) shm: PathBuf,
+    /// The pod's own files, by their destinations: /etc/hosts, /etc/hostname, /etc/resolv.conf.
+    pub(crate) files: Vec<(&'static str, PathBuf)>,
+}
+
+/// The mounts, and how the container's root is to propagate (`linux.rootfsPropagation`).
+pub(crate) struct Mounts {
+    pub(crate) list: Vec<Value>,
+    pub(crate) propagation: Option<&'static str>,
+}
+
+/// All mounts of a container.
+pub(crate) fn mounts(spec: &ContainerSpec, pod: &PodFiles) -> Result<Mounts, Error> {
+    let taken = |destination: &str| {
+        let destination = Path::new(destination);
+        spec.mounts.iter().any(|mount| {
+            mount.destination == destination
+                || (mount.destination == Path::new("/dev") && destination.starts_with("/dev"))
+        })
+    };
+    let mut list: Vec<Value> = of_linux(spec.security.privileged)
+        .into_iter()
+        .filter(|mount| !taken(mount["destination"].as_str().unwrap_or_default()))
+        .collect();
+    if !taken("/dev/shm") {
+        list.push(bind(&pod.shm, Path::new("/dev/shm"), &["rbind", "rw", "rprivate", "nosuid", "nodev", "noexec"]));
+    }
+    let access = if spec.readonly_rootfs { "ro" } else { "rw" };
+    for (destination, source) in pod.files.iter().filter(|(destination, _)| !taken(destination)) {
+        list.push(bind(source, Path::new(destination), &["rbind", "rprivate", access]));
+    }
+    let mut propagation = None;
+    for mount in &spec.mounts {
+        list.push(asked_for(mount)?);
+        propagation = match (mount.propagation, propagation) {
+            (Propagation::Bidirectional, _) => Some("rshared"),
+            (Propagation::HostToContainer, None) => Some("rslave"),
+            (_, already) => already,
+        };
+    }
+    Ok(Mounts { list, propagation })
+}
+
+/// What every Linux program expects.
+fn of_linux(privileged: bool) -> Vec<Value> {
+    let special = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
+    let access = if privileged { "rw" } else { "ro" };
+    vec![
+        special("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        special("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        special("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        special("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        special("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        special("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+    ]
+}
+
+fn asked_for(mount: &Mount) -> Result<Value, Error> {
+    if !mount.destination.is_absolute() {
+        return Err(invalid(mount, "the destination is not absolute"));
+    }
+    let access = match (mount.readonly, mount.recursive_readonly) {
+        (false, true) => return Err(invalid(mount, "recursively read-only, but not read-only")),
+        (true, true) if mount.propagation != Propagation::Private => {
+            return Err(invalid(mount, "recursively read-only needs private propagation"));
+        }
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    };
+    match &mount.source {
+        MountSource::Host(path) => {
+            let source = std::fs::canonicalize(path)
+                .map_err(|error| invalid(mount, &format!("mount source {}: {error}", path.display())))?;
+            let propagation = propagation(mount, &source)?;
+            Ok(bind(&source, &mount.destination, &["rbind", propagation, access]))
+        }
+        MountSource::Tmpfs { size } => {
+            let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), access.replace("rro", "ro")];
+            options.extend(size.map(|bytes| format!("size={bytes}")));
+            Ok(json!({ "destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options }))
+        }
+    }
+}
+
+/// The option of the propagation: a source whose mount does not propagate cannot give what was asked for.
+fn propagation(mount: &Mount, source: &Path) -> Result<&'static str, Error> {
+    let peers =
+        || mountinfo::peers_of(source).map_err(|error| invalid(mount, &format!("/proc/self/mountinfo: {error}")));
+    match mount.propagation {
+        Propagation::Private => Ok("rprivate"),
+        Propagation::HostToContainer if peers()? != Peers::Private => Ok("rslave"),
+        Propagation::Bidirectional if peers()? == Peers::Shared => Ok("rshared"),
+        Propagation::HostToContainer => Err(invalid(mount, "the source is not on a shared or slave mount")),
+        Propagation::Bidirectional => Err(invalid(mount, "the source is not on a shared mount")),
+    }
+}
+
+fn bind(source: &Path, destination: &Path, options: &[&str]) -> Value {
+    json!({ "destination": destination, "type": "bind", "source": source, "options": options })
+}
+
+fn invalid(mount: &Mount, reason: &str) -> Error {
+    Error::Invalid { field: "mounts".to_owned(), reason: format!("{}: {reason}", mount.destination.display()) }
+}

@@ -1,0 +1,125 @@
+//! The tiny init of a pod whose containers share one process namespace: that namespace lives as long as its first process,
+//! which does nothing but take the ends of orphans. No other pod has one.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use host::worker::Workers;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::names::PID_PIN;
+use super::pod::init_pid_path;
+use super::sys;
+use crate::Error;
+use crate::monitor::WORKER;
+
+/// The word after `monitor` that starts it.
+pub(super) const WORD: &str = "init";
+/// How long a killed init may take to be gone: the kernel first ends every process of its namespace.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// Starts the init of the pod with this directory; its namespace is pinned when this returns.
+pub(super) fn start(workers: &Workers, directory: &Path) -> Result<(), Error> {
+    let operation = "cannot start the init of a pod";
+    let mut command = workers.command(WORKER);
+    command.arg(WORD).arg(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = command.output().map_err(Error::failed(operation))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(Error::failed(operation)(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+/// The worker: makes the namespace, pins it and leaves its first process behind.
+pub(super) fn run(args: &[OsString]) -> ExitCode {
+    let [_, directory] = args else { return ExitCode::FAILURE };
+    match begin(Path::new(directory)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => reap(),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns true in the process that was started, once all is done, and false in the init.
+fn begin(directory: &Path) -> io::Result<bool> {
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let Some(child) = sys::split()? else {
+        leave()?;
+        return Ok(false);
+    };
+    let pinned = || -> io::Result<()> {
+        let pin = directory.join(PID_PIN);
+        fs::write(&pin, "")?;
+        let namespace = format!("/proc/{child}/ns/pid");
+        mount(Some(namespace.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        fs::write(init_pid_path(directory), child.to_string())
+    };
+    pinned().inspect_err(|_| {
+        // Nothing is pinned, so nothing is left but the child.
+        let _ = kill(child, Signal::SIGKILL);
+    })?;
+    Ok(true)
+}
+
+/// The init lets go of what it was given: its error output is what the one that started it waits for.
+fn leave() -> io::Result<()> {
+    let null = fs::File::open("/dev/null")?;
+    nix::unistd::dup2_stderr(null)?;
+    nix::unistd::setsid()?;
+    std::env::set_current_dir("/")
+}
+
+/// Takes the ends of orphans until it is killed; a process that is the first of its namespace gets no other signal.
+fn reap() -> ExitCode {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    if children.thread_block().is_err() {
+        return ExitCode::FAILURE;
+    }
+    loop {
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
+        if children.wait().is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+}
+
+/// Ends the init of a pod, and with it all in its namespace. There is none: done already.
+pub(super) fn stop(directory: &Path) -> Result<(), Error> {
+    let Ok(text) = fs::read_to_string(init_pid_path(directory)) else { return Ok(()) };
+    let Ok(number) = text.trim().parse::<i32>() else { return Ok(()) };
+    let is_running = || is_in(number, &directory.join(PID_PIN));
+    let until = Instant::now() + STOP_WAIT;
+    while is_running() {
+        if Instant::now() > until {
+            return Err(Error::failed("cannot stop the init of a pod")(format!("process {number} does not die")));
+        }
+        // Gone meanwhile is what is wanted.
+        let _ = kill(Pid::from_raw(number), Signal::SIGKILL);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether a process is in the namespace of a pin: its number may have been given to another. A zombie is in none.
+fn is_in(process: i32, pin: &Path) -> bool {
+    let of = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The state stands behind the name, which may hold anything but ends with the last parenthesis (proc_pid_stat(5)).
+    let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    let namespace = of(Path::new(&format!("/proc/{process}/ns/pid")));
+    !is_zombie && namespace.is_some() && namespace == of(pin)
+}

@@ -1,0 +1,76 @@
+//! What is mounted, as /proc/self/mountinfo tells it (proc_pid_mountinfo(5)).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How a mount passes on what is mounted below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peers {
+    /// To its peers, and from them.
+    Shared,
+    /// From its master.
+    Slave,
+    /// Neither.
+    Private,
+}
+
+/// How the mount passes things on that a path is on.
+pub(super) fn peers_of(path: &Path) -> io::Result<Peers> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let on = text.lines().filter_map(entry).filter(|(point, _)| path.starts_with(point));
+    // The last of the longest: a later mount hides an earlier one.
+    let peers = on.max_by_key(|(point, _)| point.components().count()).map(|(_, peers)| peers);
+    Ok(peers.unwrap_or(Peers::Private))
+}
+
+/// The mount points at and below a directory, the deepest first.
+pub(super) fn points_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mut points: Vec<PathBuf> =
+        text.lines().filter_map(entry).map(|(point, _)| point).filter(|point| point.starts_with(directory)).collect();
+    points.reverse();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    Ok(points)
+}
+
+/// A line: the mount point is the fifth field, the optional fields end with a hyphen.
+fn entry(line: &str) -> Option<(PathBuf, Peers)> {
+    let mut fields = line.split(' ');
+    let point = unescape(fields.nth(4)?);
+    let optional: Vec<&str> = fields.skip(1).take_while(|field| *field != "-").collect();
+    let has = |name: &str| optional.iter().any(|field| field.starts_with(name));
+    let peers = match () {
+        () if has("shared:") => Peers::Shared,
+        () if has("master:") => Peers::Slave,
+        () => Peers::Private,
+    };
+    Some((PathBuf::from(point), peers))
+}
+
+/// Spaces, tabs, line feeds and backslashes are written as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for (escaped, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        plain = plain.replace(escaped, character);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Peers, entry};
+
+    #[test]
+    fn a_line_is_read() {
+        let cases = [
+            ("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw", "/mnt2", Peers::Slave),
+            ("36 35 98:0 / / rw shared:4 master:1 - ext3 /dev/root rw", "/", Peers::Shared),
+            ("36 35 98:0 / /a\\040b rw - ext3 /dev/root rw", "/a b", Peers::Private),
+        ];
+        for (line, point, peers) in cases {
+            assert_eq!(entry(line).unwrap(), (PathBuf::from(point), peers));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A pod: its namespaces, pinned by bind mounts so that no process has to hold them, and the files that its containers
+//! share. Everything is in one directory named by the pod's id, so that the id alone is enough to remove it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use host::{Place, PodId};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
+
+use super::cgroup::Hierarchies;
+use super::config::PodFiles;
+use super::names::{INIT_PID, Names, PID_PIN, PINS, SHM, SPEC, WHOLE};
+use super::{Linux, NAME, init, mountinfo, sys, sysctl, update};
+use crate::Error;
+use crate::spec::{PidScope, PodSpec, Scope};
+
+/// The size of a pod's /dev/shm, as containerd makes it.
+const SHM_OPTIONS: &str = "mode=1777,size=67108864";
+/// The ancestors of the pod's cgroup that were not there before.
+const MADE_CGROUPS: &str = "made-cgroups";
+
+/// Makes a pod, or keeps the one that is there.
+pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
+    check(spec)?;
+    let (names, hierarchies) = (&linux.names, linux.hierarchies()?);
+    let directory = names.pod(&spec.id);
+    if directory.join(WHOLE).exists() {
+        return place(names, &spec.id);
+    }
+    // What an attempt that was cut short has left is in the way.
+    clear(&directory)?;
+    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    fs::create_dir_all(&directory).map_err(operation())?;
+    let text = serde_json::to_vec(spec).map_err(Error::failed("cannot encode a pod's spec"))?;
+    fs::write(directory.join(SPEC), text).map_err(operation())?;
+    note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
+    write_files(&directory, spec).map_err(operation())?;
+    std::thread::scope(|scope| scope.spawn(|| pin(&directory, spec)).join())
+        .map_err(|_| operation()(io::Error::other("the thread that makes its namespaces has panicked")))?
+        .map_err(operation())?;
+    if spec.pid == PidScope::Pod {
+        init::start(&linux.settings.workers, &directory)?;
+    }
+    update::apply(&hierarchies, &cgroup(names, spec), &spec.resources)?;
+    fs::write(directory.join(WHOLE), "").map_err(operation())?;
+    place(names, &spec.id)
+}
+
+/// Refuses what cannot be honoured, before anything is made.
+fn check(spec: &PodSpec) -> Result<(), Error> {
+    if matches!(spec.pid, PidScope::Target(_)) {
+        return Err(Error::Unsupported {
+            what: "a pod in another container's process namespace".to_owned(),
+            backend: NAME,
+        });
+    }
+    sysctl::check(spec)
+}
+
+/// Where a pod's network is.
+pub(super) fn place(names: &Names, id: &PodId) -> Result<Place, Error> {
+    Ok(match spec(names, id)?.network {
+        Scope::Host => Place::Host,
+        Scope::Pod => Place::Netns(names.pod(id).join("net")),
+    })
+}
+
+/// The spec that a pod was made from.
+pub(super) fn spec(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
+    let missing = || Error::NotFound { what: format!("pod {}", id.short()) };
+    match read_spec(&names.pod(id))? {
+        Some(spec) if spec.id == *id => Ok(spec),
+        _ => Err(missing()),
+    }
+}
+
+/// The spec in a pod's directory; None: there is no such directory, or it has none yet.
+pub(super) fn read_spec(directory: &Path) -> Result<Option<PodSpec>, Error> {
+    let path = directory.join(SPEC);
+    match fs::read(&path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(Error::failed(format!("cannot read {}", path.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::failed(format!("cannot read {}", path.display()))(error)),
+    }
+}
+
+/// The cgroup below which the pod's containers are.
+pub(super) fn cgroup(names: &Names, spec: &PodSpec) -> PathBuf {
+    match &spec.cgroup_parent {
+        Some(parent) if !parent.is_empty() => Path::new("/").join(parent.trim_start_matches('/')),
+        _ => names.pod_cgroup(&spec.id),
+    }
+}
+
+/// What the pod's containers share of its directory.
+pub(super) fn files(names: &Names, spec: &PodSpec) -> PodFiles {
+    let directory = names.pod(&spec.id);
+    let shm = if spec.ipc == Scope::Host { PathBuf::from("/dev/shm") } else { directory.join(SHM) };
+    let files = [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
+    PodFiles { shm, files: files.map(|(destination, name)| (destination, directory.join(name))).into() }
+}
+
+fn write_files(directory: &Path, spec: &PodSpec) -> io::Result<()> {
+    let of_host = |path: &str| match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    };
+    fs::write(directory.join("hosts"), of_host("/etc/hosts")?)?;
+    let hostname = match &spec.hostname {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
+    let resolv_conf = match &spec.resolv_conf {
+        Some(text) => text.clone(),
+        None => of_host("/etc/resolv.conf")?,
+    };
+    fs::write(directory.join("resolv.conf"), resolv_conf)?;
+    if spec.ipc == Scope::Pod {
+        let shm = directory.join(SHM);
+        fs::create_dir_all(&shm)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM_OPTIONS))?;
+    }
+    Ok(())
+}
+
+/// Whether the pod has a namespace of its own of this kind.
+pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
+    match kind {
+        "network" => spec.network == Scope::Pod,
+        "ipc" => spec.ipc == Scope::Pod,
+        _ => spec.hostname.is_some(),
+    }
+}
+
+/// Runs in a thread of its own: what it unshares is its alone, and ends with it but for the pins.
+fn pin(directory: &Path, spec: &PodSpec) -> io::Result<()> {
+    let flags =
+        [("network", CloneFlags::CLONE_NEWNET), ("uts", CloneFlags::CLONE_NEWUTS), ("ipc", CloneFlags::CLONE_NEWIPC)];
+    let own =
+        flags.into_iter().filter(|(kind, _)| has_own(spec, kind)).fold(CloneFlags::empty(), |all, (_, f)| all | f);
+    nix::sched::unshare(own)?;
+    if let Some(hostname) = &spec.hostname {
+        nix::unistd::sethostname(hostname)?;
+    }
+    if spec.network == Scope::Pod {
+        sys::raise_loopback()?;
+    }
+    sysctl::apply(&spec.sysctls)?;
+    for (kind, file) in PINS.into_iter().filter(|(kind, _)| has_own(spec, kind)) {
+        let path = directory.join(file);
+        fs::write(&path, "")?;
+        let namespace = if kind == "network" { "net" } else { kind };
+        let source = PathBuf::from(format!("/proc/thread-self/ns/{namespace}"));
+        mount(Some(&source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    }
+    Ok(())
+}
+
+/// The path of the process namespace that the pod's containers share.
+pub(super) fn pid_pin(names: &Names, id: &PodId) -> PathBuf {
+    names.pod(id).join(PID_PIN)
+}
+
+/// Notes which directories of the wanted cgroup parent are not there yet: runc makes them and nobody else removes them.
+fn note_missing_cgroups(hierarchies: &Hierarchies, spec: &PodSpec, directory: &Path) -> io::Result<()> {
+    let Some(parent) = spec.cgroup_parent.as_deref().filter(|parent| !parent.is_empty()) else { return Ok(()) };
+    let parent = Path::new("/").join(parent.trim_start_matches('/'));
+    let is_missing = |cgroup: &&Path| {
+        hierarchies.directory(hierarchies.tracking(), cgroup).is_some_and(|directory| !directory.exists())
+    };
+    let missing: Vec<String> =
+        parent.ancestors().take_while(is_missing).map(|cgroup| cgroup.display().to_string()).collect();
+    if missing.is_empty() { Ok(()) } else { fs::write(directory.join(MADE_CGROUPS), missing.join("\n")) }
+}
+
+/// Removes a pod without its containers: its init, its pins, its cgroups, its directory.
+pub(super) fn remove(linux: &Linux, id: &PodId) -> Result<(), Error> {
+    let (names, hierarchies) = (&linux.names, linux.hierarchies()?);
+    let directory = names.pod(id);
+    let made = fs::read_to_string(directory.join(MADE_CGROUPS)).unwrap_or_default();
+    let done = clear(&directory);
+    hierarchies.remove(&names.pod_cgroup(id))?;
+    hierarchies.remove_if_empty(&names.root_cgroup());
+    made.lines().for_each(|cgroup| hierarchies.remove_if_empty(Path::new(cgroup)));
+    done
+}
+
+/// Ends and unmounts what a pod's directory holds, and removes it. Missing: done already.
+fn clear(directory: &Path) -> Result<(), Error> {
+    let operation = || Error::failed(format!("cannot remove {}", directory.display()));
+    if !directory.exists() {
+        return Ok(());
+    }
+    init::stop(directory)?;
+    let resolved = fs::canonicalize(directory).map_err(operation())?;
+    for point in mountinfo::points_below(&resolved).map_err(operation())? {
+        umount2(&point, MntFlags::MNT_DETACH).map_err(|errno| operation()(errno.into()))?;
+    }
+    // The spec goes last: as long as it is there, the inventory names the pod.
+    for entry in fs::read_dir(directory).map_err(operation())?.flatten() {
+        if entry.file_name() != SPEC {
+            let path = entry.path();
+            let removed = if path.is_dir() { host::fs::remove_dir_all(&path) } else { host::fs::remove_file(&path) };
+            removed.map_err(operation())?;
+        }
+    }
+    host::fs::remove_dir_all(directory).map_err(operation())
+}
+
+/// The file that tells the number of a pod's init.
+pub(super) fn init_pid_path(directory: &Path) -> PathBuf {
+    directory.join(INIT_PID)
+}

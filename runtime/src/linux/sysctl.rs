@@ -1,0 +1,86 @@
+//! Kernel parameters of a pod: only those that a namespace of its own has; any other would be the host's (sysctl(8)).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::spec::{PodSpec, Scope};
+
+/// The parameters of the IPC namespace; a star ends a prefix.
+const OF_IPC: &[&str] =
+    &["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm*", "fs.mqueue.*"];
+
+/// Refuses a parameter that the pod does not have to itself.
+pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
+    for name in spec.sysctls.keys() {
+        let dotted = dotted(name);
+        let scope = match () {
+            () if dotted.starts_with("net.") => spec.network,
+            () if OF_IPC.iter().any(|pattern| matches(pattern, &dotted)) => spec.ipc,
+            () => return Err(refused(name, "not a parameter of a namespace")),
+        };
+        if scope == Scope::Host {
+            return Err(refused(name, "the pod shares the host's namespace"));
+        }
+        if name.split(['.', '/']).any(str::is_empty) {
+            return Err(refused(name, "not a name"));
+        }
+    }
+    Ok(())
+}
+
+fn refused(name: &str, why: &str) -> Error {
+    Error::Invalid { field: "sysctls".to_owned(), reason: format!("{name:?}: {why}") }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
+}
+
+/// Of a name whose first separator is a slash, slashes and dots have changed places (sysctl.d(5)).
+fn dotted(name: &str) -> String {
+    if name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'/') { swapped(name) } else { name.to_owned() }
+}
+
+fn swapped(name: &str) -> String {
+    let swap = |character| match character {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
+}
+
+/// Sets the parameters in the namespaces of the calling thread.
+pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
+    for (name, value) in sysctls {
+        let path = path(name);
+        std::fs::write(&path, value)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot set {name} to {value:?}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(swapped(&dotted(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{matches, path};
+
+    #[test]
+    fn both_ways_to_write_a_name_are_read() {
+        for name in ["net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"] {
+            assert_eq!(path(name), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.1/forwarding"));
+        }
+    }
+
+    #[test]
+    fn a_pattern_with_a_star_is_a_prefix() {
+        assert!(matches("kernel.shm*", "kernel.shmmax") && !matches("kernel.sem", "kernel.semantics"));
+    }
+}

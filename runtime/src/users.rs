@@ -1,0 +1,121 @@
+//! Who a process runs as: a user and groups by number or name, looked up in the passwd and group files of the image. The
+//! backend reads the files, each in its own safe way; here is what they mean (passwd(5), group(5)).
+
+use crate::Error;
+use crate::spec::{Identity, NameOrId, User};
+
+/// The longest passwd or group file that is read, in bytes: an image is not to fill the server's memory.
+pub const FILE_LIMIT: u64 = 1 << 20;
+
+/// A line of passwd: name, user, primary group.
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+}
+
+/// A line of group: name, group, members.
+struct Group<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+/// Resolves a user against the contents of the image's passwd and group files (empty for one that is not there). A user
+/// given by number need not be in passwd; one given by name must. Without a group, the primary one is the user's in passwd,
+/// else 0.
+///
+/// # Errors
+/// [`Error::Invalid`] names the user or group that the image does not have.
+pub fn identify(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+    let account = match &user.user {
+        NameOrId::Id(uid) => accounts(passwd).find(|account| account.uid == *uid),
+        NameOrId::Name(name) => {
+            let found = accounts(passwd).find(|account| account.name == name);
+            Some(found.ok_or_else(|| missing("process.user.user", name, "user", "/etc/passwd"))?)
+        }
+    };
+    let uid = match (&user.user, &account) {
+        (NameOrId::Id(uid), _) => *uid,
+        (NameOrId::Name(_), account) => account.as_ref().map_or(0, |account| account.uid),
+    };
+    let gid = match &user.group {
+        Some(NameOrId::Id(gid)) => *gid,
+        Some(NameOrId::Name(name)) => groups(group)
+            .find(|group| group.name == name)
+            .map(|group| group.gid)
+            .ok_or_else(|| missing("process.user.group", name, "group", "/etc/group"))?,
+        None => account.as_ref().map_or(0, |account| account.gid),
+    };
+    let mut all = vec![gid];
+    all.extend(&user.supplemental);
+    if user.merge_image_groups
+        && let Some(account) = &account
+    {
+        let member = |group: &Group<'_>| group.members.split(',').any(|member| member.trim() == account.name);
+        all.extend(groups(group).filter(member).map(|group| group.gid));
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(Identity { uid, gid, groups: all })
+}
+
+fn missing(field: &str, name: &str, what: &str, file: &str) -> Error {
+    Error::Invalid { field: field.to_owned(), reason: format!("no {what} {name:?} in the image's {file}") }
+}
+
+/// The accounts of a passwd file; a line that is not one is passed over, as the C library does.
+fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
+    passwd.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        Some(Account { name, uid: uid.trim().parse().ok()?, gid: gid.trim().parse().ok()? })
+    })
+}
+
+fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
+    group.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Group { name, gid: gid.trim().parse().ok()?, members: fields.next().unwrap_or_default() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identify;
+    use crate::spec::{Identity, NameOrId, User};
+
+    const PASSWD: &str = "# comment\nroot:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:1000:2000::/:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\nweb:x:2000:\nlogs:x:3000:web,other\ntapes:x:3001:other\n";
+
+    fn user(user: NameOrId, group: Option<NameOrId>, merge: bool) -> User {
+        User { user, group, supplemental: vec![9], merge_image_groups: merge }
+    }
+
+    #[test]
+    fn numbers_and_names_are_looked_up_as_containerd_does() {
+        let (id, name) = (NameOrId::Id, |text: &str| NameOrId::Name(text.to_owned()));
+        let cases = [
+            (user(id(1000), None, false), (1000, 2000, vec![9, 2000])),
+            (user(id(1000), None, true), (1000, 2000, vec![9, 2000, 3000])),
+            (user(id(7), None, true), (7, 0, vec![0, 9])),
+            (user(name("web"), None, true), (1000, 2000, vec![9, 2000, 3000])),
+            (user(name("web"), Some(name("tapes")), false), (1000, 3001, vec![9, 3001])),
+            (user(id(1000), Some(id(5)), true), (1000, 5, vec![5, 9, 3000])),
+        ];
+        for (user, (uid, gid, groups)) in cases {
+            assert_eq!(identify(&user, PASSWD, GROUP).unwrap(), Identity { uid, gid, groups }, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_image_does_not_have_is_named() {
+        let absent = user(NameOrId::Name("db".to_owned()), None, true);
+        let error = identify(&absent, PASSWD, GROUP).unwrap_err().to_string();
+        assert!(error.contains("process.user.user") && error.contains("\"db\""), "{error}");
+        let group = user(NameOrId::Id(0), Some(NameOrId::Name("db".to_owned())), true);
+        assert!(identify(&group, PASSWD, GROUP).unwrap_err().to_string().contains("group \"db\""));
+        assert!(identify(&absent, "", "").is_err());
+    }
+}
