@@ -1,8 +1,7 @@
 //! The images that the tests pull, made on the spot from programs of this machine, under the names that critest gives them:
-//! BusyBox (Debian's busybox-static), nginx (Debian's, with the libraries that it loads) and one set-user-id program.
+//! BusyBox and nginx (Debian's, with the libraries that they load) and one set-user-id program.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -45,7 +44,7 @@ const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
 
 /// Every image that critest and the crictl scenario use.
 pub fn all(tools: &Tools) -> Result<Vec<Published>> {
-    let busybox = busybox_tree()?;
+    let busybox = busybox_tree(tools)?;
     let base = busybox.layer()?;
     let shell = Config { cmd: vec!["sh"], ..Config::default() };
     let nginx = nginx_tree(tools)?.layer()?;
@@ -100,18 +99,15 @@ pub fn by_digest() -> Result<Image> {
     Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default())
 }
 
-fn busybox_tree() -> Result<Tree> {
-    let path = "/bin/busybox";
-    let program: Arc<[u8]> =
-        std::fs::read(path).with_context(|| format!("{path} is Debian's busybox-static: make deps"))?.into();
-    let applets = Program::new(path, ["--list"]).run()?;
-    let mut tree = Tree::default().with("bin/busybox", Node::File(0o755, program));
-    for applet in applets.lines().filter(|applet| !["busybox", "sh"].contains(applet)) {
+/// Debian's BusyBox, not its busybox-static, whose shell runs applets without looking at the files that they are: masking
+/// /bin/ls would mean nothing to it.
+fn busybox_tree(tools: &Tools) -> Result<Tree> {
+    let program = tools.package("busybox")?.join("bin/busybox");
+    let applets = Program::new(&program, ["--list"]).run()?;
+    let mut tree = with_libraries(Tree::default(), "bin/busybox", &program)?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
         tree = tree.with(&format!("bin/{applet}"), Node::HardLink("bin/busybox".into()));
     }
-    // Debian's BusyBox as a shell runs its applets without looking at the files that they are: masking /bin/ls would mean
-    // nothing. dash, which every Debian has, does not.
-    let tree = with_libraries(tree, "bin/sh", Path::new("/bin/dash"))?;
     Ok(tree
         .program("bin/pgrep", PGREP.as_bytes())
         .program("bin/ipcs", IPCS.as_bytes())
@@ -146,9 +142,9 @@ fn httpd(base: &Layer) -> Result<Image> {
     Image::new(&[base.clone(), site], &Config { cmd: vec!["start-httpd"], ..Config::default() })
 }
 
-/// Stands for the pause image: critest pulls it from two registries; containerd runs it, when it is measured.
+/// Stands for the pause image: critest pulls it from two registries, and a runtime that is compared with runs it.
 fn pause(base: &Layer) -> Result<Image> {
-    let pause = Tree::default().program("pause", b"#!/bin/sh\nexec sleep 2147483647\n").layer()?;
+    let pause = Tree::default().program("pause", b"#!/bin/sh\nexec tail -f /dev/null\n").layer()?;
     Image::new(&[base.clone(), pause], &Config { entrypoint: vec!["/pause"], ..Config::default() })
 }
 
@@ -175,7 +171,7 @@ fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
 fn nginx_tree(tools: &Tools) -> Result<Tree> {
     let tree =
         Tree::default().directory("var/run", 0o755).directory("var/log/nginx", 0o755).directory("var/lib/nginx", 0o755);
-    with_libraries(tree, "usr/sbin/nginx", &tools.nginx()?)
+    with_libraries(tree, "usr/sbin/nginx", &tools.package("nginx")?.join("usr/sbin/nginx"))
 }
 
 /// Adds a program of this machine with every library that its loader finds for it.

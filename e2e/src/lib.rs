@@ -1,7 +1,13 @@
 //! What the end-to-end tests are made of: the programs they use, a registry with images of their own, and the scenarios.
 
+pub mod checks;
+
+pub mod critest;
 pub mod images;
+pub mod inventory;
 pub mod oci;
 pub mod process;
 pub mod registry;
+pub mod scenario;
+pub mod server;
 pub mod tools;

@@ -1,11 +1,20 @@
 //! The real binary on a real kernel, driven by real clients: crictl and critest, with a registry on loopback. `make test` runs
 //! `e2e all`; each part can be run by itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use e2e::{images, registry, tools};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+use e2e::checks::Checks;
+use e2e::critest::{Critest, judge};
+use e2e::images;
+use e2e::inventory::Inventory;
+use e2e::process::tail;
+use e2e::registry::Registry;
+use e2e::scenario;
+use e2e::server::Site;
+use e2e::tools::Tools;
 
 #[derive(Parser)]
 #[command(about)]
@@ -16,6 +25,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything, and then an inventory: what was there before, and nothing else.
+    All(Options),
+    /// The life of a pod, by crictl.
+    Crictl(Options),
+    /// critest.
+    Critest(Options),
     /// Builds crictl and critest into the cache and prints where they are.
     Tools,
     /// Runs a registry with the test images until its standard input ends.
@@ -25,21 +40,123 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let tools = tools::Tools::open()?;
-    match Arguments::parse().command {
+#[derive(Args)]
+struct Options {
+    /// Runs only the specs of critest that match this regular expression.
+    #[arg(long)]
+    only: Option<String>,
+    /// Looks at a server that runs already, by its socket (`unix://PATH`), instead of starting one: to compare with it.
+    #[arg(long)]
+    address: Option<String>,
+    /// Keeps the directory of the run, with its logs.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What of it is run.
+#[derive(Clone, Copy)]
+struct Parts {
+    crictl: bool,
+    critest: bool,
+}
+
+fn main() -> ExitCode {
+    match command(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(command: Command) -> Result<()> {
+    match command {
+        Command::All(options) => run(Parts { crictl: true, critest: true }, &options),
+        Command::Crictl(options) => run(Parts { crictl: true, critest: false }, &options),
+        Command::Critest(options) => run(Parts { crictl: false, critest: true }, &options),
         Command::Tools => {
+            let tools = Tools::open()?;
             println!("{}", tools.crictl()?.display());
             println!("{}", tools.critest(&images::by_digest()?.manifest.digest)?.display());
             Ok(())
         }
         Command::Registry { dir } => {
-            let dir = std::path::absolute(dir)?;
-            let registry = registry::Registry::start(&dir)?;
-            registry.publish(&images::all(&tools)?).context("cannot publish the test images")?;
+            let registry = registry(&std::path::absolute(dir)?, &Tools::open()?)?;
             println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             registry.stop()
         }
     }
+}
+
+fn registry(dir: &Path, tools: &Tools) -> Result<Registry> {
+    let registry = Registry::start(dir)?;
+    registry.publish(&images::all(tools)?).context("cannot publish the test images")?;
+    Ok(registry)
+}
+
+/// Runs the parts on a server of their own, in a directory that is removed at the end unless something failed.
+fn run(parts: Parts, options: &Options) -> Result<()> {
+    let tools = Tools::open()?;
+    // Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long for a socket.
+    let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
+    let registry = registry(&dir.path().join("registry"), &tools)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
+    let critest = tools.critest(&images::by_digest()?.manifest.digest)?;
+    let mut checks = Checks::default();
+    if let Some(address) = &options.address {
+        let site = site.at(address);
+        if parts.crictl {
+            scenario::run(&site, &mut checks)?;
+        }
+        if parts.critest {
+            run_critest(&site, &critest, options, &mut checks);
+        }
+        registry.stop()?;
+        return checks.finish();
+    }
+    let before = Inventory::take(&site)?;
+    if let Some(server) = checks.check("the server starts", || site.serve()) {
+        let mut running = Some(server);
+        if parts.crictl {
+            scenario::run(&site, &mut checks)?;
+            if let Some(server) = running.take() {
+                running = scenario::restart(&site, server, &mut checks)?;
+            }
+        }
+        if parts.critest && running.is_some() {
+            run_critest(&site, &critest, options, &mut checks);
+        }
+        if let Some(server) = running {
+            checks.check("the server stops at SIGTERM", || server.stop());
+        }
+        checks.check("nothing is left behind", || Inventory::unchanged_since(&before, &site));
+    }
+    registry.stop()?;
+    let result = checks.finish();
+    if result.is_err() {
+        println!("the server's log ends:\n{}", tail(&site.dir().join("cellblock.log")));
+    }
+    if result.is_err() || options.keep {
+        println!("kept: {}", dir.keep().display());
+    }
+    result
+}
+
+fn run_critest(site: &Site, program: &Path, options: &Options, checks: &mut Checks) {
+    checks.check("critest", || {
+        let report = std::path::absolute("artifacts/junit-critest-linux.xml")?;
+        let address = site.address();
+        let only = options.only.as_deref();
+        let specs = Critest { program, address: &address, dir: site.dir(), report: &report, only }.run()?;
+        let passed = specs.iter().filter(|spec| spec.status == "passed").count();
+        println!("critest: {passed} of {} specs passed; {}", specs.len(), report.display());
+        let wrong = judge(&specs, only.is_some())?;
+        ensure!(passed > 0, "no spec passed");
+        if !wrong.is_empty() {
+            bail!("{} specs are not as they should be:\n  {}", wrong.len(), wrong.join("\n  "));
+        }
+        Ok(())
+    });
 }

@@ -1,6 +1,6 @@
 //! The clients and programs that the tests use, built or fetched once into a cache: crictl and critest from the Go module
-//! proxy (whose checksum database vouches for the module; its hash is pinned here too), nginx from Debian's package, and the
-//! set-user-id program of a test image. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
+//! proxy (whose checksum database vouches for the module; its hash is pinned here too), BusyBox and nginx from Debian's packages, and
+//! the set-user-id program of a test image. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
 //! deps`.
 
 use std::path::{Path, PathBuf};
@@ -9,11 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::oci::ARCHITECTURE;
 use crate::process::Program;
 
 const MODULE: &str = "sigs.k8s.io/cri-tools";
 const VERSION: &str = "v1.36.0";
 const SUM: &str = "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw=";
+/// The Go that the module's go.mod asks for.
+const TOOLCHAIN: &str = "1.26.2";
 /// The image that critest pulls by digest, as its source has it.
 const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 /// Building critest from nothing, its modules downloaded, on two busy cores.
@@ -48,7 +51,7 @@ impl Tools {
         let program = self.cache.join(format!("crictl-{VERSION}"));
         self.once(&program, |partial| {
             let source = self.cri_tools()?;
-            go(&source, ["build", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/crictl"])
+            self.go(&source, &["build", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/crictl"]).map(drop)
         })?;
         Ok(program)
     }
@@ -63,22 +66,24 @@ impl Tools {
             let text = std::fs::read_to_string(&file)?;
             ensure!(text.matches(PINNED).count() == 1, "{} is not what it was: no {PINNED}", file.display());
             std::fs::write(&file, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
-            go(&source, ["test", "-c", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/critest"])
+            self.go(&source, &["test", "-c", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/critest"])
+                .map(drop)
         })?;
         Ok(program)
     }
 
-    /// nginx out of Debian's package, not installed: installing would start it.
-    pub fn nginx(&self) -> Result<PathBuf> {
-        let root = self.cache.join("nginx");
+    /// The files of a Debian package, which is not installed: installing nginx would start it, and BusyBox would push its
+    /// static build off the machine.
+    pub fn package(&self, name: &str) -> Result<PathBuf> {
+        let root = self.cache.join(format!("debian-{name}"));
         self.once(&root, |partial| {
             std::fs::create_dir_all(partial)?;
-            Program::new("apt-get", ["download", "-q", "-o", "APT::Sandbox::User=root", "nginx"]).dir(partial).run()?;
+            Program::new("apt-get", ["download", "-q", "-o", "APT::Sandbox::User=root", name]).dir(partial).run()?;
             let package = std::fs::read_dir(partial)?.next().context("apt-get downloaded nothing")??.path();
             Program::new("dpkg", ["-x".as_ref(), package.as_os_str(), partial.as_os_str()]).run()?;
             Ok(std::fs::remove_file(package)?)
         })?;
-        Ok(root.join("usr/sbin/nginx"))
+        Ok(root)
     }
 
     /// The program of the image `nonewprivs`, linked statically.
@@ -95,16 +100,29 @@ impl Tools {
         Ok(program)
     }
 
+    /// Runs Go, of the version that the module wants. A Go of 1.21 and later fetches it by itself; the one of Debian 12 does
+    /// not, but can download it as the module that it is.
+    fn go(&self, source: &Path, args: &[&str]) -> Result<String> {
+        let installed =
+            Program::new("go", ["version"]).run().context("crictl and critest are built with Go: make deps")?;
+        let program = if version_parts(&installed).first().is_some_and(|minor| *minor >= 21) {
+            PathBuf::from("go")
+        } else {
+            let module =
+                download(&self.cache, &format!("golang.org/toolchain@v0.0.1-go{TOOLCHAIN}.linux-{ARCHITECTURE}"))?;
+            // A module's files are read-only and not programs; the toolchain's own download sets the same bits.
+            Program::new("chmod", ["-R".as_ref(), "u+wx".as_ref(), module.dir.as_os_str()]).run()?;
+            module.dir.join("bin/go")
+        };
+        let go = Program::new(program, args).dir(source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto");
+        go.timeout(BUILD_TIMEOUT).run()
+    }
+
     /// A copy of the module's source that can be written to.
     fn cri_tools(&self) -> Result<PathBuf> {
         let source = self.cache.join(format!("cri-tools-{VERSION}"));
         self.once(&source, |partial| {
-            let json = Program::new("go", ["mod", "download", "-json", &format!("{MODULE}@{VERSION}")])
-                .dir(&self.cache)
-                .timeout(BUILD_TIMEOUT)
-                .run()
-                .context("crictl and critest are built with Go: make deps")?;
-            let module: Module = serde_json::from_str(&json)?;
+            let module = download(&self.cache, &format!("{MODULE}@{VERSION}"))?;
             ensure!(module.sum == SUM, "{MODULE} {VERSION} is not what it was: {} instead of {SUM}", module.sum);
             Program::new("cp", ["-R".as_ref(), module.dir.as_os_str(), partial.as_os_str()]).run()?;
             Program::new("chmod", ["-R".as_ref(), "u+w".as_ref(), partial.as_os_str()]).run().map(drop)
@@ -129,14 +147,21 @@ impl Tools {
     }
 }
 
+/// A module out of the proxy, checked against the checksum database.
+fn download(dir: &Path, module: &str) -> Result<Module> {
+    let go = Program::new("go", ["mod", "download", "-json", module]).dir(dir).timeout(BUILD_TIMEOUT);
+    Ok(serde_json::from_str(&go.run().context("crictl and critest are built with Go: make deps")?)?)
+}
+
 /// The directory of this program; `cellblock` is in it too.
 pub fn beside() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.parent().context("a program is in a directory")?.to_owned())
 }
 
-fn go<const N: usize>(source: &Path, args: [&str; N]) -> Result<()> {
-    Program::new("go", args).dir(source).env("CGO_ENABLED", "0").timeout(BUILD_TIMEOUT).run().map(drop)
+fn version_parts(text: &str) -> Vec<u32> {
+    let number = text.split_whitespace().find_map(|word| word.strip_prefix("go1.")).unwrap_or_default();
+    number.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 fn version_flag() -> String {
@@ -145,4 +170,11 @@ fn version_flag() -> String {
 
 fn path(of: &Path) -> Result<&str> {
     of.to_str().with_context(|| format!("{} is not UTF-8", of.display()))
+}
+
+#[test]
+fn go_versions_are_read() {
+    assert_eq!(version_parts("go version go1.26.8 linux/amd64"), [26, 8]);
+    assert_eq!(version_parts("go version go1.19 linux/amd64"), [19]);
+    assert!(version_parts("nothing").is_empty());
 }

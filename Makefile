@@ -1,0 +1,46 @@
+# Plain POSIX make: bmake and gmake. As root; `make demo` and `make test` install what they lack and say what that is.
+.POSIX:
+
+CARGO = cargo
+
+all: build
+
+build:
+	$(CARGO) build --workspace
+
+# Everything that CI runs.
+test: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test --workspace
+	$(MAKE) freebsd-check
+	$(MAKE) e2e
+
+# The real binary, a real kernel, crictl and critest; artifacts/ holds the reports.
+e2e: build
+	$(CARGO) run -q -p e2e -- all
+
+# A pod from a pulled image, step by step, from the binary alone.
+demo: deps-demo
+	$(CARGO) build -p cri
+	$(CARGO) run -q -p cri --bin cellblock -- demo
+
+# Clippy and a linked binary for FreeBSD.
+freebsd-check:
+	sh ci/freebsd-cross.sh check
+
+# Licences, advisories and bans, for who has cargo-deny; the bans that matter are tests of e2e/tests/tidy too.
+deny:
+	$(CARGO) deny check
+
+deps:
+	sh ci/deps.sh test
+
+deps-demo:
+	sh ci/deps.sh demo
+
+clean:
+	$(CARGO) clean
+	rm -rf artifacts
+
+.PHONY: all build test e2e demo freebsd-check deny deps deps-demo clean

@@ -1,0 +1,368 @@
+//! The life of a pod as crictl's user sees it: pull, run, create, start, look at it from all sides, and remove everything; then
+//! what bad input is answered with; then a server that is killed and started again under a running container.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::checks::Checks;
+use crate::images::{BUSYBOX, NGINX};
+use crate::process::Background;
+use crate::server::Site;
+
+/// The port of the host that leads to the web server.
+const HOST_PORT: u16 = 18_411;
+/// How long something that goes on by itself may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A pod's and a container's configuration, written as crictl reads them.
+struct Files<'a> {
+    site: &'a Site,
+}
+
+impl Files<'_> {
+    fn write(&self, name: &str, value: &Value) -> Result<String> {
+        let path = self.site.dir().join(format!("{name}.json"));
+        std::fs::write(&path, serde_json::to_vec_pretty(value)?)?;
+        path.into_os_string().into_string().ok().context("the site's directory is UTF-8")
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.site.dir().join("logs")
+    }
+
+    fn pod(&self, name: &str) -> Result<String> {
+        let pod = json!({
+            "metadata": {"name": name, "uid": format!("uid-{name}"), "namespace": "default", "attempt": 1},
+            "hostname": name,
+            "log_directory": self.logs(),
+            "labels": {"app": name, "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "default"},
+            "annotations": {"note": "kept"},
+            "dns_config": {"servers": ["10.10.10.10"], "searches": ["example.org"]},
+            "port_mappings": [{"container_port": 80, "host_port": HOST_PORT}],
+            "linux": {},
+        });
+        self.write(&format!("pod-{name}"), &pod)
+    }
+
+    fn container(&self, name: &str, image: &str, command: &[&str]) -> Result<String> {
+        self.write(&format!("container-{name}"), &self.container_value(name, image, command))
+    }
+
+    fn container_value(&self, name: &str, image: &str, command: &[&str]) -> Value {
+        json!({
+            "metadata": {"name": name},
+            "image": {"image": image},
+            "command": command,
+            "log_path": format!("{name}.log"),
+            "labels": {"io.kubernetes.pod.name": "web", "io.kubernetes.pod.namespace": "default"},
+            "envs": [{"key": "GREETING", "value": "hello"}],
+            "mounts": [{"container_path": "/logs", "host_path": self.logs(), "readonly": true}],
+            "linux": {"resources": {"memory_limit_in_bytes": 64 << 20}},
+        })
+    }
+}
+
+/// Runs all of it on a running server; the pod is gone at the end, or the caller removes what is left.
+pub fn run(site: &Site, checks: &mut Checks) -> Result<()> {
+    std::fs::create_dir_all(site.dir().join("logs"))?;
+    checks.check("version and info", || versions(site));
+    if checks.check("pull and images", || images(site)).is_none() {
+        return Ok(());
+    }
+    let files = Files { site };
+    let pod_file = files.pod("web")?;
+    let Some(pod) = checks.check("runp, pods, inspectp", || run_pod(site, &pod_file)) else { return Ok(()) };
+    if let Some(web) = checks.check("create, start, ps, inspect", || web_server(&files, &pod, &pod_file)) {
+        checks.check("exec -s", || exec_sync(site, &web));
+        checks.check("exec", || exec(site, &web));
+        checks.check("stats, statsp, imagefsinfo", || stats(site, &pod, &web));
+        checks.check("fetch from the pod and from the host port", || fetch_page(site, &pod));
+        checks.check("stop, rm", || stop_and_remove(site, &web));
+    }
+    checks.check("logs, exit code", || short_life(&files, &pod, &pod_file));
+    checks.check("bad input", || bad_input(&files, &pod, &pod_file));
+    checks.check("stopp, rmp, rmi", || remove_all(site, &pod));
+    Ok(())
+}
+
+fn versions(site: &Site) -> Result<()> {
+    let version = site.run(["version"])?;
+    for line in ["RuntimeName:  cellblock", "RuntimeApiVersion:  v1"] {
+        ensure!(version.contains(line), "no {line:?} in {version}");
+    }
+    let info = site.json(["info"])?;
+    let conditions = info["status"]["conditions"].as_array().context("no conditions")?;
+    for name in ["RuntimeReady", "NetworkReady"] {
+        let ready = conditions.iter().any(|condition| condition["type"] == name && condition["status"] == true);
+        ensure!(ready, "{name} is not true: {conditions:?}");
+    }
+    Ok(())
+}
+
+fn images(site: &Site) -> Result<()> {
+    for image in [BUSYBOX, NGINX] {
+        let said = site.run(["pull", image])?;
+        ensure!(said.starts_with("Image is up to date for sha256:"), "pull {image}: {said}");
+        let inspected = site.json(["inspecti", image])?;
+        ensure!(inspected["status"]["repoTags"] == json!([image]), "{image}: {inspected}");
+    }
+    let list = site.run(["images"])?;
+    let row =
+        list.lines().find(|line| line.starts_with("registry.k8s.io/e2e-test-images/busybox")).context("not listed")?;
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    ensure!(columns.len() == 4 && columns[1] == "1.29-2" && columns[3].ends_with('B'), "images: {row}");
+    Ok(())
+}
+
+fn run_pod(site: &Site, pod_file: &str) -> Result<String> {
+    let pod = site.run(["runp", pod_file])?.trim().to_owned();
+    ensure!(pod.len() == 64 && pod.bytes().all(|byte| byte.is_ascii_hexdigit()), "runp printed {pod:?}");
+    let list = site.run(["pods"])?;
+    let row = list.lines().find(|line| line.starts_with(&pod[..13])).context("pods does not list it")?;
+    for word in ["Ready", "web", "default"] {
+        ensure!(row.split_whitespace().any(|column| column == word), "pods: no {word} in {row}");
+    }
+    let status = site.json(["inspectp", &pod])?;
+    ensure!(status["status"]["state"] == "SANDBOX_READY", "inspectp: {}", status["status"]);
+    ensure!(status["status"]["annotations"]["note"] == "kept", "inspectp: {}", status["status"]);
+    ensure!(pod_address(site, &pod)?.starts_with("10."), "inspectp: {}", status["status"]["network"]);
+    let again = site.run(["runp", pod_file]);
+    ensure!(again.as_ref().map_or(true, |id| id.trim() == pod), "the same pod twice: {again:?}");
+    Ok(pod)
+}
+
+fn pod_address(site: &Site, pod: &str) -> Result<String> {
+    let status = site.json(["inspectp", pod])?;
+    Ok(status["status"]["network"]["ip"].as_str().context("the pod has no address")?.to_owned())
+}
+
+fn web_server(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<String> {
+    let site = files.site;
+    let web = site.run(["create", pod, &files.container("nginx", NGINX, &[])?, pod_file])?.trim().to_owned();
+    ensure!(
+        site.json(["inspect", &web])?["status"]["state"] == "CONTAINER_CREATED",
+        "a created container is not CREATED"
+    );
+    site.run(["start", &web])?;
+    let list = site.run(["ps"])?;
+    let row = list.lines().find(|line| line.starts_with(&web[..13])).context("ps does not list it")?;
+    for word in [NGINX, "Running", "nginx", &pod[..13]] {
+        ensure!(row.split_whitespace().any(|column| column == word), "ps: no {word} in {row}");
+    }
+    let status = site.json(["inspect", &web])?["status"].clone();
+    ensure!(status["state"] == "CONTAINER_RUNNING" && status["startedAt"].is_string(), "inspect: {status}");
+    ensure!(
+        status["mounts"][0]["containerPath"] == "/logs" && status["mounts"][0]["readonly"] == true,
+        "inspect: {status}"
+    );
+    ensure!(status["image"]["image"] == NGINX, "inspect: {status}");
+    Ok(web)
+}
+
+fn exec_sync(site: &Site, web: &str) -> Result<()> {
+    let script = "echo $GREETING; hostname; grep -c . /etc/resolv.conf; cat /etc/resolv.conf; echo oops >&2";
+    let output = site.crictl(["exec", "-s", web, "sh", "-c", script]).output()?;
+    for wanted in ["hello\nweb\n", "nameserver 10.10.10.10", "search example.org"] {
+        ensure!(output.stdout.contains(wanted), "no {wanted:?} in {output:?}");
+    }
+    let refused = site.refused(["exec", "-s", web, "sh", "-c", "exit 7"])?;
+    ensure!(refused.stderr.contains("exited with 7"), "{refused:?}");
+    let missing = site.refused(["exec", "-s", web, "no-such-program"])?;
+    ensure!(missing.stderr.contains("no-such-program"), "{missing:?}");
+    let start = Instant::now();
+    let late = site.refused(["exec", "-s", "--timeout", "1", web, "sh", "-c", "sleep 4321 & sleep 4321"])?;
+    ensure!(late.stderr.contains("timed out") && start.elapsed() < PATIENCE, "{late:?}");
+    let left = site.run(["exec", "-s", web, "sh", "-c", "pidof sleep || true"])?;
+    ensure!(left.trim().is_empty(), "the time-out left processes: {left}");
+    Ok(())
+}
+
+fn exec(site: &Site, web: &str) -> Result<()> {
+    let output = site.crictl(["exec", web, "sh", "-c", "echo out; echo err >&2; exit 4"]).output()?;
+    ensure!(output.stdout.contains("out\n") && output.stderr.contains("err"), "{output:?}");
+    ensure!(output.stderr.contains("exit code 4"), "{output:?}");
+    let echoed = site.crictl(["exec", "-i", web, "cat"]).stdin("through and back").output()?;
+    ensure!(echoed.stdout == "through and back", "{echoed:?}");
+    Ok(())
+}
+
+fn stats(site: &Site, pod: &str, web: &str) -> Result<()> {
+    let number = |value: &Value| value["value"].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let stats = site.json(["stats", "-o", "json", web])?;
+    let first = &stats["stats"][0];
+    ensure!(first["attributes"]["id"] == *web, "stats: {stats}");
+    ensure!(number(&first["memory"]["workingSetBytes"]) > 0, "no working set: {first}");
+    ensure!(number(&first["cpu"]["usageCoreNanoSeconds"]) > 0, "no CPU time: {first}");
+    let pods = site.json(["statsp", "-o", "json", pod])?;
+    ensure!(pods["stats"][0]["attributes"]["id"] == *pod, "statsp: {pods}");
+    let table = site.run(["stats", "--seconds", "1", web])?;
+    ensure!(table.contains(&web[..13]) && table.contains("nginx"), "stats: {table}");
+    let usage = site.json(["imagefsinfo"])?;
+    ensure!(number(&usage["status"]["imageFilesystems"][0]["usedBytes"]) > 1 << 20, "imagefsinfo: {usage}");
+    Ok(())
+}
+
+/// The page from the pod's address and from the host's port on both loopback addresses.
+fn fetch_page(site: &Site, pod: &str) -> Result<()> {
+    let address = pod_address(site, pod)?;
+    for from in [format!("{address}:80"), format!("127.0.0.1:{HOST_PORT}")] {
+        let page = get(&from).with_context(|| format!("http://{from}/"))?;
+        ensure!(page.contains("Welcome to nginx!"), "http://{from}/: {page}");
+    }
+    Ok(())
+}
+
+fn get(address: &str) -> Result<String> {
+    let start = Instant::now();
+    let mut stream = loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => break stream,
+            Err(error) if start.elapsed() > PATIENCE => bail!(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET / HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
+fn stop_and_remove(site: &Site, web: &str) -> Result<()> {
+    let refused = site.refused(["rm", web])?;
+    ensure!(refused.stderr.contains("running"), "rm of a running container: {refused:?}");
+    site.run(["stop", web])?;
+    let list = site.run(["ps", "-a"])?;
+    let row = list.lines().find(|line| line.starts_with(&web[..13])).context("ps -a does not list it")?;
+    ensure!(row.contains("Exited"), "ps -a: {row}");
+    site.run(["rm", web])?;
+    let gone = site.refused(["inspect", web])?;
+    ensure!(gone.stderr.contains("NotFound"), "inspect of a removed container: {gone:?}");
+    Ok(())
+}
+
+fn short_life(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
+    let site = files.site;
+    let script = "echo out; echo err >&2; exit 3";
+    let file = files.container("short", BUSYBOX, &["sh", "-c", script])?;
+    let id = site.run(["create", pod, &file, pod_file])?.trim().to_owned();
+    site.run(["start", &id])?;
+    let status = until_exited(site, &id)?;
+    ensure!(status["exitCode"] == 3 && status["reason"] == "Error", "inspect: {status}");
+    let logs = site.crictl(["logs", &id]).output()?;
+    ensure!(logs.stdout == "out\n" && logs.stderr == "err\n", "logs: {logs:?}");
+    let text = std::fs::read_to_string(files.logs().join("short.log"))?;
+    let form = |line: &str| {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        words.len() == 4 && words[0].contains('T') && ["stdout", "stderr"].contains(&words[1]) && words[2] == "F"
+    };
+    ensure!(text.lines().count() == 2 && text.lines().all(form), "the log is not in CRI's form: {text}");
+    site.run(["rm", &id]).map(drop)
+}
+
+fn until_exited(site: &Site, id: &str) -> Result<Value> {
+    let start = Instant::now();
+    loop {
+        let status = site.json(["inspect", id])?["status"].clone();
+        if status["state"] == "CONTAINER_EXITED" {
+            return Ok(status);
+        }
+        ensure!(start.elapsed() < PATIENCE, "still not exited: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What a user's mistakes are answered with: the gRPC code and the thing that is wrong.
+fn bad_input(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
+    let site = files.site;
+    let says = |args: &[&str], wanted: &[&str]| -> Result<()> {
+        let output = site.refused(args.iter().copied())?;
+        let missing: Vec<_> = wanted.iter().filter(|text| !output.stderr.contains(**text)).collect();
+        ensure!(missing.is_empty(), "crictl {args:?}: no {missing:?} in {}", output.stderr);
+        Ok(())
+    };
+    says(&["pull", "registry.k8s.io/nothing:1"], &["NotFound", "registry.k8s.io/nothing:1"])?;
+    says(&["pull", "registry.k8s.io/UPPER:1"], &["UPPER"])?;
+    says(&["pull", "127.0.0.1:1/x:1"], &["127.0.0.1:1"])?;
+    says(&["inspect", "0123456789abcdef"], &["NotFound", "0123456789abcdef"])?;
+    says(&["inspectp", "0123456789abcdef"], &["NotFound"])?;
+    says(&["start", "0123456789abcdef"], &["NotFound", "0123456789abcdef"])?;
+    let created = |name: &str, change: &dyn Fn(&mut Value)| -> Result<String> {
+        let mut value = files.container_value(name, BUSYBOX, &["sleep", "1000"]);
+        change(&mut value);
+        files.write(&format!("container-{name}"), &value)
+    };
+    let file = created("no-source", &|value| value["mounts"][0]["host_path"] = json!("/no/such/source"))?;
+    says(&["create", pod, &file, pod_file], &["/no/such/source"])?;
+    let file = created("no-image", &|value| value["image"]["image"] = json!("registry.k8s.io/nothing:1"))?;
+    says(&["create", pod, &file, pod_file], &["NotFound", "registry.k8s.io/nothing:1"])?;
+    let file =
+        created("no-user", &|value| value["linux"]["security_context"] = json!({"run_as_username": "nosuchuser"}))?;
+    says(&["create", pod, &file, pod_file], &["nosuchuser"])?;
+    let file = created("no-command", &|value| value["command"] = json!(["no-such-program"]))?;
+    let id = site.run(["create", pod, &file, pod_file])?.trim().to_owned();
+    says(&["start", &id], &["no-such-program"])?;
+    site.run(["rm", &id]).map(drop)
+}
+
+fn remove_all(site: &Site, pod: &str) -> Result<()> {
+    site.run(["stopp", pod])?;
+    let list = site.run(["pods"])?;
+    let row = list.lines().find(|line| line.starts_with(&pod[..13])).context("pods does not list it")?;
+    ensure!(row.contains("NotReady"), "pods: {row}");
+    site.run(["rmp", pod])?;
+    for image in [BUSYBOX, NGINX] {
+        ensure!(site.run(["rmi", image])?.contains(image), "rmi says nothing of {image}");
+    }
+    ensure!(
+        site.run(["images", "-q"])?.trim().is_empty() && site.run(["pods", "-q"])?.trim().is_empty(),
+        "something is left"
+    );
+    Ok(())
+}
+
+/// Kills the server under a running container and starts it again; returns the one that runs then.
+pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<Option<Background>> {
+    let files = Files { site };
+    let pod_file = files.pod("web")?;
+    let made = checks.check("a pod and a container before the server is killed", || {
+        site.run(["pull", BUSYBOX])?;
+        let pod = site.run(["runp", &pod_file])?.trim().to_owned();
+        let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done";
+        let file = files.container("ticks", BUSYBOX, &["sh", "-c", script])?;
+        let id = site.run(["create", &pod, &file, &pod_file])?.trim().to_owned();
+        site.run(["start", &id])?;
+        Ok((pod, id))
+    });
+    let Some((pod, id)) = made else { return Ok(Some(server)) };
+    server.kill()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let Some(server) = checks.check("start again after kill -9", || site.serve()) else { return Ok(None) };
+    checks.check("the container lives through it, and its log has no gap", || {
+        let status = site.json(["inspect", &id])?["status"].clone();
+        ensure!(status["state"] == "CONTAINER_RUNNING", "inspect: {status}");
+        ensure!(site.run(["exec", "-s", &id, "echo", "there"])?.contains("there"), "exec -s says nothing");
+        site.run(["stop", "--timeout", "1", &id])?;
+        ensure!(
+            site.json(["inspect", &id])?["status"]["exitCode"] == 137,
+            "stopped by SIGKILL, the exit code is not 137"
+        );
+        let logs = site.run(["logs", &id])?;
+        let numbers: Vec<usize> = logs.lines().map(str::parse).collect::<Result<_, _>>()?;
+        ensure!(
+            numbers.len() > 5 && numbers.iter().enumerate().all(|(at, number)| at == *number),
+            "the log: {numbers:?}"
+        );
+        Ok(())
+    });
+    checks.check("everything can be removed after it", || {
+        site.run(["rmp", "-f", &pod])?;
+        site.run(["rmi", BUSYBOX]).map(drop)
+    });
+    Ok(Some(server))
+}

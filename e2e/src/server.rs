@@ -1,0 +1,118 @@
+//! `cellblock serve` in a directory of its own, under a prefix and with pod networks that no other run on this machine uses.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{Background, Output, Program};
+use crate::tools::{Tools, beside};
+
+/// How long a server may take to answer.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a run has its files, and what its kernel objects are called.
+#[derive(Debug)]
+pub struct Site {
+    dir: PathBuf,
+    prefix: String,
+    crictl: PathBuf,
+    other: Option<String>,
+}
+
+impl Site {
+    /// A site in this directory, its names taken from the number of this process.
+    pub fn new(dir: &Path, certs: &Path, tools: &Tools) -> Result<Self> {
+        let letter = u8::try_from(std::process::id() % 26).context("a remainder is small")?;
+        let site = Self {
+            dir: dir.to_owned(),
+            prefix: format!("e{}", char::from(b'a' + letter)),
+            crictl: tools.crictl()?,
+            other: None,
+        };
+        std::fs::create_dir_all(&site.dir)?;
+        std::fs::write(
+            site.dir.join("cellblock.toml"),
+            format!(
+                "root = {:?}\nstate = {:?}\naddress = \"{}\"\nprefix = \"{}\"\n\n[image]\nregistry_config = {certs:?}\n\n\
+                 [network]\npod_cidrs = [\"10.{net}.0.0/16\", \"fd00:cb:{net}::/64\"]\n\n\
+                 [streaming]\naddress = \"127.0.0.1:0\"\n",
+                site.dir.join("root"),
+                site.state(),
+                site.address(),
+                site.prefix,
+                net = 130 + letter,
+            ),
+        )?;
+        Ok(site)
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What kernel names start with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The server's state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Looks at another server, which runs already: to compare with it.
+    #[must_use]
+    pub fn at(mut self, address: &str) -> Self {
+        self.other = Some(address.to_owned());
+        self
+    }
+
+    /// Its socket.
+    pub fn address(&self) -> String {
+        self.other.clone().unwrap_or_else(|| format!("unix://{}/cellblock.sock", self.state().display()))
+    }
+
+    /// Starts the server and waits until it answers.
+    pub fn serve(&self) -> Result<Background> {
+        let program = beside()?.join("cellblock");
+        ensure!(program.exists(), "{} is not built: cargo build", program.display());
+        let config = self.dir.join("cellblock.toml");
+        let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let mut server = Program::new(program, args).background(&self.dir.join("cellblock.log"))?;
+        server
+            .until(START_TIMEOUT, || self.crictl(["version"]).output().is_ok_and(|output| output.status.success()))?;
+        Ok(server)
+    }
+
+    /// crictl for this server.
+    pub fn crictl<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
+        let address = self.address();
+        let fixed =
+            ["--runtime-endpoint", &address, "--image-endpoint", &address, "--timeout", "60s"].map(str::to_owned);
+        let args = fixed.into_iter().chain(args.into_iter().map(str::to_owned));
+        // An own configuration, empty: one of this machine would be read otherwise.
+        Program::new(&self.crictl, args).env("CRI_CONFIG_FILE", "/dev/null")
+    }
+
+    /// Runs crictl, which must succeed, and returns what it printed.
+    pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        self.crictl(args).run()
+    }
+
+    /// Runs crictl, which must print this JSON.
+    pub fn json<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<serde_json::Value> {
+        let text = self.run(args)?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// Runs crictl, which must fail.
+    pub fn refused<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Output> {
+        let program = self.crictl(args);
+        let name = program.to_string();
+        let output = program.output()?;
+        ensure!(!output.status.success(), "{name}: succeeded: {}", output.stdout);
+        Ok(output)
+    }
+}
