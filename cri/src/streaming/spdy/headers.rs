@@ -118,6 +118,8 @@ impl Deflater {
         // Not the last block, stored; four bytes and their complement; a count of zero headers.
         bytes.extend_from_slice(&[0, 4, 0, 0xfb, 0xff]);
         bytes.extend_from_slice(&0u32.to_be_bytes());
+        // And an empty one, as zlib's Z_SYNC_FLUSH leaves: Go's reader gives out what came before only then.
+        bytes.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         bytes
     }
 }
