@@ -236,7 +236,8 @@ pub struct Exit {
 pub struct Session {
     /// What the process reads; closing it is end-of-file. None: it has no standard input.
     pub stdin: Option<OwnedFd>,
-    /// What it writes; of a terminal: everything that the terminal shows.
+    /// What it writes; of a terminal: everything that the terminal shows. The end of a terminal may read as EIO, as Linux
+    /// has it once nothing holds the other side.
     pub stdout: Option<OwnedFd>,
     /// What it writes to its standard error; None with a terminal.
     pub stderr: Option<OwnedFd>,

@@ -1,73 +1,17 @@
 //! The conformance suite on the backend of the kernel that the tests run on. It needs what the backend needs, root first of
 //! all: where that is missing the test says what, and passes unless it runs in CI.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use host::run::Tool;
-use host::worker::Workers;
+mod common;
+
 use runtime::conformance::{Programs, Subject, run};
-use runtime::{Runtime, Settings};
-
-/// What the suite's containers are made of: a shell and two programs of the host, with their libraries.
-const PROGRAMS: [&str; 3] = ["/bin/sh", "/bin/cat", "/bin/sleep"];
-/// The loader that ldd(1) does not list on FreeBSD.
-const LOADER: &str = "/libexec/ld-elf.so.1";
-
-fn settings(state: &Path) -> Settings {
-    // Two letters of the process' number keep two runs on one machine apart.
-    let letter = |n: u32| char::from(b'a' + u8::try_from(n % 26).unwrap());
-    let number = std::process::id();
-    let prefix = format!("{}{}", letter(number), letter(number / 26)).parse().unwrap();
-    let workers = Workers::of_program(Path::new(env!("CARGO_BIN_EXE_cellblock-monitor")));
-    Settings { prefix, state: state.to_owned(), workers }
-}
-
-/// Whether the backend can work here; in CI it must.
-fn can_run(runtime: &Arc<dyn Runtime>) -> bool {
-    let missing: Vec<_> = runtime.needs().into_iter().filter(|need| need.required && !need.holds()).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    for need in &missing {
-        println!("skipped: {}: {}: {}", need.name, need.found, need.remedy.clone().unwrap_or_default());
-    }
-    assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
-    false
-}
-
-fn libraries(program: &str) -> Vec<PathBuf> {
-    let output = Tool::new("ldd").args([program]).run().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let words = text.split_whitespace().filter(|word| word.starts_with('/'));
-    words.map(|word| PathBuf::from(word.trim_end_matches(':'))).filter(|path| path != Path::new(program)).collect()
-}
-
-fn make_rootfs(directory: &Path) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let root = directory.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-    let mut files: Vec<PathBuf> = PROGRAMS.iter().map(PathBuf::from).collect();
-    files.extend(PROGRAMS.iter().flat_map(|program| libraries(program)));
-    files.extend(Path::new(LOADER).exists().then(|| PathBuf::from(LOADER)));
-    for file in files {
-        let target = root.join(file.strip_prefix("/").unwrap());
-        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        std::fs::copy(&file, &target).unwrap();
-    }
-    root
-}
 
 #[test]
 fn the_backend_of_this_kernel_conforms() {
     let directory = tempfile::tempdir().unwrap();
-    let state = directory.path().join("state");
-    let settings = settings(&state);
-    let Ok(runtime) = runtime::open(settings.clone()) else {
-        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
-        return println!("skipped: the backend cannot be opened");
-    };
-    if !can_run(&runtime) {
+    let settings = common::settings(&directory.path().join("state"));
+    if common::open(&settings).is_none() {
         return;
     }
     let scratch = directory.path().join("logs");
@@ -75,7 +19,7 @@ fn the_backend_of_this_kernel_conforms() {
     let roots = directory.path().to_owned();
     run(&Subject {
         open: Box::new(move || runtime::open(settings.clone()).unwrap()),
-        rootfs: Box::new(move || make_rootfs(&roots)),
+        rootfs: Box::new(move || common::make_rootfs(&roots)),
         scratch,
         programs: Programs::of_a_shell(),
     });

@@ -259,7 +259,8 @@ impl Monitor {
 
     fn ended(&mut self, code: i32, signal: Option<i32>) {
         let finished_ns = now_ns();
-        let out_of_memory = self.launch.out_of_memory();
+        // A process that lost a child to lack of memory and went on to succeed was not killed for it.
+        let out_of_memory = code != 0 && self.launch.out_of_memory();
         let message = self.launch.kill().err().map(|error| host::chain(&error)).unwrap_or_default();
         let record = ExitRecord {
             version: VERSION,

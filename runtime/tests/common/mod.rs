@@ -1,0 +1,67 @@
+//! What the tests on a real kernel share: the backend with a state directory of its own, and roots for containers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use host::run::Tool;
+use host::worker::Workers;
+use runtime::{Runtime, Settings};
+
+/// What the containers are made of: a shell and two programs of the host, with their libraries.
+const PROGRAMS: [&str; 3] = ["/bin/sh", "/bin/cat", "/bin/sleep"];
+/// The loader that ldd(1) does not list on FreeBSD.
+const LOADER: &str = "/libexec/ld-elf.so.1";
+
+pub(crate) fn settings(state: &Path) -> Settings {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Two letters of a number keep two runs on one machine apart.
+    let letter = |n: u32| char::from(b'a' + u8::try_from(n % 26).unwrap());
+    let number = std::process::id() + COUNT.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("{}{}", letter(number), letter(number / 26)).parse().unwrap();
+    let workers = Workers::of_program(Path::new(env!("CARGO_BIN_EXE_cellblock-monitor")));
+    Settings { prefix, state: state.to_owned(), workers }
+}
+
+/// The backend, when it can work here; in CI it must.
+pub(crate) fn open(settings: &Settings) -> Option<Arc<dyn Runtime>> {
+    match runtime::open(settings.clone()) {
+        Ok(runtime) if can_run(&runtime) => return Some(runtime),
+        Ok(_) => {}
+        Err(error) => println!("skipped: {}", host::chain(&error)),
+    }
+    assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
+    None
+}
+
+fn can_run(runtime: &Arc<dyn Runtime>) -> bool {
+    let missing: Vec<_> = runtime.needs().into_iter().filter(|need| need.required && !need.holds()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    for need in &missing {
+        println!("skipped: {}: {}: {}", need.name, need.found, need.remedy.clone().unwrap_or_default());
+    }
+    false
+}
+
+fn libraries(program: &str) -> Vec<PathBuf> {
+    let output = Tool::new("ldd").args([program]).run().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words = text.split_whitespace().filter(|word| word.starts_with('/'));
+    words.map(|word| PathBuf::from(word.trim_end_matches(':'))).filter(|path| path != Path::new(program)).collect()
+}
+
+pub(crate) fn make_rootfs(directory: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let root = directory.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let mut files: Vec<PathBuf> = PROGRAMS.iter().map(PathBuf::from).collect();
+    files.extend(PROGRAMS.iter().flat_map(|program| libraries(program)));
+    files.extend(Path::new(LOADER).exists().then(|| PathBuf::from(LOADER)));
+    for file in files {
+        let target = root.join(file.strip_prefix("/").unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(&file, &target).unwrap();
+    }
+    root
+}
