@@ -131,11 +131,6 @@ impl Drop for Begun {
 }
 
 impl Ingest {
-    /// Bytes written so far.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
     /// Starts over: the source cannot go on where it was.
     pub(crate) fn restart(&mut self) -> Result<(), Error> {
         (self.written, self.hash) = (0, Sha256::new());

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use host::worker::Workers;
 use host::{ContainerId, Need};
+use tokio::sync::Semaphore;
 
 use crate::blobs::Blobs;
 use crate::document::ImageConfig;
@@ -17,6 +18,9 @@ use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
 use crate::rootfs::{FsUsage, Rootfs};
 use crate::{Credentials, Error, garbage, volume};
+
+/// Pulls that run at the same time; others wait. With the downloads of each it bounds memory and connections.
+const PULLS: usize = 8;
 
 /// How images are kept and made.
 pub struct Settings {
@@ -74,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) hosts: Hosts,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
+    /// Slots of the pulls that run at the same time.
+    pub(crate) pulls: Semaphore,
     /// A chain was kept only because a container stands on it: looked at again when a container goes.
     pub(crate) deferred: AtomicBool,
 }
@@ -98,6 +104,7 @@ impl Images {
             hosts: Hosts::new(settings.registry_config),
             platforms,
             unpacker: Unpacker::new(settings.workers),
+            pulls: Semaphore::new(PULLS),
             deferred: AtomicBool::new(true),
         };
         let images = Self { shared: Arc::new(shared) };

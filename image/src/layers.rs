@@ -12,7 +12,7 @@ use crate::images::Shared;
 use crate::locks::{Pins, hold};
 use crate::records::{ImageRecord, Layer};
 use crate::rootfs::{ChainId, Rootfs};
-use crate::unpack::{Outcome, Refusal};
+use crate::unpack::{Outcome, Refusal, Trouble, Unpacked};
 use crate::{Error, blobs::Blobs};
 
 /// Bytes of a worker's answer, and of what it may say when it dies.
@@ -105,16 +105,16 @@ impl Unpacker {
         };
         let status = status.map_err(Error::io(operation()))?;
         match serde_json::from_slice::<Outcome>(&answer) {
-            Ok(Outcome::Unpacked { diff_id, .. }) if diff_id == layer.diff_id => Ok(()),
-            Ok(Outcome::Unpacked { diff_id, .. }) => {
+            Ok(Outcome::Unpacked(Unpacked { diff_id, .. })) if diff_id == layer.diff_id => Ok(()),
+            Ok(Outcome::Unpacked(Unpacked { diff_id, .. })) => {
                 let reason = format!("its contents have the digest {diff_id}, its image says {}", layer.diff_id);
                 Err(Error::invalid(format!("layer {}", layer.blob), reason))
             }
-            Ok(Outcome::Refused { refusal: Refusal::Invalid, reason }) => {
-                Err(Error::invalid(format!("layer {}", layer.blob), reason))
-            }
-            Ok(Outcome::Refused { refusal: Refusal::Full, reason }) => Err(Error::unavailable(operation())(reason)),
-            Ok(Outcome::Refused { refusal: Refusal::Failed, reason }) => Err(Error::failed(operation())(reason)),
+            Ok(Outcome::Refused(Trouble { refusal, reason })) => Err(match refusal {
+                Refusal::Invalid => Error::invalid(format!("layer {}", layer.blob), reason),
+                Refusal::Full => Error::unavailable(operation())(reason),
+                Refusal::Failed => Error::failed(operation())(reason),
+            }),
             Err(_) => {
                 let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
                 Err(Error::failed(operation())(format!("the worker ended with {status}: {complaint}")))

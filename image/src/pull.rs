@@ -1,10 +1,287 @@
-//! Pulls.
+//! A pull: what the reference means, which of the platforms is wanted, its configuration, its layers side by side, unpacked in
+//! their order, and at the end the record. Blobs and chains are locked while they are worked on, so two pulls share the work;
+//! what a pull makes is pinned until an image holds it, and collected when the pull does not come to that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::images::{Image, Shared};
-use crate::{Credentials, Error};
+use crate::layers::{Cancel, Job, jobs};
+use crate::locks::{Pins, hold};
+use crate::platform::{Platform, choose, mismatch};
+use crate::records::{ImageRecord, Layer, chains};
+use crate::registry::{Piece, Source};
+use crate::{Credentials, Digest, Error, Reference, Target, garbage};
 
-pub(crate) async fn pull(_shared: &Arc<Shared>, reference: &str, _credentials: Credentials) -> Result<Image, Error> {
-    Err(Error::unavailable(format!("cannot pull {reference}"))("not built yet"))
+/// Layers of one image that are downloaded at the same time, as containerd does.
+const DOWNLOADS: usize = 3;
+/// Pieces of a download that wait for the disk: with it the memory of a download is bounded, and the sender waits.
+const PIECES_WAITING: usize = 16;
+/// An index in an index … : one is in use, more are not.
+const INDEX_DEPTH_MAX: usize = 4;
+
+/// What is known of an image before its layers are there.
+struct Plan {
+    /// Indexes and manifests with their sizes; the first is what the reference means.
+    documents: Vec<Blob>,
+    config_blob: Blob,
+    config: Config,
+    layers: Vec<Blob>,
+}
+
+/// A pull in progress. Its clones are held by the threads that work for it, so that the last of them, not the first that
+/// gives up, lets go of what is pinned.
+struct Work {
+    shared: Arc<Shared>,
+    source: Source,
+    pins: Option<Pins>,
+    kept: AtomicBool,
+}
+
+impl Work {
+    fn pin(&self, name: &str) {
+        self.pins.as_ref().expect("pins are taken at the end only").add(name);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.pins.take();
+        if self.kept.load(Ordering::Relaxed) {
+            return;
+        }
+        // Collecting reads directories: not on a thread that serves others.
+        let shared = Arc::clone(&self.shared);
+        std::thread::spawn(move || {
+            if let Err(error) = garbage::collect(&shared) {
+                tracing::warn!(error = host::chain(&error), "cannot remove what a pull left");
+            }
+        });
+    }
+}
+
+/// Pulls an image.
+pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credentials) -> Result<Image, Error> {
+    let reference = Reference::parse(text)?;
+    let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
+    let hosts = Arc::clone(shared);
+    let named = reference.clone();
+    let source = blocking(move || Source::new(hosts.hosts.of(named.domain())?, &named, &credentials)).await?;
+    let pins = Some(shared.locks.pin());
+    let work = Arc::new(Work { shared: Arc::clone(shared), source, pins, kept: false.into() });
+    let plan = plan(&work, &reference).await?;
+    let layers: Vec<Layer> = plan
+        .layers
+        .iter()
+        .zip(&plan.config.diff_ids)
+        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
+        .collect();
+    make(&work, &plan, &layers).await?;
+    let record = ImageRecord {
+        id: plan.config_blob.digest.clone(),
+        tags: [].into(),
+        digests: [].into(),
+        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
+        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
+        layers,
+        config: plan.config.image,
+    };
+    let meant = plan.documents[0].digest.clone();
+    let keeper = Arc::clone(&work);
+    let record = blocking(move || {
+        let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;
+        keeper.kept.store(true, Ordering::Relaxed);
+        Ok(record)
+    })
+    .await?;
+    Ok(Image::from(&record))
+}
+
+/// Runs what blocks on a thread for it. It runs to its end even when nobody waits any more.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(Error::failed("cannot finish a pull"))?
+}
+
+/// Follows the reference to a manifest and its configuration.
+async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
+    let wanted = &work.shared.platforms;
+    let mut documents: Vec<Blob> = Vec::new();
+    let mut target = reference.target().clone();
+    let (config_blob, layers) = loop {
+        let bytes = document(work, &target, documents.is_empty()).await?;
+        let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+        if documents.contains(&blob) || documents.len() > INDEX_DEPTH_MAX {
+            return Err(Error::invalid(format!("image {reference}"), "its indexes lead in a circle or too deep"));
+        }
+        let parsed = parse_manifest(&bytes).map_err(|error| of(reference, error))?;
+        keep(work, bytes).await?;
+        documents.push(blob);
+        match parsed {
+            Document::Manifest { config, layers } => break (config, layers),
+            Document::Index(entries) => target = Target::Digest(chosen(reference, wanted, &entries)?.digest),
+        }
+    };
+    fetch(work, &config_blob).await?;
+    let shared = Arc::clone(&work.shared);
+    let blob = config_blob.clone();
+    let config =
+        blocking(move || parse_config(&shared.blobs.read(&blob)?)).await.map_err(|error| of(reference, error))?;
+    // An index chose by what it says; where there is none, only the configuration tells.
+    if documents.len() == 1 && !wanted.iter().any(|wanted| wanted.runs(&config.platform)) {
+        return Err(Error::invalid(format!("image {reference}"), mismatch(wanted, &[Some(config.platform)])));
+    }
+    if config.diff_ids.len() != layers.len() {
+        let reason = format!("its manifest has {} layers, its configuration {}", layers.len(), config.diff_ids.len());
+        return Err(Error::invalid(format!("image {reference}"), reason));
+    }
+    Ok(Plan { documents, config_blob, config, layers })
+}
+
+/// Says of which image a document is malformed.
+fn of(reference: &Reference, error: Error) -> Error {
+    match error {
+        Error::Invalid { what, reason } => Error::invalid(format!("image {reference}"), format!("{what}: {reason}")),
+        other => other,
+    }
+}
+
+/// The entry of an index that is meant. One without a platform fits any, when no other does.
+fn chosen(reference: &Reference, wanted: &[Platform], entries: &[(Blob, Option<Platform>)]) -> Result<Blob, Error> {
+    let offers: Vec<_> = entries.iter().map(|(_, platform)| platform.clone()).collect();
+    let found = choose(wanted, &offers).or_else(|| offers.iter().position(Option::is_none));
+    let found = found.ok_or_else(|| Error::invalid(format!("image {reference}"), mismatch(wanted, &offers)))?;
+    Ok(entries[found].0.clone())
+}
+
+/// A manifest or an index. The first is always asked for, whatever is here: a registry may not let everybody have it.
+async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<u8>, Error> {
+    if let (Target::Digest(digest), false) = (target, first) {
+        work.pin(digest.as_str());
+        let (shared, digest) = (Arc::clone(&work.shared), digest.clone());
+        let read = move || shared.blobs.read(&Blob { digest, size: crate::document::MANIFEST_BYTES_MAX });
+        if let Ok(bytes) = blocking(read).await {
+            return Ok(bytes);
+        }
+    }
+    work.source.manifest(target).await
+}
+
+/// Keeps a document in the content store.
+async fn keep(work: &Arc<Work>, bytes: Vec<u8>) -> Result<(), Error> {
+    let name = Digest::of(&bytes).to_string();
+    work.pin(&name);
+    let lock = work.shared.locks.lock(&name).await;
+    let work = Arc::clone(work);
+    blocking(move || {
+        let _lock = lock;
+        work.shared.blobs.put(&bytes).map(drop)
+    })
+    .await
+}
+
+/// Gets a blob into the content store, unless it is there or another pull brings it.
+async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
+    work.pin(blob.digest.as_str());
+    let lock = work.shared.locks.lock(blob.digest.as_str()).await;
+    if work.shared.blobs.has(&blob.digest) {
+        return Ok(());
+    }
+    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
+    let (writing, expected) = (Arc::clone(work), blob.clone());
+    let writer = spawn_blocking(move || {
+        let _lock = lock;
+        let mut ingest = writing.shared.blobs.begin(expected)?;
+        while let Some(piece) = pieces.blocking_recv() {
+            match piece {
+                Piece::Bytes(bytes) => ingest.write(&bytes)?,
+                Piece::Restart => ingest.restart()?,
+                Piece::End => return ingest.finish(),
+            }
+        }
+        // The download failed or was given up, and says why itself; what was written goes with `ingest`.
+        Err(Error::failed("cannot keep a blob")("its download ended"))
+    });
+    let downloaded = work.source.blob(blob, &sender).await;
+    drop(sender);
+    let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
+    match (downloaded, written) {
+        (Ok(()), written) => written,
+        // A writer that gave up (a full disk) is why nobody took the bytes.
+        (Err(Error::Failed { .. }), Err(error)) => Err(error),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Downloads and unpacks what is missing.
+async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Error> {
+    let chains = chains(layers.iter().map(|layer| &layer.diff_id));
+    chains.iter().for_each(|chain| work.pin(&chain.0));
+    let rootfs = Arc::clone(&work.shared.rootfs);
+    let asked = chains.clone();
+    // The uppermost chain that is there has all below it.
+    let there = blocking(move || {
+        for (at, chain) in asked.iter().enumerate().rev() {
+            if rootfs.has(chain)? {
+                return Ok(at + 1);
+            }
+        }
+        Ok(0)
+    })
+    .await?;
+    let missing: Vec<(Option<Blob>, Job)> = jobs(layers, &chains)
+        .into_iter()
+        .enumerate()
+        .skip(there)
+        .map(|(at, job)| (plan.layers.get(at).cloned(), job))
+        .collect();
+    let (arrived, mut ready) = mpsc::channel::<Job>(missing.len().max(1));
+    let downloads = async move {
+        let mut downloads = stream::iter(missing)
+            .map(|(blob, job)| async move {
+                if let Some(blob) = blob {
+                    fetch(work, &blob).await?;
+                }
+                Ok::<_, Error>(job)
+            })
+            .buffered(DOWNLOADS);
+        while let Some(job) = downloads.try_next().await? {
+            // There is room for all of them.
+            let _ = arrived.send(job).await;
+        }
+        Ok(())
+    };
+    let unpacking = async {
+        while let Some(job) = ready.recv().await {
+            unpack(work, job).await?;
+        }
+        Ok(())
+    };
+    futures::try_join!(downloads, unpacking).map(|((), ())| ())
+}
+
+/// Unpacks one layer on a thread that goes on to the end of its clean-up when the pull is given up, but is told to hurry.
+async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
+    let lock = work.shared.locks.lock(&job.chain.0).await;
+    let cancel = Arc::new(Cancel::default());
+    let _given_up = GivenUp(Arc::clone(&cancel));
+    let work = Arc::clone(work);
+    blocking(move || {
+        let _lock = lock;
+        work.shared.unpacker.unpack(&work.shared, &job, &cancel)
+    })
+    .await
+}
+
+/// Ends the worker when the pull is dropped. After the worker's end it has no effect.
+struct GivenUp(Arc<Cancel>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }

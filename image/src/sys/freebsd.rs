@@ -1,9 +1,11 @@
 //! FreeBSD: extended attributes, and a worker in capability mode.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+
+use nix::sys::stat::SFlag;
 
 /// Bytes of all names, and of one value, of extended attributes: what Linux has, so that what is read there can be set here.
 const XATTR_BYTES: usize = 64 << 10;
@@ -70,9 +72,17 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Enters capability mode (capsicum(4)): from here on nothing is reached but what lies below a descriptor that is open.
-pub(crate) fn confine() -> io::Result<()> {
+/// Enters capability mode (capsicum(4)): from here on nothing is reached but what lies below the directory, which was the
+/// working directory and is given, and the standard streams.
+pub(crate) fn confine() -> io::Result<OwnedFd> {
+    let directory = std::fs::File::open(".")?;
     // SAFETY: takes nothing.
     let done = unsafe { libc::cap_enter() };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 { Ok(directory.into()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes no device node, and says so: only those of devfs(4) mean a device here, and each container gets them from there.
+#[expect(clippy::unnecessary_wraps, reason = "other systems make them, and may fail")]
+pub(crate) fn make_device(_: BorrowedFd<'_>, _: &OsStr, _: SFlag, _: (u32, u32)) -> nix::Result<bool> {
+    Ok(false)
 }

@@ -1,12 +1,13 @@
 //! Linux: extended attributes, and a worker that sees one directory and can open no device in it.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 
 /// Bytes of all names, and of one value, of extended attributes: the kernel's own limits (xattr(7)).
 const XATTR_BYTES: usize = 64 << 10;
@@ -87,8 +88,9 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
 
 /// Confines the process to its working directory. As root: mount, network and IPC namespaces of its own; the directory
 /// mounted on itself without devices, setuid and execution, so that a device node it makes there opens for nobody in it; the
-/// root changed to it; all capabilities but a few dropped; no_new_privs. Without root (tests) only the last.
-pub(crate) fn confine() -> io::Result<()> {
+/// root changed to it; all capabilities but a few dropped; no_new_privs. Without root (tests) only the last. Gives the
+/// directory.
+pub(crate) fn confine() -> io::Result<OwnedFd> {
     if nix::unistd::geteuid().is_root() {
         let directory = std::env::current_dir()?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
@@ -102,7 +104,22 @@ pub(crate) fn confine() -> io::Result<()> {
         std::env::set_current_dir("/")?;
         drop_capabilities()?;
     }
-    Ok(nix::sys::prctl::set_no_new_privs()?)
+    nix::sys::prctl::set_no_new_privs()?;
+    // Opened only now: a descriptor from before would lead to the mount without these restrictions.
+    Ok(std::fs::File::open(".")?.into())
+}
+
+/// Makes a device node; tells whether it did.
+pub(crate) fn make_device(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    kind: SFlag,
+    number: (u32, u32),
+) -> nix::Result<bool> {
+    let (major, minor) = number;
+    let device = makedev(u64::from(major), u64::from(minor));
+    mknodat(directory, name, kind, Mode::from_bits_truncate(0o600), device)?;
+    Ok(true)
 }
 
 fn drop_capabilities() -> io::Result<()> {

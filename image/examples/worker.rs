@@ -1,0 +1,14 @@
+//! The unpacking worker alone, for this crate's own tests: their executable has no workers, and the server's is another
+//! crate's.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if args.get(1).is_none_or(|word| word != "unpack") {
+        eprintln!("usage: worker unpack");
+        return ExitCode::FAILURE;
+    }
+    image::unpack::main(&args[2..])
+}

@@ -1,0 +1,328 @@
+//! One host: requests with its headers, credentials and TLS settings, redirects, and what its refusals mean.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, StatusCode, Url, redirect};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::Fault;
+use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
+use crate::hosts::{Endpoint, read_file};
+use crate::{Credentials, Digest, Error, Reference, Target};
+
+/// How long a host may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a host may say nothing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a document may take in all.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Redirects of one request: content networks use one or two.
+const REDIRECTS_MAX: usize = 5;
+/// Bytes that are read of a refusal.
+const REFUSAL_BYTES_MAX: u64 = 16 << 10;
+/// Characters of a refusal that an error repeats.
+const REASON_LENGTH: usize = 300;
+/// A registry that asks to wait longer than this is not waited for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// The client for hosts without TLS settings of their own, shared so that connections are kept.
+static PLAIN: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder()));
+/// The same for this machine: nothing on loopback is reached by a proxy.
+static LOOPBACK: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder().no_proxy()));
+
+/// One host that is asked for one repository.
+pub(super) struct Registry {
+    pub(super) endpoint: Endpoint,
+    pub(super) http: Client,
+    pub(super) credentials: Credentials,
+    pub(super) repository: String,
+    reference: String,
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+/// What is asked for.
+struct Request<'a> {
+    url: Url,
+    accept: Option<&'a str>,
+    /// Bytes that are there already.
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    errors: Vec<RefusalEntry>,
+}
+
+#[derive(Deserialize)]
+struct RefusalEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Registry {
+    /// Prepares to ask a host. Reads certificate files: blocking.
+    pub(super) fn new(endpoint: Endpoint, reference: &Reference, credentials: &Credentials) -> Result<Self, Error> {
+        let http = client(&endpoint)?;
+        let credentials = if is_for(credentials, &endpoint) { credentials.clone() } else { Credentials::default() };
+        Ok(Self {
+            endpoint,
+            http,
+            credentials,
+            repository: reference.path().to_owned(),
+            reference: reference.to_string(),
+            authorization: Mutex::new(None),
+        })
+    }
+
+    /// The host, for errors.
+    pub(super) fn name(&self) -> String {
+        self.endpoint.authority()
+    }
+
+    /// A manifest or an index, checked against the digest that it is asked for by, or that the registry announces.
+    pub(super) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Fault> {
+        let name = match target {
+            Target::Tag(tag) => tag.clone(),
+            Target::Digest(digest) => digest.to_string(),
+        };
+        let operation = format!("cannot get the manifest of {} from {}", self.reference, self.name());
+        let accept = MANIFEST_TYPES.join(", ");
+        let request = Request { url: self.url("manifests", &name), accept: Some(&accept), offset: 0 };
+        let document = async {
+            let response = self.send(&request).await?;
+            let announced = response
+                .headers()
+                .get("docker-content-digest")
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned);
+            Ok::<_, Fault>((body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
+        };
+        let (bytes, announced) = tokio::time::timeout(DOCUMENT_TIMEOUT, document).await.map_err(|_| {
+            Fault::Passing(
+                Error::unavailable(&operation)(format!("it took more than {} s", DOCUMENT_TIMEOUT.as_secs())),
+                None,
+            )
+        })??;
+        let digest = Digest::of(&bytes);
+        let expected = if let Target::Digest(expected) = target { Some(expected.to_string()) } else { announced };
+        match expected {
+            Some(expected) if expected != digest.as_str() && expected.starts_with("sha256:") => {
+                let reason = format!("{} sent contents with the digest {digest}, expected {expected}", self.name());
+                Err(Error::invalid(format!("manifest of {}", self.reference), reason).into())
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    /// A blob's bytes from an offset on: the response, and whether it starts there or at the beginning.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, bool), Fault> {
+        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, offset };
+        let response = self.send(&request).await?;
+        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
+        Ok((response, resumed))
+    }
+
+    fn url(&self, kind: &str, name: &str) -> Url {
+        let mut url = self.endpoint.base.clone();
+        let path = format!("{}/{}/{kind}/{name}", url.path().trim_end_matches('/'), self.repository);
+        url.set_path(&path);
+        if let Some(namespace) = &self.endpoint.mirror_of {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        url
+    }
+
+    /// Sends a request; asked for authentication, answers once.
+    async fn send(&self, request: &Request<'_>) -> Result<Response, Fault> {
+        let used = self.authorization.lock().await.clone();
+        let response = self.follow(request, used.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.accepted(response).await;
+        }
+        let authorization = {
+            let mut current = self.authorization.lock().await;
+            // Another request may have been asked meanwhile, and have answered.
+            if *current == used {
+                *current = Some(self.authorize(response.headers()).await?);
+            }
+            current.clone()
+        };
+        let response = self.follow(request, authorization.as_ref()).await?;
+        self.accepted(response).await
+    }
+
+    /// Sends a request and follows its redirects. The host's own headers and the credentials go to the host alone.
+    async fn follow(&self, request: &Request<'_>, authorization: Option<&HeaderValue>) -> Result<Response, Fault> {
+        let operation = format!("cannot reach registry {}", self.name());
+        let mut url = request.url.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut headers = HeaderMap::new();
+            if url.origin() == self.endpoint.base.origin() {
+                headers.extend(self.endpoint.headers.clone());
+                headers.extend(authorization.map(|value| (AUTHORIZATION, value.clone())));
+            }
+            headers.extend(request.accept.and_then(|accept| Some((ACCEPT, HeaderValue::from_str(accept).ok()?))));
+            let range = (request.offset > 0).then(|| HeaderValue::from_str(&format!("bytes={}-", request.offset)).ok());
+            headers.extend(range.flatten().map(|range| (RANGE, range)));
+            let response =
+                self.http.get(url.clone()).headers(headers).send().await.map_err(|error| passing(&operation, error))?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| url.join(location).ok());
+            url = next
+                .filter(|next| may_follow(&url, next))
+                .ok_or_else(|| self.invalid("it redirects to nowhere, or away from https"))?;
+        }
+        Err(self.invalid("it redirects without end").into())
+    }
+
+    fn invalid(&self, reason: &str) -> Error {
+        Error::invalid(format!("registry {}", self.name()), reason)
+    }
+
+    pub(super) fn denied(&self, reason: &str) -> Error {
+        Error::Denied { registry: self.name(), reference: self.reference.clone(), reason: reason.to_owned() }
+    }
+
+    async fn accepted(&self, response: Response) -> Result<Response, Fault> {
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    }
+
+    /// What a refusal means.
+    pub(super) async fn refused(&self, response: Response) -> Fault {
+        let status = response.status();
+        let wait = retry_after(response.headers());
+        let said = body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
+        let reason = format!("{status}: {}", self.credentials.wash(&reason(&said)));
+        let reason = reason.trim_end_matches([':', ' ']).to_owned();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&reason).into(),
+            StatusCode::NOT_FOUND => Error::not_found(format!("{} in registry {}", self.reference, self.name())).into(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Fault::Passing(self.unavailable(reason), wait)
+            }
+            status if status.is_server_error() => Fault::Passing(self.unavailable(reason), wait),
+            _ => Error::failed(format!("registry {} refuses {}", self.name(), self.reference))(reason).into(),
+        }
+    }
+
+    fn unavailable(&self, reason: String) -> Error {
+        Error::unavailable(format!("registry {} does not serve {} now", self.name(), self.reference))(reason)
+    }
+}
+
+/// Whether the credentials may go to this host: they name no other.
+fn is_for(credentials: &Credentials, endpoint: &Endpoint) -> bool {
+    let address = credentials.server_address.trim();
+    if address.is_empty() {
+        return true;
+    }
+    let address = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
+    let hub = |name: &str| matches!(name, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+    Url::parse(&address).is_ok_and(|url| {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let named = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+        named == endpoint.authority() || (hub(&named) && hub(&endpoint.authority()))
+    })
+}
+
+/// A redirect goes to HTTP or HTTPS, and from HTTPS to HTTPS only.
+fn may_follow(from: &Url, to: &Url) -> bool {
+    match to.scheme() {
+        "https" => true,
+        "http" => from.scheme() == "http",
+        _ => false,
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// What a registry said, on one line and not without end.
+fn reason(body: &[u8]) -> String {
+    let text = match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => {
+            let entries =
+                refusal.errors.iter().map(|entry| format!("{} {}", entry.code, entry.message).trim().to_owned());
+            entries.collect::<Vec<_>>().join(", ")
+        }
+        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_LENGTH).collect()
+}
+
+/// Reads a response whole, up to a limit.
+pub(super) async fn body(mut response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| passing(operation, error))? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > limit {
+            return Err(Error::invalid(operation, format!("the answer is longer than {limit} bytes")).into());
+        }
+    }
+    Ok(bytes)
+}
+
+/// A connection that failed. Addresses are left out of its text: those of redirects hold signatures.
+pub(super) fn passing(operation: &str, error: reqwest::Error) -> Fault {
+    Fault::Passing(Error::unavailable(operation)(error.without_url()), None)
+}
+
+fn builder() -> ClientBuilder {
+    // Whoever installed one before chose well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("cellblock/", env!("CARGO_PKG_VERSION")))
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, String> {
+    builder.build().map_err(|error| host::chain(&error))
+}
+
+/// The client for a host.
+fn client(endpoint: &Endpoint) -> Result<Client, Error> {
+    let operation = || format!("cannot prepare to ask registry {}", endpoint.authority());
+    let loopback = endpoint.base.host_str().is_some_and(is_loopback);
+    if endpoint.ca.is_empty() && endpoint.client.is_empty() && !endpoint.skip_verify {
+        let shared = if loopback { &LOOPBACK } else { &PLAIN };
+        return match (&**shared, endpoint.base.scheme()) {
+            (Ok(client), _) => Ok(client.clone()),
+            // Without any certificate authority on the system, hosts without TLS can still be asked.
+            (Err(_), "http") => builder().no_proxy().tls_certs_only([]).build().map_err(Error::failed(operation())),
+            (Err(error), _) => Err(Error::failed(operation())(error.clone())),
+        };
+    }
+    let file = |path: &std::path::Path| read_file(path).map_err(Error::io(format!("cannot read {}", path.display())));
+    let mut builder = if loopback { builder().no_proxy() } else { builder() };
+    for path in &endpoint.ca {
+        let bad = |error: reqwest::Error| Error::invalid(path.display().to_string(), host::chain(&error));
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&file(path)?).map_err(bad)?);
+    }
+    for (certificate, key) in &endpoint.client {
+        let mut pem = file(certificate)?;
+        if let Some(key) = key {
+            pem.push(b'\n');
+            pem.extend(file(key)?);
+        }
+        let bad = |error: reqwest::Error| Error::invalid(certificate.display().to_string(), host::chain(&error));
+        builder = builder.identity(Identity::from_pem(&pem).map_err(bad)?);
+    }
+    builder.tls_danger_accept_invalid_certs(endpoint.skip_verify).build().map_err(Error::failed(operation()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,162 @@
+//! Where one image comes from: its mirrors in their order, then the registry itself. What one cannot give, the next is asked
+//! for; what may pass, is tried again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Fault;
+use super::client::{Registry, passing};
+use crate::document::Blob;
+use crate::hosts::Endpoint;
+use crate::{Credentials, Error, Reference, Target};
+
+/// How often a host is asked for the same, and the pause before the second time; each further one is twice as long.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(300);
+/// A download must bring this many bytes …
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// … in this time, or come to its end: slower than an old modem is no download.
+const PROGRESS_TIME: Duration = Duration::from_secs(60);
+
+/// The hosts that have an image.
+pub(crate) struct Source {
+    registries: Vec<Registry>,
+    reference: Reference,
+}
+
+/// What a download hands to whoever writes the blob.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// What came so far is void.
+    Restart,
+    /// That was all.
+    End,
+}
+
+impl Source {
+    /// Prepares to ask these hosts. Reads certificate files: blocking.
+    pub(crate) fn new(
+        endpoints: Vec<Endpoint>,
+        reference: &Reference,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
+        let registry = |endpoint| Registry::new(endpoint, reference, credentials);
+        let registries = endpoints.into_iter().map(registry).collect::<Result<_, _>>()?;
+        Ok(Self { registries, reference: reference.clone() })
+    }
+
+    /// A manifest or an index.
+    pub(crate) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Error> {
+        let fits = |registry: &&Registry| match target {
+            Target::Tag(_) => registry.endpoint.resolve,
+            Target::Digest(_) => registry.endpoint.pull || registry.endpoint.resolve,
+        };
+        let mut last = None;
+        for registry in self.registries.iter().filter(fits) {
+            match again(|| registry.manifest(target)).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => last = Some(self.note(registry, error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.nobody("resolve")))
+    }
+
+    /// Downloads a blob piece by piece. A connection that breaks is taken up where it was.
+    pub(crate) async fn blob(&self, blob: &Blob, pieces: &mpsc::Sender<Piece>) -> Result<(), Error> {
+        let mut last = None;
+        for registry in self.registries.iter().filter(|registry| registry.endpoint.pull) {
+            let mut done = 0;
+            let mut attempt = 1;
+            loop {
+                match download(registry, blob, &mut done, pieces).await {
+                    Ok(()) => return Ok(()),
+                    Err(Fault::Passing(error, wait)) if attempt < ATTEMPTS => {
+                        tracing::debug!(blob = %blob.digest, error = host::chain(&error), attempt, "download broke off");
+                        pause(attempt, wait).await;
+                        attempt += 1;
+                    }
+                    Err(fault) => {
+                        last = Some(self.note(registry, fault.error()));
+                        break;
+                    }
+                }
+            }
+            // The next host starts at the beginning; a writer that is gone has its own error.
+            if pieces.send(Piece::Restart).await.is_err() {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| self.nobody("pull")))
+    }
+
+    fn note(&self, registry: &Registry, error: Error) -> Error {
+        if registry.endpoint.mirror_of.is_some() {
+            tracing::info!(reference = %self.reference, host = registry.name(), error = host::chain(&error), "a mirror cannot serve an image");
+        }
+        error
+    }
+
+    fn nobody(&self, capability: &str) -> Error {
+        let reason = format!("no host of registry {} has the capability {capability:?}", self.reference.domain());
+        Error::invalid(format!("hosts.toml for {}", self.reference), reason)
+    }
+}
+
+/// Asks until it succeeds, is refused for good, or was asked often enough.
+async fn again<T, F: Future<Output = Result<T, Fault>>>(ask: impl Fn() -> F) -> Result<T, Error> {
+    let mut attempt = 1;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(Fault::Passing(_, wait)) if attempt < ATTEMPTS => pause(attempt, wait).await,
+            Err(fault) => return Err(fault.error()),
+        }
+        attempt += 1;
+    }
+}
+
+async fn pause(attempt: u32, asked: Option<Duration>) {
+    tokio::time::sleep(asked.unwrap_or(PAUSE * 2u32.pow(attempt - 1))).await;
+}
+
+/// One attempt, from where the last one ended.
+async fn download(registry: &Registry, blob: &Blob, done: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), Fault> {
+    let operation = format!("cannot download blob {} from {}", blob.digest, registry.name());
+    let (mut response, resumed) = registry.blob(&blob.digest, *done).await?;
+    let gone = || Fault::Final(Error::failed(&operation)("nobody takes it any more"));
+    if !resumed && *done > 0 {
+        *done = 0;
+        pieces.send(Piece::Restart).await.map_err(|_| gone())?;
+    }
+    let (mut window, mut brought) = (Instant::now(), 0u64);
+    while let Some(bytes) = response.chunk().await.map_err(|error| passing(&operation, error))? {
+        *done += bytes.len() as u64;
+        brought += bytes.len() as u64;
+        if window.elapsed() > PROGRESS_TIME {
+            if brought < PROGRESS_BYTES {
+                let reason = format!("only {brought} bytes came in {} s", PROGRESS_TIME.as_secs());
+                return Err(Fault::Passing(Error::unavailable(&operation)(reason), None));
+            }
+            (window, brought) = (Instant::now(), 0);
+        }
+        let more = *done > blob.size;
+        pieces.send(Piece::Bytes(bytes)).await.map_err(|_| gone())?;
+        if more {
+            return Err(Error::invalid(
+                format!("blob {}", blob.digest),
+                format!("{} sends more than its {} bytes", registry.name(), blob.size),
+            )
+            .into());
+        }
+    }
+    if *done < blob.size {
+        let reason = format!("it ended after {done} of {} bytes", blob.size);
+        return Err(Fault::Passing(Error::unavailable(&operation)(reason), None));
+    }
+    pieces.send(Piece::End).await.map_err(|_| gone())
+}

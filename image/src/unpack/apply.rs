@@ -1,0 +1,323 @@
+//! Entries become files: each is made anew in the place of what stood there, and given its owner, mode, extended attributes and
+//! time, in the order in which none undoes another. Whiteouts remove.
+//!
+//! What is not unpacked: owners and devices without root (tests run so); device nodes on FreeBSD, where only devfs(4) makes
+//! nodes that mean a device; extended attributes of namespaces other than user, POSIX ACLs and file capabilities, and on
+//! FreeBSD those two; flags of FreeBSD's files (chflags(2)).
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, mkfifoat, symlinkat};
+
+use super::Trouble;
+use super::entry::{Entries, Entry, Kind, shown};
+use super::place::{Places, is_directory, list, look, names, open, remove};
+use super::stream::unreadable;
+use crate::sys;
+
+/// Entries of one layer: five times what the largest known images have.
+const ENTRIES_MAX: u64 = 2_000_000;
+/// Directories whose times are set at the end.
+const DIRECTORIES_MAX: usize = 500_000;
+/// Bytes copied at a time.
+const BUFFER: usize = 128 << 10;
+/// What marks an entry as the removal of another, of all of a lower layer's, and as a note that aufs made for itself.
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+const AUFS: &[u8] = b".wh..wh.";
+
+/// A layer while it is unpacked.
+pub(super) struct Layer<'a> {
+    root: &'a OwnedFd,
+    places: Places<'a>,
+    privileged: bool,
+    entries: u64,
+    /// Hashes of this layer's own paths: an opaque directory hides only what lower layers brought.
+    own: HashSet<u64>,
+    hasher: RandomState,
+    /// Directories and their times, which their entries would change.
+    times: Vec<(Vec<u8>, TimeSpec)>,
+}
+
+impl<'a> Layer<'a> {
+    pub(super) fn new(root: &'a OwnedFd) -> Self {
+        Self {
+            root,
+            places: Places::new(root),
+            privileged: geteuid().is_root(),
+            entries: 0,
+            own: HashSet::new(),
+            hasher: RandomState::new(),
+            times: Vec::new(),
+        }
+    }
+
+    /// Unpacks one entry; a file's contents follow in `data`.
+    pub(super) fn apply(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Trouble> {
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
+            return Err(Trouble::invalid(format!("it has more than {ENTRIES_MAX} entries")));
+        }
+        let names = names(&entry.path)?;
+        let Some((name, parents)) = names.split_last() else { return self.apply_root(entry) };
+        if name.as_bytes().starts_with(WHITEOUT) {
+            return self.whiteout(entry, name, parents);
+        }
+        let directory = self.places.directory(parents, true)?.expect("missing directories are made");
+        for length in 1..=names.len() {
+            self.own.insert(self.hash(&names[..length]));
+        }
+        let failed = |error: Errno| Trouble::system(format!("cannot unpack {}", shown(&entry.path)), error);
+        let found = look(&directory, name).map_err(failed)?;
+        let kept = found.as_ref().is_some_and(is_directory) && entry.kind == Kind::Directory;
+        if found.is_some() && !kept {
+            self.places.forget();
+            remove(&directory, name).map_err(failed)?;
+        }
+        match &entry.kind {
+            Kind::File => self.file(entry, name, &directory, data),
+            Kind::Directory => {
+                if !kept {
+                    mkdirat(&directory, *name, Mode::from_bits_truncate(0o700)).map_err(failed)?;
+                }
+                self.directory(entry, open(&directory, name).map_err(|error| system(entry, error))?.as_fd())
+            }
+            Kind::Hardlink(target) => self.hard_link(entry, target, name, &directory),
+            _ => self.node(entry, name, &directory),
+        }
+    }
+
+    /// Gives the directories their times and says how many entries there were.
+    pub(super) fn finish(mut self) -> Result<u64, Trouble> {
+        // Deeper ones first does not matter: setting times changes no other directory's.
+        for (path, time) in std::mem::take(&mut self.times) {
+            // One that a later entry replaced is none any more.
+            if let Ok(Some(directory)) = self.places.directory(&names(&path)?, false) {
+                futimens(&directory, &time, &time)
+                    .map_err(|error| Trouble::system(format!("cannot set the time of {}", shown(&path)), error))?;
+            }
+        }
+        Ok(self.entries)
+    }
+
+    fn hash(&self, names: &[&OsStr]) -> u64 {
+        self.hasher.hash_one(names)
+    }
+
+    /// An entry for the root itself.
+    fn apply_root(&mut self, entry: &Entry) -> Result<(), Trouble> {
+        if entry.kind != Kind::Directory {
+            return Err(Trouble::invalid(format!("entry {}: the root must be a directory", shown(&entry.path))));
+        }
+        let root = self.root;
+        self.directory(entry, root.as_fd())
+    }
+
+    fn directory(&mut self, entry: &Entry, directory: BorrowedFd<'_>) -> Result<(), Trouble> {
+        if self.times.len() == DIRECTORIES_MAX {
+            return Err(Trouble::invalid(format!("it has more than {DIRECTORIES_MAX} directories")));
+        }
+        self.attributes(entry, directory)?;
+        self.times.push((entry.path.clone(), time(entry)));
+        Ok(())
+    }
+
+    fn file(
+        &self,
+        entry: &Entry,
+        name: &OsStr,
+        directory: &OwnedFd,
+        data: &mut Entries<impl Read>,
+    ) -> Result<(), Trouble> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = openat(directory, name, flags, Mode::from_bits_truncate(0o600));
+        let file = File::from(opened.map_err(|error| system(entry, error))?);
+        let mut buffer = vec![0; BUFFER];
+        for (offset, length) in &entry.extents {
+            let (mut at, end) = (*offset, offset + length);
+            while at < end {
+                let wanted = usize::try_from(end - at).map_or(BUFFER, |left| left.min(BUFFER));
+                let read = match data.read(&mut buffer[..wanted]) {
+                    Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                    other => other,
+                };
+                let read = read.map_err(|error| in_entry(entry, unreadable(&error)))?;
+                file.write_all_at(&buffer[..read], at).map_err(|error| system(entry, error))?;
+                at += read as u64;
+            }
+        }
+        file.set_len(entry.size).map_err(|error| system(entry, error))?;
+        self.attributes(entry, file.as_fd())?;
+        futimens(&file, &time(entry), &time(entry)).map_err(|error| system(entry, error))
+    }
+
+    /// Owner, mode and extended attributes of an open file or directory: a change of the owner clears setuid bits and file
+    /// capabilities, so they come after it.
+    fn attributes(&self, entry: &Entry, file: BorrowedFd<'_>) -> Result<(), Trouble> {
+        if self.privileged {
+            fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+                .map_err(|error| system(entry, error))?;
+        }
+        fchmod(file, mode(entry)).map_err(|error| system(entry, error))?;
+        for (name, value) in &entry.xattrs {
+            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+                let reason = format!(
+                    "entry {}: the extended attribute {} would change what overlayfs shows",
+                    shown(&entry.path),
+                    shown(name)
+                );
+                return Err(Trouble::invalid(reason));
+            }
+            if !is_unpacked(name) {
+                continue;
+            }
+            match sys::set_xattr(file, name, value) {
+                // The file system has none, or the attribute needs root.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP)) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) && !self.privileged => {}
+                done => done.map_err(|error| {
+                    Trouble::system(format!("cannot set {} of {}", shown(name), shown(&entry.path)), error)
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        target: &[u8],
+        name: &OsStr,
+        directory: &Rc<OwnedFd>,
+    ) -> Result<(), Trouble> {
+        let refuse = |reason: &str| {
+            Trouble::invalid(format!("entry {}: its link to {} {reason}", shown(&entry.path), shown(target)))
+        };
+        let names = names(target).map_err(|_| refuse("leads out of the layer's root"))?;
+        let Some((last, parents)) = names.split_last() else { return Err(refuse("is to the root")) };
+        let from = self.places.directory(parents, false)?.ok_or_else(|| refuse("is to nothing"))?;
+        match look(&from, last).map_err(|error| system(entry, error))? {
+            None => Err(refuse("is to nothing")),
+            Some(found) if is_directory(&found) => Err(refuse("is to a directory")),
+            Some(_) => linkat(&from, *last, directory, name, AtFlags::empty()).map_err(|error| system(entry, error)),
+        }
+    }
+
+    /// Symbolic links, fifos and devices: what has no contents and is not opened.
+    fn node(&self, entry: &Entry, name: &OsStr, directory: &OwnedFd) -> Result<(), Trouble> {
+        let made = match &entry.kind {
+            Kind::Symlink(target) => symlinkat(target.as_slice(), directory, name),
+            Kind::Fifo => mkfifoat(directory, name, Mode::from_bits_truncate(0o600)),
+            Kind::CharDevice(0, 0) => {
+                let reason = "it is what overlayfs takes for a removed file: a character device 0:0";
+                return Err(Trouble::invalid(format!("entry {}: {reason}", shown(&entry.path))));
+            }
+            Kind::CharDevice(major, minor) => {
+                return self.device(entry, name, directory, (SFlag::S_IFCHR, *major, *minor));
+            }
+            Kind::BlockDevice(major, minor) => {
+                return self.device(entry, name, directory, (SFlag::S_IFBLK, *major, *minor));
+            }
+            Kind::File | Kind::Directory | Kind::Hardlink(_) => {
+                unreachable!("they have contents or no attributes of their own")
+            }
+        };
+        let finished = made.and_then(|()| self.node_attributes(entry, name, directory));
+        finished.map_err(|error| system(entry, error))
+    }
+
+    fn device(
+        &self,
+        entry: &Entry,
+        name: &OsStr,
+        directory: &OwnedFd,
+        (kind, major, minor): (SFlag, u32, u32),
+    ) -> Result<(), Trouble> {
+        if !self.privileged
+            || !sys::make_device(directory.as_fd(), name, kind, (major, minor)).map_err(|error| system(entry, error))?
+        {
+            return Ok(());
+        }
+        self.node_attributes(entry, name, directory).map_err(|error| system(entry, error))
+    }
+
+    fn node_attributes(&self, entry: &Entry, name: &OsStr, directory: &OwnedFd) -> nix::Result<()> {
+        if self.privileged {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            fchownat(directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        if !matches!(entry.kind, Kind::Symlink(_)) {
+            // It was made here a moment ago: it is no symbolic link that could be followed.
+            fchmodat(directory, name, mode(entry), FchmodatFlags::FollowSymlink)?;
+        }
+        utimensat(directory, name, &time(entry), &time(entry), UtimensatFlags::NoFollowSymlink)
+    }
+
+    /// Removes what a whiteout names; what is not there is removed already.
+    fn whiteout(&mut self, entry: &Entry, name: &OsStr, parents: &[&OsStr]) -> Result<(), Trouble> {
+        let failed = |error: Errno| Trouble::system(format!("cannot remove what {} names", shown(&entry.path)), error);
+        let name = name.as_bytes();
+        if name != OPAQUE && name.starts_with(AUFS) {
+            return Ok(());
+        }
+        let removed = OsStr::from_bytes(&name[WHITEOUT.len()..]);
+        if removed.is_empty() || removed == "." || removed == ".." {
+            return Err(Trouble::invalid(format!("entry {}: it would remove more than one name", shown(&entry.path))));
+        }
+        let Some(directory) = self.places.directory(parents, false)? else { return Ok(()) };
+        self.places.forget();
+        if name == OPAQUE {
+            return self.hide_lower(&directory, parents).map_err(failed);
+        }
+        remove(&directory, removed).map_err(failed)
+    }
+
+    /// Removes what lower layers brought into a directory, below it too, wherever this layer's own entries stand among it.
+    fn hide_lower(&self, directory: &OwnedFd, path: &[&OsStr]) -> nix::Result<()> {
+        for name in list(directory)? {
+            let name = OsStr::from_bytes(name.as_bytes());
+            let inner = [path, &[name]].concat();
+            if !self.own.contains(&self.hash(&inner)) {
+                remove(directory, name)?;
+            } else if look(directory, name)?.as_ref().is_some_and(is_directory) {
+                let opened = open(directory, name)
+                    .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+                self.hide_lower(&opened, &inner)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which extended attributes mean the same on the node as where the layer was made.
+fn is_unpacked(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
+}
+
+fn mode(entry: &Entry) -> Mode {
+    Mode::from_bits_truncate((entry.mode & 0o7777) as nix::libc::mode_t)
+}
+
+fn time(entry: &Entry) -> TimeSpec {
+    TimeSpec::new(entry.mtime.0, entry.mtime.1)
+}
+
+fn system(entry: &Entry, error: impl Into<io::Error>) -> Trouble {
+    Trouble::system(format!("cannot unpack {}", shown(&entry.path)), error)
+}
+
+fn in_entry(entry: &Entry, trouble: Trouble) -> Trouble {
+    Trouble { reason: format!("entry {}: {}", shown(&entry.path), trouble.reason), ..trouble }
+}

@@ -1,0 +1,171 @@
+//! The records of a pax header (pax(1), "pax Extended Header"): `LENGTH KEY=VALUE\n` each. Pure.
+
+use super::Trouble;
+
+/// What stands before the name of an extended attribute.
+const XATTR: &[u8] = b"SCHILY.xattr.";
+/// Extended attributes of one entry.
+const XATTRS_MAX: usize = 128;
+
+/// What a pax header says of the entry after it; what it does not say is None.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    /// Seconds and nanoseconds.
+    pub(super) mtime: Option<(i64, i64)>,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: Sparse,
+}
+
+/// How GNU tar says that a file has holes, in its three pax formats.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sparse {
+    /// 1.0: the map stands before the data.
+    pub(super) map_in_data: bool,
+    /// The file's own name and size, with the holes.
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    /// 0.0 and 0.1: the numbers of the map, offset and length in turn.
+    pub(super) map: Vec<u64>,
+}
+
+/// Reads the records.
+pub(super) fn parse(mut bytes: &[u8], extents_max: usize) -> Result<Pax, Trouble> {
+    let mut pax = Pax::default();
+    while !bytes.is_empty() {
+        let (key, value, rest) = record(bytes).ok_or_else(|| Trouble::invalid("a pax header is malformed"))?;
+        take(&mut pax, key, value).ok_or_else(|| {
+            Trouble::invalid(format!("the value of {:?} in a pax header is malformed", String::from_utf8_lossy(key)))
+        })?;
+        if pax.xattrs.len() > XATTRS_MAX || pax.sparse.map.len() > 2 * extents_max {
+            return Err(Trouble::invalid("a pax header has too many extended attributes or extents"));
+        }
+        bytes = rest;
+    }
+    Ok(pax)
+}
+
+fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
+    let length: usize = number(&bytes[..space])?.try_into().ok()?;
+    let (record, rest) = bytes.split_at_checked(length)?;
+    let body = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|byte| *byte == b'=')?;
+    Some((&body[..equals], &body[equals + 1..], rest))
+}
+
+/// Takes one record; None: its value is malformed. Unknown ones say nothing that is unpacked (comments, access times, flags
+/// that only the system that wrote the layer knows).
+fn take(pax: &mut Pax, key: &[u8], value: &[u8]) -> Option<()> {
+    match key {
+        b"path" => pax.path = Some(value.to_vec()),
+        b"linkpath" => pax.link = Some(value.to_vec()),
+        b"size" => pax.size = Some(number(value)?),
+        b"uid" => pax.uid = Some(number(value)?),
+        b"gid" => pax.gid = Some(number(value)?),
+        b"mtime" => pax.mtime = Some(time(value)?),
+        b"GNU.sparse.major" => pax.sparse.map_in_data = number(value)? == 1,
+        b"GNU.sparse.name" => pax.sparse.name = Some(value.to_vec()),
+        b"GNU.sparse.realsize" | b"GNU.sparse.size" => pax.sparse.size = Some(number(value)?),
+        b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => pax.sparse.map.push(number(value)?),
+        b"GNU.sparse.map" => pax.sparse.map = value.split(|byte| *byte == b',').map(number).collect::<Option<_>>()?,
+        _ => {
+            if let Some(name) = key.strip_prefix(XATTR) {
+                pax.xattrs.push((name.to_vec(), value.to_vec()));
+            }
+        }
+    }
+    Some(())
+}
+
+/// A decimal number.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    if digits { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}
+
+/// Seconds with a fraction, which counts upwards before 1970 too: -1.25 is two seconds before and 0.75 after.
+fn time(text: &[u8]) -> Option<(i64, i64)> {
+    let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
+    let mut parts = text.splitn(2, |byte| *byte == b'.');
+    let seconds = i64::try_from(number(parts.next()?)?).ok()?;
+    let mut fraction = parts.next().unwrap_or_default().to_vec();
+    fraction.truncate(9);
+    fraction.resize(9, b'0');
+    let nanoseconds = i64::try_from(number(&fraction)?).ok()?;
+    match (negative, nanoseconds) {
+        (false, _) => Some((seconds, nanoseconds)),
+        (true, 0) => Some((-seconds, 0)),
+        (true, _) => Some((-seconds - 1, 1_000_000_000 - nanoseconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pax, parse};
+
+    fn header(records: &[(&str, &str)]) -> Vec<u8> {
+        let record = |(key, value): &(&str, &str)| {
+            let body = key.len() + value.len() + 3;
+            let length =
+                (1..6).map(|digits| body + digits).find(|length| length.to_string().len() + body == *length).unwrap();
+            format!("{length} {key}={value}\n").into_bytes()
+        };
+        records.iter().flat_map(record).collect()
+    }
+
+    #[test]
+    fn records_are_read() {
+        let bytes = header(&[
+            ("path", "a=b\nc"),
+            ("size", "12345678901"),
+            ("mtime", "1.5"),
+            ("SCHILY.xattr.user.x", "=\n"),
+            ("comment", "x"),
+            ("uid", "4294967295"),
+        ]);
+        let pax = parse(&bytes, 8).unwrap();
+        let xattrs = vec![(b"user.x".to_vec(), b"=\n".to_vec())];
+        let expected = Pax {
+            path: Some(b"a=b\nc".to_vec()),
+            size: Some(12_345_678_901),
+            mtime: Some((1, 500_000_000)),
+            uid: Some(u64::from(u32::MAX)),
+            xattrs,
+            ..Pax::default()
+        };
+        assert_eq!(pax, expected);
+    }
+
+    #[test]
+    fn times_count_upwards_before_1970_too() {
+        for (text, time) in [("-1.25", (-2, 750_000_000)), ("-3", (-3, 0)), ("1.0000000019", (1, 1)), ("7", (7, 0))] {
+            assert_eq!(parse(&header(&[("mtime", text)]), 8).unwrap().mtime, Some(time), "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed_records_are_refused() {
+        let many = header(&[("SCHILY.xattr.user.x", "y")]).repeat(200);
+        let extents = header(&[("GNU.sparse.offset", "1")]).repeat(20);
+        let table: [&[u8]; 10] = [
+            b"x",
+            b"0 a=b\n",
+            b"99 a=b\n",
+            b"6 a=b\n9",
+            b"5 ab\n",
+            b"99999999999999999999 a=b\n",
+            b"10 size=x\n",
+            b"12 mtime=.-\n",
+            &many,
+            &extents,
+        ];
+        for bytes in table {
+            assert!(parse(bytes, 8).is_err(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+}

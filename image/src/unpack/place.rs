@@ -1,0 +1,170 @@
+//! Places in the directory that is unpacked into, reached by descriptors alone. A path is walked one name at a time from the
+//! root, as the image's own programs would see it: an absolute symbolic link starts at the root again, and a `..` that would
+//! climb above the root is refused. Nothing else writes there meanwhile, so what was looked at is what is used.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::rc::Rc;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::libc;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::Trouble;
+use super::entry::shown;
+
+/// Names in one path. A path of 4096 bytes could have 2048; trees so deep can be neither walked nor removed cheaply.
+const DEPTH_MAX: usize = 512;
+/// Symbolic links on one path: as many as Linux follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// How a directory is opened on the way.
+const WALK: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The names of a path in an archive, with `.` and doubled slashes left out. A leading slash means the layer's root, as some
+/// tools write it; a `..` is refused.
+pub(super) fn names(path: &[u8]) -> Result<Vec<&OsStr>, Trouble> {
+    let names: Vec<&OsStr> = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .map(OsStr::from_bytes)
+        .collect();
+    if names.iter().any(|name| *name == "..") {
+        return Err(Trouble::invalid(format!("entry {}: it leads out of the layer's root", shown(path))));
+    }
+    if names.len() > DEPTH_MAX || names.iter().any(|name| name.len() > 255) {
+        return Err(Trouble::invalid(format!(
+            "entry {}: it is nested deeper than {DEPTH_MAX}, or has a name longer than 255 bytes",
+            shown(path)
+        )));
+    }
+    Ok(names)
+}
+
+/// Walks paths below one directory.
+pub(super) struct Places<'a> {
+    root: &'a OwnedFd,
+    /// The directory that was found last: the entries of one directory follow one another.
+    last: Option<(Vec<Vec<u8>>, Rc<OwnedFd>)>,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn new(root: &'a OwnedFd) -> Self {
+        Self { root, last: None }
+    }
+
+    /// Forgets the last directory: something that may lead to it was removed.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// The directory with these names; `make` makes what is missing, else it is None.
+    pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<OwnedFd>>, Trouble> {
+        if let Some((last, directory)) = &self.last
+            && last.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()))
+        {
+            return Ok(Some(Rc::clone(directory)));
+        }
+        let path = || shown(names.join(OsStr::new("/")).as_bytes());
+        let found = self.walk(names, make, &path)?.map(Rc::new);
+        self.last = found.clone().map(|found| (names.iter().map(|name| name.as_bytes().to_vec()).collect(), found));
+        Ok(found)
+    }
+
+    fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<OwnedFd>, Trouble> {
+        let failed = |error: Errno| Trouble::system(format!("cannot reach {}", path()), error);
+        let refuse = |reason: &str| Trouble::invalid(format!("path {}: {reason}", path()));
+        let mut left: Vec<Vec<u8>> = names.iter().rev().map(|name| name.as_bytes().to_vec()).collect();
+        let (mut done, mut links) = (Vec::<Vec<u8>>::new(), 0);
+        let mut here = self.reopen(&done).map_err(failed)?;
+        while let Some(name) = left.pop() {
+            if name == b".." {
+                done.pop().ok_or_else(|| refuse("a symbolic link on it leads out of the layer's root"))?;
+                here = self.reopen(&done).map_err(failed)?;
+                continue;
+            }
+            match openat(&here, name.as_slice(), WALK, Mode::empty()) {
+                Ok(next) => (here, done) = (next, [done, vec![name]].concat()),
+                Err(Errno::ENOENT) if make => {
+                    mkdirat(&here, name.as_slice(), Mode::from_bits_truncate(0o755)).map_err(failed)?;
+                    left.push(name);
+                }
+                Err(Errno::ENOENT) => return Ok(None),
+                // What O_NOFOLLOW says of a symbolic link differs between systems.
+                Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
+                    let target = readlinkat(&here, name.as_slice())
+                        .map_err(|_| refuse("a file stands where it has a directory"))?;
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(refuse("it has more than 40 symbolic links"));
+                    }
+                    let target = target.into_vec();
+                    if target.starts_with(b"/") {
+                        done.clear();
+                        here = self.reopen(&done).map_err(failed)?;
+                    }
+                    let parts = target.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+                    left.extend(parts.rev().map(<[u8]>::to_vec));
+                    if left.len() + done.len() > 2 * DEPTH_MAX {
+                        return Err(refuse("it is nested too deep"));
+                    }
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Some(here))
+    }
+
+    /// The directory of names that are known to be directories.
+    fn reopen(&self, names: &[Vec<u8>]) -> nix::Result<OwnedFd> {
+        let mut here = openat(self.root, c".", WALK, Mode::empty())?;
+        for name in names {
+            here = openat(&here, name.as_slice(), WALK, Mode::empty())?;
+        }
+        Ok(here)
+    }
+}
+
+/// What stands there, if anything; a symbolic link is itself.
+pub(super) fn look(directory: impl AsFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
+    match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether it is a directory.
+pub(super) fn is_directory(found: &FileStat) -> bool {
+    SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT) == SFlag::S_IFDIR
+}
+
+/// Removes whatever stands there, with all below it.
+pub(super) fn remove(directory: impl AsFd, name: &OsStr) -> nix::Result<()> {
+    let Some(found) = look(directory.as_fd(), name)? else { return Ok(()) };
+    if !is_directory(&found) {
+        return unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+    let inner = openat(directory.as_fd(), name, WALK, Mode::empty())?;
+    for entry in list(&inner)? {
+        remove(&inner, OsStr::from_bytes(entry.as_bytes()))?;
+    }
+    unlinkat(directory, name, UnlinkatFlags::RemoveDir)
+}
+
+/// The names in a directory.
+pub(super) fn list(directory: impl AsFd) -> nix::Result<Vec<CString>> {
+    let mut opened = Dir::openat(directory, c".", WALK, Mode::empty())?;
+    let names = opened.iter().map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+    names.filter(|name| !matches!(name.as_deref().map(|name| name.to_bytes()), Ok(b"." | b".."))).collect()
+}
+
+/// Opens a directory in another one, to set what only a descriptor can set.
+pub(super) fn open(directory: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    Ok(openat(directory, name, WALK, Mode::empty())?)
+}

@@ -1,0 +1,134 @@
+//! The bytes of a layer: decompressed by what they are, whatever their media type says, hashed, counted, and bounded.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Refusal, Trouble};
+use crate::Digest;
+
+/// Uncompressed bytes of one layer.
+pub(super) const BYTES_MAX: u64 = 64 << 30;
+/// A layer that grows beyond this many bytes may not grow without bound from a few compressed ones:
+const BOMB_BYTES_MIN: u64 = 1 << 30;
+/// … at most so many times. gzip reaches 1032 on zeros; what real images hold, 20.
+const BOMB_RATIO_MAX: u64 = 200;
+/// The largest window of zstd, as a power of two: what its own tool accepts (128 MiB).
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Bytes read at a time.
+const BUFFER: usize = 128 << 10;
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first bytes of a frame that zstd skips; the first varies.
+const ZSTD_SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+/// A layer's uncompressed bytes.
+pub(super) struct Stream<'a> {
+    source: Box<dyn Read + 'a>,
+    hash: Sha256,
+    read: u64,
+    limit: u64,
+}
+
+impl<'a> Stream<'a> {
+    /// Looks at the first bytes and decompresses what they say.
+    pub(super) fn open(mut input: impl Read + 'a, compressed: u64) -> Result<Self, Trouble> {
+        let mut head = Vec::new();
+        input.by_ref().take(4).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
+        let kind: [bool; 2] = [
+            head.starts_with(&GZIP),
+            head == ZSTD || (head.len() == 4 && head[1..] == ZSTD_SKIPPED && head[0] & 0xf0 == 0x50),
+        ];
+        let input = BufReader::with_capacity(BUFFER, Cursor::new(head).chain(input));
+        let source: Box<dyn Read + 'a> = match kind {
+            [true, _] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+            [_, true] => Box::new(zstd_decoder(input).map_err(|error| unreadable(&error))?),
+            _ => Box::new(input),
+        };
+        let ratio =
+            if compressed == 0 { BYTES_MAX } else { compressed.saturating_mul(BOMB_RATIO_MAX).max(BOMB_BYTES_MIN) };
+        Ok(Self { source, hash: Sha256::new(), read: 0, limit: ratio.min(BYTES_MAX) })
+    }
+
+    /// Reads what follows the archive's end, which belongs to the digest, and gives digest and length.
+    pub(super) fn finish(mut self) -> Result<(Digest, u64), Trouble> {
+        io::copy(&mut self, &mut io::sink()).map_err(|error| unreadable(&error))?;
+        Ok((Digest::finish(self.hash), self.read))
+    }
+}
+
+fn zstd_decoder<'a>(input: impl BufRead + 'a) -> io::Result<impl Read + 'a> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        self.read += read as u64;
+        if self.read > self.limit {
+            let reason = format!("it grows to more than {} bytes when it is decompressed", self.limit);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        Ok(read)
+    }
+}
+
+/// A read that failed: by the disk when the kernel says so, else by what the bytes are.
+pub(super) fn unreadable(error: &io::Error) -> Trouble {
+    let refusal = if error.raw_os_error().is_some() { Refusal::Failed } else { Refusal::Invalid };
+    let reason = match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it ends in the middle".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    };
+    Trouble { refusal, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read, Write};
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::{BOMB_BYTES_MIN, Stream};
+    use crate::Digest;
+    use crate::unpack::Refusal;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn each_compression_gives_the_same_bytes_and_digest() {
+        let plain = b"hello ".repeat(10_000);
+        let members = [gzip(&plain[..30_000]), gzip(&plain[30_000..])].concat();
+        for bytes in [plain.clone(), gzip(&plain), members, zstd::encode_all(&plain[..], 3).unwrap()] {
+            let mut stream = Stream::open(&bytes[..], bytes.len() as u64).unwrap();
+            let mut first = [0; 6];
+            stream.read_exact(&mut first).unwrap();
+            assert_eq!(stream.finish().unwrap(), (Digest::of(&plain), plain.len() as u64));
+        }
+    }
+
+    #[test]
+    fn a_compressed_stream_that_is_cut_off_is_refused() {
+        let whole = gzip(&b"hello ".repeat(10_000));
+        let stream = Stream::open(&whole[..whole.len() - 10], 0).unwrap();
+        assert_eq!(stream.finish().unwrap_err().refusal, Refusal::Invalid);
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_has_grown() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        io::copy(&mut io::repeat(0).take(BOMB_BYTES_MIN + (64 << 20)), &mut encoder).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let trouble = Stream::open(&bomb[..], bomb.len() as u64).unwrap().finish().unwrap_err();
+        assert!(trouble.reason.contains("grows to more than"), "{trouble}");
+    }
+}

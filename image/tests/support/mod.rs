@@ -1,0 +1,306 @@
+//! A registry on loopback that says whatever a test wants it to, images for it, and a store to pull them into.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use host::fault::Faults;
+use host::worker::Workers;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::TokioIo;
+use image::rootfs::Fake;
+use image::{Digest, Images, Settings};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// A request that came.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// What is answered.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Contents,
+}
+
+pub(crate) enum Contents {
+    Whole(Vec<u8>),
+    /// The connection breaks after these bytes.
+    Broken(Vec<u8>),
+    /// These bytes again and again.
+    Endless(Vec<u8>),
+    /// These bytes, and then nothing more.
+    Stalled(Vec<u8>),
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: Contents::Whole(body.into()) }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
+
+/// A server on loopback; it ends with the test's runtime.
+pub(crate) struct Registry {
+    pub(crate) address: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Registry {
+    pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (answer, log): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&seen));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (answer, log) = (Arc::clone(&answer), Arc::clone(&log));
+                let service = service_fn(move |request| respond(request, Arc::clone(&answer), Arc::clone(&log)));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, seen }
+    }
+
+    /// The requests so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// How many requests had this in their target.
+    pub(crate) fn count(&self, part: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.target.contains(part)).count()
+    }
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    answer: Arc<Answer>,
+    log: Arc<Mutex<Vec<Seen>>>,
+) -> Result<Response<UnsyncBoxBody<Bytes, std::io::Error>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body =
+        body.collect().await.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+    let seen = Seen { method: parts.method.to_string(), target: parts.uri.to_string(), headers: parts.headers, body };
+    log.lock().unwrap().push(seen.clone());
+    let reply = answer(&seen);
+    let frame = |bytes: Vec<u8>| Ok(Frame::data(Bytes::from(bytes)));
+    let body = match reply.body {
+        Contents::Whole(bytes) => BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]))),
+        Contents::Broken(bytes) => {
+            let broken = stream::once(async {
+                // The bytes before it are sent first.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(std::io::Error::other("broken"))
+            });
+            BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]).chain(broken).boxed()))
+        }
+        Contents::Endless(bytes) => BodyExt::boxed_unsync(StreamBody::new(stream::repeat(bytes).map(frame))),
+        Contents::Stalled(bytes) => {
+            BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]).chain(stream::pending())))
+        }
+    };
+    let mut response = Response::builder().status(reply.status);
+    for (name, value) in reply.headers {
+        response = response.header(name, value);
+    }
+    Ok(response.body(body).unwrap())
+}
+
+/// Documents and blobs of images, by what a request's path ends in.
+#[derive(Default, Clone)]
+pub(crate) struct Content {
+    pub(crate) by_name: HashMap<String, Vec<u8>>,
+}
+
+impl Content {
+    fn put(&mut self, bytes: Vec<u8>) -> (String, usize) {
+        let (digest, size) = (Digest::of(&bytes).to_string(), bytes.len());
+        self.by_name.insert(digest.clone(), bytes);
+        (digest, size)
+    }
+
+    fn descriptor(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
+        let (digest, size) = self.put(bytes);
+        json!({"mediaType": media_type, "digest": digest, "size": size})
+    }
+
+    /// Adds an image and gives its manifest's descriptor. A layer is its tar and how it is compressed.
+    pub(crate) fn image(&mut self, platform: &str, layers: &[(Vec<u8>, &str)]) -> Value {
+        let diff_ids: Vec<String> = layers.iter().map(|(tar, _)| Digest::of(tar).to_string()).collect();
+        let (os, architecture) = platform.split_once('/').unwrap();
+        let config = json!({
+            "os": os, "architecture": architecture, "config": {"User": "7:7", "Env": ["A=b"], "Cmd": ["sh"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        self.image_with(&config, layers)
+    }
+
+    pub(crate) fn image_with(&mut self, config: &Value, layers: &[(Vec<u8>, &str)]) -> Value {
+        let config = self.descriptor("application/vnd.oci.image.config.v1+json", serde_json::to_vec(config).unwrap());
+        let layers: Vec<Value> = layers
+            .iter()
+            .map(|(tar, compression)| {
+                let suffix = if compression.is_empty() { String::new() } else { format!("+{compression}") };
+                self.descriptor(&format!("application/vnd.oci.image.layer.v1.tar{suffix}"), compress(tar, compression))
+            })
+            .collect();
+        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers});
+        self.descriptor("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap())
+    }
+
+    /// Adds an index of (platform, manifest) and gives its descriptor.
+    pub(crate) fn index(&mut self, entries: &[(&str, Value)]) -> Value {
+        let entries: Vec<Value> = entries
+            .iter()
+            .map(|(platform, manifest)| {
+                let (os, architecture) = platform.split_once('/').unwrap();
+                let mut entry = manifest.clone();
+                entry["platform"] = json!({"os": os, "architecture": architecture});
+                entry
+            })
+            .collect();
+        let index =
+            json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries});
+        self.descriptor("application/vnd.oci.image.index.v1+json", serde_json::to_vec(&index).unwrap())
+    }
+
+    /// Names a document by a tag.
+    pub(crate) fn tag(&mut self, tag: &str, document: &Value) {
+        let bytes = self.by_name[document["digest"].as_str().unwrap()].clone();
+        self.by_name.insert(tag.to_owned(), bytes);
+    }
+
+    /// Answers as a registry should.
+    pub(crate) fn answer(&self, seen: &Seen) -> Reply {
+        let path = seen.target.split('?').next().unwrap();
+        let name = path.rsplit('/').next().unwrap();
+        match self.by_name.get(name) {
+            Some(bytes) => {
+                let start = seen
+                    .header("range")
+                    .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+                match start {
+                    Some(start) => Reply::new(206, bytes[start..].to_vec()),
+                    None => Reply::new(200, bytes.clone()),
+                }
+            }
+            None => Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
+        }
+    }
+}
+
+pub(crate) fn compress(tar: &[u8], compression: &str) -> Vec<u8> {
+    match compression {
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(tar).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zstd" => zstd::encode_all(tar, 1).unwrap(),
+        _ => tar.to_vec(),
+    }
+}
+
+/// A layer with these files; a name that ends in a slash is a directory.
+pub(crate) fn layer(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, contents) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(if name.ends_with('/') { 0o755 } else { 0o644 });
+        header.set_entry_type(if name.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_size(contents.len() as u64);
+        builder.append_data(&mut header, name, contents.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// A store in a directory of its own.
+pub(crate) struct Store {
+    pub(crate) images: Images,
+    pub(crate) faults: Faults,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+/// The worker that cargo builds with the tests.
+pub(crate) fn workers() -> Workers {
+    let deps = std::env::current_exe().unwrap();
+    let worker = deps.parent().and_then(Path::parent).unwrap().join("examples/worker");
+    assert!(worker.is_file(), "{} is missing: cargo build -p image --examples", worker.display());
+    Workers::of_program(&worker)
+}
+
+impl Store {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let images = open(directory.path(), &faults);
+        Self { images, faults, directory }
+    }
+
+    /// As after a restart.
+    pub(crate) fn reopen(&mut self) {
+        self.images = open(self.directory.path(), &self.faults);
+    }
+
+    /// What is left of blobs, downloads and chains: nothing but what images use.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let list = |name: &str| {
+            std::fs::read_dir(self.directory.path().join(name)).unwrap().map(|entry| entry.unwrap().path())
+        };
+        ["root/blobs/sha256", "root/ingest", "fake/chains", "fake/begun"].iter().flat_map(|name| list(name)).collect()
+    }
+
+    /// Waits until nothing is left: what a pull leaves is collected in the background.
+    pub(crate) async fn wait_until_empty(&self) {
+        for _ in 0..200 {
+            if self.leftovers().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("left: {:?}", self.leftovers());
+    }
+}
+
+fn open(directory: &Path, faults: &Faults) -> Images {
+    let settings = Settings {
+        root: directory.join("root"),
+        registry_config: Some(directory.join("certs.d")),
+        workers: workers(),
+        rootfs: Arc::new(Fake::open(&directory.join("fake"), faults.clone()).unwrap()),
+        platforms: vec!["linux/amd64".to_owned(), "linux/386".to_owned()],
+    };
+    Images::open(settings).unwrap()
+}
