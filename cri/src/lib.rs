@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod capture;
+pub mod check;
 pub mod config;
 pub mod deliver;
 pub mod demo;
@@ -19,6 +20,7 @@ pub mod samples;
 pub mod serve;
 pub mod server;
 pub mod service;
+pub mod snapshots;
 pub mod spares;
 mod status;
 pub mod store;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use cri::config::{Config, DEFAULT_PATH};
-use cri::serve;
+use cri::{check, demo, serve, snapshots};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -23,6 +23,47 @@ enum Command {
     Serve(Overrides),
     /// Print the configuration in force, with its comments.
     Config(Overrides),
+    /// Say what this node lacks, and what to do about it; fails when something is missing that is required.
+    Check(Overrides),
+    /// Show a pod running from a pulled image, step by step, and remove everything again.
+    Demo(DemoArgs),
+    /// Keep a container's root as it is now, under a name (ZFS).
+    Snapshot(SnapshotArgs),
+    /// Put a stopped container's root back to what it was under a name (ZFS).
+    Rollback(SnapshotArgs),
+    /// List the snapshots of a container's root, the oldest first (ZFS).
+    Snapshots(SnapshotsArgs),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// The network of the demo's pod.
+    #[arg(long, value_name = "CIDR", default_value = demo::POD_CIDR)]
+    pod_cidr: ipnetwork::IpNetwork,
+    /// The host port that leads to the pod; 0: any that is free.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    host_port: u16,
+    /// Keep the demo's directory, with the server's log.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Args)]
+struct SnapshotArgs {
+    /// The container's id, or the beginning of it.
+    container: String,
+    /// The snapshot's name.
+    name: String,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+struct SnapshotsArgs {
+    /// The container's id, or the beginning of it.
+    container: String,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 /// What the command line says over the configuration file.
@@ -79,7 +120,7 @@ fn main() -> ExitCode {
         return worker(&args[2..]);
     }
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("cellblock: {}", host::chain(error.as_ref()));
             ExitCode::FAILURE
@@ -95,16 +136,29 @@ fn worker(word: &OsString) -> Option<Worker> {
         "monitor" => Some(runtime::monitor::main),
         "unpack" => Some(image::unpack::main),
         "hostport" => Some(network::hostport::main),
+        demo::program::WORD => Some(demo::program::main),
         _ => None,
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Serve(overrides) => serve::run(overrides.resolve()?),
-        Command::Config(overrides) => {
-            print!("{}", overrides.resolve()?.commented());
-            Ok(())
+        Command::Serve(overrides) => serve::run(overrides.resolve()?)?,
+        Command::Config(overrides) => print!("{}", overrides.resolve()?.commented()),
+        Command::Check(overrides) => {
+            let ready = check::run(&overrides.resolve()?, &mut std::io::stdout())?;
+            return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Demo(DemoArgs { pod_cidr, host_port, keep }) => {
+            demo::run(&demo::Options { pod_cidr, host_port, keep })?;
+        }
+        Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?, &args.container, &args.name)?,
+        Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?, &args.container, &args.name)?,
+        Command::Snapshots(args) => {
+            for name in snapshots::list(&args.overrides.resolve()?, &args.container)? {
+                println!("{name}");
+            }
         }
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use host::fault::Faults;
 use host::worker::Workers;
 use image::rootfs::{self, Rootfs};
+use network::Network;
+use runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -44,9 +46,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     })
 }
 
-/// The backends of this kernel.
-fn backends(config: &Config) -> anyhow::Result<Backends> {
-    let workers = Workers::of_this_program().context("cannot find the program's own executable")?;
+/// The boundaries of this kernel, as the configuration wants them.
+///
+/// # Errors
+/// One of them cannot be opened.
+pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
+    let workers = workers()?;
     let runtime = runtime::open(runtime::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join("runtime"),
@@ -55,16 +60,27 @@ fn backends(config: &Config) -> anyhow::Result<Backends> {
     let network = network::open(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join("network"),
-        workers: workers.clone(),
+        workers,
         untranslated: config.network.untranslated.clone(),
         mtu: config.network.mtu,
     })?;
-    let rootfs = rootfs(config)?;
+    Ok((runtime, network, rootfs(config)?))
+}
+
+type Boundaries = (Arc<dyn Runtime>, Arc<dyn Network>, Arc<dyn Rootfs>);
+
+fn workers() -> anyhow::Result<Workers> {
+    Workers::of_this_program().context("cannot find the program's own executable")
+}
+
+/// The boundaries with the image store on them.
+fn backends(config: &Config) -> anyhow::Result<Backends> {
+    let (runtime, network, rootfs) = boundaries(config)?;
     let name = rootfs.name();
     let images = image::Images::open(image::Settings {
         root: config.root.join("images"),
         registry_config: Some(config.image.registry_config.clone()),
-        workers,
+        workers: workers()?,
         rootfs,
         platforms: platforms(config, &runtime.platforms()),
     })?;

@@ -110,6 +110,7 @@ impl Server {
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
         }
+        node.block(|node| leave_network(node)).await;
         if let Err(failed) = host::fs::remove_file(&socket) {
             warn!("cannot remove {}: {failed}", socket.display());
         }
@@ -123,6 +124,15 @@ impl Server {
                 Ok(())
             }
         }
+    }
+}
+
+/// Takes back what all pods share of the network, where no pod is left: a node that is given up shows no trace.
+fn leave_network(node: &Node) {
+    if node.store.pods().is_empty()
+        && let Err(failed) = node.network.unconfigure()
+    {
+        warn!("{}", host::chain(&failed));
     }
 }
 

@@ -32,8 +32,6 @@ pub struct Options {
     pub pod_cidr: IpNetwork,
     /// The host port that leads to the pod; 0: any that is free.
     pub host_port: u16,
-    /// The platform of the image, as the runtime prefers it.
-    pub platform: String,
     /// Whether the directory is kept at the end.
     pub keep: bool,
 }
@@ -63,7 +61,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 async fn play(directory: &Path, options: &Options) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let program = std::env::current_exe()?;
-    let (address, registry) = registry::serve(image::make(&program, &options.platform)?).await?;
+    let (address, registry) = registry::serve(image::make(&program, &platform())?).await?;
     clock.step("registry", &format!("http://{address} serves {}:latest from memory", image::REPOSITORY));
 
     let config = configure(directory, address, options)?;
@@ -145,6 +143,16 @@ impl Clock {
         println!("{name:<10} {:>7.1} ms  {text}", took.as_secs_f64() * 1000.0);
         self.last = Instant::now();
     }
+}
+
+/// This program's platform, in the words of the OCI image specification (Go's).
+fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}/{architecture}", std::env::consts::OS)
 }
 
 /// An address and a port as a URL has them.
