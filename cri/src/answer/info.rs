@@ -60,11 +60,17 @@ fn prune(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.values_mut().for_each(prune);
-            fields.retain(|_, field| !is_unset(field));
+            fields.retain(|name, field| !is_unset(field) && !is_empty_map(name, field));
         }
         Value::Array(items) => items.iter_mut().for_each(prune),
         _ => {}
     }
+}
+
+/// The maps of CRI by their names: an empty one is not set, where an empty message is.
+fn is_empty_map(name: &str, value: &Value) -> bool {
+    let maps = ["labels", "annotations", "sysctls", "unified"];
+    maps.contains(&name) && value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 fn is_unset(value: &Value) -> bool {
@@ -86,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_left_out() {
-        let mut value = json!({"a": 0, "b": "", "c": [], "d": {"e": null, "f": 1}, "g": [{"h": false}], "i": "x"});
+        let mut value = json!({"a": 0, "b": "", "c": [], "d": {"e": null, "f": 1}, "g": [{"h": false}], "i": "x", "labels": {}});
         prune(&mut value);
         assert_eq!(value, json!({"d": {"f": 1}, "g": [{}], "i": "x"}));
     }

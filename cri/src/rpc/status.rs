@@ -86,12 +86,14 @@ fn info(node: &Node, runtime: &[Need], network: &[Need]) -> BTreeMap<String, Str
         .iter()
         .map(|record| json!({"table": record.table, "key": record.key, "reason": record.reason}))
         .collect();
-    let entries = [
-        ("config", json!(node.config)),
-        ("backend", json!({"runtime": node.runtime.name(), "rootfs": node.rootfs})),
-        ("needs", json!(runtime.iter().chain(network).map(need).collect::<Vec<_>>())),
-        ("podNetworks", json!(node.pod_networks())),
-        ("unreadableRecords", json!(unreadable)),
-    ];
+    // crictl shows an entry that is an object as one, and any other as text.
+    let own = json!({
+        "backend": node.runtime.name(),
+        "rootfs": node.rootfs,
+        "needs": runtime.iter().chain(network).map(need).collect::<Vec<_>>(),
+        "podNetworks": node.pod_networks(),
+        "unreadableRecords": unreadable,
+    });
+    let entries = [("config", json!(node.config)), ("cellblock", own)];
     entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect()
 }

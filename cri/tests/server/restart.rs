@@ -102,7 +102,7 @@ fn a_record_that_cannot_be_read_is_kept_with_all_that_belongs_to_it() {
     let mut client = server.client();
     server.run(async {
         let status = client.status(StatusRequest { verbose: true }).await.unwrap().into_inner();
-        let unreadable = &status.info["unreadableRecords"];
+        let unreadable = &status.info["cellblock"];
         assert!(unreadable.contains(&pod) && unreadable.contains("newer server"), "{unreadable}");
         let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
         assert_eq!(pods, []);
