@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_left_out() {
-        let mut value = json!({"a": 0, "b": "", "c": [], "d": {"e": null, "f": 1}, "g": [{"h": false}], "i": "x", "labels": {}});
+        let mut value =
+            json!({"a": 0, "b": "", "c": [], "d": {"e": null, "f": 1}, "g": [{"h": false}], "i": "x", "labels": {}});
         prune(&mut value);
         assert_eq!(value, json!({"d": {"f": 1}, "g": [{}], "i": "x"}));
     }

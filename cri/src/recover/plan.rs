@@ -70,6 +70,14 @@ pub fn plan(known: &Known, found: &Found) -> Vec<Action> {
             continue;
         }
         let held = found.containers.get(id).map(|(_, state)| state);
+        if held.is_none()
+            && *phase == ContainerPhase::Created
+            && !found.pods.contains(pod)
+            && known.pods.contains_key(pod)
+        {
+            // It went with its pod and was never started: it stays what it was, as it does without a restart.
+            continue;
+        }
         actions.extend(container(id, known.pods.contains_key(pod).then_some(phase), held));
     }
     let orphans: BTreeSet<_> = found.containers.keys().chain(&found.roots).collect();
@@ -253,6 +261,16 @@ mod tests {
         assert_eq!(plan(&known, &Found::default()), [Action::RemoveContainer(container_id())]);
         let found = Found { roots: BTreeSet::from([container_id()]), ..Found::default() };
         assert_eq!(plan(&Known::default(), &found), [Action::RemoveContainer(container_id())]);
+    }
+
+    #[test]
+    fn a_container_that_was_never_started_stays_so_when_its_pod_is_stopped() {
+        let known = Known {
+            pods: BTreeMap::from([(pod_id(), PodPhase::Stopped)]),
+            containers: BTreeMap::from([(container_id(), (pod_id(), ContainerPhase::Created))]),
+            ..Known::default()
+        };
+        assert_eq!(plan(&known, &Found::default()), []);
     }
 
     #[test]

@@ -298,6 +298,9 @@ fn contents() -> Contents {
     let mut header = tar::Header::new_gnu();
     header.set_size(3);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     archive.append_data(&mut header, "etc/hello", &b"hi\n"[..]).unwrap();
     let layer = archive.into_inner().unwrap();
     let config = serde_json::json!({
