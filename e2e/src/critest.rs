@@ -1,6 +1,7 @@
 //! Runs critest and judges it: a spec must pass, or stand in `critest-skips.toml` with its reason; what stands there and passes
 //! is a failure too, and so is an entry that no spec has.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,13 +73,24 @@ impl Critest<'_> {
             "-ginkgo.no-color".to_owned(),
         ];
         args.extend(self.only.map(|only| format!("-ginkgo.focus={only}")));
+        let segments = shared_memory()?;
         let output = Program::new(self.program, &args).env("TMPDIR", &temporary).timeout(TIMEOUT).output()?;
+        // The specs of host IPC leave behind what they made; nothing that the server made is among it.
+        for id in shared_memory()?.difference(&segments) {
+            Program::new("ipcrm", ["-m", id]).run()?;
+        }
         let log = self.dir.join("critest.log");
         std::fs::write(&log, output.stdout + &output.stderr)?;
         let report = std::fs::read_to_string(self.report)
             .with_context(|| format!("critest wrote no report: {}:\n{}", output.status, tail(&log)))?;
         Ok(parse(&report))
     }
+}
+
+/// The System V shared memory segments of this machine.
+fn shared_memory() -> Result<BTreeSet<String>> {
+    let list = std::fs::read_to_string("/proc/sysvipc/shm")?;
+    Ok(list.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect())
 }
 
 /// What is wrong with these results, one line each.
