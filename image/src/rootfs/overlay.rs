@@ -212,7 +212,10 @@ impl Rootfs for Overlay {
 /// Makes the directory that takes what is written, with the attributes of the root below it: they are the root's that shows.
 fn make_upper(upper: &Path, below: &Path) -> Result<(), Error> {
     make_missing(upper)?;
-    tree::copy_root_attributes(below, upper)
+    // An upper directory shows as the root of what is below it.
+    let failed = || format!("cannot copy the attributes of {} to {}", below.display(), upper.display());
+    let metadata = fs::symlink_metadata(below).map_err(Error::io(failed()))?;
+    tree::copy_attributes(&metadata, upper).map_err(Error::io(failed()))
 }
 
 fn make_missing(directory: &Path) -> Result<(), Error> {

@@ -33,13 +33,6 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     copy_directory(from, to, &mut Links::new())
 }
 
-/// Gives a directory the attributes of another: an upper directory shows as the root of what is below it.
-#[cfg(target_os = "linux")]
-pub(super) fn copy_root_attributes(from: &Path, to: &Path) -> Result<(), Error> {
-    let metadata = fs::symlink_metadata(from).map_err(Error::io(failed(from)))?;
-    copy_attributes(&metadata, to).map_err(Error::io(failed(to)))
-}
-
 fn failed(path: &Path) -> String {
     format!("cannot copy {}", path.display())
 }
@@ -160,7 +153,7 @@ fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
 
 /// Owner, mode and times, in the order in which none undoes another (a change of the owner clears setuid and file
 /// capabilities of a file without root; capabilities are set again below as they come with the extended attributes).
-fn copy_attributes(metadata: &Metadata, to: &Path) -> io::Result<()> {
+pub(super) fn copy_attributes(metadata: &Metadata, to: &Path) -> io::Result<()> {
     if geteuid().is_root() {
         let capability = keep_capability(metadata, to)?;
         lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
