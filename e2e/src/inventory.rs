@@ -41,10 +41,16 @@ impl Inventory {
         directories(Path::new("/sys/fs/cgroup"), &mut |path| {
             lines.insert(format!("cgroup {}", path.display()));
         });
+        let mut inventory = Self(lines);
+        inventory.add_directories(site);
+        Ok(inventory)
+    }
+
+    /// Adds the directories that a server without pods has: after its first start.
+    pub fn add_directories(&mut self, site: &Site) {
         directories(&site.state(), &mut |path| {
-            lines.insert(format!("directory {}", path.display()));
+            self.0.insert(format!("directory {}", path.display()));
         });
-        Ok(Self(lines))
     }
 
     /// What is there now and was not then.

@@ -116,9 +116,10 @@ fn run(parts: Parts, options: &Options) -> Result<()> {
         registry.stop()?;
         return checks.finish();
     }
-    let before = Inventory::take(&site)?;
+    let mut before = Inventory::take(&site)?;
     if let Some(server) = checks.check("the server starts", || site.serve()) {
         let mut running = Some(server);
+        before.add_directories(&site);
         if parts.crictl {
             scenario::run(&site, &mut checks)?;
             if let Some(server) = running.take() {
