@@ -1,4 +1,5 @@
 //! Pulls from a registry on loopback, good ones and hostile ones.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;

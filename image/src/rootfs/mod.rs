@@ -2,6 +2,7 @@
 //! One trait, with a backend each for ZFS (a dataset per chain, a clone per container), any file system (copies), overlayfs
 //! (Linux), and a fake.
 
+pub mod conformance;
 mod copy;
 mod fake;
 mod layout;

@@ -1,0 +1,102 @@
+//! The conformance suite on the backends that this system has, and what is overlayfs's own.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use host::fault::Faults;
+use image::rootfs::{Copy, Fake, Rootfs, conformance};
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: not root");
+    }
+    root
+}
+
+#[test]
+fn the_fake_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::run(&|| Arc::new(Fake::open(directory.path(), Faults::default()).unwrap()));
+}
+
+#[test]
+fn copies_conform() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::run(&|| Arc::new(Copy::open(directory.path()).unwrap()));
+}
+
+#[cfg(target_os = "linux")]
+mod overlay {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use host::ContainerId;
+    use image::rootfs::{ChainId, Overlay};
+
+    use super::*;
+
+    fn mounts_below(directory: &Path) -> usize {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        table.lines().filter(|line| line.contains(directory.to_str().unwrap())).count()
+    }
+
+    #[test]
+    fn overlays_conform() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Overlay::works(directory.path()));
+        conformance::run(&|| Arc::new(Overlay::open(directory.path()).unwrap()));
+        assert_eq!(mounts_below(directory.path()), 0);
+    }
+
+    #[test]
+    fn more_layers_than_fit_a_page_of_options_are_mounted() {
+        if !is_root() {
+            return;
+        }
+        // A comma and a colon separate mount options and layers.
+        let directory = tempfile::Builder::new().prefix("a,b:c").tempdir().unwrap();
+        let overlay = Overlay::open(directory.path()).unwrap();
+        let chain = |n: usize| ChainId(image::Digest::of(&n.to_le_bytes()).to_string());
+        for n in 0..100usize {
+            let parent = n.checked_sub(1).map(chain);
+            let unpacking = overlay.begin(&chain(n), parent.as_ref()).unwrap();
+            fs::write(unpacking.directory.join(n.to_string()), "x").unwrap();
+            overlay.commit(&unpacking).unwrap();
+        }
+        let id = ContainerId::random();
+        let root = overlay.prepare(&id, &chain(99)).unwrap();
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 100);
+        overlay.discard(&id).unwrap();
+        (0..100).rev().for_each(|n| overlay.remove_chain(&chain(n)).unwrap());
+        assert_eq!(mounts_below(directory.path()), 0);
+    }
+
+    #[test]
+    fn a_root_is_mounted_again_after_a_reboot_and_removed_while_it_is_busy() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let overlay = Overlay::open(directory.path()).unwrap();
+        let chain = ChainId(image::Digest::of(b"a").to_string());
+        let unpacking = overlay.begin(&chain, None).unwrap();
+        fs::write(unpacking.directory.join("f"), "x").unwrap();
+        overlay.commit(&unpacking).unwrap();
+        let id = ContainerId::random();
+        let root = overlay.prepare(&id, &chain).unwrap();
+        fs::write(root.join("mine"), "x").unwrap();
+        nix::mount::umount(&root).unwrap();
+        assert_eq!(overlay.prepare(&id, &chain).unwrap(), root);
+        assert!(root.join("f").exists() && root.join("mine").exists());
+        let busy = fs::File::open(root.join("f")).unwrap();
+        overlay.discard(&id).unwrap();
+        assert!(!root.exists() && busy.metadata().unwrap().nlink() == 1);
+        overlay.remove_chain(&chain).unwrap();
+        assert_eq!(mounts_below(directory.path()), 0);
+    }
+}
