@@ -295,7 +295,8 @@ impl Monitor {
         if end.recorded || Instant::now() < end.retry_at {
             return;
         }
-        end.recorded = record::write_exit(&self.directory, &end.record).is_ok();
+        // Whoever removed the directory does not want the record, and must not keep a monitor for ever.
+        end.recorded = record::write_exit(&self.directory, &end.record).is_ok() || !self.directory.exists();
         end.retry_at = Instant::now() + RECORD_RETRY;
         if end.recorded {
             self.listener = None;
