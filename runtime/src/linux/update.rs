@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use host::{ContainerId, PodId};
 use serde_json::json;
 
-use super::cgroup::Hierarchies;
+use super::cgroup::{self, Hierarchies};
+use super::plan::Plan;
 use super::{Linux, NAME, config, container, launch, pod};
 use crate::Error;
 use crate::monitor::client::{self, Probe};
@@ -17,10 +18,32 @@ pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) 
     let (directory, plan) = container::find(linux, id)?;
     let limits = config::limits(resources, container::offered(linux));
     match client::probe(&directory)? {
-        Probe::Running(_) => linux.runc.update(&plan.name, &limits),
+        Probe::Running(_) => {
+            linux.runc.update(&plan.name, &limits)?;
+            resources.oom_score_adj.map_or(Ok(()), |score| oom_score(linux, &plan, score))
+        }
         Probe::Created => merge(&directory.join(launch::CONFIG), &limits),
         _ => Err(Error::Conflict { what: format!("container {} has ended", id.short()) }),
     }
+}
+
+/// Gives all processes of a container another oom_score_adj; one that has ended meanwhile needs none.
+fn oom_score(linux: &Linux, plan: &Plan, score: i32) -> Result<(), Error> {
+    let hierarchies = linux.hierarchies()?;
+    let directory = hierarchies.directory(hierarchies.tracking(), &plan.cgroup);
+    let processes = directory.map(|directory| cgroup::processes(&directory)).transpose();
+    for process in processes.map_err(Error::failed("cannot list a container's processes"))?.unwrap_or_default() {
+        match fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string()) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                tracing::warn!(process, score, "oom_score_adj cannot be lowered without CAP_SYS_RESOURCE");
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::failed(format!("cannot set the oom_score_adj of process {process}"))(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Puts limits into the document of a container that was not started.
