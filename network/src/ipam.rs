@@ -180,6 +180,20 @@ pub fn gateway(network: &IpNetwork) -> IpNetwork {
     with_prefix(address(number(network.network()) + 1, network.is_ipv4()), network.prefix())
 }
 
+/// The pod networks, with those that pods of earlier ones are in.
+pub(crate) fn with_former<'a>(
+    networks: &[IpNetwork],
+    addresses: impl Iterator<Item = &'a IpNetwork>,
+) -> Vec<IpNetwork> {
+    let mut all = networks.to_vec();
+    for address in addresses {
+        if !all.iter().any(|network| network.contains(address.ip())) {
+            all.push(*address);
+        }
+    }
+    all
+}
+
 /// Whether pods can live in these networks: at least one, each with room for a gateway and a pod, none inside another.
 ///
 /// # Errors

@@ -4,17 +4,20 @@
 //! All of it is blocking. Every call may be repeated, and every kernel name is computed from the prefix and the pod's id, so
 //! that [`Network::detach`] needs nothing else.
 
+pub mod anchors;
 pub mod conformance;
 mod error;
 pub mod fake;
 pub mod hostport;
 pub mod ipam;
+mod links;
 mod names;
-mod netlink;
+pub mod netlink;
 mod node;
 pub mod ports;
-mod ruleset;
+pub mod ruleset;
 mod state;
+pub mod vnet;
 
 #[cfg(target_os = "freebsd")]
 #[path = "freebsd/mod.rs"]
@@ -54,6 +57,23 @@ pub struct Settings {
 /// The state directory cannot be made or read.
 pub fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     platform::open(settings)
+}
+
+/// Makes a machine on which nobody set up packet filtering fit for a demonstration: a ruleset of our own where the filter has
+/// none, and forwarding. Returns what was changed, in words; nothing on systems where [`Network::configure`] does all of it.
+///
+/// # Errors
+/// The filter has a ruleset that lacks what is needed: it is the operator's, and not touched. Any other: the kernel says no.
+pub fn install_demo_ruleset(settings: &Settings) -> Result<Vec<String>, Error> {
+    platform::install_demo_ruleset(settings)
+}
+
+/// Takes back what [`install_demo_ruleset`] changed. Twice: done already.
+///
+/// # Errors
+/// The kernel says no.
+pub fn remove_demo_ruleset(settings: &Settings) -> Result<(), Error> {
+    platform::remove_demo_ruleset(settings)
 }
 
 /// The node's network, as far as pods are concerned.

@@ -46,9 +46,12 @@ fn mac(first: u8, id: &PodId) -> [u8; 6] {
     mac
 }
 
-/// Adds the pods that these interfaces (name, and the note that should hold the whole id) belong to. Where the note is
-/// missing, because the server died between the two, and nobody else knows the id, the digits that are not known are zeros:
-/// the name computed from such an id is the same, so that it can be removed.
+/// Whether a part of a kernel name is the beginning of an id.
+pub(crate) fn is_short(text: &str) -> bool {
+    text.len() == SHORT && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Adds the pods that these interfaces (name, and the note that should hold the whole id) belong to.
 pub(crate) fn add_from_interfaces<'a>(
     ids: &mut Vec<PodId>,
     prefix: &Prefix,
@@ -56,16 +59,22 @@ pub(crate) fn add_from_interfaces<'a>(
 ) {
     for (name, note) in interfaces {
         let short = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix(HOST_END));
-        let Some(short) = short.filter(|short| short.len() == SHORT) else { continue };
-        let noted = note.parse().ok().filter(|id: &PodId| id.short() == short);
-        match noted {
+        let Some(short) = short else { continue };
+        match note.parse().ok().filter(|id: &PodId| id.short() == short) {
             Some(id) => ids.push(id),
-            None if ids.iter().any(|id| id.short() == short) => (),
-            None => ids.extend(format!("{short:0<WHOLE$}").parse::<PodId>().ok()),
+            None => add_short(ids, short),
         }
     }
     ids.sort();
     ids.dedup();
+}
+
+/// Adds the pod whose id begins so. Where nobody knows the rest, because the server died before it was noted, the digits that
+/// are not known are zeros: the names computed from such an id are the same, so that what has them can be removed.
+pub(crate) fn add_short(ids: &mut Vec<PodId>, short: &str) {
+    if is_short(short) && !ids.iter().any(|id| id.short() == short) {
+        ids.extend(format!("{short:0<WHOLE$}").parse::<PodId>().ok());
+    }
 }
 
 #[cfg(test)]

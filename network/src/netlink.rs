@@ -4,7 +4,6 @@
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -26,26 +25,26 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
 /// Flags of a request.
-pub(crate) mod flag {
+pub mod flag {
     /// It is a request.
-    pub(crate) const REQUEST: u16 = 0x1;
+    pub const REQUEST: u16 = 0x1;
     /// The kernel answers even when all is well.
-    pub(crate) const ACK: u16 = 0x4;
+    pub const ACK: u16 = 0x4;
     /// In an answer: the list changed while it was taken.
-    pub(crate) const DUMP_INTERRUPTED: u16 = 0x10;
+    pub const DUMP_INTERRUPTED: u16 = 0x10;
     /// In a NEW request: replaces what is there.
-    pub(crate) const REPLACE: u16 = 0x100;
+    pub const REPLACE: u16 = 0x100;
     /// In a NEW request: fails when it is there.
-    pub(crate) const EXCL: u16 = 0x200;
+    pub const EXCL: u16 = 0x200;
     /// In a GET request: all of them.
-    pub(crate) const DUMP: u16 = 0x300;
+    pub const DUMP: u16 = 0x300;
     /// In a NEW request: makes it.
-    pub(crate) const CREATE: u16 = 0x400;
+    pub const CREATE: u16 = 0x400;
 }
 
 /// A message that is being made.
 #[derive(Debug, Clone)]
-pub(crate) struct Message {
+pub struct Message {
     kind: u16,
     flags: u16,
     body: Vec<u8>,
@@ -53,14 +52,16 @@ pub(crate) struct Message {
 
 impl Message {
     /// A request of this type; `header` is the fixed part that its type begins with (`struct ifinfomsg` …).
-    pub(crate) fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
+    #[must_use]
+    pub fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         let mut message = Self { kind, flags: flags | flag::REQUEST, body: Vec::new() };
         message.pad(header);
         message
     }
 
     /// Adds an attribute. Its length is bounded by the callers: names, addresses, numbers.
-    pub(crate) fn with(mut self, kind: u16, value: &[u8]) -> Self {
+    #[must_use]
+    pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(value.len() + 4).expect("an attribute is shorter than 64 KiB");
         self.body.extend(length.to_ne_bytes());
         self.body.extend(kind.to_ne_bytes());
@@ -69,25 +70,29 @@ impl Message {
     }
 
     /// Adds a number.
-    pub(crate) fn with_u32(self, kind: u16, value: u32) -> Self {
+    #[must_use]
+    pub fn with_u32(self, kind: u16, value: u32) -> Self {
         self.with(kind, &value.to_ne_bytes())
     }
 
     /// Adds a text with its NUL.
-    pub(crate) fn with_text(self, kind: u16, text: &str) -> Self {
+    #[must_use]
+    pub fn with_text(self, kind: u16, text: &str) -> Self {
         let mut value = text.as_bytes().to_vec();
         value.push(0);
         self.with(kind, &value)
     }
 
     /// Adds an attribute that holds attributes: those of `inner`, its header included.
-    pub(crate) fn with_nested(self, kind: u16, inner: &Self) -> Self {
+    #[must_use]
+    pub fn with_nested(self, kind: u16, inner: &Self) -> Self {
         let body = inner.body.clone();
         self.with(kind, &body)
     }
 
     /// A list of attributes for [`Message::with_nested`]; `header` as in [`Message::new`].
-    pub(crate) fn nest(header: &[u8]) -> Self {
+    #[must_use]
+    pub fn nest(header: &[u8]) -> Self {
         Self::new(0, 0, header)
     }
 
@@ -112,29 +117,31 @@ impl Message {
 
 /// A message that the kernel sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// Its type.
-    pub(crate) kind: u16,
+    pub kind: u16,
     /// Its flags.
-    pub(crate) flags: u16,
+    pub flags: u16,
     /// The sequence number of the request that it answers.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// What follows the header.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// The errno that it carries; 0 for an acknowledgement, None for any other message.
     fn errno(&self) -> Option<i32> {
         match self.kind {
-            ERROR => Some(number(&self.body).map_or(0, i32::from_ne_bytes).saturating_neg()),
-            DONE => Some(number(&self.body).map_or(0, i32::from_ne_bytes).min(0).saturating_neg()),
+            // Linux says -errno, FreeBSD errno.
+            ERROR => Some(number(&self.body).map_or(0, i32::from_ne_bytes).saturating_abs()),
+            DONE => Some(number(&self.body).map_or(0, i32::from_ne_bytes).saturating_abs()),
             _ => None,
         }
     }
 
     /// The attributes that follow a fixed part of `header` bytes.
-    pub(crate) fn attributes(&self, header: usize) -> Vec<(u16, &[u8])> {
+    #[must_use]
+    pub fn attributes(&self, header: usize) -> Vec<(u16, &[u8])> {
         attributes(self.body.get(header.next_multiple_of(4)..).unwrap_or_default())
     }
 }
@@ -145,7 +152,8 @@ fn number(bytes: &[u8]) -> Option<[u8; 4]> {
 }
 
 /// The messages of one datagram. What is shorter than it says ends the list.
-pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+#[must_use]
+pub fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some((header, _)) = bytes.split_first_chunk::<HEADER_LENGTH>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -162,7 +170,8 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
 }
 
 /// The attributes in these bytes, their type without the two flag bits. What is shorter than it says ends the list.
-pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
+#[must_use]
+pub fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut attributes = Vec::new();
     while let Some((header, _)) = bytes.split_first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -174,14 +183,15 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
 }
 
 /// A text attribute without its NUL.
-pub(crate) fn text(value: &[u8]) -> String {
+#[must_use]
+pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 /// A conversation with the kernel. One thread at a time uses it.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     socket: Socket,
     sequence: Cell<u32>,
 }
@@ -191,20 +201,16 @@ impl Connection {
     ///
     /// # Errors
     /// Any error of socket(2).
-    pub(crate) fn open(family: i32, protocol: i32) -> io::Result<Self> {
+    pub fn open(family: i32, protocol: i32) -> io::Result<Self> {
         let socket = Socket::new(Domain::from(family), Type::RAW, Some(Protocol::from(protocol)))?;
-        Self::new(socket)
+        Self::from_socket(socket)
     }
 
-    /// Uses a socket that somebody else opened.
+    /// Uses a socket that was opened in another network.
     ///
     /// # Errors
     /// Any error of setsockopt(2).
-    pub(crate) fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
-        Self::new(Socket::from(descriptor))
-    }
-
-    fn new(socket: Socket) -> io::Result<Self> {
+    pub fn from_socket(socket: Socket) -> io::Result<Self> {
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { socket, sequence: Cell::new(0) })
@@ -214,7 +220,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the kernel said, as an errno; no answer in ten seconds.
-    pub(crate) fn request(&self, message: &Message) -> io::Result<()> {
+    pub fn request(&self, message: &Message) -> io::Result<()> {
         self.exchange(message, flag::ACK).map(drop)
     }
 
@@ -222,7 +228,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::request`]; a kernel that acknowledged without an answer.
-    pub(crate) fn get(&self, message: &Message) -> io::Result<Answer> {
+    pub fn get(&self, message: &Message) -> io::Result<Answer> {
         let mut answers = self.exchange(message, flag::ACK)?;
         if answers.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel did not answer"));
@@ -234,7 +240,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::request`]; a list that never stands still.
-    pub(crate) fn dump(&self, message: &Message) -> io::Result<Vec<Answer>> {
+    pub fn dump(&self, message: &Message) -> io::Result<Vec<Answer>> {
         for _ in 0..DUMP_TRIES {
             let answers = self.exchange(message, flag::DUMP)?;
             if !answers.iter().any(|answer| answer.flags & flag::DUMP_INTERRUPTED != 0) {

@@ -14,30 +14,35 @@ use crate::{HostPort, PodNetwork};
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
 /// What the names of all tables of all servers begin with.
-pub(crate) const TABLES: &str = "cellblock-";
+pub const TABLES: &str = "cellblock-";
 
 /// The name of the table that all pods share.
-pub(crate) fn node_table(prefix: &Prefix) -> String {
+#[must_use]
+pub fn node_table(prefix: &Prefix) -> String {
     format!("{TABLES}{prefix}")
 }
 
 /// The name of a pod's table.
-pub(crate) fn pod_table(prefix: &Prefix, id: &PodId) -> String {
+#[must_use]
+pub fn pod_table(prefix: &Prefix, id: &PodId) -> String {
     format!("{}-{id}", node_table(prefix))
 }
 
 /// The pod that a table belongs to; None: it is no pod's, or another server's.
-pub(crate) fn pod_of_table(prefix: &Prefix, name: &str) -> Option<PodId> {
+#[must_use]
+pub fn pod_of_table(prefix: &Prefix, name: &str) -> Option<PodId> {
     name.strip_prefix(&node_table(prefix))?.strip_prefix('-')?.parse().ok()
 }
 
 /// Removes a table, whether it is there or not, in nft's words.
-pub(crate) fn delete_table(name: &str) -> String {
+#[must_use]
+pub fn delete_table(name: &str) -> String {
     format!("table inet {name} {{}}\ndelete table inet {name}\n")
 }
 
 /// The shared table: what pods send to anything but pods and the cluster gets the node's address.
-pub(crate) fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> String {
+#[must_use]
+pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> String {
     let name = node_table(prefix);
     let mut text = delete_table(&name);
     let mut rules = String::new();
@@ -69,7 +74,8 @@ pub(crate) fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwor
 }
 
 /// A pod's own table; None when it needs none.
-pub(crate) fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
+#[must_use]
+pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
     if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
         return None;
     }

@@ -1,10 +1,332 @@
-//! The FreeBSD backend: bridge, epair and pf.
+//! The FreeBSD backend: a bridge with the gateway's addresses, an epair for each pod, whose inner end is moved into the pod's
+//! vnet, and pf for what leaves and what is led in. Interfaces, addresses and routes go by ioctl(2) and netlink(4); pf has no
+//! other stable interface than pfctl(8). The host's end carries the pod's whole id as its description.
 
-use std::sync::Arc;
+mod demo;
+mod pair;
+mod pf;
+mod sys;
+mod tcp;
+mod vnet;
 
-use crate::{Error, Network, Settings};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use host::run::Tool;
+use host::{Need, Place, PodId};
+use ipnetwork::IpNetwork;
+
+pub(crate) use self::demo::{install_demo_ruleset, remove_demo_ruleset};
+use self::vnet::Vnet;
+pub(crate) use self::vnet::main as vnet_main;
+use crate::node::{self, Node};
+use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, anchors, ipam, names};
+
+/// What errors call this backend.
+const BACKEND: &str = "freebsd";
+/// `AF_NETLINK`, sys/socket.h; the libc crate has neither.
+const AF_NETLINK: i32 = 38;
+/// `NETLINK_ROUTE`, netlink/netlink.h.
+const NETLINK_ROUTE: i32 = 0;
+/// Flags of neighbour discovery, netinet6/nd6.h: no duplicate address detection, since addresses are the server's to give and
+/// it would cost a second; a link-local address; and what must be off: no routes from announcements, IPv6 not disabled.
+const ND6_SET: u32 = 0x100 | 0x20;
+const ND6_CLEAR: u32 = 0x2 | 0x8;
+/// Each with its family and what switches it on for good.
+const FORWARDING: [(bool, &str, &str); 2] = [
+    (true, "net.inet.ip.forwarding", "sysrc gateway_enable=YES"),
+    (false, "net.inet6.ip6.forwarding", "sysrc ipv6_gateway_enable=YES"),
+];
 
 /// Opens the backend.
-pub(crate) fn open(_settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Err(Error::Unsupported { what: "the network".to_owned(), backend: "freebsd" })
+pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
+    let node = Node::open(settings)?;
+    Ok(Arc::new(FreebsdNetwork { node, networks: Mutex::default(), loaded: AtomicBool::new(false) }))
+}
+
+struct FreebsdNetwork {
+    node: Node,
+    /// The pod networks that were configured by this server.
+    networks: Mutex<Vec<IpNetwork>>,
+    /// Whether the rules that all pods share were loaded into pf: it may come later than the server.
+    loaded: AtomicBool,
+}
+
+impl Network for FreebsdNetwork {
+    fn needs(&self) -> Vec<Need> {
+        let networks = self.networks();
+        let mut needs = pf::needs(&self.node.settings.prefix);
+        for (ipv4, name, line) in FORWARDING {
+            // Before the pod networks are known, IPv4 is what they will have.
+            if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
+                needs.push(forwarding(name, line));
+            }
+        }
+        needs
+    }
+
+    fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
+        ipam::check(pod_networks)?;
+        let vnet = node_vnet()?;
+        let bridge = names::bridge(&self.node.settings.prefix);
+        let index = self.add_bridge(&vnet, &bridge)?;
+        let gateways: Vec<IpNetwork> = pod_networks.iter().map(ipam::gateway).collect();
+        add_addresses(&vnet, &bridge, index, &gateways)?;
+        *self.networks.lock().unwrap_or_else(PoisonError::into_inner) = pod_networks.to_vec();
+        self.loaded.store(false, Ordering::Release);
+        // Without pf the bridge is ready all the same: what is missing is said by `needs`.
+        if pf::is_loaded() {
+            self.load_node_rules(&vnet)?;
+            self.repair()?;
+        }
+        Ok(())
+    }
+
+    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(wanted, place)?;
+        let Some(jail) = jail(place)? else {
+            return Ok(Attachment { host_interface: None, addresses: Vec::new() });
+        };
+        let (vnet, inside) = (node_vnet()?, Vnet::of_jail(&self.node.settings.workers, jail)?);
+        match spare {
+            Some(spare) if !pair::is_whole(&vnet, &inside, &self.node.settings.prefix, &wanted.id)? => {
+                pair::take(&self.node, &vnet, &inside, spare, &wanted.id)?;
+            }
+            _ => pair::make(&self.node, &vnet, &inside, jail, &wanted.id)?,
+        }
+        up_loopback(&inside)?;
+        configure_inside(&inside, wanted)?;
+        self.apply_rules(&vnet, before.as_ref(), wanted)?;
+        self.node.listen(wanted)?;
+        let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
+        Ok(Attachment { host_interface, addresses: wanted.addresses.iter().map(IpNetwork::ip).collect() })
+    }
+
+    fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
+        let Some(jail) = jail(place)? else { return Ok(()) };
+        self.node.state.add(spare)?;
+        let (vnet, inside) = (node_vnet()?, Vnet::of_jail(&self.node.settings.workers, jail)?);
+        pair::make(&self.node, &vnet, &inside, jail, spare)?;
+        up_loopback(&inside)
+    }
+
+    fn detach(&self, id: &PodId, place: Option<&Place>) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let drop = match place {
+            Some(Place::Jail(name)) => vnet::drop_connections(&settings.workers, name),
+            _ => Ok(()),
+        };
+        let steps = [self.node.stop_listening(id), self.remove_rules(id), drop, pair::remove(&self.node, id)];
+        // The memory of it goes last, and only when nothing is left.
+        node::all_of(&format!("cannot detach pod {id}"), steps)?;
+        self.node.forget(id)
+    }
+
+    fn counters(&self, id: &PodId) -> Result<Counters, Error> {
+        let name = names::host_end(&self.node.settings.prefix, id);
+        let link = node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
+        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
+        Ok(stats.seen_from_the_other_end(pair::INTERFACE))
+    }
+
+    fn inventory(&self) -> Result<Vec<PodId>, Error> {
+        let prefix = &self.node.settings.prefix;
+        let links = node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let mut ids = self.node.state.pods()?;
+        let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
+        names::add_from_interfaces(&mut ids, prefix, ends);
+        pf::pods(prefix)?.iter().for_each(|short| names::add_short(&mut ids, short));
+        Ok(ids)
+    }
+
+    fn unconfigure(&self) -> Result<(), Error> {
+        if let Some(id) = self.inventory()?.first() {
+            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
+        }
+        let prefix = &self.node.settings.prefix;
+        let bridge = names::bridge(prefix);
+        let vnet = node_vnet()?;
+        let flush = if pf::is_loaded() { pf::flush(&anchors::node_anchor(prefix), true) } else { Ok(()) };
+        let removed = pair::destroy(&vnet, &bridge);
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.loaded.store(false, Ordering::Release);
+        node::all_of("cannot remove the node's network", [flush, removed])
+    }
+}
+
+impl FreebsdNetwork {
+    fn networks(&self) -> Vec<IpNetwork> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the bridge, up; one that is there is kept.
+    fn add_bridge(&self, vnet: &Vnet, name: &str) -> Result<u32, Error> {
+        let settings = &self.node.settings;
+        let failed = || format!("cannot make bridge {name}");
+        let find = || vnet.links.find(name).map_err(Error::failed(failed()));
+        if find()?.is_none() {
+            load_modules(&["if_bridge", "if_epair"])?;
+            let made = sys::create(&vnet.inet, "bridge").map_err(Error::failed(failed()))?;
+            sys::rename(&vnet.inet, &made, name).map_err(Error::failed(failed()))?;
+        }
+        let index = find()?.ok_or_else(|| Error::NotFound { what: format!("bridge {name}") })?.index;
+        let links = &vnet.links;
+        links
+            .set_mac(index, names::bridge_mac(&settings.prefix))
+            .and_then(|()| links.set_mtu(index, settings.mtu))
+            .and_then(|()| links.up(index))
+            .map_err(Error::failed(failed()))?;
+        Ok(index)
+    }
+
+    /// Loads the rules that all pods share: for the pod networks and those that the pods of earlier ones are in.
+    fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let pods = self.node.state.networks()?;
+        let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
+        let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
+        let rules = anchors::node(&networks, &settings.untranslated, &interfaces);
+        pf::load(&anchors::node_anchor(&settings.prefix), &rules)?;
+        self.loaded.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
+    fn repair(&self) -> Result<(), Error> {
+        let prefix = &self.node.settings.prefix;
+        let anchored = pf::pods(prefix)?;
+        for pod in self.node.state.networks()? {
+            if let Some(rules) =
+                anchors::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
+            {
+                pf::load(&anchors::pod_anchor(prefix, &pod.id), &rules)?;
+            }
+            self.node.listen(&pod)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the pod's own anchor, or removes it where one is not needed any more.
+    fn apply_rules(&self, vnet: &Vnet, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+        if !self.loaded.load(Ordering::Acquire) && wanted.route {
+            self.load_node_rules(vnet)?;
+        }
+        let prefix = &self.node.settings.prefix;
+        let anchor = anchors::pod_anchor(prefix, &wanted.id);
+        match anchors::pod(prefix, wanted) {
+            Some(rules) => pf::load(&anchor, &rules),
+            None if before.is_some_and(|before| anchors::pod(prefix, before).is_some()) => pf::flush(&anchor, false),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the pod's anchor and the states that it made. A pod of which nothing is remembered may have one too.
+    fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
+        let prefix = &self.node.settings.prefix;
+        let known = self.node.state.load(id)?;
+        let is_spare = known.is_none() && self.node.state.of(id).exists();
+        let none = known.as_ref().is_some_and(|known| anchors::pod(prefix, known).is_none());
+        if is_spare || none || !pf::is_loaded() {
+            return Ok(());
+        }
+        pf::flush(&anchors::pod_anchor(prefix, id), false)?;
+        let led_to = known.filter(|known| !known.host_ports.is_empty());
+        let addresses: Vec<IpAddr> = led_to.iter().flat_map(|pod| &pod.addresses).map(IpNetwork::ip).collect();
+        addresses.into_iter().try_for_each(pf::forget_states)
+    }
+}
+
+/// The interfaces that lead out of the node, with whether they have an IPv4 and an IPv6 address: every one that has any,
+/// but not lo0 and not the pods' bridge.
+fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
+    let failed = || "cannot list the addresses of the node";
+    let addresses = vnet.links.addresses().map_err(Error::failed(failed()))?;
+    let links = vnet.links.list().map_err(Error::failed(failed()))?;
+    let has = |index: u32, ipv4: bool| {
+        addresses.iter().any(|(of, address)| {
+            let link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+            *of == index && address.is_ipv4() == ipv4 && !address.ip().is_loopback() && !link_local
+        })
+    };
+    let ways = links.iter().filter(|link| link.name != bridge);
+    let ways = ways.map(|link| (link.name.clone(), has(link.index, true), has(link.index, false)));
+    Ok(ways.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
+}
+
+/// Gives an interface the addresses that it lacks: one that is there would be taken away for a moment.
+fn add_addresses(vnet: &Vnet, name: &str, index: u32, wanted: &[IpNetwork]) -> Result<(), Error> {
+    if wanted.iter().any(IpNetwork::is_ipv6) {
+        sys::set_nd6_flags(&vnet.inet6, name, ND6_SET, ND6_CLEAR)
+            .map_err(Error::failed(format!("cannot switch IPv6 on for {name}")))?;
+    }
+    let present = vnet.links.addresses().map_err(Error::failed(format!("cannot list the addresses of {name}")))?;
+    for address in wanted.iter().filter(|address| !present.contains(&(index, **address))) {
+        vnet.links
+            .add_address(index, address)
+            .map_err(Error::failed(format!("cannot give {name} the address {address}")))?;
+    }
+    Ok(())
+}
+
+/// lo0 of a vnet does not come up by itself, and has no address then.
+fn up_loopback(inside: &Vnet) -> Result<(), Error> {
+    let index = inside.index("lo0")?;
+    inside.links.up(index).map_err(Error::failed("cannot bring up lo0"))?;
+    let addresses: [IpNetwork; 2] = [
+        IpNetwork::V4("127.0.0.1/8".parse().expect("it is a network")),
+        IpNetwork::V6("::1/128".parse().expect("it is a network")),
+    ];
+    add_addresses(inside, "lo0", index, &addresses)
+}
+
+/// Brings the pod's interface up with exactly its addresses and routes.
+fn configure_inside(inside: &Vnet, wanted: &PodNetwork) -> Result<(), Error> {
+    let index = inside.index(pair::INTERFACE)?;
+    inside.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+    let present = inside.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
+    for (_, address) in present.iter().filter(|(of, address)| *of == index && !wanted.addresses.contains(address)) {
+        if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+            continue;
+        }
+        inside.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
+    }
+    add_addresses(inside, pair::INTERFACE, index, &wanted.addresses)?;
+    for gateway in wanted.addresses.iter().filter(|_| wanted.route).map(|address| ipam::gateway(address).ip()) {
+        let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+        inside.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
+    }
+    Ok(())
+}
+
+fn forwarding(name: &str, line: &str) -> Need {
+    let value = sys::sysctl(name, 4).unwrap_or_default();
+    let on = value.first_chunk::<4>().is_some_and(|value| i32::from_ne_bytes(*value) != 0);
+    Need {
+        name: format!("forwarding ({name})"),
+        found: if on { "on" } else { "off" }.to_owned(),
+        required: true,
+        remedy: (!on).then(|| format!("run: sysctl {name}=1; {line}")),
+    }
+}
+
+fn jail(place: &Place) -> Result<Option<&str>, Error> {
+    match place {
+        Place::Jail(name) => Ok(Some(name)),
+        Place::Host => Ok(None),
+        Place::Netns(path) => {
+            Err(Error::Unsupported { what: format!("network namespace {}", path.display()), backend: BACKEND })
+        }
+    }
+}
+
+fn node_vnet() -> Result<Vnet, Error> {
+    Vnet::of_the_node().map_err(Error::failed("cannot open sockets"))
+}
+
+/// Loads drivers, as ifconfig(8) does; -n: one that is there is fine, in the kernel too.
+fn load_modules(modules: &[&str]) -> Result<(), Error> {
+    let tool = Tool::new("/sbin/kldload").args(["-n"]).args(modules);
+    tool.run().map_err(Error::failed(format!("cannot load {}", modules.join(" and "))))?;
+    Ok(())
 }

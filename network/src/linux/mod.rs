@@ -7,17 +7,20 @@ mod link;
 mod netfilter;
 mod netns;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
-use self::link::{Link, Links, Veth};
+use self::link::Veth;
 use self::netns::{INTERFACE, Inside};
+use crate::links::{Link, Links};
 use crate::node::{self, Node};
 use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names, ruleset};
 
@@ -27,6 +30,21 @@ const BACKEND: &str = "linux (development)";
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     Ok(Arc::new(LinuxNetwork { node: Node::open(settings)?, networks: Mutex::default() }))
+}
+
+/// Nothing enters a namespace as a process here.
+pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
+    ExitCode::from(64)
+}
+
+/// Configuring the network does all that a demonstration needs.
+pub(crate) fn install_demo_ruleset(_settings: &Settings) -> Result<Vec<String>, Error> {
+    Ok(Vec::new())
+}
+
+/// Nothing was installed.
+pub(crate) fn remove_demo_ruleset(_settings: &Settings) -> Result<(), Error> {
+    Ok(())
 }
 
 struct LinuxNetwork {
@@ -53,7 +71,7 @@ impl Network for LinuxNetwork {
         let failed = || format!("cannot make bridge {bridge}");
         let links = links()?;
         let mac = names::bridge_mac(&settings.prefix);
-        let link = links.add_bridge(&bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
+        let link = link::add_bridge(&links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in pod_networks {
             let gateway = ipam::gateway(network);
             let failed = format!("cannot give bridge {bridge} the address {gateway}");
@@ -61,7 +79,11 @@ impl Network for LinuxNetwork {
         }
         forwarding::enable(&settings.state, pod_networks)?;
         let pods = self.node.state.networks()?;
-        let rules = ruleset::node(&settings.prefix, &all_networks(pod_networks, &pods), &settings.untranslated);
+        let rules = ruleset::node(
+            &settings.prefix,
+            &ipam::with_former(pod_networks, pods.iter().flat_map(|pod| &pod.addresses)),
+            &settings.untranslated,
+        );
         netfilter::apply("the ruleset of the node", &rules)?;
         self.repair(&pods)?;
         *self.networks() = pod_networks.to_vec();
@@ -85,7 +107,7 @@ impl Network for LinuxNetwork {
         inside.up_loopback()?;
         inside.configure(wanted)?;
         if let Some(link) = find(&links, &name)?.filter(|_| !wanted.host_ports.is_empty()) {
-            links.set_hairpin(link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
+            link::set_hairpin(&links, link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
         }
         self.apply_rules(before.as_ref(), wanted)?;
         self.node.listen(wanted)?;
@@ -134,18 +156,7 @@ impl Network for LinuxNetwork {
         let name = names::host_end(&self.node.settings.prefix, id);
         let link = find(&links()?, &name)?;
         let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
-        // What the host's end sends is what the pod receives.
-        Ok(Counters {
-            interface: INTERFACE.to_owned(),
-            rx_bytes: stats.tx_bytes,
-            rx_packets: stats.tx_packets,
-            rx_errors: stats.tx_errors,
-            rx_dropped: stats.tx_dropped,
-            tx_bytes: stats.rx_bytes,
-            tx_packets: stats.rx_packets,
-            tx_errors: stats.rx_errors,
-            tx_dropped: stats.rx_dropped,
-        })
+        Ok(stats.seen_from_the_other_end(INTERFACE))
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
@@ -204,7 +215,7 @@ impl LinuxNetwork {
             netns: inside.namespace().as_fd(),
         };
         let failed = || format!("cannot make interface {name} of pod {id}");
-        links.add_veth(&veth).map_err(Error::failed(failed()))?;
+        link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
         self.note(links, id, &name).map_err(Error::failed(failed()))
     }
 
@@ -215,7 +226,7 @@ impl LinuxNetwork {
         let link = find(links, &old)?;
         let link = link.ok_or_else(|| Error::NotFound { what: format!("interface {old} of spare {spare}") })?;
         let failed = || format!("cannot rename interface {old} to {new}");
-        links.rename(link.index, &new, names::host_mac(id)).map_err(Error::failed(failed()))?;
+        link::rename(links, link.index, &new, names::host_mac(id)).map_err(Error::failed(failed()))?;
         self.note(links, id, &new).map_err(Error::failed(failed()))?;
         inside.set_mac(names::pod_mac(id))?;
         self.node.forget(spare)
@@ -270,17 +281,6 @@ impl LinuxNetwork {
     }
 }
 
-/// The pod networks, with those that the pods of earlier ones are in.
-fn all_networks(networks: &[IpNetwork], pods: &[PodNetwork]) -> Vec<IpNetwork> {
-    let mut all = networks.to_vec();
-    for address in pods.iter().flat_map(|pod| &pod.addresses) {
-        if !all.iter().any(|network| network.contains(address.ip())) {
-            all.push(*address);
-        }
-    }
-    all
-}
-
 fn netns(place: &Place) -> Result<Option<&Path>, Error> {
     match place {
         Place::Netns(path) => Ok(Some(path)),
@@ -290,7 +290,7 @@ fn netns(place: &Place) -> Result<Option<&Path>, Error> {
 }
 
 fn links() -> Result<Links, Error> {
-    Links::open().map_err(Error::failed("cannot open a netlink socket"))
+    link::open().map_err(Error::failed("cannot open a netlink socket"))
 }
 
 fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {

@@ -9,11 +9,14 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, setns};
 
-use super::link::Links;
+use super::link;
+use crate::links::Links;
 use crate::{Error, PodNetwork, ipam};
 
 /// The pod's interface.
 pub(super) const INTERFACE: &str = "eth0";
+/// The index of lo: the first interface of every network namespace.
+const LOOPBACK: u32 = 1;
 /// New interfaces take no routes from what a neighbour on the bridge announces.
 const ACCEPT_RA: &str = "/proc/sys/net/ipv6/conf/default/accept_ra";
 
@@ -35,7 +38,7 @@ impl Inside {
             let entered = scope.spawn(move || {
                 setns(inside.as_fd(), CloneFlags::CLONE_NEWNET)?;
                 forbid_announcements()?;
-                Links::open()
+                link::open()
             });
             entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
         });
@@ -50,13 +53,13 @@ impl Inside {
 
     /// Brings the loopback interface up.
     pub(super) fn up_loopback(&self) -> Result<(), Error> {
-        self.links.up_loopback().map_err(Error::failed("cannot bring up lo"))
+        self.links.up(LOOPBACK).map_err(Error::failed("cannot bring up lo"))
     }
 
     /// Gives the interface another MAC: a spare's becomes that of the pod.
     pub(super) fn set_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
         let index = self.index()?;
-        self.links.rename(index, INTERFACE, mac).map_err(Error::failed("cannot change the MAC of eth0"))
+        self.links.set_mac(index, mac).map_err(Error::failed("cannot change the MAC of eth0"))
     }
 
     /// Brings the interface up with exactly the pod's addresses and routes.
@@ -64,8 +67,9 @@ impl Inside {
         let index = self.index()?;
         let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", wanted.id);
         self.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
-        let present = self.links.addresses(index).map_err(Error::failed("cannot list the addresses of eth0"))?;
-        for address in present.iter().filter(|address| !wanted.addresses.contains(address)) {
+        let present = self.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
+        let present = present.iter().filter(|(of, _)| *of == index).map(|(_, address)| address);
+        for address in present.filter(|address| !wanted.addresses.contains(address)) {
             self.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
         }
         for address in &wanted.addresses {

@@ -1,21 +1,17 @@
 //! The cases: each makes a world, and ends with the kernel as it was.
 
-#![expect(clippy::unwrap_used, reason = "a test program with a main of its own is a test all the same")]
-
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use network::conformance::{self, Stage};
 use network::{Network, Protocol};
 
-use crate::world::{
-    CLUSTER, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port, kernel, place, remove_place, serve, sh,
-};
+use crate::platform::{OUTSIDE_NAME, kernel, place, remove_place, serve};
+
+use crate::platform;
+use crate::world::{CLUSTER, GATEWAY, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port, sh};
 
 use Protocol::{Sctp, Tcp, Udp};
-
-/// An attach without host ports is to take no longer: it runs no program.
-const ATTACH: Duration = Duration::from_millis(30);
 
 pub(crate) type Case = (&'static str, fn());
 
@@ -32,6 +28,8 @@ pub(crate) const CASES: &[Case] = &[
     ("counters are as the pod sees them", counters),
     ("an attach is quick", quick),
     ("many at a time", parallel),
+    ("a spare that became a pod is reached", spare),
+    ("a connection that stalls keeps nothing", stalled),
 ];
 
 /// Runs with a world and a network; afterwards everything must be as before.
@@ -65,17 +63,14 @@ fn ways_out() {
     in_world(|world, network| {
         let (a, b) = (world.pod(network, true, vec![]), world.pod(network, true, vec![]));
         serve(None, 1000);
-        serve(Some("outside"), 1001);
+        serve(Some(OUTSIDE_NAME), 1001);
         // The cluster knows the way back to the pods; the outside as such does not.
-        sh(&format!(
-            "ip -n outside route add 10.77.0.0/16 via {} src {}; ip -n outside -6 route add fd00:77::/64 via {} src {}",
-            NODE[0], CLUSTER[0], NODE[1], CLUSTER[1]
-        ));
+        platform::cluster_knows_the_pods();
         b.serve(80);
         for family in 0..2 {
-            let gateway = ["10.77.0.1", "fd00:77::1"][family];
+            let gateway = GATEWAY[family];
             for protocol in [Tcp, Udp] {
-                let from = a.netns();
+                let from = a.inside();
                 let ask = |to: &str, port| call(Some(&from), protocol, to, port);
                 assert_eq!(ask(gateway, 1000).as_deref(), Ok(&*a.address(family)));
                 assert_eq!(ask(&b.address(family), 80).as_deref(), Ok(&*a.address(family)));
@@ -94,16 +89,16 @@ fn ways_out() {
 fn without_route() {
     in_world(|world, network| {
         let (a, b) = (world.pod(network, false, vec![]), world.pod(network, true, vec![]));
-        serve(Some("outside"), 1001);
+        serve(Some(OUTSIDE_NAME), 1001);
         b.serve(80);
-        for family in 0..2 {
-            let from = a.netns();
+        for (family, outside) in OUTSIDE.iter().enumerate() {
+            let from = a.inside();
             assert_eq!(call(Some(&from), Tcp, &b.address(family), 80).as_deref(), Ok(&*a.address(family)));
-            call_in_vain(Some(&from), Tcp, OUTSIDE[family], 1001);
+            call_in_vain(Some(&from), Tcp, outside, 1001);
         }
         // Even with a route that it made itself it is not translated: nothing comes back.
-        sh(&format!("ip -n {} route add default via 10.77.0.1", a.netns()));
-        call_in_vain(Some(&a.netns()), Tcp, OUTSIDE[0], 1001);
+        platform::add_default_route(&a.inside(), GATEWAY[0]);
+        call_in_vain(Some(&a.inside()), Tcp, OUTSIDE[0], 1001);
         a.remove(network);
         b.remove(network);
     });
@@ -118,13 +113,13 @@ fn call_everywhere(pod: &Pod, other: &Pod, port: u16) {
                 answer.unwrap_or_else(|error| panic!("{protocol:?} {to} port {port} from {from:?}: {error}"))
             };
             // Who calls from outside is seen as such.
-            assert_eq!(ask(Some("outside"), NODE[family]), OUTSIDE[family]);
+            assert_eq!(ask(Some(OUTSIDE_NAME), NODE[family]), OUTSIDE[family]);
             ask(None, ["127.0.0.1", "::1"][family]);
             ask(None, NODE[family]);
-            ask(None, ["10.77.0.1", "fd00:77::1"][family]);
-            ask(Some(&other.netns()), NODE[family]);
-            ask(Some(&other.netns()), ["10.77.0.1", "fd00:77::1"][family]);
-            ask(Some(&pod.netns()), NODE[family]);
+            ask(None, GATEWAY[family]);
+            ask(Some(&other.inside()), NODE[family]);
+            ask(Some(&other.inside()), GATEWAY[family]);
+            ask(Some(&pod.inside()), NODE[family]);
         }
     }
 }
@@ -138,13 +133,13 @@ fn host_ports() {
         other.remove(network);
         pod.remove(network);
         call_in_vain(None, Tcp, "127.0.0.1", 8080);
-        call_in_vain(Some("outside"), Tcp, NODE[0], 8080);
+        call_in_vain(Some(OUTSIDE_NAME), Tcp, NODE[0], 8080);
     });
 }
 
 fn host_ip() {
     in_world(|world, network| {
-        sh("ip addr add 192.0.2.9/24 dev node0");
+        platform::add_node_address("192.0.2.9");
         let ports = vec![
             host_port(Tcp, Some("192.0.2.9"), 8080),
             host_port(Tcp, Some("127.0.0.1"), 8081),
@@ -154,19 +149,19 @@ fn host_ip() {
         pod.serve(80);
         let same_port = world.pod(network, true, vec![host_port(Tcp, Some(NODE[0]), 8080)]);
         same_port.serve(80);
-        assert_eq!(call(Some("outside"), Tcp, "192.0.2.9", 8080).as_deref(), Ok(OUTSIDE[0]));
+        assert_eq!(call(Some(OUTSIDE_NAME), Tcp, "192.0.2.9", 8080).as_deref(), Ok(OUTSIDE[0]));
         call(None, Tcp, "192.0.2.9", 8080).unwrap();
         call_in_vain(None, Tcp, "127.0.0.1", 8080);
         call_in_vain(None, Tcp, "::1", 8080);
         call(None, Tcp, "127.0.0.1", 8081).unwrap();
-        call_in_vain(Some("outside"), Tcp, NODE[0], 8081);
+        call_in_vain(Some(OUTSIDE_NAME), Tcp, NODE[0], 8081);
         call(None, Tcp, "127.0.0.1", 8082).unwrap();
-        call(Some("outside"), Tcp, NODE[0], 8082).unwrap();
-        call_in_vain(Some("outside"), Tcp, NODE[1], 8082);
+        call(Some(OUTSIDE_NAME), Tcp, NODE[0], 8082).unwrap();
+        call_in_vain(Some(OUTSIDE_NAME), Tcp, NODE[1], 8082);
         same_port.remove(network);
-        call_in_vain(Some("outside"), Tcp, NODE[0], 8080);
+        call_in_vain(Some(OUTSIDE_NAME), Tcp, NODE[0], 8080);
         pod.remove(network);
-        sh("ip addr del 192.0.2.9/24 dev node0");
+        platform::remove_node_address("192.0.2.9");
     });
 }
 
@@ -174,16 +169,8 @@ fn taken_by_the_node() {
     in_world(|world, network| {
         for own in ["0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080"] {
             let listener = std::net::TcpListener::bind(own).unwrap();
-            let mut pod = Pod {
-                wanted: network::PodNetwork {
-                    id: host::PodId::random(),
-                    addresses: world.ipam.allocate(&[]).unwrap(),
-                    route: true,
-                    host_ports: vec![host_port(Tcp, None, 8080)],
-                },
-                place: host::Place::Host,
-            };
-            pod.place = place(&pod.wanted.id);
+            let wanted = world.wanted(true, vec![host_port(Tcp, None, 8080)]);
+            let pod = Pod { place: place(&wanted.id), wanted };
             let refused = network.attach(&pod.wanted, &pod.place, None);
             assert!(matches!(refused, Err(network::Error::Conflict { .. })), "{own}: {refused:?}");
             network.detach(&pod.wanted.id, None).unwrap();
@@ -200,12 +187,12 @@ fn no_hijack() {
             (world.pod(network, true, vec![host_port(Tcp, None, 8080)]), world.pod(network, true, vec![]));
         pod.serve(80);
         // The same port on another machine, and on another pod.
-        serve(Some("outside"), 8080);
+        serve(Some(OUTSIDE_NAME), 8080);
         other.serve(8080);
         for from in [&pod, &other] {
-            assert_eq!(call(Some(&from.netns()), Tcp, OUTSIDE[0], 8080).as_deref(), Ok(NODE[0]));
+            assert_eq!(call(Some(&from.inside()), Tcp, OUTSIDE[0], 8080).as_deref(), Ok(NODE[0]));
         }
-        assert_eq!(call(Some(&pod.netns()), Tcp, &other.address(0), 8080).as_deref(), Ok(&*pod.address(0)));
+        assert_eq!(call(Some(&pod.inside()), Tcp, &other.address(0), 8080).as_deref(), Ok(&*pod.address(0)));
         other.remove(network);
         pod.remove(network);
     });
@@ -220,30 +207,18 @@ fn listener() {
         call(None, Tcp, "127.0.0.1", 8080).unwrap();
         let pid_file = world.settings.state.join(pod.wanted.id.as_str()).join("listener.pid");
         let pid = std::fs::read_to_string(&pid_file).unwrap();
-        memory(&pid);
+        println!("network: a listener has {}", platform::memory(&pid));
         sh(&format!("kill -9 {pid}"));
         call_in_vain(None, Tcp, "127.0.0.1", 8080);
-        sh("nft flush ruleset");
-        assert!(second.needs().iter().any(|need| !need.holds()), "a flushed ruleset was not seen");
+        platform::flush_rules();
         second.configure(&world.networks).unwrap();
         call(None, Tcp, "127.0.0.1", 8080).unwrap();
-        call(Some("outside"), Tcp, NODE[0], 8080).unwrap();
+        call(Some(OUTSIDE_NAME), Tcp, NODE[0], 8080).unwrap();
         assert!(second.needs().iter().all(host::Need::holds));
         pod.remove(&*second);
         drop(second);
         network.detach(&pod.wanted.id, None).unwrap();
     });
-}
-
-/// Prints what a listener costs.
-fn memory(pid: &str) {
-    let rollup = sh(&format!("cat /proc/{pid}/smaps_rollup"));
-    let kilobytes = |name: &str| -> u64 {
-        let line = rollup.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    let private = kilobytes("Private_Clean:") + kilobytes("Private_Dirty:");
-    println!("network on linux: a listener has {private} kB private, {} kB anonymous", kilobytes("Anonymous:"));
 }
 
 fn port_again() {
@@ -290,13 +265,7 @@ fn quick() {
     in_world(|world, network| {
         let mut times = Vec::new();
         for _ in 0..5 {
-            let id = host::PodId::random();
-            let wanted = network::PodNetwork {
-                id,
-                addresses: world.ipam.allocate(&[]).unwrap(),
-                route: true,
-                host_ports: vec![],
-            };
+            let wanted = world.wanted(true, vec![]);
             let place = place(&wanted.id);
             let started = Instant::now();
             network.attach(&wanted, &place, None).unwrap();
@@ -306,25 +275,19 @@ fn quick() {
             remove_place(&wanted.id);
         }
         times.sort();
-        println!("network on linux: attach and detach took {times:?}");
-        assert!(times[times.len() / 2].0 < ATTACH);
+        println!("network: attach and detach took {times:?}");
+        assert!(times[times.len() / 2].0 < platform::ATTACH);
         let started = Instant::now();
         let pod = world.pod(network, true, vec![host_port(Tcp, None, 8080)]);
-        println!("network on linux: with a namespace and a host port {:?}", started.elapsed());
+        println!("network: with a namespace and a host port {:?}", started.elapsed());
         pod.remove(network);
     });
 }
 
 fn parallel() {
     in_world(|world, network| {
-        let wanted: Vec<_> = (0..12)
-            .map(|index| network::PodNetwork {
-                id: host::PodId::random(),
-                addresses: world.ipam.allocate(&[]).unwrap(),
-                route: true,
-                host_ports: vec![host_port(Tcp, None, 9000 + index)],
-            })
-            .collect();
+        let wanted: Vec<_> =
+            (0..12).map(|index| world.wanted(true, vec![host_port(Tcp, None, 9000 + index)])).collect();
         std::thread::scope(|scope| {
             for pod in &wanted {
                 scope.spawn(move || {
@@ -336,4 +299,40 @@ fn parallel() {
             }
         });
     });
+}
+
+fn spare() {
+    in_world(spare_in);
+}
+
+fn spare_in(world: &mut World, network: &dyn Network) {
+    let id = host::PodId::random();
+    let place = place(&id);
+    network.prepare(&id, &place).unwrap();
+    let wanted = world.wanted(true, vec![host_port(Tcp, None, 8080)]);
+    network.attach(&wanted, &place, Some(&id)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+    serve(Some(&platform::name(&id)), 80);
+    serve(Some(OUTSIDE_NAME), 1001);
+    for family in 0..2 {
+        let from = platform::name(&id);
+        assert_eq!(call(Some(&from), Tcp, OUTSIDE[family], 1001).as_deref(), Ok(NODE[family]));
+        call(Some(OUTSIDE_NAME), Tcp, NODE[family], 8080).unwrap();
+    }
+    network.detach(&wanted.id, Some(&place)).unwrap();
+    remove_place(&id);
+}
+
+fn stalled() {
+    in_world(stalled_in);
+}
+
+fn stalled_in(world: &mut World, network: &dyn Network) {
+    let pod = world.pod(network, true, vec![]);
+    serve(Some(OUTSIDE_NAME), 1001);
+    // What it sends is never acknowledged: the way there is closed before.
+    platform::stall(&pod.inside(), SocketAddr::new(OUTSIDE[0].parse().unwrap(), 1001));
+    platform::close_the_way();
+    std::thread::sleep(Duration::from_secs(1));
+    pod.remove(network);
+    platform::wait_until_gone(&pod.wanted.id);
 }

@@ -1,0 +1,244 @@
+//! What pf.conf(5) rules a node and a pod have, as text for pfctl(8), and what pfctl prints, read. Pure. All of it is below one
+//! anchor; the main ruleset is the operator's, and only checked for the two lines that lead there.
+
+use std::fmt::Write;
+
+use host::{PodId, Prefix};
+use ipnetwork::IpNetwork;
+
+use crate::{HostPort, PodNetwork, names};
+
+/// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
+/// through anchors in the order of their names.
+const NODE: &str = "node";
+/// Never translated: what is sent to a group stays on the link.
+const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
+
+/// The anchor that everything of a server is below: `cellblock`, with another prefix `cellblock-PREFIX`.
+#[must_use]
+pub fn root(prefix: &Prefix) -> String {
+    if *prefix == Prefix::default() { "cellblock".to_owned() } else { format!("cellblock-{prefix}") }
+}
+
+/// The anchor of what all pods share.
+#[must_use]
+pub fn node_anchor(prefix: &Prefix) -> String {
+    format!("{}/{NODE}", root(prefix))
+}
+
+/// The anchor of a pod: a part of an anchor's name has 63 characters at most (PF_ANCHOR_NAME_SIZE), an id 64.
+#[must_use]
+pub fn pod_anchor(prefix: &Prefix, id: &PodId) -> String {
+    format!("{}/{}", root(prefix), id.short())
+}
+
+/// The lines that the main ruleset must have, among its translation rules.
+#[must_use]
+pub fn required_lines(prefix: &Prefix) -> [String; 2] {
+    let root = root(prefix);
+    [format!("nat-anchor \"{root}/*\""), format!("rdr-anchor \"{root}/*\"")]
+}
+
+/// Those of [`required_lines`] that are missing in what `pfctl -s nat` printed.
+#[must_use]
+pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
+    let stands = |line: &String| {
+        let wanted = format!("{line} all");
+        let keyword = line.split(' ').next().unwrap_or_default();
+        let everything = format!("{keyword} \"*\" all");
+        printed.lines().map(str::trim).any(|printed| printed == wanted || printed == everything)
+    };
+    required_lines(prefix).into_iter().filter(|line| !stands(line)).collect()
+}
+
+/// Whether `pfctl -s info` says that pf is enabled.
+#[must_use]
+pub fn is_enabled(printed: &str) -> bool {
+    printed.lines().any(|line| line.trim_start().starts_with("Status: Enabled"))
+}
+
+/// Whether `pfctl -s Interfaces -v` says that an interface is not filtered.
+#[must_use]
+pub fn is_skipped(printed: &str, interface: &str) -> bool {
+    printed.lines().map(str::trim).any(|line| line == format!("{interface} (skip)"))
+}
+
+/// The short ids of the pods whose anchors `pfctl -a ROOT -s Anchors` printed.
+#[must_use]
+pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
+    let below = format!("{}/", root(prefix));
+    let names = printed.lines().filter_map(|line| line.trim().strip_prefix(&below));
+    names.filter(|name| names::is_short(name)).collect()
+}
+
+/// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
+/// interface's own address. An interface is given with whether it has an IPv4 and an IPv6 address.
+#[must_use]
+pub fn node(pods: &[IpNetwork], untranslated: &[IpNetwork], interfaces: &[(String, bool, bool)]) -> String {
+    let mut direct: Vec<String> = pods.iter().chain(untranslated).map(plain).collect();
+    direct.extend(MULTICAST.map(str::to_owned));
+    let pods_list: Vec<String> = pods.iter().map(plain).collect();
+    let mut text = format!("table <pods> {{ {} }}\ntable <direct> {{ {} }}\n", pods_list.join(" "), direct.join(" "));
+    for (name, ipv4, ipv6) in interfaces {
+        for (family, has) in [("inet", ipv4), ("inet6", ipv6)] {
+            if *has && pods.iter().any(|network| network.is_ipv4() == (family == "inet")) {
+                let _ = writeln!(text, "nat on {name} {family} from <pods> to ! <direct> -> ({name}:0)");
+            }
+        }
+    }
+    text
+}
+
+/// A pod's own rules; None when it needs none.
+#[must_use]
+pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
+    if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
+        return None;
+    }
+    // Translation rules of one kind are evaluated in their order, and pfctl wants no order between the kinds.
+    let (mut nat, mut rdr) = (String::new(), String::new());
+    for address in &wanted.addresses {
+        let family = if address.is_ipv4() { "inet" } else { "inet6" };
+        if !wanted.route {
+            let _ = writeln!(nat, "no nat {family} from {} to any", address.ip());
+        }
+        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+            if port.only_on().is_some_and(|host_ip| host_ip.is_loopback()) {
+                continue;
+            }
+            redirect(prefix, port, address, &mut nat, &mut rdr);
+        }
+    }
+    Some(nat + &rdr)
+}
+
+/// One host port towards one address of the pod.
+fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut String, rdr: &mut String) {
+    let (family, loopback) = if address.is_ipv4() { ("inet", "127.0.0.0/8") } else { ("inet6", "::1") };
+    let (protocol, from, to) = (port.protocol.name(), port.host_port, port.container_port);
+    let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
+    let on = match port.only_on() {
+        Some(host_ip) => host_ip.to_string(),
+        None => {
+            // The node's own addresses hold the loopback ones too, and a packet that was redirected there would be lost.
+            let _ = writeln!(rdr, "no rdr {family} proto {protocol} from any to {loopback} port {from}");
+            "(self)".to_owned()
+        }
+    };
+    let _ = writeln!(rdr, "rdr {family} proto {protocol} from any to {on} port {from} tag {tag} -> {pod} port {to}");
+    // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address that it never
+    // sent to: so it sees the gateway instead. The tag tells what was redirected from what was sent to the pod as such.
+    let gateway = crate::ipam::gateway(address).ip();
+    let network = plain(address);
+    let _ = writeln!(
+        nat,
+        "nat on {bridge} {family} proto {protocol} from {network} to {pod} port {to} tagged {tag} -> {gateway}"
+    );
+}
+
+/// What `cellblock check` says where the main ruleset lacks lines.
+#[must_use]
+pub fn remedy(missing: &[String]) -> String {
+    format!("add to /etc/pf.conf, before its filter rules: {}; then run: service pf reload", missing.join(" and "))
+}
+
+/// A network without the host's part of the address.
+fn plain(network: &IpNetwork) -> String {
+    format!("{}/{}", network.network(), network.prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use host::{PodId, Prefix};
+    use ipnetwork::IpNetwork;
+
+    use super::{is_enabled, is_skipped, missing_lines, node, pod, pods_of};
+    use crate::{HostPort, PodNetwork, Protocol};
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// As pfctl of FreeBSD 15.1 printed it.
+    const NAT: &str = "nat-anchor \"cellblock/*\" all\nnat on em0 inet from <x> to any -> (em0) round-robin\nrdr-anchor \"cellblock/*\" all\n";
+
+    #[test]
+    fn the_lines_that_are_missing_are_named() {
+        let both = ["nat-anchor \"cellblock/*\"", "rdr-anchor \"cellblock/*\""];
+        let cases: &[(&str, &[&str])] = &[
+            (NAT, &[]),
+            ("nat-anchor \"*\" all\nrdr-anchor \"*\" all\n", &[]),
+            ("", &both),
+            ("nat-anchor \"cellblock/*\" all\n", &both[1..]),
+            ("nat-anchor \"cellblock\" all\nrdr-anchor \"cellblock/*\" on em0 all\n", &both),
+        ];
+        for (printed, expected) in cases {
+            assert_eq!(missing_lines(&Prefix::default(), printed), *expected, "{printed}");
+        }
+        let other: Prefix = "cc".parse().unwrap();
+        assert_eq!(missing_lines(&other, NAT)[0], "nat-anchor \"cellblock-cc/*\"");
+    }
+
+    #[test]
+    fn pfctl_is_read() {
+        assert!(is_enabled("Status: Enabled for 0 days 00:00:04           Debug: Urgent\n"));
+        assert!(!is_enabled("Status: Disabled for 0 days 00:01:19          Debug: Urgent\n"));
+        let interfaces = "all\nlo\nlo0\nlo1 (skip)\nvtnet0\n";
+        assert!(is_skipped(interfaces, "lo1") && !is_skipped(interfaces, "lo0"));
+        let id = PodId::random();
+        let other = PodId::random();
+        let anchors = format!("  cellblock/{}\n  cellblock/node\n  cellblock-cc/{}\n", id.short(), other.short());
+        assert_eq!(pods_of(&Prefix::default(), &anchors), [id.short()]);
+    }
+
+    #[test]
+    fn what_leaves_the_pods_is_translated_on_each_interface() {
+        let interfaces = [("em0".to_owned(), true, false), ("em1".to_owned(), true, true)];
+        let text = node(&networks(&["10.1.2.3/16", "fd00::/64"]), &networks(&["10.96.0.0/12"]), &interfaces);
+        let expected = "\
+table <pods> { 10.1.0.0/16 fd00::/64 }
+table <direct> { 10.1.0.0/16 fd00::/64 10.96.0.0/12 224.0.0.0/4 ff00::/8 }
+nat on em0 inet from <pods> to ! <direct> -> (em0:0)
+nat on em1 inet from <pods> to ! <direct> -> (em1:0)
+nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_pod_has_rules_for_its_ports_and_for_having_no_route() {
+        let port = |protocol, host_ip: Option<&str>, host_port| HostPort {
+            protocol,
+            host_ip: host_ip.map(|text| text.parse().unwrap()),
+            host_port,
+            container_port: 80,
+        };
+        let mut wanted = PodNetwork {
+            id: PodId::random(),
+            addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
+            route: true,
+            host_ports: Vec::new(),
+        };
+        assert_eq!(pod(&Prefix::default(), &wanted), None);
+        wanted.route = false;
+        let expected = "no nat inet from 10.1.0.5 to any\nno nat inet6 from fd00::5 to any\n";
+        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        wanted.route = true;
+        wanted.host_ports = vec![
+            port(Protocol::Tcp, None, 8080),
+            port(Protocol::Udp, Some("192.0.2.1"), 53),
+            port(Protocol::Tcp, Some("127.0.0.1"), 81),
+        ];
+        let expected = "\
+nat on cbbr0 inet proto tcp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat on cbbr0 inet proto udp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat on cbbr0 inet6 proto tcp from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
+no rdr inet proto tcp from any to 127.0.0.0/8 port 8080
+rdr inet proto tcp from any to (self) port 8080 tag cellblock -> 10.1.0.5 port 80
+rdr inet proto udp from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 80
+no rdr inet6 proto tcp from any to ::1 port 8080
+rdr inet6 proto tcp from any to (self) port 8080 tag cellblock -> fd00::5 port 80
+";
+        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+    }
+}

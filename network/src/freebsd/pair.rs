@@ -1,0 +1,139 @@
+//! The epair of a pod or spare: made on the node, its inner end moved into the pod's vnet. Its first name is the kernel's
+//! (`epair20000a`): it is chosen from the id and noted before, so that a server that dies before the pair has its own name
+//! leaves one that is found.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use host::{PodId, Prefix};
+
+use super::sys;
+use super::vnet::{Vnet, jail_id};
+use crate::node::Node;
+use crate::{Error, names};
+
+/// The pod's interface.
+pub(super) const INTERFACE: &str = "eth0";
+/// The note of the first name, in the pod's own directory.
+const NOTE: &str = "epair";
+/// Units that are ours to choose from: above those that anybody counts up to, below what the kernel allows (IF_MAXUNIT).
+const FIRST_UNIT: u32 = 0x4000;
+const UNITS: u32 = 0x4000;
+/// Units that are tried: there are far fewer pods than units.
+const TRIES: u32 = 64;
+
+/// Whether both ends of a pod's pair are where they belong.
+pub(super) fn is_whole(vnet: &Vnet, inside: &Vnet, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
+    Ok(find(vnet, &names::host_end(prefix, id))? && find(inside, INTERFACE)?)
+}
+
+/// Makes the pair; one that is whole is kept, one that is not is made anew.
+pub(super) fn make(node: &Node, vnet: &Vnet, inside: &Vnet, jail: &str, id: &PodId) -> Result<(), Error> {
+    let settings = &node.settings;
+    if is_whole(vnet, inside, &settings.prefix, id)? {
+        return Ok(());
+    }
+    remove(node, id)?;
+    let outer = create(node, vnet, id)?;
+    let inner = format!("{}b", outer.trim_end_matches('a'));
+    let name = names::host_end(&settings.prefix, id);
+    let failed = || format!("cannot make interface {name} of pod {id}");
+    let (outer_index, inner_index) = (vnet.index(&outer)?, vnet.index(&inner)?);
+    let links = &vnet.links;
+    links
+        .set_alias(outer_index, id.as_str())
+        .and_then(|()| sys::rename(&vnet.inet, &outer, &name))
+        .and_then(|()| links.set_mac(outer_index, names::host_mac(id)))
+        .and_then(|()| links.set_mac(inner_index, names::pod_mac(id)))
+        .and_then(|()| links.set_mtu(outer_index, settings.mtu))
+        .and_then(|()| links.set_mtu(inner_index, settings.mtu))
+        .and_then(|()| links.up(outer_index))
+        .map_err(Error::failed(failed()))?;
+    join(vnet, &names::bridge(&settings.prefix), &name)?;
+    sys::move_to_jail(&vnet.inet, &inner, jail_id(jail)?)
+        .and_then(|()| sys::rename(&inside.inet, &inner, INTERFACE))
+        .map_err(Error::failed(format!("cannot move {inner} into jail {jail}")))
+}
+
+/// Makes the pair of a spare that of a pod.
+pub(super) fn take(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &PodId) -> Result<(), Error> {
+    let prefix = &node.settings.prefix;
+    let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+    if !find(vnet, &old)? {
+        return Err(Error::NotFound { what: format!("interface {old} of spare {spare}") });
+    }
+    let index = vnet.index(&old)?;
+    let inner = inside.index(INTERFACE)?;
+    let links = &vnet.links;
+    links
+        .set_alias(index, id.as_str())
+        .and_then(|()| sys::rename(&vnet.inet, &old, &new))
+        .and_then(|()| links.set_mac(index, names::host_mac(id)))
+        .and_then(|()| inside.links.set_mac(inner, names::pod_mac(id)))
+        .map_err(Error::failed(format!("cannot rename interface {old} to {new}")))?;
+    node.forget(spare)
+}
+
+/// Removes the pair, whatever it is called by now; the inner end goes with the outer one. Missing: done already.
+pub(super) fn remove(node: &Node, id: &PodId) -> Result<(), Error> {
+    let vnet = super::node_vnet()?;
+    destroy(&vnet, &names::host_end(&node.settings.prefix, id))?;
+    let note = node.state.of(id).join(NOTE);
+    let first = match fs::read_to_string(&note) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        first => first.map_err(Error::failed(format!("cannot read {}", note.display())))?,
+    };
+    let first = format!("{first}a");
+    let link = vnet.links.find(&first).map_err(Error::failed(format!("cannot look up {first}")))?;
+    // One that is described by somebody else is somebody else's: ours is not, or by our id.
+    if link.is_some_and(|link| link.alias.is_empty() || link.alias == id.as_str()) {
+        destroy(&vnet, &first)?;
+    }
+    Ok(())
+}
+
+/// Removes an interface; one that is not there is removed already.
+pub(super) fn destroy(vnet: &Vnet, name: &str) -> Result<(), Error> {
+    vnet.links.remove(name).map_err(Error::failed(format!("cannot remove interface {name}")))
+}
+
+/// Makes a pair with a unit of our choice and returns its first end.
+fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
+    let start = u32::from_str_radix(&id.as_str()[..8], 16).expect("an id is hexadecimal");
+    let note = node.state.of(id).join(NOTE);
+    for unit in (0..TRIES).map(|step| FIRST_UNIT + start.wrapping_add(step) % UNITS) {
+        let name = format!("epair{unit}");
+        if find(vnet, &format!("{name}a"))? {
+            continue;
+        }
+        host::fs::write_atomic(&note, name.as_bytes(), 0o600)
+            .map_err(Error::failed(format!("cannot write {}", note.display())))?;
+        match sys::create(&vnet.inet, &name) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => (),
+            made => return made.map_err(Error::failed(format!("cannot make {name}"))),
+        }
+    }
+    Err(Error::Exhausted { what: format!("{TRIES} epair units are all taken") })
+}
+
+fn join(vnet: &Vnet, bridge: &str, member: &str) -> Result<(), Error> {
+    match sys::add_member(&vnet.inet, bridge, member) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+            Err(Error::failed(format!("cannot add {member} to bridge {bridge}"))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn find(vnet: &Vnet, name: &str) -> Result<bool, Error> {
+    let link = vnet.links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))?;
+    Ok(link.is_some())
+}
+
+impl Vnet {
+    /// The index of an interface that must be there.
+    pub(super) fn index(&self, name: &str) -> Result<u32, Error> {
+        let link = self.links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))?;
+        Ok(link.ok_or_else(|| Error::NotFound { what: format!("interface {name}") })?.index)
+    }
+}

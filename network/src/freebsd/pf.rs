@@ -1,0 +1,130 @@
+//! pf(4) by way of pfctl(8), below our own anchor only.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use host::Need;
+use host::Prefix;
+use host::run::{RunError, Tool, exited_with};
+
+use crate::{Error, anchors};
+
+/// pfctl(8).
+const PROGRAM: &str = "/sbin/pfctl";
+/// It is there when pf is loaded.
+const DEVICE: &str = "/dev/pf";
+
+/// Whether pf is loaded.
+pub(super) fn is_loaded() -> bool {
+    Path::new(DEVICE).exists()
+}
+
+/// Loads the rules of an anchor in the place of those that it has.
+pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
+    run(&["-q", "-a", anchor, "-f", "-"], rules).map_err(Error::failed(format!("cannot load anchor {anchor}")))?;
+    Ok(())
+}
+
+/// Empties an anchor, which removes it; one that is not there is removed already.
+pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
+    let failed = || format!("cannot flush anchor {anchor}");
+    run(&["-q", "-a", anchor, "-F", "nat"], "").map_err(Error::failed(failed()))?;
+    if !tables {
+        return Ok(());
+    }
+    match run(&["-q", "-a", anchor, "-F", "Tables"], "") {
+        // It exits 1 where there is no table.
+        Err(error) if !exited_with(&error, 1) => Err(Error::failed(failed())(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Forgets the states towards a pod, so that a new pod on the same host port gets its own.
+pub(super) fn forget_states(address: IpAddr) -> Result<(), Error> {
+    let any = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    run(&["-q", "-k", any, "-k", &address.to_string()], "")
+        .map_err(Error::failed(format!("cannot forget the states of {address}")))?;
+    Ok(())
+}
+
+/// The short ids of the pods that have an anchor.
+pub(super) fn pods(prefix: &Prefix) -> Result<Vec<String>, Error> {
+    if !is_loaded() {
+        return Ok(Vec::new());
+    }
+    match run(&["-a", &anchors::root(prefix), "-s", "Anchors"], "") {
+        Ok(printed) => Ok(anchors::pods_of(prefix, &printed).into_iter().map(str::to_owned).collect()),
+        // It exits 1 where there is no such anchor.
+        Err(error) if exited_with(&error, 1) => Ok(Vec::new()),
+        Err(error) => Err(Error::failed("cannot list the anchors of pf")(error)),
+    }
+}
+
+/// What pf must have, by what pfctl prints.
+pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
+    let lines = anchors::required_lines(prefix);
+    if !is_loaded() {
+        let remedy = format!(
+            "run: kldload pf; sysrc pf_enable=YES; {}; then run: service pf start",
+            anchors::remedy(&lines).replace("; then run: service pf reload", "")
+        );
+        return vec![need("pf", "not loaded", true, Some(remedy))];
+    }
+    let printed = |args: &[&str]| run(args, "").unwrap_or_else(|error| host::chain(&error));
+    let (info, rules) = (printed(&["-s", "info"]), printed(&["-s", "nat"]));
+    let enabled = anchors::is_enabled(&info);
+    let missing = anchors::missing_lines(prefix, &rules);
+    let skipped = anchors::is_skipped(&printed(&["-s", "Interfaces", "-v"]), "lo0");
+    let anchored = if missing.is_empty() { "there".to_owned() } else { format!("missing: {}", missing.join(", ")) };
+    vec![
+        need(
+            "pf",
+            if enabled { "enabled" } else { "disabled" },
+            true,
+            (!enabled).then(|| "run: sysrc pf_enable=YES; service pf start".to_owned()),
+        ),
+        need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| anchors::remedy(&missing))),
+        need(
+            "pf filters lo0",
+            if skipped { "no" } else { "yes" },
+            false,
+            skipped.then(|| {
+                "remove lo0 from `set skip on` in /etc/pf.conf: else the node does not reach host ports on its own \
+                 addresses"
+                    .to_owned()
+            }),
+        ),
+    ]
+}
+
+fn need(name: &str, found: &str, required: bool, remedy: Option<String>) -> Need {
+    Need { name: name.to_owned(), found: found.to_owned(), required, remedy }
+}
+
+/// Whether pf is enabled, and whether it has a main ruleset at all.
+pub(super) fn enabled_and_ruled() -> Result<(bool, bool), Error> {
+    let failed = || "cannot look at pf".to_owned();
+    let info = run(&["-s", "info"], "").map_err(Error::failed(failed()))?;
+    let rules = run(&["-s", "rules"], "").map_err(Error::failed(failed()))?;
+    let nat = run(&["-s", "nat"], "").map_err(Error::failed(failed()))?;
+    Ok((anchors::is_enabled(&info), !(rules.trim().is_empty() && nat.trim().is_empty())))
+}
+
+/// Loads a main ruleset: for the demonstration, where there is none.
+pub(super) fn load_main(rules: &str) -> Result<(), Error> {
+    run(&["-q", "-f", "-"], rules).map_err(Error::failed("cannot load a ruleset"))?;
+    Ok(())
+}
+
+/// Switches pf on or off; as it is already is fine.
+pub(super) fn enable(on: bool) -> Result<(), Error> {
+    match run(&["-q", if on { "-e" } else { "-d" }], "") {
+        Err(error) if !exited_with(&error, 1) => Err(Error::failed("cannot switch pf")(error)),
+        _ => Ok(()),
+    }
+}
+
+fn run(args: &[&str], input: &str) -> Result<String, RunError> {
+    let output = Tool::new(PROGRAM).args(args).stdin(input).run()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,169 @@
+//! The system calls that libc has no safe form of, one each: interface ioctls, jail_attach(2), jail_get(2), sysctl(3). The
+//! numbers and layouts were computed from the headers of FreeBSD 14.3 and 15.1, amd64, and are the same in both; arm64 has
+//! the same layouts (LP64).
+
+use std::ffi::{CString, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+// Requests, sys/sockio.h and netinet6/in6_var.h.
+const SIOCIFCREATE2: libc::c_ulong = 0xc020_697c;
+const SIOCSIFNAME: libc::c_ulong = 0x8020_6928;
+const SIOCSIFVNET: libc::c_ulong = 0xc020_695a;
+const SIOCSDRVSPEC: libc::c_ulong = 0x8028_697b;
+const SIOCGIFINFO_IN6: libc::c_ulong = 0xc048_696c;
+const SIOCSIFINFO_IN6: libc::c_ulong = 0xc048_696d;
+/// `BRDGADD`, net/if_bridgevar.h.
+const BRIDGE_ADD: libc::c_ulong = 0;
+/// `IFNAMSIZ`.
+const NAME_LENGTH: usize = 16;
+/// Words of `struct nd_ifinfo` after the name, and which of them is the flags (netinet6/nd6.h).
+const ND6_WORDS: usize = 14;
+const ND6_FLAGS: usize = 5;
+/// Bytes of `struct ifbreq` after the member's name (net/if_bridgevar.h).
+const MEMBER_REST: usize = 64;
+
+/// Something that an interface request carries besides the name: a pointer or a number (`struct ifreq`, net/if.h).
+#[repr(C)]
+struct Request {
+    name: [u8; NAME_LENGTH],
+    value: usize,
+    rest: usize,
+}
+
+/// `struct in6_ndireq`.
+#[repr(C)]
+struct NeighbourRequest {
+    name: [u8; NAME_LENGTH],
+    words: [u32; ND6_WORDS],
+}
+
+/// `struct ifbreq`.
+#[repr(C, align(4))]
+struct Member {
+    name: [u8; NAME_LENGTH],
+    rest: [u8; MEMBER_REST],
+}
+
+/// `struct ifdrv`.
+#[repr(C)]
+struct DriverRequest {
+    name: [u8; NAME_LENGTH],
+    command: libc::c_ulong,
+    length: usize,
+    data: *mut c_void,
+}
+
+/// Makes an interface: `epair7` makes `epair7a` and `epair7b`, whose first is told.
+pub(super) fn create(socket: &impl AsFd, name: &str) -> io::Result<String> {
+    let mut request = Request { name: name_bytes(name)?, value: 0, rest: 0 };
+    ioctl(socket, SIOCIFCREATE2, &mut request)?;
+    Ok(crate::netlink::text(&request.name))
+}
+
+/// Gives an interface another name.
+pub(super) fn rename(socket: &impl AsFd, name: &str, new: &str) -> io::Result<()> {
+    let mut new = name_bytes(new)?;
+    // The pointer is in the union: its address as a number, kept alive by the variable above.
+    let value = (&raw mut new).expose_provenance();
+    ioctl(socket, SIOCSIFNAME, &mut Request { name: name_bytes(name)?, value, rest: 0 })
+}
+
+/// Moves an interface into a jail's network.
+pub(super) fn move_to_jail(socket: &impl AsFd, name: &str, jail: i32) -> io::Result<()> {
+    let value = usize::try_from(jail).map_err(io::Error::other)?;
+    ioctl(socket, SIOCSIFVNET, &mut Request { name: name_bytes(name)?, value, rest: 0 })
+}
+
+/// Adds an interface to a bridge; EEXIST when it is a member already.
+pub(super) fn add_member(socket: &impl AsFd, bridge: &str, member: &str) -> io::Result<()> {
+    let mut member = Member { name: name_bytes(member)?, rest: [0; MEMBER_REST] };
+    let mut request = DriverRequest {
+        name: name_bytes(bridge)?,
+        command: BRIDGE_ADD,
+        length: size_of::<Member>(),
+        data: (&raw mut member).cast(),
+    };
+    ioctl(socket, SIOCSDRVSPEC, &mut request)
+}
+
+/// Sets and clears flags of an interface's neighbour discovery; `socket` is of the family INET6.
+pub(super) fn set_nd6_flags(socket: &impl AsFd, name: &str, set: u32, clear: u32) -> io::Result<()> {
+    let mut request = NeighbourRequest { name: name_bytes(name)?, words: [0; ND6_WORDS] };
+    ioctl(socket, SIOCGIFINFO_IN6, &mut request)?;
+    request.words[ND6_FLAGS] = (request.words[ND6_FLAGS] | set) & !clear;
+    ioctl(socket, SIOCSIFINFO_IN6, &mut request)
+}
+
+/// The number of the jail with this name (jail_get(2)).
+pub(super) fn jail_id(name: &str) -> io::Result<i32> {
+    let key = c"name".to_bytes_with_nul();
+    let name = CString::new(name)?;
+    let name = name.as_bytes_with_nul();
+    let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut parameters = [part(key), part(name)];
+    // SAFETY: two vectors that point at a key and a value, both ending with NUL and alive for the call; neither is written to,
+    // because a name is what is looked for.
+    let jail = unsafe { libc::jail_get(parameters.as_mut_ptr(), 2, 0) };
+    if jail < 0 { Err(io::Error::last_os_error()) } else { Ok(jail) }
+}
+
+/// Puts this process into a jail, for good (jail_attach(2)).
+pub(super) fn jail_attach(jail: i32) -> io::Result<()> {
+    // SAFETY: it takes a number and touches no memory.
+    check(unsafe { libc::jail_attach(jail) })
+}
+
+/// Takes a descriptor that was received in a message.
+pub(super) fn own(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made it for this process when the message was received, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Reads a sysctl(3) that is a list.
+pub(super) fn sysctl(name: &str, limit: usize) -> io::Result<Vec<u8>> {
+    let name = CString::new(name)?;
+    let mut value = vec![0u8; limit];
+    let mut length = value.len();
+    // SAFETY: the buffer has the length that is given, and the length is updated to what was written.
+    let done =
+        unsafe { libc::sysctlbyname(name.as_ptr(), value.as_mut_ptr().cast(), &raw mut length, std::ptr::null(), 0) };
+    check(done)?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Writes a sysctl(3).
+pub(super) fn set_sysctl(name: &str, value: &[u8]) -> io::Result<()> {
+    let name = CString::new(name)?;
+    // SAFETY: nothing is read back, and the new value has the length that is given.
+    let done = unsafe {
+        libc::sysctlbyname(
+            name.as_ptr(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            value.as_ptr().cast(),
+            value.len(),
+        )
+    };
+    check(done)
+}
+
+fn ioctl<T>(socket: &impl AsFd, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
+    let argument: *mut T = argument;
+    // SAFETY: the requests above take a pointer to the structure that their callers give, whose size is in the request.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, argument) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn name_bytes(name: &str) -> io::Result<[u8; NAME_LENGTH]> {
+    let mut bytes = [0; NAME_LENGTH];
+    if name.len() >= NAME_LENGTH {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("interface name {name} is too long")));
+    }
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(bytes)
+}

@@ -1,0 +1,276 @@
+//! Interfaces, addresses and routes by rtnetlink: rtnetlink(7) on Linux, rtnetlink(4) on FreeBSD, with the same numbers. What
+//! only one of them has is with its backend.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::Counters;
+use crate::netlink::{Answer, Connection, Message, flag, text};
+
+// Message types, linux/rtnetlink.h.
+pub(crate) const NEW_LINK: u16 = 16;
+pub(crate) const DELETE_LINK: u16 = 17;
+pub(crate) const GET_LINK: u16 = 18;
+const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
+const GET_ADDRESS: u16 = 22;
+const NEW_ROUTE: u16 = 24;
+
+// Attributes of a link, linux/if_link.h.
+pub(crate) const LINK_ADDRESS: u16 = 1;
+pub(crate) const LINK_NAME: u16 = 3;
+pub(crate) const LINK_MTU: u16 = 4;
+const LINK_ALIAS: u16 = 20;
+const LINK_STATS: u16 = 23;
+
+// Attributes of an address, linux/if_addr.h.
+const ADDRESS_ADDRESS: u16 = 1;
+const ADDRESS_LOCAL: u16 = 2;
+const ADDRESS_FLAGS: u16 = 8;
+/// No duplicate address detection: addresses are the server's to give, and it would cost a second.
+const NO_DAD: u32 = 0x02;
+/// `struct ifa_cacheinfo`: preferred and valid for ever; FreeBSD takes an address without one for expired.
+const ADDRESS_LIFETIMES: u16 = 6;
+const FOREVER: [u8; 16] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
+
+// Of a route, linux/rtnetlink.h.
+const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_INTERFACE: u16 = 4;
+const ROUTE_GATEWAY: u16 = 5;
+/// The main table, by both systems' default.
+const TABLE: u8 = 0;
+const PROTOCOL_STATIC: u8 = 4;
+const TYPE_UNICAST: u8 = 1;
+const SCOPE_LINK: u8 = 253;
+
+/// `IFF_UP`.
+pub(crate) const UP: u32 = 1;
+/// Length of `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
+/// Length of `struct ifaddrmsg`.
+const ADDRESS_HEADER: usize = 8;
+
+/// An interface that is there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) alias: String,
+    pub(crate) stats: Stats,
+}
+
+/// The first eight numbers of `struct rtnl_link_stats64`, as this end of the wire sees them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stats {
+    pub(crate) rx_packets: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_errors: u64,
+    pub(crate) tx_errors: u64,
+    pub(crate) rx_dropped: u64,
+    pub(crate) tx_dropped: u64,
+}
+
+impl Stats {
+    /// The same traffic as the other end of the wire sees it: what this one sends is what that one receives.
+    pub(crate) fn seen_from_the_other_end(&self, interface: &str) -> Counters {
+        Counters {
+            interface: interface.to_owned(),
+            rx_bytes: self.tx_bytes,
+            rx_packets: self.tx_packets,
+            rx_errors: self.tx_errors,
+            rx_dropped: self.tx_dropped,
+            tx_bytes: self.rx_bytes,
+            tx_packets: self.rx_packets,
+            tx_errors: self.rx_errors,
+            tx_dropped: self.rx_dropped,
+        }
+    }
+}
+
+/// The interfaces of one network: that which the connection was opened in.
+pub(crate) struct Links {
+    connection: Connection,
+}
+
+impl Links {
+    /// Those that this connection reaches.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Sends a request that only one system has.
+    pub(crate) fn request(&self, message: &Message) -> io::Result<()> {
+        self.connection.request(message)
+    }
+
+    /// The interface of this name.
+    pub(crate) fn find(&self, name: &str) -> io::Result<Option<Link>> {
+        match self.connection.get(&Message::new(GET_LINK, 0, &header(0, 0, 0)).with_text(LINK_NAME, name)) {
+            Ok(answer) => Ok(Some(link(&answer))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn list(&self) -> io::Result<Vec<Link>> {
+        let answers = self.connection.dump(&Message::new(GET_LINK, 0, &header(0, 0, 0)))?;
+        Ok(answers.iter().map(link).collect())
+    }
+
+    /// Notes a text with an interface.
+    pub(crate) fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
+        self.request(&change(index).with_text(LINK_ALIAS, alias))
+    }
+
+    /// Gives an interface another MAC.
+    pub(crate) fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        self.request(&change(index).with(LINK_ADDRESS, &mac))
+    }
+
+    /// Gives an interface another MTU, in bytes.
+    pub(crate) fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
+        self.request(&change(index).with_u32(LINK_MTU, mtu))
+    }
+
+    /// Brings an interface up.
+    pub(crate) fn up(&self, index: u32) -> io::Result<()> {
+        self.request(&Message::new(NEW_LINK, 0, &header(index, UP, UP)))
+    }
+
+    /// Removes an interface, and its peer with it; one that is not there is removed already.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        // By its number: FreeBSD does not look at the name.
+        let Some(link) = self.find(name)? else { return Ok(()) };
+        match self.request(&Message::new(DELETE_LINK, 0, &header(link.index, 0, 0))) {
+            Err(error) if !is_missing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an interface an address; one that is there is kept.
+    pub(crate) fn add_address(&self, index: u32, address: &IpNetwork) -> io::Result<()> {
+        let ip = octets(address.ip());
+        let mut message = Message::new(NEW_ADDRESS, flag::CREATE | flag::REPLACE, &address_header(index, address))
+            .with(ADDRESS_LOCAL, &ip)
+            .with(ADDRESS_ADDRESS, &ip);
+        if address.is_ipv6() {
+            message = message.with_u32(ADDRESS_FLAGS, NO_DAD).with(ADDRESS_LIFETIMES, &FOREVER);
+        }
+        self.request(&message)
+    }
+
+    /// Takes an address from an interface.
+    pub(crate) fn remove_address(&self, index: u32, address: &IpNetwork) -> io::Result<()> {
+        let header = address_header(index, address);
+        self.request(&Message::new(DELETE_ADDRESS, 0, &header).with(ADDRESS_LOCAL, &octets(address.ip())))
+    }
+
+    /// The addresses that reach further than their own link, with the index of the interface.
+    pub(crate) fn addresses(&self) -> io::Result<Vec<(u32, IpNetwork)>> {
+        let answers = self.connection.dump(&Message::new(GET_ADDRESS, 0, &[0; ADDRESS_HEADER]))?;
+        Ok(answers.iter().filter_map(address_of).collect())
+    }
+
+    /// Makes the default route of the gateway's family; one that is there is replaced.
+    pub(crate) fn add_default_route(&self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        let family = family(gateway.is_ipv4());
+        let header = [family, 0, 0, 0, TABLE, PROTOCOL_STATIC, 0, TYPE_UNICAST, 0, 0, 0, 0];
+        let message = Message::new(NEW_ROUTE, flag::CREATE | flag::REPLACE, &header)
+            .with(ROUTE_DESTINATION, &vec![0; octets(gateway).len()])
+            .with(ROUTE_GATEWAY, &octets(gateway))
+            .with_u32(ROUTE_INTERFACE, index);
+        self.request(&message)
+    }
+}
+
+/// A change of an interface that leaves its flags alone. None of them would do on Linux; FreeBSD takes that for all, so it
+/// names one that neither can change (`IFF_LOOPBACK`).
+fn change(index: u32) -> Message {
+    Message::new(NEW_LINK, 0, &header(index, 0, 0x8))
+}
+
+/// The errnos for an interface that is not there, on both systems.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ENXIO | libc::ESRCH))
+}
+
+/// `struct ifinfomsg`: the flags in `change` become those in `flags`.
+pub(crate) fn header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
+    let mut header = [0; LINK_HEADER];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// `struct ifaddrmsg`.
+fn address_header(index: u32, address: &IpNetwork) -> [u8; ADDRESS_HEADER] {
+    let [a, b, c, d] = index.to_ne_bytes();
+    [family(address.is_ipv4()), address.prefix(), 0, 0, a, b, c, d]
+}
+
+fn address_of(answer: &Answer) -> Option<(u32, IpNetwork)> {
+    let header = answer.body.first_chunk::<ADDRESS_HEADER>()?;
+    let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+    if header[3] >= SCOPE_LINK {
+        return None;
+    }
+    let attributes = answer.attributes(ADDRESS_HEADER);
+    let value = |kind| attributes.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value);
+    let ip = value(ADDRESS_LOCAL).or_else(|| value(ADDRESS_ADDRESS))?;
+    let ip = match ip.len() {
+        4 => IpAddr::from(*ip.first_chunk::<4>()?),
+        _ => IpAddr::from(*ip.first_chunk::<16>()?),
+    };
+    Some((index, IpNetwork::new(ip, header[1]).ok()?))
+}
+
+fn link(answer: &Answer) -> Link {
+    let mut link = Link::default();
+    if let Some([_, _, _, _, a, b, c, d]) = answer.body.first_chunk::<8>() {
+        link.index = u32::from_ne_bytes([*a, *b, *c, *d]);
+    }
+    for (kind, value) in answer.attributes(LINK_HEADER) {
+        match kind {
+            LINK_NAME => link.name = text(value),
+            LINK_ALIAS => link.alias = text(value),
+            LINK_STATS => link.stats = stats(value),
+            _ => (),
+        }
+    }
+    link
+}
+
+fn stats(value: &[u8]) -> Stats {
+    let number = |index: usize| {
+        let bytes = value.get(8 * index..).and_then(|rest| rest.first_chunk::<8>());
+        bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    };
+    Stats {
+        rx_packets: number(0),
+        tx_packets: number(1),
+        rx_bytes: number(2),
+        tx_bytes: number(3),
+        rx_errors: number(4),
+        tx_errors: number(5),
+        rx_dropped: number(6),
+        tx_dropped: number(7),
+    }
+}
+
+fn family(ipv4: bool) -> u8 {
+    let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 };
+    u8::try_from(family).expect("both families are small numbers")
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

@@ -1,0 +1,185 @@
+//! FreeBSD: on the machine itself, which is to be one for tests: the pf ruleset is the demonstration's. Pods are jails with a
+//! vnet whose root is the machine's, so that programs run in them by jexec(8).
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use host::run::Tool;
+use host::{Place, PodId};
+use network::Protocol;
+
+use crate::world::{CLUSTER, NODE, OUTSIDE, PREFIX, settings, sh};
+
+/// The name of the machine outside.
+pub(crate) const OUTSIDE_NAME: &str = "ctoutside";
+/// An emulated machine takes seconds for what a real one does in milliseconds: it is only printed.
+pub(crate) const ATTACH: Duration = Duration::from_secs(60);
+/// Where the demonstration's ruleset notes what it changed.
+const STATE: &str = "/tmp/cellblock-network-test";
+/// How long a jail may be dying: a retransmission that is not dropped takes over a minute.
+const DYING: Duration = Duration::from_secs(20);
+
+/// Servers that run, with the jail they are in.
+static SERVERS: Mutex<Vec<(Option<String>, Child)>> = Mutex::new(Vec::new());
+
+/// Why it cannot run here.
+pub(crate) fn missing() -> Option<String> {
+    (!nix::unistd::geteuid().is_root()).then(|| "it needs root".to_owned())
+}
+
+/// Takes away what a test that failed before has left, and loads the ruleset.
+pub(crate) fn isolate() {
+    sh(&format!(
+        "for j in $(jls -d name | grep '^{PREFIX}' || true); do jail -R $j || true; done
+         for i in $(ifconfig -l); do case $i in {PREFIX}*|node0) ifconfig $i destroy || true;; esac; done"
+    ));
+    let changed = network::install_demo_ruleset(&settings(Path::new(STATE)));
+    println!("network: {}", changed.unwrap_or_else(|error| panic!("{}", host::chain(&error))).join(", "));
+}
+
+pub(crate) fn leave() {
+    network::remove_demo_ruleset(&settings(Path::new(STATE))).unwrap();
+    sh(&format!("rm -r {STATE}"));
+}
+
+/// Everything in the kernel that a leak would change.
+pub(crate) fn kernel() -> String {
+    sh(&format!(
+        "ifconfig -l | tr ' ' '\\n' | sort; pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null || true; jls name | sort; \
+         sysctl net.inet.ip.forwarding net.inet6.ip6.forwarding"
+    ))
+}
+
+pub(crate) fn add_outside() {
+    sh(&format!(
+        "e=$(ifconfig epair create); ifconfig $e name node0 >/dev/null
+         jail -c name={OUTSIDE_NAME} vnet persist path=/
+         ifconfig ${{e%a}}b vnet {OUTSIDE_NAME}
+         jexec {OUTSIDE_NAME} ifconfig ${{e%a}}b name eth0 >/dev/null
+         ifconfig node0 inet {}/24 up; ifconfig node0 inet6 {}/64 no_dad -ifdisabled
+         jexec {OUTSIDE_NAME} ifconfig lo0 127.0.0.1/8 up
+         jexec {OUTSIDE_NAME} ifconfig eth0 inet {}/24 up; jexec {OUTSIDE_NAME} ifconfig eth0 inet6 {}/64 no_dad -ifdisabled
+         jexec {OUTSIDE_NAME} ifconfig lo0 inet {}/32 alias; jexec {OUTSIDE_NAME} ifconfig lo0 inet6 {}/128
+         route -q add -net 198.51.100.0/24 {} >/dev/null; route -q -6 add -net 2001:db8:2::/64 {} >/dev/null",
+        NODE[0], NODE[1], OUTSIDE[0], OUTSIDE[1], CLUSTER[0], CLUSTER[1], OUTSIDE[0], OUTSIDE[1],
+    ));
+}
+
+pub(crate) fn remove_outside() {
+    stop_servers(None);
+    stop_servers(Some(OUTSIDE_NAME));
+    sh(&format!("ifconfig node0 destroy; jail -r {OUTSIDE_NAME}; route -q delete -net 198.51.100.0/24 || true"));
+    sh("route -q -6 delete -net 2001:db8:2::/64 || true");
+}
+
+/// The machine outside learns the way back to the pods.
+pub(crate) fn cluster_knows_the_pods() {
+    sh(&format!(
+        "jexec {OUTSIDE_NAME} route -q add -net 10.77.0.0/16 {}; jexec {OUTSIDE_NAME} route -q -6 add -net fd00:77::/64 {}",
+        NODE[0], NODE[1]
+    ));
+}
+
+pub(crate) fn add_node_address(address: &str) {
+    sh(&format!("ifconfig node0 inet {address}/32 alias"));
+}
+
+pub(crate) fn remove_node_address(address: &str) {
+    sh(&format!("ifconfig node0 inet {address} -alias"));
+}
+
+pub(crate) fn add_default_route(name: &str, gateway: &str) {
+    sh(&format!("jexec {name} route -q add default {gateway}"));
+}
+
+/// What somebody does who flushes too much.
+pub(crate) fn flush_rules() {
+    sh(&format!("for a in $(pfctl -a cellblock-{PREFIX} -s Anchors); do pfctl -q -a $a -F nat; done"));
+}
+
+/// What a process costs, in words.
+pub(crate) fn memory(pid: &str) -> String {
+    let private = sh(&format!("procstat -h vm {pid} | awk '{{ private += $7 }} END {{ print private * 4 }}'"));
+    format!("{} kB private resident pages", private.trim())
+}
+
+pub(crate) fn name(id: &PodId) -> String {
+    format!("{PREFIX}{}", id.short())
+}
+
+/// A network for a pod.
+pub(crate) fn place(id: &PodId) -> Place {
+    sh(&format!("jail -c name={} vnet persist path=/", name(id)));
+    Place::Jail(name(id))
+}
+
+pub(crate) fn remove_place(id: &PodId) {
+    stop_servers(Some(&name(id)));
+    sh(&format!("jail -r {}", name(id)));
+}
+
+/// Waits until the jail is not even dying any more.
+pub(crate) fn wait_until_gone(id: &PodId) {
+    let started = Instant::now();
+    while !sh(&format!("jls -d name | grep -x {} || true", name(id))).is_empty() {
+        assert!(started.elapsed() < DYING, "the jail is dying for {DYING:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn stop_servers(of: Option<&str>) {
+    for (jail, child) in SERVERS.lock().unwrap().iter_mut().filter(|(jail, _)| jail.as_deref() == of) {
+        let _ = child.kill();
+        child.wait().unwrap();
+        *jail = Some(String::new());
+    }
+}
+
+/// This program in a jail.
+fn wire(jail: Option<&str>, words: &[&str]) -> (String, Vec<String>) {
+    let own = std::env::current_exe().unwrap().display().to_string();
+    let words = words.iter().map(|word| (*word).to_owned());
+    match jail {
+        None => (own, [vec!["wire".to_owned()], words.collect()].concat()),
+        Some(jail) => {
+            let before = vec![jail.to_owned(), own, "wire".to_owned()];
+            ("/usr/sbin/jexec".to_owned(), [before, words.collect()].concat())
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a server of the test that goes on running")]
+fn start(jail: Option<&str>, words: &[&str]) {
+    let (program, args) = wire(jail, words);
+    let mut child =
+        std::process::Command::new(program).args(args).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready");
+    SERVERS.lock().unwrap().push((jail.map(str::to_owned), child));
+}
+
+/// Answers in a jail until it is removed.
+pub(crate) fn serve(jail: Option<&str>, port: u16) {
+    start(jail, &["serve", &port.to_string()]);
+}
+
+pub(crate) fn ask(from: Option<&str>, protocol: Protocol, to: SocketAddr, wait: Duration) -> Result<String, String> {
+    let (program, args) = wire(from, &["ask", protocol.name(), &to.to_string(), &wait.as_millis().to_string()]);
+    let output = Tool::new(program).args(args).run().map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// Opens a connection from a jail, on which something is sent a little later.
+pub(crate) fn stall(from: &str, to: SocketAddr) {
+    start(Some(from), &["stall", &to.to_string()]);
+}
+
+/// From now on nothing reaches the machine outside.
+pub(crate) fn close_the_way() {
+    sh(&format!("jexec {OUTSIDE_NAME} ifconfig eth0 down"));
+}
