@@ -90,6 +90,8 @@ fn configure(directory: &Path, registry: std::net::SocketAddr, options: &Options
     std::fs::create_dir_all(&hosts)?;
     std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n"))?;
     std::fs::write(directory.join("cellblock.toml"), config.commented())?;
+    // kubelet makes a pod's log directory before it asks for the pod.
+    std::fs::create_dir_all(config.state.join("logs"))?;
     Ok(config)
 }
 
