@@ -9,6 +9,10 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+// Its pure half is compiled and tested on any system, where nothing but its tests uses it.
+#[cfg(any(target_os = "freebsd", test))]
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
 pub mod monitor;

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+#[cfg(target_os = "freebsd")]
+use crate::freebsd as backend;
 #[cfg(target_os = "linux")]
 use crate::linux as backend;
 use crate::monitor::{Launch, Wanted};

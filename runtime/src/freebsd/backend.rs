@@ -1,0 +1,196 @@
+//! The backend as the server sees it: each method finds its object and hands on.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use host::{ContainerId, Need, Place, PodId, Prefix};
+
+use super::usage::Counters;
+use super::{NAME, container, inside, inventory, kernel, launch as launching, names, needs, pod};
+use crate::monitor::client::{self, Probe};
+use crate::monitor::{Launch, Wanted, exec, signal_number};
+use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
+use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
+
+/// The root of every pod's jail, in the state directory: an empty directory that no process ever sees.
+const EMPTY: &str = "empty";
+/// The first and the last real-time signal (SIGRTMIN and SIGRTMAX in sys/signal.h).
+const REALTIME: (i32, i32) = (65, 126);
+
+/// The backend.
+pub(super) struct FreeBsd {
+    pub(super) settings: Settings,
+    empty: PathBuf,
+    counters: Counters,
+}
+
+/// Opens the backend: makes its state directory, and goes on destroying what an earlier server had begun to destroy.
+pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
+    let failed = || format!("cannot make {}", settings.state.display());
+    std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
+    // Mounts are named by their real paths.
+    settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
+    let empty = settings.state.join(EMPTY);
+    for directory in [&empty, &settings.state.join("pods"), &settings.state.join("containers")] {
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    }
+    let backend = FreeBsd { settings, empty, counters: Counters::default() };
+    container::prepare_masks(&backend).map_err(Error::failed("cannot make an empty file"))?;
+    pod::sweep(&backend)?;
+    Ok(Arc::new(backend))
+}
+
+pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
+    launching::launch(wanted)
+}
+
+pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
+    inside::main(args)
+}
+
+pub(crate) fn realtime_signals() -> (i32, i32) {
+    REALTIME
+}
+
+impl FreeBsd {
+    pub(super) fn state(&self) -> &Path {
+        &self.settings.state
+    }
+
+    pub(super) fn prefix(&self) -> &Prefix {
+        &self.settings.prefix
+    }
+
+    pub(super) fn empty(&self) -> &Path {
+        &self.empty
+    }
+
+    fn running(&self, id: &ContainerId) -> Result<(PathBuf, super::facts::Facts), Error> {
+        let (directory, facts) = container::find(self, id)?;
+        match client::probe(&directory)? {
+            Probe::Running(_) => Ok((directory, facts)),
+            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
+        }
+    }
+}
+
+impl Runtime for FreeBsd {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn platforms(&self) -> Vec<String> {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let linux = kernel::runs_linux().then(|| format!("linux/{architecture}"));
+        std::iter::once(format!("freebsd/{architecture}")).chain(linux).collect()
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        needs::needs()
+    }
+
+    /// nullfs shows nothing that is mounted below its source: read-only is always recursive.
+    fn features(&self) -> Features {
+        Features { recursive_read_only_mounts: true, supplemental_groups_policy: true }
+    }
+
+    fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
+        pod::create(self, spec, spare)
+    }
+
+    fn create_spare(&self, id: &PodId) -> Result<Option<Place>, Error> {
+        pod::create_spare(self, id).map(Some)
+    }
+
+    fn place(&self, id: &PodId) -> Result<Place, Error> {
+        pod::place(self, id)
+    }
+
+    fn remove_pod(&self, id: &PodId) -> Result<(), Error> {
+        pod::remove(self, id)
+    }
+
+    fn update_pod(&self, id: &PodId, resources: &Resources) -> Result<(), Error> {
+        pod::update(self, id, resources)
+    }
+
+    fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error> {
+        container::create(self, spec)
+    }
+
+    fn start_container(&self, id: &ContainerId) -> Result<Started, Error> {
+        container::start(self, id)
+    }
+
+    fn signal_container(&self, id: &ContainerId, signal: &Signal) -> Result<(), Error> {
+        let (directory, _) = container::find(self, id)?;
+        let number = signal_number(signal)?;
+        client::signal(&directory, number).map(drop)
+    }
+
+    fn kill_container(&self, id: &ContainerId) -> Result<(), Error> {
+        container::kill(self, id)
+    }
+
+    fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
+        self.counters.forget(id);
+        container::remove(self, id)
+    }
+
+    fn container_state(&self, id: &ContainerId) -> Result<ContainerState, Error> {
+        let (directory, facts) = container::find(self, id)?;
+        container::state(&directory, &facts)
+    }
+
+    fn exit_descriptor(&self, id: &ContainerId) -> Result<OwnedFd, Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::exit_descriptor(&directory)
+    }
+
+    fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
+        container::update(self, id, resources)
+    }
+
+    fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::reopen_log(&directory)
+    }
+
+    fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, Error> {
+        let (directory, _) = self.running(id)?;
+        exec(&self.settings.workers, &directory, spec)
+    }
+
+    fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Session, Error> {
+        let (directory, _) = container::find(self, id)?;
+        client::attach(&directory, stdin)
+    }
+
+    fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error> {
+        match pod::place(self, id)? {
+            Place::Host => inside::connect_here(port).map_err(|source| Error::Unavailable {
+                operation: format!("cannot connect to port {port} of the host"),
+                source: source.into(),
+            }),
+            _ => inside::connect(&self.settings.workers, &names::pod(self.prefix(), id), port),
+        }
+    }
+
+    fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
+        let (directory, facts) = self.running(id)?;
+        let limits = container::limits_now(&directory)?;
+        let usage = self.counters.of(id, &facts.jail)?;
+        Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
+    }
+
+    fn inventory(&self) -> Result<Inventory, Error> {
+        inventory::take(self)
+    }
+}

@@ -1,0 +1,251 @@
+//! From a monitor's fork to the program: the child puts its streams in their places, closes everything else, enters the
+//! jail, opens its terminal there, becomes its user, and runs the program. What fails is told through a pipe that the exec
+//! closes.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::pty::{grantpt, posix_openpt, unlockpt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Pid, Uid, chdir, execve, fchown, setgid, setgroups, setsid, setuid};
+
+use super::sys::jail::Jail;
+use super::sys::process;
+use crate::Error;
+use crate::monitor::{Launched, Streams, receive_descriptor};
+use crate::spec::Identity;
+
+/// Where the child keeps what it needs after it has closed the rest: the pipe to the monitor, the jail's descriptor, and
+/// the socket for the terminal.
+const REPORT: RawFd = 3;
+const JAIL: RawFd = 4;
+const TERMINAL: RawFd = 5;
+/// The first number that the child closes.
+const FIRST_CLOSED: RawFd = 6;
+/// Where descriptors wait until their places are free.
+const ASIDE: RawFd = 64;
+/// The longest report, in bytes.
+const REPORT_LENGTH: u64 = 4096;
+/// The exit codes of a program that is not there and of one that cannot be run, as shells count.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+/// Where a program is looked up when the environment has no PATH (execvp(3)).
+const DEFAULT_PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin";
+
+/// What is run, and as whom.
+pub(super) struct Program<'a> {
+    pub(super) args: &'a [String],
+    pub(super) env: Vec<(String, String)>,
+    pub(super) cwd: &'a Path,
+    pub(super) identity: &'a Identity,
+    pub(super) no_new_privileges: bool,
+}
+
+/// Starts a program in a jail; returns when it runs, or with nothing of it left.
+///
+/// # Errors
+/// [`Error::Command`] for a program that is not there or cannot be run; any other.
+pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Result<Launched, Error> {
+    let failed = || Error::failed::<io::Error>("cannot start a process in the jail");
+    let (report, their_report) = io::pipe().map_err(failed())?;
+    let (terminal, their_terminal) = match &streams {
+        Streams::Pipes { .. } => (None, None),
+        Streams::Terminal => {
+            let (ours, theirs) = UnixStream::pair().map_err(failed())?;
+            (Some(ours), Some(theirs))
+        }
+    };
+    let Some(pid) = process::split().map_err(failed())? else {
+        let ends = Ends { streams: &streams, report: their_report.as_fd(), terminal: their_terminal.as_ref() };
+        let error = run(jail, program, &ends).unwrap_or_else(|failure| failure);
+        let mut report = File::from(process::adopt(error.report));
+        // The monitor that is to read this is gone when it cannot be written.
+        let _ = report.write_all(error.text.as_bytes());
+        process::leave(1);
+    };
+    drop((their_report, their_terminal, streams));
+    let launched = begun(pid, report, terminal);
+    if launched.is_err() {
+        // It has told why it ends, so it does.
+        let _ = waitpid(pid, None);
+    }
+    launched.map_err(|text| report_error(&text, program))
+}
+
+/// Waits for the exec, or for the reason why there is none.
+fn begun(pid: Pid, report: io::PipeReader, terminal: Option<UnixStream>) -> Result<Launched, String> {
+    let terminal = terminal.map(|socket| receive_descriptor(socket.as_fd())).transpose();
+    let mut text = String::new();
+    report.take(REPORT_LENGTH).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    match terminal {
+        Ok(terminal) if text.is_empty() => Ok(Launched { pid, terminal }),
+        // It sends none when it has failed before, and tells why.
+        Err(error) if text.is_empty() => Err(error.to_string()),
+        _ => Err(text),
+    }
+}
+
+/// What the child said, as an error: an exit code and a reason for a program that does not run.
+fn report_error(text: &str, program: &Program<'_>) -> Error {
+    if let Some((code, reason)) = text.split_once(' ')
+        && let Ok(exit_code) = code.parse()
+    {
+        let program = program.args.first().cloned().unwrap_or_default();
+        return Error::Command { program, reason: reason.to_owned(), exit_code };
+    }
+    Error::failed("cannot start a process in the jail")(io::Error::other(text.to_owned()))
+}
+
+/// The child's ends of everything.
+struct Ends<'a> {
+    streams: &'a Streams,
+    report: BorrowedFd<'a>,
+    terminal: Option<&'a UnixStream>,
+}
+
+/// Why there is no program, and where to say it.
+struct Failure {
+    report: RawFd,
+    text: String,
+}
+
+/// Everything that the child does; it returns only when it fails.
+fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, Failure> {
+    let before =
+        |error: io::Error| Failure { report: ends.report.as_raw_fd(), text: format!("its descriptors: {error}") };
+    let jail = arrange(jail, ends).map_err(before)?;
+    let failed =
+        |what: &'static str| move |error: io::Error| Failure { report: REPORT, text: format!("{what}: {error}") };
+    process::reset_signals().map_err(failed("its signals"))?;
+    // From the attach on other processes of the jail see this one: none may look into it before it runs its program.
+    process::forbid_tracing().map_err(failed("tracing"))?;
+    jail.attach().map_err(failed("attaching"))?;
+    drop(jail);
+    setsid().map_err(|errno| failed("its session")(errno.into()))?;
+    if ends.terminal.is_some() {
+        open_terminal(program.identity).map_err(failed("its terminal"))?;
+    }
+    become_user(program).map_err(failed("its user"))?;
+    chdir(program.cwd).map_err(|errno| failed("its working directory")(errno.into()))?;
+    let (code, reason) = execute(program);
+    Ok(Failure { report: REPORT, text: format!("{code} {reason}") })
+}
+
+/// Puts the descriptors into their places and closes all others.
+fn arrange(jail: &Jail, ends: &Ends<'_>) -> io::Result<Jail> {
+    let aside = |descriptor: BorrowedFd<'_>| -> io::Result<OwnedFd> {
+        Ok(process::adopt(fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(ASIDE))?))
+    };
+    let mut moves: Vec<(OwnedFd, RawFd)> = vec![(aside(ends.report)?, REPORT)];
+    match ends.streams {
+        Streams::Pipes { stdin, stdout, stderr } => {
+            for (descriptor, number) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
+                moves.push((aside(descriptor.as_fd())?, number));
+            }
+        }
+        Streams::Terminal => {}
+    }
+    if let Some(terminal) = ends.terminal {
+        moves.push((aside(terminal.as_fd())?, TERMINAL));
+    }
+    let descriptor = jail.descriptor();
+    if let Some(descriptor) = descriptor {
+        moves.push((aside(descriptor)?, JAIL));
+    }
+    for (descriptor, number) in &moves {
+        process::place(descriptor.as_fd(), *number)?;
+    }
+    let moved = Jail::with_descriptor(jail.jid, descriptor.map(|_| process::adopt(JAIL)));
+    // Their numbers are closed below: they must not be closed twice.
+    moves.into_iter().for_each(|(descriptor, _)| std::mem::forget(descriptor));
+    process::close_from(FIRST_CLOSED);
+    let report = process::adopt(REPORT);
+    let flagged = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    std::mem::forget(report);
+    flagged?;
+    Ok(moved)
+}
+
+/// A terminal is visible only where it was opened: inside the jail. Its master goes out over the socket.
+fn open_terminal(identity: &Identity) -> io::Result<()> {
+    let socket = UnixStream::from(process::adopt(TERMINAL));
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = process::terminal_name(master.as_fd())?;
+    let slave = open(name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY, Mode::empty())?;
+    fchown(slave.as_fd(), Some(Uid::from_raw(identity.uid)), None)?;
+    process::control_terminal(slave.as_fd())?;
+    for number in 0..3 {
+        process::place(slave.as_fd(), number)?;
+    }
+    let rights = [master.as_raw_fd()];
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(b"t")],
+        &[ControlMessage::ScmRights(&rights)],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
+
+/// The groups first: a user that is not root may not change them. Up to FreeBSD 14, and for a program that was linked for it,
+/// the first of setgroups(2)'s groups is the effective one.
+fn become_user(program: &Program<'_>) -> io::Result<()> {
+    let identity = program.identity;
+    let mut groups = vec![Gid::from_raw(identity.gid)];
+    groups.extend(identity.groups.iter().filter(|group| **group != identity.gid).map(|group| Gid::from_raw(*group)));
+    setgroups(&groups)?;
+    setgid(Gid::from_raw(identity.gid))?;
+    setuid(Uid::from_raw(identity.uid))?;
+    if program.no_new_privileges {
+        process::forbid_new_privileges()?;
+    }
+    Ok(())
+}
+
+/// Runs the program; returns the exit code and the reason for the one that it cannot run.
+fn execute(program: &Program<'_>) -> (i32, String) {
+    let c_strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let env = program.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let (Ok(args), Ok(env)) = (c_strings(program.args.to_vec()), c_strings(env)) else {
+        return (NOT_EXECUTABLE, "an argument has a NUL".to_owned());
+    };
+    let mut refused = Errno::ENOENT;
+    for candidate in candidates(program) {
+        let Ok(path) = CString::new(candidate.into_vec()) else { continue };
+        let errno = match execve(&path, &args, &env) {
+            Ok(never) => match never {},
+            Err(errno) => errno,
+        };
+        // As execvp(3): one that is not there is looked for further on, another reason is the one to tell.
+        if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            refused = errno;
+        }
+    }
+    let code = if refused == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE };
+    (code, refused.desc().to_owned())
+}
+
+/// Where the program may be.
+fn candidates(program: &Program<'_>) -> Vec<OsString> {
+    let Some(name) = program.args.first() else { return Vec::new() };
+    if name.contains('/') {
+        return vec![name.into()];
+    }
+    let path = program.env.iter().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, path)| path);
+    path.split(':')
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| format!("{directory}/{name}").into())
+        .collect()
+}

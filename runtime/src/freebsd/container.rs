@@ -1,0 +1,291 @@
+//! Containers: their mounts and files are made when they are created; their jail is made by their monitor when they start,
+//! and ends with their first process.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use host::ContainerId;
+
+use super::backend::FreeBsd;
+use super::facts::{self, Facts};
+use super::limits::Limits;
+use super::mounts::{self, Root};
+use super::plan::{self, Source, Wanted};
+use super::resolve::{Kind, open_file, resolve};
+use super::rights::Rights;
+use super::{Tried, enforce, jails, launch, names, pod, refuse, rulesets};
+use crate::monitor::client::{self, Probe};
+use crate::monitor::{self, spec_path};
+use crate::spec::{ContainerSpec, Identity, Resources};
+use crate::{ContainerState, Error, Exit, Started, users};
+
+/// The mount of a root that the container may not write to, in the container's directory.
+const READONLY_ROOT: &str = "root";
+/// What lies over a masked file, in the state directory.
+const EMPTY_FILE: &str = "empty-file";
+/// The dynamic linkers of Linux: a root that has one is run by the linuxulator, and expects /proc and /sys.
+const LINUX_LOADERS: [&str; 4] = [
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+];
+
+/// The directory of a container.
+pub(super) fn directory(backend: &FreeBsd, id: &ContainerId) -> PathBuf {
+    monitor::directory(backend.state(), id)
+}
+
+/// The directory and the facts of a container that is whole.
+pub(super) fn find(backend: &FreeBsd, id: &ContainerId) -> Result<(PathBuf, Facts), Error> {
+    let directory = directory(backend, id);
+    let found = Facts::read(&directory)?;
+    let facts = found.ok_or_else(|| Error::NotFound { what: format!("container {}", id.short()) })?;
+    Ok((directory, facts))
+}
+
+/// The spec that a container was made from; None: it is not whole enough to tell.
+pub(super) fn read_spec(directory: &Path) -> Option<ContainerSpec> {
+    facts::read(&spec_path(directory)).ok().flatten()
+}
+
+/// Makes a container, or keeps the one that is there.
+pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity, Error> {
+    let (rights, limits) = refuse::container(spec)?;
+    let pod = pod::spec(backend, &spec.pod)?;
+    let directory = directory(backend, &spec.id);
+    if let Some(facts) = Facts::read(&directory)? {
+        return Ok(facts.identity);
+    }
+    // What an earlier attempt left half made.
+    remove(backend, &spec.id)?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    let made = fill(backend, spec, &rights, &limits, &pod::resolv_conf(backend, &pod));
+    if made.is_err() {
+        remove(backend, &spec.id)?;
+    }
+    made
+}
+
+fn fill(
+    backend: &FreeBsd,
+    spec: &ContainerSpec,
+    rights: &Rights,
+    limits: &Limits,
+    resolv_conf: &Path,
+) -> Result<Identity, Error> {
+    let directory = directory(backend, &spec.id);
+    let image = Root::open(&spec.rootfs)?;
+    let sources = sources(spec)?;
+    let passwd = read_text(&image, "/etc/passwd")?;
+    let identity = users::identify(&spec.process.user, &passwd, &read_text(&image, "/etc/group")?)?;
+    // The spec first: a server that dies now finds what to remove.
+    facts::write(&spec_path(&directory), spec)?;
+    let (jail, pod_jail) =
+        (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
+    let mut facts = Facts::new(jail, pod_jail, image.path.clone(), identity);
+    facts.home = home(&passwd, facts.identity.uid);
+    facts.ruleset =
+        if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
+    let linux = LINUX_LOADERS.iter().any(|loader| resolve(image.descriptor(), Path::new(loader), None).is_ok());
+    let wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf, linux);
+    facts.root = mount_all(&image, spec, &wanted, &directory)?;
+    cover(backend, spec, &Root::open(&facts.root)?)?;
+    facts::write_limits(&directory, limits)?;
+    // The facts last: with them the container is whole.
+    facts.write(&directory)?;
+    Ok(facts.identity)
+}
+
+/// What each of the caller's mounts is on the host.
+fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
+    let mut sources = Vec::new();
+    for mount in &spec.mounts {
+        let mut missing = None;
+        sources.push(plan::source(&mount.source, |path| match path.canonicalize() {
+            Ok(real) if real.is_dir() => Source::Null(real, Kind::Directory),
+            Ok(real) => Source::Null(real, Kind::File),
+            Err(error) => {
+                missing = Some(format!("{}: {error}", path.display()));
+                Source::Null(path.to_owned(), Kind::File)
+            }
+        }));
+        if let Some(reason) = missing {
+            return Err(Error::Invalid { field: "mounts.source".to_owned(), reason });
+        }
+    }
+    Ok(sources)
+}
+
+/// Makes all places, then mounts; the container's root is the image's or a read-only mount of it.
+fn mount_all(image: &Root, spec: &ContainerSpec, wanted: &[Wanted], directory: &Path) -> Result<PathBuf, Error> {
+    for (at, mount) in wanted.iter().enumerate() {
+        image.make_place(mount, &wanted[..at])?;
+    }
+    let in_a_mount = wanted.iter().any(|mount| spec.process.cwd.starts_with(&mount.destination));
+    if !in_a_mount {
+        make_cwd(image, spec)?;
+    }
+    let root = if spec.readonly_rootfs {
+        let on = directory.join(READONLY_ROOT);
+        let failed = || format!("cannot mount the read-only root {}", on.display());
+        fs::create_dir(&on).map_err(Error::failed(failed()))?;
+        let source = Source::Null(image.path.clone(), Kind::Directory);
+        mounts::nmount(&source, &on, true).map_err(Error::failed(failed()))?;
+        Root::open(&on)?
+    } else {
+        Root::open(&image.path)?
+    };
+    wanted.iter().try_for_each(|mount| root.mount(mount))?;
+    if in_a_mount {
+        make_cwd(&root, spec)?;
+    }
+    Ok(root.path)
+}
+
+fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
+    let cwd = &spec.process.cwd;
+    let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
+    made.map(drop).map_err(|error| Error::Invalid {
+        field: "process.cwd".to_owned(),
+        reason: format!("{}: {error}", cwd.display()),
+    })
+}
+
+/// Paths that read as empty, and paths that cannot be written, where the image has them.
+fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Error> {
+    let masked = spec.security.masked_paths.iter().map(|path| (path, true));
+    let covered = masked.chain(spec.security.readonly_paths.iter().map(|path| (path, false)));
+    for (path, mask) in covered {
+        let Ok(found) = resolve(root.descriptor(), path, None) else { continue };
+        let kind = if found.directory { Kind::Directory } else { Kind::File };
+        let source = match (mask, kind) {
+            (true, Kind::Directory) => backend.empty().to_owned(),
+            (true, Kind::File) => backend.state().join(EMPTY_FILE),
+            (false, _) => root.path.join(&found.path),
+        };
+        root.mount(&Wanted { source: Source::Null(source, kind), destination: path.clone(), readonly: true })?;
+    }
+    Ok(())
+}
+
+/// Makes what lies over masked files.
+pub(super) fn prepare_masks(backend: &FreeBsd) -> std::io::Result<()> {
+    fs::File::create(backend.state().join(EMPTY_FILE)).map(drop)
+}
+
+/// A file of the image; empty: there is none.
+fn read_text(root: &Root, path: &str) -> Result<String, Error> {
+    let failed = || format!("cannot read {path} of {}", root.path.display());
+    let Some(file) = open_file(root.descriptor(), Path::new(path)).map_err(Error::failed(failed()))? else {
+        return Ok(String::new());
+    };
+    if !file.metadata().map_err(Error::failed(failed()))?.is_file() {
+        return Ok(String::new());
+    }
+    let mut text = Vec::new();
+    file.take(users::FILE_LIMIT).read_to_end(&mut text).map_err(Error::failed(failed()))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A user's home directory in a passwd file, `/` when it names none.
+fn home(passwd: &str, uid: u32) -> String {
+    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut own = fields.filter(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(uid));
+    let home = own.next().and_then(|fields| fields.get(5).map(|home| (*home).to_owned()));
+    home.filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned())
+}
+
+/// Starts a container.
+pub(super) fn start(backend: &FreeBsd, id: &ContainerId) -> Result<Started, Error> {
+    let (directory, _) = find(backend, id)?;
+    if client::probe(&directory)? != Probe::Created {
+        return Err(Error::Conflict { what: format!("container {} was started already", id.short()) });
+    }
+    client::start(&backend.settings.workers, &directory)
+}
+
+/// The state. When the monitor was killed, what it left is killed too, and that is the end that is told.
+pub(super) fn state(directory: &Path, facts: &Facts) -> Result<ContainerState, Error> {
+    Ok(match client::probe(directory)? {
+        Probe::Created => ContainerState::Created,
+        Probe::Running(started) => ContainerState::Running(started),
+        Probe::Exited { started, exit } => ContainerState::Exited { started, exit },
+        Probe::Lost(started) => ContainerState::Exited { started, exit: lost(directory, facts, started)? },
+    })
+}
+
+fn lost(directory: &Path, facts: &Facts, started: Started) -> Result<Exit, Error> {
+    jails::end(&facts.jail)?;
+    client::record_lost(directory, started)
+}
+
+/// Kills every process; when it returns, the exit is recorded.
+pub(super) fn kill(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
+    let (directory, facts) = find(backend, id)?;
+    if !client::kill(&directory)? {
+        state(&directory, &facts)?;
+    }
+    Ok(())
+}
+
+/// Removes a container, whatever is there of it: what does not need its facts is found by its id in the kernel.
+pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
+    let mut tried = Tried::default();
+    let directory = directory(backend, id);
+    tried.keep(client::kill(&directory).map(drop));
+    let own = |name: &str| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
+    for (_, name) in jails::list()?.into_iter().filter(|(_, name)| own(name)) {
+        tried.keep(jails::end(&name));
+    }
+    let facts = Facts::read(&directory)?;
+    if let Some(facts) = &facts {
+        tried.keep(jails::remove_rules(&facts.jail));
+    }
+    let rootfs = read_spec(&directory).and_then(|spec| spec.rootfs.canonicalize().ok());
+    tried.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
+    if tried.all_done() {
+        tried.keep(rulesets::remove(&directory));
+    }
+    if tried.all_done() {
+        let failed = format!("cannot remove {}", directory.display());
+        tried.keep(host::fs::remove_dir_all(&directory).map_err(Error::failed(failed)));
+    }
+    tried.result()
+}
+
+/// Whether a mount is one that was made for a container: below its root, or its read-only root; where the spec is lost,
+/// below a directory with its id.
+fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId) -> bool {
+    let below = |root: &Path| on.starts_with(root) && on != root;
+    let named = || {
+        let mut parts = on.components();
+        parts.any(|part| part.as_os_str() == id.as_str()) && parts.next().is_some()
+    };
+    below(directory) || rootfs.map_or_else(named, below)
+}
+
+/// Changes what a container may use.
+pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
+    let (directory, _) = find(backend, id)?;
+    let mut limits = facts::read_limits(&directory)?;
+    limits.update(resources)?;
+    facts::write_limits(&directory, &limits)?;
+    enforce_again(backend, id)
+}
+
+/// The limits of a container, its pod's taken into account.
+pub(super) fn limits_now(directory: &Path) -> Result<Limits, Error> {
+    match read_spec(directory) {
+        Some(spec) => enforce::wanted(directory, &spec),
+        None => Ok(Limits::default()),
+    }
+}
+
+/// Makes the limits hold as they are now.
+pub(super) fn enforce_again(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
+    let (directory, facts) = find(backend, id)?;
+    let Some(spec) = read_spec(&directory) else { return Ok(()) };
+    launch::enforce_again(&directory, &spec, &facts)
+}

@@ -1,0 +1,138 @@
+//! Limits made to hold on a container's jail: rctl(4)'s rules, the CPU set, and the memory, which its monitor watches.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::facts::{Facts, pod_directory, read_limits, state_of};
+use super::limits::{Limits, racct_value};
+use super::sys::{accounting, process};
+use super::{jails, kernel};
+use crate::Error;
+use crate::spec::ContainerSpec;
+
+/// How often a container with a memory limit is looked at, in milliseconds: the kernel itself counts resident memory once a
+/// second (vm_daemon).
+const LOOK_MS: u32 = 250;
+
+/// The limits of a container, its pod's taken into account.
+pub(super) fn wanted(directory: &Path, spec: &ContainerSpec) -> Result<Limits, Error> {
+    let pod = read_limits(&pod_directory(state_of(directory), &spec.pod))?;
+    Ok(read_limits(directory)?.within(&pod))
+}
+
+/// Replaces the rules and the CPU set of a jail. Without kern.racct.enable only the CPU set: `needs` says so.
+///
+/// # Errors
+/// The kernel says no; [`Error::Invalid`] for CPUs that are not there.
+pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> {
+    if kernel::accounting() {
+        jails::remove_rules(jail)?;
+        for rule in limits.rules(jail) {
+            accounting::add_rule(&rule).map_err(Error::failed(format!("cannot add the rule {rule}")))?;
+        }
+    }
+    if let Some(cpus) = &limits.cpus {
+        accounting::confine(jid, cpus).map_err(|error| match error.raw_os_error() {
+            // EDEADLK: none of them is there (cpuset_setaffinity(2)).
+            Some(libc::EDEADLK | libc::EINVAL) => Error::Invalid {
+                field: "resources.cpuset_cpus".to_owned(),
+                reason: format!("{cpus:?} are not CPUs of this machine"),
+            },
+            _ => Error::failed(format!("cannot confine jail {jail} to CPUs {cpus:?}"))(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// What a jail's processes have in memory, in bytes.
+fn memory_of(jail: &str, jid: i32) -> io::Result<u64> {
+    if kernel::accounting() {
+        return Ok(racct_value(&accounting::usage(jail)?, "memoryuse").unwrap_or(0));
+    }
+    let pages: u64 = process::all()?.iter().filter(|one| one.jid == jid).map(|one| one.resident).sum();
+    Ok(pages * kernel::page_size())
+}
+
+/// Watches what a container, and its whole pod, has in memory, and says when it is too much.
+pub(super) struct MemoryWatch {
+    queue: OwnedFd,
+    /// Watched as long as they are open: the limits are files in them, which an update replaces.
+    _directories: [File; 2],
+    directory: PathBuf,
+    pod_directory: PathBuf,
+    jail: String,
+    pod_jail: String,
+    jid: i32,
+    own: Option<u64>,
+    pod: Option<u64>,
+}
+
+impl MemoryWatch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// The limits cannot be read; the kernel has no queue left.
+    pub(super) fn new(directory: &Path, spec: &ContainerSpec, facts: &Facts, jid: i32) -> Result<Self, Error> {
+        let pod_directory = pod_directory(state_of(directory), &spec.pod);
+        let begin = || -> io::Result<(OwnedFd, [File; 2])> {
+            let queue = process::queue()?;
+            let directories = [File::open(directory)?, File::open(&pod_directory)?];
+            for one in &directories {
+                process::watch_directory(queue.as_fd(), one)?;
+            }
+            Ok((queue, directories))
+        };
+        let (queue, directories) = begin().map_err(Error::failed("cannot watch a container's memory"))?;
+        let mut watch = Self {
+            queue,
+            _directories: directories,
+            directory: directory.to_owned(),
+            pod_directory,
+            jail: facts.jail.clone(),
+            pod_jail: facts.pod_jail.clone(),
+            jid,
+            own: None,
+            pod: None,
+        };
+        watch.reread();
+        Ok(watch)
+    }
+
+    /// What to poll.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+
+    /// Called when the descriptor is readable: whether the container is to be killed now.
+    pub(super) fn look(&mut self) -> bool {
+        // An event that stays shows again at the next wait.
+        let _ = process::drain(self.queue.as_fd());
+        self.reread();
+        let own = memory_of(&self.jail, self.jid).unwrap_or(0);
+        if self.own.is_some_and(|limit| own > limit) {
+            return true;
+        }
+        let Some(limit) = self.pod else { return false };
+        let pod = accounting::usage(&self.pod_jail).ok().and_then(|usage| racct_value(&usage, "memoryuse"));
+        pod.is_some_and(|used| used > limit) && self.is_largest(own)
+    }
+
+    /// Of a pod that has too much, the container goes that has the most.
+    fn is_largest(&self, own: u64) -> bool {
+        let below = format!("{}.", self.pod_jail);
+        let siblings = jails::list().unwrap_or_default();
+        let mut siblings = siblings.iter().filter(|(_, name)| name.starts_with(&below) && *name != self.jail);
+        siblings.all(|(jid, name)| memory_of(name, *jid).unwrap_or(0) <= own)
+    }
+
+    /// Limits that cannot be read stay as they were; no limit needs no timer.
+    fn reread(&mut self) {
+        if let (Ok(own), Ok(pod)) = (read_limits(&self.directory), read_limits(&self.pod_directory)) {
+            (self.own, self.pod) = (own.memory, pod.memory);
+        }
+        let timer = (self.own.is_some() || self.pod.is_some()).then_some(LOOK_MS);
+        let _ = process::set_timer(self.queue.as_fd(), timer);
+    }
+}

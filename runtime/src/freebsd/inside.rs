@@ -1,0 +1,138 @@
+//! Short helpers that attach to a pod's jail, which owns its network: one opens a connection there and passes it out, one
+//! sets kernel parameters. Each is a process of its own, the worker `monitor` started with a word of this backend: a thread
+//! of the server could not come back out of a jail.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use host::worker::Workers;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use super::sys::{jail, process, sysctl};
+use super::sysctls;
+use crate::Error;
+use crate::monitor::WORKER;
+
+/// The words of the helpers.
+const CONNECT: &str = "freebsd-connect";
+const SYSCTL: &str = "freebsd-sysctl";
+/// How long a connection to the pod's own loopback may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How long a helper may take.
+const HELPER_WAIT: Duration = Duration::from_secs(20);
+/// The longest reason that is read, in bytes.
+const REASON_LENGTH: u64 = 4096;
+
+/// The loopback addresses in the order in which they are tried.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// A connection to a port on the loopback of this process' own network.
+pub(super) fn connect_here(port: u16) -> io::Result<OwnedFd> {
+    let mut refused = None;
+    for address in LOOPBACK {
+        match TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_WAIT) {
+            Ok(connection) => return Ok(connection.into()),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+/// The same in a pod's jail.
+///
+/// # Errors
+/// [`Error::Unavailable`] when nothing listens.
+pub(super) fn connect(workers: &Workers, jail: &str, port: u16) -> Result<OwnedFd, Error> {
+    let operation = format!("cannot connect to port {port} in jail {jail}");
+    let unavailable = |operation: String, source: io::Error| Error::Unavailable { operation, source: source.into() };
+    match help(workers, &[CONNECT, jail, &port.to_string()]) {
+        Ok((Some(descriptor), _)) => Ok(descriptor),
+        Ok((None, reason)) => Err(unavailable(operation, io::Error::other(reason))),
+        Err(error) => Err(Error::failed(operation)(error)),
+    }
+}
+
+/// Sets a kernel parameter of a pod's network.
+///
+/// # Errors
+/// [`Error::Invalid`] with what the kernel said.
+pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Result<(), Error> {
+    match help(workers, &[SYSCTL, jail, name, value]) {
+        Ok((_, reason)) if reason.is_empty() => Ok(()),
+        Ok((_, reason)) => {
+            Err(Error::Invalid { field: "sysctls".to_owned(), reason: format!("{name}={value}: {reason}") })
+        }
+        Err(error) => Err(Error::failed(format!("cannot set {name} in jail {jail}"))(error)),
+    }
+}
+
+/// Runs a helper to its end: the descriptor that it passes out, and why it has failed (empty: it has not).
+fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(HELPER_WAIT))?;
+    let mut command = workers.command(WORKER);
+    command.args(words).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    // The command holds the other end; without it the answer ends with the helper.
+    drop(command);
+    let answer = answer(&ours);
+    if answer.is_err() {
+        child.kill()?;
+    }
+    child.wait()?;
+    answer
+}
+
+fn answer(mut socket: &UnixStream) -> io::Result<(Option<OwnedFd>, String)> {
+    let mut byte = [0u8];
+    let mut vector = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    if message.bytes == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the helper ended without an answer"));
+    }
+    let descriptor = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(received) => received.first().copied().map(process::adopt),
+        _ => None,
+    });
+    let mut reason = String::new();
+    socket.by_ref().take(REASON_LENGTH).read_to_string(&mut reason)?;
+    Ok((descriptor, reason))
+}
+
+/// The helpers, by the arguments of the worker; None: not one of them.
+pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let done = match words.as_slice() {
+        [CONNECT, jail, port] => {
+            attach(jail).and_then(|()| connect_here(port.parse().map_err(io::Error::other)?)).map(Some)
+        }
+        [SYSCTL, jail, name, value] => attach(jail).and_then(|()| set_here(name, value)).map(|()| None),
+        _ => return None,
+    };
+    let (descriptor, reason) = done.map_or_else(|error| (None, error.to_string()), |passed| (passed, String::new()));
+    let rights: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let control = if rights.is_empty() { Vec::new() } else { vec![ControlMessage::ScmRights(&rights)] };
+    let text = [&b"a"[..], reason.as_bytes()].concat();
+    let stdin = io::stdin();
+    let sent = sendmsg::<()>(stdin.as_fd().as_raw_fd(), &[IoSlice::new(&text)], &control, MsgFlags::empty(), None);
+    Some(if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Enters a jail with nothing open but the standard streams.
+fn attach(name: &str) -> io::Result<()> {
+    process::close_from(3);
+    let found = jail::find(name)?.ok_or(io::ErrorKind::NotFound)?;
+    found.attach()
+}
+
+fn set_here(name: &str, value: &str) -> io::Result<()> {
+    let size = sysctl::get(name)?.len();
+    let encoded = sysctls::encode(value, size).ok_or_else(|| io::Error::other("it is not a number"))?;
+    sysctl::set(name, &encoded)
+}

@@ -1,0 +1,42 @@
+//! What this kernel is and has, asked once.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use super::rights::Rights;
+use super::sys::sysctl;
+
+/// The size of a page where the kernel does not tell, in bytes.
+const PAGE_SIZE: u64 = 4096;
+
+/// Whether rctl(4) counts and limits: it is chosen at boot.
+pub(super) fn accounting() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| sysctl::number("kern.racct.enable").is_ok_and(|enabled| enabled != 0))
+}
+
+/// Whether the linuxulator is loaded (linux(4)).
+pub(super) fn runs_linux() -> bool {
+    sysctl::exists("compat.linux.osrelease")
+}
+
+/// The size of a page, in bytes.
+pub(super) fn page_size() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    *SIZE.get_or_init(|| sysctl::number("hw.pagesize").unwrap_or(PAGE_SIZE))
+}
+
+/// Whether a jail parameter exists: `allow.extattr` since 15; those of file systems (`allow.mount.tmpfs`) with their module.
+pub(super) fn has_parameter(name: &str) -> bool {
+    static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
+    let known = KNOWN.get_or_init(|| {
+        let all = Rights::all_parameters().into_iter().map(|name| format!("allow.{name}"));
+        all.filter(|name| sysctl::exists(&parameter_oid(name))).collect()
+    });
+    known.contains(name) || sysctl::exists(&parameter_oid(name))
+}
+
+/// A node of its own below which others are (`allow.mount`) ends with a dot in libjail's lists; the sysctl has the plain name.
+fn parameter_oid(name: &str) -> String {
+    format!("security.jail.param.{name}")
+}

@@ -1,0 +1,178 @@
+//! What a monitor does to start a process in a jail and to end it: the FreeBSD side of [`Launch`].
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::child::{self, Program};
+use super::enforce::{self, MemoryWatch};
+use super::facts::{self, Facts, pod_directory, state_of};
+use super::rights::Rights;
+use super::sys::{jail, process};
+use super::{jails, kernel, params};
+use crate::Error;
+use crate::monitor::{Launch, Launched, Streams, Wanted, spec_path};
+use crate::spec::ContainerSpec;
+
+/// How long processes that were sent KILL may take to die.
+const DEATH: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_millis(5);
+/// The terminal that programs are told they have when the caller says nothing, as containerd.
+const TERM: &str = "xterm";
+
+/// A container's first process, or one that is executed in it.
+struct Jailed {
+    directory: PathBuf,
+    spec: ContainerSpec,
+    facts: Facts,
+    /// None: the container's first process, which makes the jail.
+    executed: Option<Vec<String>>,
+    terminal: bool,
+    memory: Option<MemoryWatch>,
+    out_of_memory: bool,
+}
+
+/// What the monitor starts.
+///
+/// # Errors
+/// The container's files cannot be read.
+pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
+    let (directory, executed, terminal) = match wanted {
+        Wanted::Container(directory) => (directory, None, None),
+        Wanted::Exec(directory, spec) => (directory, Some(spec.args.clone()), Some(spec.tty)),
+    };
+    let missing = |what: &str| Error::NotFound { what: format!("{what} in {}", directory.display()) };
+    let spec: ContainerSpec = facts::read(&spec_path(directory))?.ok_or_else(|| missing("the spec"))?;
+    let facts = Facts::read(directory)?.ok_or_else(|| missing("the container"))?;
+    let terminal = terminal.unwrap_or(spec.process.tty);
+    let directory = directory.to_owned();
+    Ok(Box::new(Jailed { directory, spec, facts, executed, terminal, memory: None, out_of_memory: false }))
+}
+
+impl Jailed {
+    /// Makes the container's jail with its limits. One that is there is left over from a start that was killed: nobody
+    /// else has this name, and the server starts a container once.
+    fn make_jail(&self) -> Result<jail::Jail, Error> {
+        jails::end(&self.facts.jail)?;
+        let rights = Rights::of(&self.spec.security)?;
+        let (name, root) = (&self.facts.jail, &self.facts.root);
+        let wanted = params::container(name, root, &rights, self.facts.ruleset, &kernel::has_parameter);
+        let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
+        let limits = enforce::wanted(&self.directory, &self.spec)?;
+        match enforce::apply(name, made.jid, &limits) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                self.unmake_jail(&made)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn unmake_jail(&self, made: &jail::Jail) -> Result<(), Error> {
+        jails::end_found(made, &self.facts.jail)?;
+        jails::remove_rules(&self.facts.jail)
+    }
+
+    fn program(&self) -> Program<'_> {
+        let process = &self.spec.process;
+        let mut env = process.env.clone();
+        let has = |env: &[(String, String)], wanted: &str| env.iter().any(|(name, _)| name == wanted);
+        if !has(&env, "HOME") {
+            env.push(("HOME".to_owned(), self.facts.home.clone()));
+        }
+        if self.terminal && !has(&env, "TERM") {
+            env.push(("TERM".to_owned(), TERM.to_owned()));
+        }
+        Program {
+            args: self.executed.as_ref().unwrap_or(&process.args),
+            env,
+            cwd: &process.cwd,
+            identity: &self.facts.identity,
+            no_new_privileges: self.spec.security.no_new_privileges,
+        }
+    }
+}
+
+impl Launch for Jailed {
+    fn adopt_orphans(&self) -> Result<(), Error> {
+        process::acquire_reaping().map_err(Error::failed("cannot become the reaper of a container"))
+    }
+
+    fn launch(&mut self, streams: Streams) -> Result<Launched, Error> {
+        if self.executed.is_some() {
+            let found = jails::find(&self.facts.jail)?;
+            let found = found.ok_or_else(|| Error::Conflict { what: "the container is not running".to_owned() })?;
+            return child::start(&found, &self.program(), streams);
+        }
+        if !pod_directory(state_of(&self.directory), &self.spec.pod).is_dir() {
+            return Err(Error::NotFound { what: format!("pod {}", self.spec.pod) });
+        }
+        let made = self.make_jail()?;
+        let launched = MemoryWatch::new(&self.directory, &self.spec, &self.facts, made.jid).and_then(|watch| {
+            self.memory = Some(watch);
+            child::start(&made, &self.program(), streams)
+        });
+        if launched.is_err() {
+            self.memory = None;
+            self.unmake_jail(&made)?;
+        }
+        launched
+    }
+
+    /// A container ends with its jail; of an exec every descendant of its monitor is killed, whatever session or group it has
+    /// made itself.
+    fn kill(&mut self) -> Result<(), Error> {
+        if self.executed.is_none() {
+            return jails::end(&self.facts.jail);
+        }
+        let failed = || Error::failed::<std::io::Error>("cannot kill an executed process");
+        let deadline = Instant::now() + DEATH;
+        loop {
+            process::kill_descendants().map_err(failed())?;
+            if !process::has_living_descendants().map_err(failed())? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(failed()(std::io::Error::other("a process does not die")));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn out_of_memory(&mut self) -> bool {
+        self.out_of_memory
+    }
+
+    fn release(&mut self) {
+        self.memory = None;
+        if self.executed.is_none() {
+            // The removal of the container does it again, and reports.
+            let _ = jails::remove_rules(&self.facts.jail);
+        }
+    }
+
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref().map(MemoryWatch::descriptor)
+    }
+
+    fn watched(&mut self) {
+        let too_much = self.memory.as_mut().is_some_and(MemoryWatch::look);
+        if too_much && !self.out_of_memory {
+            self.out_of_memory = true;
+            // A process that does not die now is killed again when the first one has ended.
+            let _ = jails::end(&self.facts.jail);
+        }
+    }
+}
+
+/// The rules of the container with this directory are made anew after an update. Not running: at its start.
+///
+/// # Errors
+/// The kernel says no.
+pub(super) fn enforce_again(directory: &Path, spec: &ContainerSpec, facts: &Facts) -> Result<(), Error> {
+    match jails::find(&facts.jail)? {
+        Some(found) => enforce::apply(&facts.jail, found.jid, &enforce::wanted(directory, spec)?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,210 @@
+//! Limits in the words of rctl(8) and cpuset(2), and rctl's answers. Rules stand on each container's jail: a rule on the
+//! pod's jail counts its children but does not hold them back. Memory is not among the rules: rctl kills one process only,
+//! so the monitor reads the sum and kills the whole container ([`super::launch`]).
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::NAME;
+use crate::Error;
+use crate::spec::Resources;
+
+/// The period of a CPU quota that names none, in microseconds, as Linux has it.
+const CPU_PERIOD: u64 = 100_000;
+/// More CPUs than a cpuset_t has bits (CPU_MAXSIZE) cannot be named.
+const CPU_LIMIT: usize = 1024;
+
+/// What is enforced on one container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limits {
+    /// Per cent of one CPU.
+    pub(super) cpu_percent: Option<u64>,
+    /// Bytes.
+    pub(super) memory: Option<u64>,
+    /// Processes.
+    pub(super) processes: Option<u64>,
+    /// The CPUs it may run on.
+    pub(super) cpus: Option<BTreeSet<usize>>,
+}
+
+impl Limits {
+    /// From what was asked for. CPU shares, the OOM killer's adjustment and the share of swap have no counterpart here and
+    /// are listed in docs/coverage.md.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::Unsupported`] name the field.
+    pub(super) fn of(resources: &Resources) -> Result<Self, Error> {
+        let unsupported = |what: &str| Err(Error::Unsupported { what: what.to_owned(), backend: NAME });
+        if !resources.cpuset_mems.is_empty() {
+            return unsupported("resources.cpuset_mems");
+        }
+        if resources.hugepages.values().any(|bytes| *bytes > 0) {
+            return unsupported("resources.hugepages");
+        }
+        if !resources.unified.is_empty() {
+            return unsupported("resources.unified");
+        }
+        let cpus = if resources.cpuset_cpus.is_empty() { None } else { Some(cpu_list(&resources.cpuset_cpus)?) };
+        Ok(Self {
+            cpu_percent: cpu_percent(resources)?,
+            memory: resources.memory.filter(|bytes| *bytes > 0),
+            processes: resources.pids.filter(|count| *count > 0),
+            cpus,
+        })
+    }
+
+    /// Takes over what an update names; the rest stays.
+    pub(super) fn update(&mut self, resources: &Resources) -> Result<(), Error> {
+        let new = Self::of(resources)?;
+        if resources.cpu_quota.is_some() {
+            self.cpu_percent = new.cpu_percent;
+        }
+        self.memory = new.memory.or(self.memory);
+        self.processes = new.processes.or(self.processes);
+        self.cpus = new.cpus.or(self.cpus.take());
+        Ok(())
+    }
+
+    /// The container's own, none above its pod's.
+    pub(super) fn within(&self, pod: &Self) -> Self {
+        let lower = |own: Option<u64>, pod: Option<u64>| own.into_iter().chain(pod).min();
+        Self {
+            cpu_percent: lower(self.cpu_percent, pod.cpu_percent),
+            memory: lower(self.memory, pod.memory),
+            processes: lower(self.processes, pod.processes),
+            cpus: self.cpus.clone().or_else(|| pod.cpus.clone()),
+        }
+    }
+
+    /// The rules for a jail, as rctl_add_rule(2) takes them. CPU time is held back (`deny` on pcpu slows down), a further
+    /// process is refused.
+    pub(super) fn rules(&self, jail: &str) -> Vec<String> {
+        let rule = |resource: &str, amount: u64| format!("jail:{jail}:{resource}:deny={amount}");
+        let cpu = self.cpu_percent.map(|percent| rule("pcpu", percent));
+        let processes = self.processes.map(|count| rule("maxproc", count));
+        cpu.into_iter().chain(processes).collect()
+    }
+}
+
+fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
+    let period = resources.cpu_period.filter(|period| *period > 0).unwrap_or(CPU_PERIOD);
+    match resources.cpu_quota {
+        None | Some(-1 | 0) => Ok(None),
+        Some(quota) => {
+            let quota = u64::try_from(quota).map_err(|_| Error::Invalid {
+                field: "resources.cpu_quota".to_owned(),
+                reason: format!("{quota} is negative"),
+            })?;
+            Ok(Some((quota.saturating_mul(100) / period).max(1)))
+        }
+    }
+}
+
+/// `0-3,6` as numbers.
+fn cpu_list(text: &str) -> Result<BTreeSet<usize>, Error> {
+    let invalid =
+        || Error::Invalid { field: "resources.cpuset_cpus".to_owned(), reason: format!("{text:?} is not a CPU list") };
+    let mut cpus = BTreeSet::new();
+    for part in text.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        let first: usize = first.parse().map_err(|_| invalid())?;
+        let last: usize = last.parse().map_err(|_| invalid())?;
+        if first > last || last >= CPU_LIMIT {
+            return Err(invalid());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+/// One value of an answer of rctl_get_racct(2): `cputime=3,memoryuse=4096`.
+pub(super) fn racct_value(answer: &str, resource: &str) -> Option<u64> {
+    let pairs = answer.trim_end_matches('\0').split(',').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(name, _)| name.trim() == resource)?;
+    value.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, cpu_list, racct_value};
+    use crate::Error;
+    use crate::spec::Resources;
+
+    #[test]
+    fn resources_become_rules() {
+        let resources = Resources {
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory: Some(1 << 20),
+            pids: Some(10),
+            cpu_shares: Some(2),
+            ..Resources::default()
+        };
+        let limits = Limits::of(&resources).unwrap();
+        assert_eq!(limits.memory, Some(1 << 20));
+        assert_eq!(limits.rules("cb1.c2"), ["jail:cb1.c2:pcpu:deny=50", "jail:cb1.c2:maxproc:deny=10"]);
+        assert_eq!(Limits::of(&Resources::default()).unwrap(), Limits::default());
+    }
+
+    #[test]
+    fn quotas_become_per_cent() {
+        let cases = [
+            (Some(-1), None, None),
+            (Some(0), None, None),
+            (Some(20_000), None, Some(20)),
+            (Some(300_000), Some(100_000), Some(300)),
+            (Some(1), Some(1_000_000), Some(1)),
+        ];
+        for (cpu_quota, cpu_period, percent) in cases {
+            let resources = Resources { cpu_quota, cpu_period, ..Resources::default() };
+            assert_eq!(Limits::of(&resources).unwrap().cpu_percent, percent, "{cpu_quota:?}/{cpu_period:?}");
+        }
+        let negative = Resources { cpu_quota: Some(-7), ..Resources::default() };
+        assert!(matches!(Limits::of(&negative), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(cpu_list("0-2,5").unwrap().into_iter().collect::<Vec<_>>(), [0, 1, 2, 5]);
+        for text in ["a", "3-1", "1-", "0-5000", ","] {
+            let error = cpu_list(text).unwrap_err();
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_counterpart_is_refused() {
+        let mems = Resources { cpuset_mems: "0".to_owned(), ..Resources::default() };
+        let unified =
+            Resources { unified: [("memory.high".to_owned(), "1".to_owned())].into(), ..Resources::default() };
+        let pages = Resources { hugepages: [("2MB".to_owned(), 2 << 20)].into(), ..Resources::default() };
+        for resources in [mems, unified, pages] {
+            assert!(matches!(Limits::of(&resources), Err(Error::Unsupported { .. })), "{resources:?}");
+        }
+        let none = Resources { hugepages: [("2MB".to_owned(), 0)].into(), ..Resources::default() };
+        assert_eq!(Limits::of(&none).unwrap(), Limits::default());
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_name_and_a_pod_bounds() {
+        let mut limits = Limits { cpu_percent: Some(50), memory: Some(100), processes: Some(5), cpus: None };
+        limits.update(&Resources { memory: Some(200), ..Resources::default() }).unwrap();
+        assert_eq!((limits.cpu_percent, limits.memory, limits.processes), (Some(50), Some(200), Some(5)));
+        limits.update(&Resources { cpu_quota: Some(-1), ..Resources::default() }).unwrap();
+        assert_eq!(limits.cpu_percent, None);
+        let pod = Limits { cpu_percent: Some(20), memory: Some(150), ..Limits::default() };
+        let both = limits.within(&pod);
+        assert_eq!((both.cpu_percent, both.memory, both.processes), (Some(20), Some(150), Some(5)));
+    }
+
+    #[test]
+    fn an_answer_of_racct_is_read() {
+        // As recorded on FreeBSD 15: rctl -u jail:NAME.
+        let answer = "cputime=1,datasize=4096,stacksize=0,coredumpsize=0,memoryuse=2457600,memorylocked=0,maxproc=2,\
+                      openfiles=0,vmemoryuse=13086720,pseudoterminals=0,swapuse=0,nthr=2,msgqqueued=0,pcpu=0\0";
+        assert_eq!(racct_value(answer, "memoryuse"), Some(2_457_600));
+        assert_eq!(racct_value(answer, "maxproc"), Some(2));
+        assert_eq!(racct_value(answer, "memory"), None);
+    }
+}

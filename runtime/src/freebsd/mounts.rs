@@ -1,0 +1,158 @@
+//! Mounting into a container's root by nmount(2), and taking everything out again. A mount's place is resolved by
+//! [`super::resolve`], and asked for again afterwards: what was led elsewhere meanwhile (a process in another container that
+//! shares a volume can move directories) is unmounted at once and refused.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::mount::{MntFlags, Nmount, unmount};
+
+use super::plan::{Source, Wanted};
+use super::resolve::{Kind, open_root, resolve};
+use super::sys::mount::{Mounted, all, of};
+use crate::Error;
+
+/// The file systems that this backend mounts: nothing else is ever unmounted.
+const OURS: [&str; 7] = ["nullfs", "tmpfs", "devfs", "fdescfs", "procfs", "linprocfs", "linsysfs"];
+/// How often a tree of mounts is looked at again, when something is mounted while it is taken down.
+const ROUNDS: usize = 3;
+
+/// One mount at a time: so a mount that appeared elsewhere is known to be the one that was just made.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A container's root that is being filled.
+pub(super) struct Root {
+    /// Its path, without symbolic links.
+    pub(super) path: PathBuf,
+    opened: OwnedFd,
+}
+
+impl Root {
+    /// Opens a root.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is not a directory.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let opened = path.canonicalize().and_then(|path| Ok((open_root(&path)?, path)));
+        let (opened, path) = opened.map_err(|error| Error::Invalid {
+            field: "rootfs".to_owned(),
+            reason: format!("{}: {error}", path.display()),
+        })?;
+        Ok(Self { path, opened })
+    }
+
+    /// Its descriptor.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.opened
+    }
+
+    /// Makes the place of a mount, unless an earlier one of the list will lie over it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the destination.
+    pub(super) fn make_place(&self, wanted: &Wanted, earlier: &[Wanted]) -> Result<(), Error> {
+        if earlier.iter().any(|other| wanted.destination.starts_with(&other.destination)) {
+            return Ok(());
+        }
+        resolve(&self.opened, &wanted.destination, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
+    }
+
+    /// Mounts, and checks where it went.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a destination that cannot be; else what the kernel said.
+    pub(super) fn mount(&self, wanted: &Wanted) -> Result<(), Error> {
+        let place =
+            resolve(&self.opened, &wanted.destination, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
+        if place.directory != (wanted.source.kind() == Kind::Directory) {
+            let reason = if place.directory { "a directory, its source is a file" } else { "no directory" };
+            return Err(misplaced(wanted)(io::Error::other(format!("it is {reason}"))));
+        }
+        let on = self.path.join(&place.path);
+        let failed = || {
+            let at = wanted.destination.display();
+            format!("cannot mount {} on {at} of {}", wanted.source.file_system(), self.path.display())
+        };
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all().map_err(Error::failed(failed()))?;
+        nmount(&wanted.source, &on, wanted.readonly).map_err(Error::failed(failed()))?;
+        let arrived = resolve(&self.opened, &wanted.destination, None).and_then(|found| of(found.file.as_fd()));
+        match arrived {
+            Ok(found) if found.on == on && !before.iter().any(|other| other.fsid == found.fsid) => Ok(()),
+            other => {
+                take_back(&before, wanted).map_err(Error::failed(failed()))?;
+                let seen = other.map_or_else(|error| error.to_string(), |found| found.on.display().to_string());
+                Err(misplaced(wanted)(io::Error::other(format!("it was moved while it was mounted (now {seen})"))))
+            }
+        }
+    }
+}
+
+fn misplaced(wanted: &Wanted) -> impl FnOnce(io::Error) -> Error {
+    let at = wanted.destination.display().to_string();
+    move |error| Error::Invalid { field: "mounts.destination".to_owned(), reason: format!("{at}: {error}") }
+}
+
+/// Mounts a file system at a path of the host.
+pub(super) fn nmount(source: &Source, on: &Path, readonly: bool) -> io::Result<()> {
+    let options = source.options();
+    let mut wanted = Nmount::new();
+    wanted.str_opt_owned("fstype", source.file_system()).str_opt_owned("fspath", on);
+    for (name, value) in &options {
+        wanted.str_opt_owned(*name, value.as_str());
+    }
+    let flags = if readonly { MntFlags::MNT_RDONLY } else { MntFlags::empty() };
+    wanted.nmount(flags).map_err(|error| {
+        let said = error.errmsg().unwrap_or_default().to_owned();
+        let error = io::Error::from(error);
+        if said.is_empty() { error } else { io::Error::new(error.kind(), format!("{said} ({error})")) }
+    })
+}
+
+/// Unmounts the mount of this kind and source that appeared since `before`, wherever it is: nothing else of this server
+/// mounts meanwhile.
+fn take_back(before: &[Mounted], wanted: &Wanted) -> io::Result<()> {
+    let from = wanted.source.options().into_iter().find(|(name, _)| *name == "from").map(|(_, from)| from);
+    let after = all()?;
+    let mut new = after.iter().rev().filter(|mounted| !before.iter().any(|known| known.fsid == mounted.fsid));
+    let same = |mounted: &&Mounted| {
+        mounted.kind == wanted.source.file_system() && from.as_ref().is_none_or(|from| *from == mounted.from)
+    };
+    match new.find(same) {
+        Some(mounted) => unmount_one(mounted),
+        None => Err(io::Error::other(format!("the mount meant for {} is not found", wanted.destination.display()))),
+    }
+}
+
+fn unmount_one(mounted: &Mounted) -> io::Result<()> {
+    let id = format!("FSID:{}:{}", mounted.fsid[0], mounted.fsid[1]);
+    match unmount(id.as_str(), MntFlags::MNT_FORCE | MntFlags::MNT_BYFSID) {
+        // It is gone already.
+        Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Unmounts everything of ours that `inside` says belongs to the container, the newest first, with force.
+///
+/// # Errors
+/// What could not be unmounted; the rest was tried.
+pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        let list = all().map_err(Error::failed("cannot list the mounts"))?;
+        let mut left = list.iter().rev().filter(|m| OURS.contains(&m.kind.as_str()) && inside(&m.on)).peekable();
+        if left.peek().is_none() {
+            return Ok(());
+        }
+        refused = None;
+        for mounted in left {
+            if let Err(error) = unmount_one(mounted) {
+                refused = Some(Error::failed(format!("cannot unmount {}", mounted.on.display()))(error));
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}

@@ -1,0 +1,82 @@
+//! What this backend needs of the node.
+
+use host::Need;
+
+use super::sys::sysctl;
+use super::{kernel, rulesets};
+
+/// The oldest kernel that the binary runs on (`__FreeBSD_version`): nullfs mounts single files since 14.0.
+const OLDEST: u64 = 1_400_000;
+/// File systems that a container's root is made of; the kernel loads their modules when they are first mounted.
+const FILE_SYSTEMS: [&str; 4] = ["nullfs", "tmpfs", "fdescfs", "devfs"];
+/// Fewer free devfs rulesets than this are too few for a full node.
+const RULESETS: usize = 1_000;
+
+/// What is needed, and whether it holds. Every question is a sysctl or a list that the kernel has in memory.
+pub(super) fn needs() -> Vec<Need> {
+    vec![version(), rights(), vimage(), file_systems(), accounting(), rulesets()]
+}
+
+fn need(name: &str, found: String, remedy: Option<String>) -> Need {
+    Need { name: name.to_owned(), found, required: true, remedy }
+}
+
+fn version() -> Need {
+    let release = sysctl::text("kern.osrelease").unwrap_or_default();
+    let version = sysctl::number("kern.osreldate").unwrap_or(0);
+    let remedy = (version < OLDEST).then(|| "run FreeBSD 14.0 or newer".to_owned());
+    need("FreeBSD", format!("{release} ({version})"), remedy)
+}
+
+fn rights() -> Need {
+    let root = nix::unistd::geteuid().is_root();
+    let jailed = sysctl::number("security.jail.jailed").unwrap_or(0) != 0;
+    let found = if root { "root" } else { "not root" };
+    let found = if jailed { format!("{found}, in a jail") } else { found.to_owned() };
+    need("rights", found, (!root || jailed).then(|| "run it as root, outside of jails".to_owned()))
+}
+
+fn vimage() -> Need {
+    let has = sysctl::number("kern.features.vimage").unwrap_or(0) != 0;
+    let found = if has { "in the kernel" } else { "not in the kernel" };
+    need("VIMAGE", found.to_owned(), (!has).then(|| "run a kernel with `options VIMAGE` (GENERIC has it)".to_owned()))
+}
+
+fn file_systems() -> Need {
+    let known = sysctl::text("vfs.conflist").unwrap_or_default();
+    let loaded = |name: &&str| sysctl::exists(&format!("vfs.{name}")) || known.contains(*name);
+    let missing: Vec<&str> = FILE_SYSTEMS.into_iter().filter(|name| !loaded(name) && !module_exists(name)).collect();
+    if missing.is_empty() {
+        return need("file systems", FILE_SYSTEMS.join(" "), None);
+    }
+    let line = missing.iter().map(|name| format!("{name}_load=\"YES\"")).collect::<Vec<_>>().join(" ");
+    need("file systems", format!("no {}", missing.join(" ")), Some(format!("/boot/loader.conf: {line}")))
+}
+
+/// Whether the kernel can load a module when it is mounted for the first time.
+fn module_exists(name: &str) -> bool {
+    ["/boot/kernel", "/boot/modules"]
+        .iter()
+        .any(|place| std::path::Path::new(place).join(format!("{name}.ko")).exists())
+}
+
+/// Optional: containers run without it.
+fn accounting() -> Need {
+    let on = kernel::accounting();
+    let found =
+        if on { "on" } else { "off: limits on CPU and processes do not hold, memory is watched in the process table" };
+    let remedy = (!on).then(|| "/boot/loader.conf: kern.racct.enable=1, and restart".to_owned());
+    Need { required: false, ..need("resource accounting", found.to_owned(), remedy) }
+}
+
+fn rulesets() -> Need {
+    let name = "devfs rulesets";
+    match rulesets::free() {
+        Ok(free) => {
+            let remedy =
+                (free < RULESETS).then(|| "remove rulesets that nothing uses (devfs rule -s N delset)".to_owned());
+            need(name, format!("{free} numbers free"), remedy)
+        }
+        Err(error) => need(name, error.to_string(), Some("run it as root on a system with devfs on /dev".to_owned())),
+    }
+}

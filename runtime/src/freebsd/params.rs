@@ -1,0 +1,235 @@
+//! The parameters of a jail (jail(8)), as the list that jail_set(2) takes: decided here, handed to the kernel by `sys`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::rights::Rights;
+use crate::spec::{PodSpec, Scope};
+
+/// The kernel makes a new one for the jail (JAIL_SYS_NEW in sys/jail.h).
+pub(super) const NEW: i32 = 1;
+/// The jail sees its parent's (JAIL_SYS_INHERIT).
+pub(super) const INHERIT: i32 = 2;
+/// Containers a pod may have, and jails that these make in turn. The kernel's own default is none.
+const CHILDREN_MAX: i32 = 1024;
+/// A container sees the mounts below its own root (jail(8)), as a Linux container does.
+const CONTAINER_STATFS: i32 = 1;
+/// The three kinds of System V IPC objects, each a parameter.
+const SYSV: [&str; 3] = ["sysvmsg", "sysvsem", "sysvshm"];
+
+/// One value of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    /// A flag: its name alone says it (`persist`, `allow.nomount`).
+    Flag,
+    /// A number.
+    Number(i32),
+    /// A text.
+    Text(String),
+}
+
+/// Parameters in the order in which the kernel gets them.
+pub(super) type Params = Vec<(String, Value)>;
+
+fn number(name: &str, value: i32) -> (String, Value) {
+    (name.to_owned(), Value::Number(value))
+}
+
+fn text(name: &str, value: impl Into<String>) -> (String, Value) {
+    (name.to_owned(), Value::Text(value.into()))
+}
+
+fn flag(name: impl Into<String>) -> (String, Value) {
+    (name.into(), Value::Flag)
+}
+
+/// `allow.NAME` or `allow.noNAME` (`allow.mount.nodevfs`) for every parameter that this kernel has.
+fn allow(allowed: &BTreeSet<&'static str>, kernel_has: &dyn Fn(&str) -> bool) -> Params {
+    let all = Rights::all_parameters();
+    let known = all.into_iter().filter(|name| kernel_has(&format!("allow.{name}")));
+    known
+        .map(|name| match (allowed.contains(name), name.rsplit_once('.')) {
+            (true, _) => flag(format!("allow.{name}")),
+            (false, Some((group, last))) => flag(format!("allow.{group}.no{last}")),
+            (false, None) => flag(format!("allow.no{name}")),
+        })
+        .collect()
+}
+
+/// A pod's jail as it is created. `root` is an empty directory: a child's root need not lie below it, and a jail's path can
+/// never be changed.
+pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
+    let mut params = fixed(name, root, spec.network);
+    match &spec.hostname {
+        Some(hostname) => params.extend([number("host", NEW), text("host.hostname", hostname)]),
+        None => params.push(number("host", INHERIT)),
+    }
+    params.extend(changeable(spec.ipc, kernel_has));
+    params
+}
+
+/// A pod made ahead: everything that can be changed later has a value that its pod will change.
+pub(super) fn spare(name: &str, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
+    let mut params = fixed(name, root, Scope::Pod);
+    params.extend([number("host", NEW), text("host.hostname", name)]);
+    params.extend(changeable(Scope::Pod, kernel_has));
+    params
+}
+
+/// What makes a spare the pod of a spec, by JAIL_UPDATE; None: a spare cannot become this pod.
+pub(super) fn spare_to_pod(name: &str, spec: &PodSpec) -> Option<Params> {
+    let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod)?;
+    let mut params = vec![text("name", name), text("host.hostname", hostname)];
+    params.extend(SYSV.map(|kind| number(kind, shared(spec.ipc))));
+    Some(params)
+}
+
+fn shared(scope: Scope) -> i32 {
+    match scope {
+        Scope::Pod => NEW,
+        Scope::Host => INHERIT,
+    }
+}
+
+fn fixed(name: &str, root: &Path, network: Scope) -> Params {
+    let mut params = vec![text("name", name), text("path", root.to_string_lossy()), flag("persist")];
+    match network {
+        Scope::Pod => params.push(number("vnet", NEW)),
+        Scope::Host => params.extend([number("ip4", INHERIT), number("ip6", INHERIT)]),
+    }
+    params
+}
+
+fn changeable(ipc: Scope, kernel_has: &dyn Fn(&str) -> bool) -> Params {
+    let mut params: Params = SYSV.map(|kind| number(kind, shared(ipc))).into();
+    params.extend([
+        number("children.max", CHILDREN_MAX),
+        number("enforce_statfs", 0),
+        number("devfs_ruleset", 0),
+        number("securelevel", -1),
+    ]);
+    params.extend(allow(&Rights::of_pod().allow, kernel_has));
+    params
+}
+
+/// A container's jail: always explicit, since a child gets nothing by itself.
+pub(super) fn container(
+    name: &str,
+    root: &Path,
+    rights: &Rights,
+    ruleset: u16,
+    kernel_has: &dyn Fn(&str) -> bool,
+) -> Params {
+    let mut params = vec![
+        text("name", name),
+        text("path", root.to_string_lossy()),
+        flag("persist"),
+        // Without these two it has no sockets at all.
+        number("ip4", INHERIT),
+        number("ip6", INHERIT),
+        number("host", INHERIT),
+        // Else it would rename its pod.
+        flag("allow.noset_hostname"),
+        number("enforce_statfs", CONTAINER_STATFS),
+        number("devfs_ruleset", i32::from(ruleset)),
+        number("securelevel", rights.securelevel),
+    ];
+    params.extend(SYSV.map(|kind| number(kind, INHERIT)));
+    params.extend(allow(&rights.allow, kernel_has));
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use host::PodId;
+
+    use super::{INHERIT, NEW, Params, Value, container, pod, spare, spare_to_pod};
+    use crate::freebsd::rights::Rights;
+    use crate::spec::{PidScope, PodSpec, Resources, Scope};
+
+    fn spec() -> PodSpec {
+        PodSpec {
+            id: PodId::random(),
+            hostname: Some("web-0".to_owned()),
+            network: Scope::Pod,
+            ipc: Scope::Pod,
+            pid: PidScope::Container,
+            resolv_conf: None,
+            sysctls: BTreeMap::new(),
+            cgroup_parent: None,
+            privileged: false,
+            resources: Resources::default(),
+        }
+    }
+
+    fn get<'a>(params: &'a Params, name: &str) -> Option<&'a Value> {
+        let mut found = params.iter().filter(|(known, _)| known == name).map(|(_, value)| value);
+        let first = found.next();
+        assert!(found.next().is_none(), "{name} is there once");
+        first
+    }
+
+    #[test]
+    fn a_pod_has_a_network_and_a_name_of_its_own() {
+        let params = pod("cb1", &spec(), Path::new("/empty"), &|_| true);
+        let cases = [
+            ("vnet", Some(Value::Number(NEW))),
+            ("host", Some(Value::Number(NEW))),
+            ("host.hostname", Some(Value::Text("web-0".to_owned()))),
+            ("path", Some(Value::Text("/empty".to_owned()))),
+            ("persist", Some(Value::Flag)),
+            ("sysvshm", Some(Value::Number(NEW))),
+            ("enforce_statfs", Some(Value::Number(0))),
+            ("ip4", None),
+        ];
+        for (name, value) in cases {
+            assert_eq!(get(&params, name), value.as_ref(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pod_on_the_host_inherits() {
+        let spec = PodSpec { network: Scope::Host, ipc: Scope::Host, hostname: None, ..spec() };
+        let params = pod("cb1", &spec, Path::new("/empty"), &|_| true);
+        for name in ["ip4", "ip6", "host", "sysvmsg", "sysvsem", "sysvshm"] {
+            assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
+        }
+        assert_eq!(get(&params, "vnet"), None);
+    }
+
+    #[test]
+    fn parameters_that_the_kernel_does_not_have_are_left_out() {
+        let params = pod("cb1", &spec(), Path::new("/empty"), &|name| name != "allow.extattr");
+        assert_eq!(get(&params, "allow.extattr"), None);
+        assert_eq!(get(&params, "allow.mount.devfs"), Some(&Value::Flag));
+    }
+
+    #[test]
+    fn a_container_is_explicit() {
+        let rights = Rights { allow: ["raw_sockets"].into(), securelevel: 2, all_devices: false };
+        let params = container("cb1.c2", Path::new("/r"), &rights, 77, &|_| true);
+        for name in ["ip4", "ip6", "host", "sysvshm"] {
+            assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
+        }
+        for name in ["allow.noset_hostname", "allow.raw_sockets", "allow.nomount", "allow.mount.nodevfs"] {
+            assert_eq!(get(&params, name), Some(&Value::Flag), "{name}");
+        }
+        assert_eq!(get(&params, "devfs_ruleset"), Some(&Value::Number(77)));
+        assert_eq!(get(&params, "vnet"), None);
+    }
+
+    #[test]
+    fn a_spare_becomes_a_pod_by_what_can_be_changed() {
+        let made = spare("cbs1", Path::new("/empty"), &|_| true);
+        assert_eq!(get(&made, "vnet"), Some(&Value::Number(NEW)));
+        let changed = spare_to_pod("cb1", &PodSpec { ipc: Scope::Host, ..spec() }).unwrap();
+        let names: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["name", "host.hostname", "sysvmsg", "sysvsem", "sysvshm"]);
+        assert_eq!(get(&changed, "sysvsem"), Some(&Value::Number(INHERIT)));
+        assert!(spare_to_pod("cb1", &PodSpec { network: Scope::Host, ..spec() }).is_none());
+        assert!(spare_to_pod("cb1", &PodSpec { hostname: None, ..spec() }).is_none());
+    }
+}

@@ -1,0 +1,84 @@
+//! rctl(4)'s system calls (sys/rctl.h) and cpuset_setaffinity(2).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
+
+use super::{c_string, checked};
+
+/// The longest answer that is read, in bytes: RCTL_DEFAULT_BUFSIZE in usr.bin/rctl is 128 KiB; one jail's is a line.
+const ANSWER_LENGTH: usize = 16 << 10;
+
+unsafe extern "C" {
+    fn rctl_get_racct(
+        input: *const libc::c_char,
+        inlen: usize,
+        output: *mut libc::c_char,
+        outlen: usize,
+    ) -> libc::c_int;
+    fn rctl_add_rule(input: *const libc::c_char, inlen: usize, output: *mut libc::c_char, outlen: usize)
+    -> libc::c_int;
+    fn rctl_remove_rule(
+        input: *const libc::c_char,
+        inlen: usize,
+        output: *mut libc::c_char,
+        outlen: usize,
+    ) -> libc::c_int;
+}
+
+/// What a jail uses, as `name=value,…`.
+pub(in crate::freebsd) fn usage(jail: &str) -> io::Result<String> {
+    let filter = c_string(&format!("jail:{jail}"))?.into_bytes_with_nul();
+    let mut answer = vec![0u8; ANSWER_LENGTH];
+    // SAFETY: both buffers have the lengths that are given.
+    let result =
+        unsafe { rctl_get_racct(filter.as_ptr().cast(), filter.len(), answer.as_mut_ptr().cast(), answer.len()) };
+    checked(result)?;
+    Ok(until_nul(&answer))
+}
+
+/// Adds a rule.
+pub(in crate::freebsd) fn add_rule(rule: &str) -> io::Result<()> {
+    let rule = c_string(rule)?.into_bytes_with_nul();
+    // SAFETY: the input has its length; no output is asked for.
+    let result = unsafe { rctl_add_rule(rule.as_ptr().cast(), rule.len(), null_mut(), 0) };
+    checked(result).map(drop)
+}
+
+/// Removes every rule that matches a filter; none: done already. ENOSYS where accounting is off.
+pub(in crate::freebsd) fn remove_rules(filter: &str) -> io::Result<()> {
+    let filter = c_string(filter)?.into_bytes_with_nul();
+    // SAFETY: the input has its length; no output is asked for.
+    let result = unsafe { rctl_remove_rule(filter.as_ptr().cast(), filter.len(), null_mut(), 0) };
+    match checked(result) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Confines a jail to these CPUs.
+pub(in crate::freebsd) fn confine(jid: i32, cpus: &BTreeSet<usize>) -> io::Result<()> {
+    // SAFETY: a cpuset_t is a set of bits, and none of them set is a value.
+    let mut mask = unsafe { MaybeUninit::<libc::cpuset_t>::zeroed().assume_init() };
+    for cpu in cpus {
+        // SAFETY: callers give numbers below CPU_MAXSIZE.
+        unsafe { libc::CPU_SET(*cpu, &mut mask) };
+    }
+    // SAFETY: the mask lives through the call and has the size that is given.
+    let result = unsafe {
+        libc::cpuset_setaffinity(
+            libc::CPU_LEVEL_WHICH,
+            libc::CPU_WHICH_JAIL,
+            libc::id_t::from(jid),
+            size_of::<libc::cpuset_t>(),
+            &raw const mask,
+        )
+    };
+    checked(result).map(drop)
+}
+
+fn until_nul(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

@@ -1,0 +1,203 @@
+//! jail_set(2), jail_get(2), jail_attach(2), jail_remove(2), and since FreeBSD 15 jail descriptors: a descriptor means the
+//! same jail as long as it is open, while a number may become another jail's.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::{c_string, checked, sysctl};
+use crate::freebsd::params::{Params, Value};
+
+/// sys/jail.h, since 15.0: return a descriptor of the jail that does not own it.
+const JAIL_GET_DESC: libc::c_int = 0x40;
+/// sys/syscall.h, since 15.0.
+const SYS_JAIL_ATTACH_JD: libc::c_int = 597;
+/// sys/syscall.h, since 15.0.
+const SYS_JAIL_REMOVE_JD: libc::c_int = 598;
+/// The first kernel with jail descriptors (`__FreeBSD_version`); one without would kill the caller by SIGSYS.
+const DESCRIPTORS_SINCE: u64 = 1_500_000;
+/// MAXHOSTNAMELEN in sys/param.h.
+const NAME_LENGTH: usize = 256;
+/// JAIL_ERRMSGLEN in lib/libjail/jail.h.
+const MESSAGE_LENGTH: usize = 1024;
+
+/// What a jail is called in a call.
+#[derive(Debug)]
+pub(in crate::freebsd) struct Jail {
+    /// Its number.
+    pub(in crate::freebsd) jid: i32,
+    /// Its descriptor, which never owns the jail; None before FreeBSD 15.
+    descriptor: Option<OwnedFd>,
+}
+
+fn has_descriptors() -> bool {
+    sysctl::number("kern.osreldate").is_ok_and(|version| version >= DESCRIPTORS_SINCE)
+}
+
+/// Creates a jail; EEXIST for one that is there.
+pub(in crate::freebsd) fn create(params: &Params) -> io::Result<Jail> {
+    let mut descriptor: libc::c_int = -1;
+    let mut list = List::of(params)?;
+    let mut flags = libc::JAIL_CREATE;
+    if has_descriptors() {
+        list.number("desc", &mut descriptor)?;
+        flags |= JAIL_GET_DESC;
+    }
+    let jid = list.call(libc::jail_set, flags)?;
+    Ok(Jail { jid, descriptor: owned(descriptor) })
+}
+
+/// Changes a jail; ENOENT for one that is not there.
+pub(in crate::freebsd) fn update(jid: i32, params: &Params) -> io::Result<()> {
+    let mut jid = jid;
+    let mut list = List::of(params)?;
+    list.number("jid", &mut jid)?;
+    list.call(libc::jail_set, libc::JAIL_UPDATE).map(drop)
+}
+
+/// Finds a jail that is not dying, by its name; None: there is none.
+pub(in crate::freebsd) fn find(name: &str) -> io::Result<Option<Jail>> {
+    let mut descriptor: libc::c_int = -1;
+    let mut list = List::of(&vec![("name".to_owned(), Value::Text(name.to_owned()))])?;
+    let mut flags = 0;
+    if has_descriptors() {
+        list.number("desc", &mut descriptor)?;
+        flags |= JAIL_GET_DESC;
+    }
+    match list.call(libc::jail_get, flags) {
+        Ok(jid) => Ok(Some(Jail { jid, descriptor: owned(descriptor) })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The jail after this number, and its name, dying ones left out; None: that was the last.
+pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> {
+    let mut last = after;
+    let mut name = [0u8; NAME_LENGTH];
+    let mut list = List::of(&Vec::new())?;
+    list.number("lastjid", &mut last)?;
+    list.buffer("name", &mut name)?;
+    match list.call(libc::jail_get, 0) {
+        Ok(jid) => Ok(Some((jid, until_nul(&name)))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Jail {
+    /// A jail by its number and, where there is one, a descriptor of it.
+    pub(in crate::freebsd) fn with_descriptor(jid: i32, descriptor: Option<OwnedFd>) -> Self {
+        Self { jid, descriptor }
+    }
+
+    /// Its descriptor.
+    pub(in crate::freebsd) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts this process into the jail, for good.
+    pub(in crate::freebsd) fn attach(&self) -> io::Result<()> {
+        let result = match &self.descriptor {
+            // SAFETY: the system call takes one descriptor, which is open.
+            Some(descriptor) => unsafe { libc::syscall(SYS_JAIL_ATTACH_JD, descriptor.as_raw_fd()) },
+            // SAFETY: jail_attach(2) takes a number and touches no memory.
+            None => unsafe { libc::jail_attach(self.jid) },
+        };
+        checked(result).map(drop)
+    }
+
+    /// Kills everything in the jail and in those below it, and removes them. What is removed already is done.
+    pub(in crate::freebsd) fn remove(&self) -> io::Result<()> {
+        let result = match &self.descriptor {
+            // SAFETY: the system call takes one descriptor, which is open.
+            Some(descriptor) => unsafe { libc::syscall(SYS_JAIL_REMOVE_JD, descriptor.as_raw_fd()) },
+            // SAFETY: jail_remove(2) takes a number and touches no memory.
+            None => unsafe { libc::jail_remove(self.jid) },
+        };
+        match checked(result) {
+            // EINVAL: no such number; ENOENT: the descriptor's jail is gone.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn owned(descriptor: libc::c_int) -> Option<OwnedFd> {
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just put this descriptor into this process; nothing else owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn until_nul(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+type Call = unsafe extern "C" fn(*mut libc::iovec, libc::c_uint, libc::c_int) -> libc::c_int;
+
+/// Names and values as the kernel takes them: pairs of iovecs. Values that the kernel writes are borrowed.
+struct List<'a> {
+    vectors: Vec<libc::iovec>,
+    /// What the vectors point into: none of it moves while they are in use, since each is a heap block of its own.
+    owned: Vec<Vec<u8>>,
+    _written: std::marker::PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> List<'a> {
+    fn of(params: &Params) -> io::Result<Self> {
+        let mut list = Self { vectors: Vec::new(), owned: Vec::new(), _written: std::marker::PhantomData };
+        for (name, value) in params {
+            let bytes = match value {
+                Value::Flag => Vec::new(),
+                Value::Number(number) => number.to_ne_bytes().into(),
+                Value::Text(text) => c_string(text)?.into_bytes_with_nul(),
+            };
+            list.own(c_string(name)?.into_bytes_with_nul());
+            list.own(bytes);
+        }
+        Ok(list)
+    }
+
+    fn own(&mut self, mut bytes: Vec<u8>) {
+        let base = if bytes.is_empty() { std::ptr::null_mut() } else { bytes.as_mut_ptr().cast() };
+        self.vectors.push(libc::iovec { iov_base: base, iov_len: bytes.len() });
+        self.owned.push(bytes);
+    }
+
+    fn buffer(&mut self, name: &str, value: &'a mut [u8]) -> io::Result<()> {
+        self.own(c_string(name)?.into_bytes_with_nul());
+        self.vectors.push(libc::iovec { iov_base: value.as_mut_ptr().cast(), iov_len: value.len() });
+        Ok(())
+    }
+
+    fn number(&mut self, name: &str, value: &'a mut libc::c_int) -> io::Result<()> {
+        self.own(c_string(name)?.into_bytes_with_nul());
+        self.vectors.push(libc::iovec { iov_base: (&raw mut *value).cast(), iov_len: size_of::<libc::c_int>() });
+        Ok(())
+    }
+
+    /// Makes the call; an error carries what the kernel said about it.
+    fn call(mut self, call: Call, flags: libc::c_int) -> io::Result<libc::c_int> {
+        let mut message = [0u8; MESSAGE_LENGTH];
+        self.own(b"errmsg\0".to_vec());
+        self.vectors.push(libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() });
+        let count = libc::c_uint::try_from(self.vectors.len()).map_err(io::Error::other)?;
+        // SAFETY: every vector points to memory that lives through the call, owned by `self`, borrowed for 'a, or `message`,
+        // and has its length.
+        let result = unsafe { call(self.vectors.as_mut_ptr(), count, flags) };
+        checked(result).map_err(|error| {
+            let said = until_nul(&message);
+            if said.is_empty() { error } else { said_by_kernel(&error, &said) }
+        })
+    }
+}
+
+/// Keeps the number of an error for those who decide by it, unless there is a text to tell: then a kind must do.
+fn said_by_kernel(error: &io::Error, said: &str) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::EEXIST) => io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),
+        _ => io::Error::new(error.kind(), format!("{said} ({error})")),
+    }
+}

@@ -1,0 +1,64 @@
+//! What is mounted where (getfsstat(2), fstatfs(2)); mounting itself is nix's nmount.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::ptr::null_mut;
+
+use super::checked;
+
+/// Mounts that may appear between the question how many there are and the question what they are.
+const SPARE: usize = 64;
+
+/// One mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::freebsd) struct Mounted {
+    /// Its type: `nullfs`.
+    pub(in crate::freebsd) kind: String,
+    /// What was mounted.
+    pub(in crate::freebsd) from: String,
+    /// Where, as the host names it.
+    pub(in crate::freebsd) on: PathBuf,
+    /// Its number, which no other mount has.
+    pub(in crate::freebsd) fsid: [i32; 2],
+}
+
+/// Every mount, in the order in which they were made.
+pub(in crate::freebsd) fn all() -> io::Result<Vec<Mounted>> {
+    // SAFETY: without a buffer the call only counts.
+    let count = checked(unsafe { libc::getfsstat(null_mut(), 0, libc::MNT_NOWAIT) })?;
+    let capacity = usize::try_from(count).unwrap_or_default() + SPARE;
+    let mut list: Vec<MaybeUninit<libc::statfs>> = Vec::new();
+    list.resize_with(capacity, MaybeUninit::zeroed);
+    let size = libc::c_long::try_from(capacity * size_of::<libc::statfs>()).map_err(io::Error::other)?;
+    // SAFETY: the buffer has `size` bytes, and the kernel writes whole structures.
+    let count = checked(unsafe { libc::getfsstat(list.as_mut_ptr().cast(), size, libc::MNT_NOWAIT) })?;
+    list.truncate(usize::try_from(count).unwrap_or_default());
+    // SAFETY: zeroed or written by the kernel, the structure is numbers and characters only.
+    Ok(list.iter().map(|entry| mounted(unsafe { entry.assume_init_ref() })).collect())
+}
+
+/// The mount that an open file is on.
+pub(in crate::freebsd) fn of(file: BorrowedFd<'_>) -> io::Result<Mounted> {
+    let mut entry = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open and the buffer has the size of the structure.
+    checked(unsafe { libc::fstatfs(file.as_raw_fd(), entry.as_mut_ptr()) })?;
+    // SAFETY: zeroed or written by the kernel, the structure is numbers and characters only.
+    Ok(mounted(unsafe { entry.assume_init_ref() }))
+}
+
+fn mounted(entry: &libc::statfs) -> Mounted {
+    let text = |chars: &[libc::c_char]| {
+        let bytes: Vec<u8> = chars.iter().take_while(|c| **c != 0).map(|c| c.to_ne_bytes()[0]).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    // SAFETY: an fsid_t is two numbers of 32 bits (sys/_types.h), whose field the libc crate keeps private.
+    let fsid = unsafe { *(&raw const entry.f_fsid).cast::<[i32; 2]>() };
+    Mounted {
+        kind: text(&entry.f_fstypename),
+        from: text(&entry.f_mntfromname),
+        on: text(&entry.f_mntonname).into(),
+        fsid,
+    }
+}

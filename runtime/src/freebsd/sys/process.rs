@@ -1,0 +1,258 @@
+//! Processes: forking in a monitor, reaping (procctl(2)), the process table (sysctl kern.proc), the terminal, and the timer
+//! and watches of a kqueue(2).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{null, null_mut};
+
+use nix::unistd::{ForkResult, Pid, fork};
+
+use super::checked;
+
+nix::ioctl_none_bad!(take_terminal, libc::TIOCSCTTY);
+
+/// REAPER_PIDINFO_ZOMBIE in sys/procctl.h, since 14.0.
+const ZOMBIE: u32 = 0x8;
+/// REAPER_PIDINFO_VALID in sys/procctl.h.
+const VALID: u32 = 0x1;
+/// The most descendants that are looked at in one call: more are seen in the next, when these are gone.
+const DESCENDANTS: usize = 4096;
+/// The last signal (_SIG_MAXSIG in sys/_sigset.h).
+const LAST_SIGNAL: i32 = 128;
+
+/// One process in the table.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::freebsd) struct Process {
+    /// Its jail.
+    pub(in crate::freebsd) jid: i32,
+    /// Whether only its end is still to be told.
+    pub(in crate::freebsd) zombie: bool,
+    /// CPU time, its ended children's included, in microseconds.
+    pub(in crate::freebsd) cpu_us: u64,
+    /// Resident pages.
+    pub(in crate::freebsd) resident: u64,
+    /// Page faults served from memory, its children's included.
+    pub(in crate::freebsd) minor_faults: u64,
+    /// Page faults that read.
+    pub(in crate::freebsd) major_faults: u64,
+}
+
+/// Forks; the child's number, or None in the child.
+pub(in crate::freebsd) fn split() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller is a monitor, which has only one thread: the child may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// Ends this process without running what the parent registered for its own end.
+pub(in crate::freebsd) fn leave(code: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor from this one on.
+pub(in crate::freebsd) fn close_from(first: RawFd) {
+    // SAFETY: called in a child that is about to run another program: nothing in it uses what is closed.
+    unsafe { libc::closefrom(first) };
+}
+
+/// Makes a descriptor known by this number alone, without the close-on-exec flag.
+pub(in crate::freebsd) fn place(descriptor: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the number is one that the child keeps for this.
+    checked(unsafe { libc::dup2(descriptor.as_raw_fd(), number) }).map(drop)
+}
+
+/// Takes the descriptor with this number as its own.
+pub(in crate::freebsd) fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller has just placed a descriptor at this number, and nothing else owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Gives every signal its default action and blocks none: neither outlives an exec otherwise (the Rust runtime ignores PIPE).
+pub(in crate::freebsd) fn reset_signals() -> io::Result<()> {
+    for signal in (1..=LAST_SIGNAL).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the default action has no handler that could be unsafe.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Makes this process the parent of all orphans below it.
+pub(in crate::freebsd) fn acquire_reaping() -> io::Result<()> {
+    // SAFETY: PROC_REAP_ACQUIRE takes no argument.
+    let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_REAP_ACQUIRE, null_mut()) };
+    checked(result).map(drop)
+}
+
+/// Set-user-id programs give this process and its children no rights from now on.
+pub(in crate::freebsd) fn forbid_new_privileges() -> io::Result<()> {
+    let mut enable: libc::c_int = libc::PROC_NO_NEW_PRIVS_ENABLE;
+    // SAFETY: PROC_NO_NEW_PRIVS_CTL reads one number, which lives through the call.
+    let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_NO_NEW_PRIVS_CTL, (&raw mut enable).cast()) };
+    checked(result).map(drop)
+}
+
+/// Nobody may trace this process until it runs another program.
+pub(in crate::freebsd) fn forbid_tracing() -> io::Result<()> {
+    let mut disable: libc::c_int = libc::PROC_TRACE_CTL_DISABLE_EXEC;
+    // SAFETY: PROC_TRACE_CTL reads one number, which lives through the call.
+    let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_TRACE_CTL, (&raw mut disable).cast()) };
+    checked(result).map(drop)
+}
+
+fn own_id() -> libc::id_t {
+    libc::id_t::from(std::process::id())
+}
+
+/// struct procctl_reaper_pidinfo.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PidInfo {
+    pid: libc::pid_t,
+    subtree: libc::pid_t,
+    flags: u32,
+    padding: [u32; 15],
+}
+
+/// struct procctl_reaper_pids.
+#[repr(C)]
+struct Pids {
+    count: u32,
+    padding: [u32; 15],
+    pids: *mut PidInfo,
+}
+
+/// struct procctl_reaper_kill.
+#[repr(C)]
+struct Kill {
+    signal: libc::c_int,
+    flags: u32,
+    subtree: libc::pid_t,
+    killed: u32,
+    first_failed: libc::pid_t,
+    padding: [u32; 15],
+}
+
+/// Kills all descendants of this process, which has acquired reaping. None: done already.
+pub(in crate::freebsd) fn kill_descendants() -> io::Result<()> {
+    let mut wanted = Kill { signal: libc::SIGKILL, flags: 0, subtree: 0, killed: 0, first_failed: 0, padding: [0; 15] };
+    // SAFETY: the structure is the header's and lives through the call.
+    let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_REAP_KILL, (&raw mut wanted).cast()) };
+    match checked(result) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a descendant of this process is more than a zombie.
+pub(in crate::freebsd) fn has_living_descendants() -> io::Result<bool> {
+    let mut list = vec![PidInfo::default(); DESCENDANTS];
+    let count = u32::try_from(list.len()).map_err(io::Error::other)?;
+    let mut wanted = Pids { count, padding: [0; 15], pids: list.as_mut_ptr() };
+    // SAFETY: the structure is the header's, and its list has `count` entries; both live through the call.
+    let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_REAP_GETPIDS, (&raw mut wanted).cast()) };
+    checked(result)?;
+    Ok(list.iter().take_while(|info| info.flags & VALID != 0).any(|info| info.flags & ZOMBIE == 0))
+}
+
+/// Every process of the node.
+pub(in crate::freebsd) fn all() -> io::Result<Vec<Process>> {
+    let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC];
+    let mut bytes: Vec<u8> = Vec::new();
+    loop {
+        let mut length = 0usize;
+        // SAFETY: three numbers name the table; without a buffer the kernel only tells its length.
+        checked(unsafe { libc::sysctl(mib.as_ptr(), 3, null_mut(), &raw mut length, null(), 0) })?;
+        // Room for those that are born meanwhile.
+        bytes.resize(length + length / 4, 0);
+        length = bytes.len();
+        // SAFETY: as above, and the buffer has `length` bytes.
+        match checked(unsafe { libc::sysctl(mib.as_ptr(), 3, bytes.as_mut_ptr().cast(), &raw mut length, null(), 0) }) {
+            Ok(_) => {
+                bytes.truncate(length);
+                break;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let entries = bytes.chunks_exact(size_of::<libc::kinfo_proc>());
+    // SAFETY: each piece is a whole structure that the kernel wrote; it need not be aligned, and all its values are valid.
+    Ok(entries.map(|entry| process(&unsafe { entry.as_ptr().cast::<libc::kinfo_proc>().read_unaligned() })).collect())
+}
+
+fn process(entry: &libc::kinfo_proc) -> Process {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let children = &entry.ki_rusage_ch;
+    let time = |at: libc::timeval| unsigned(at.tv_sec) * 1_000_000 + unsigned(at.tv_usec);
+    Process {
+        jid: entry.ki_jid,
+        zombie: entry.ki_stat == libc::SZOMB,
+        cpu_us: entry.ki_runtime + time(children.ru_utime) + time(children.ru_stime),
+        resident: u64::try_from(entry.ki_rssize).unwrap_or(0),
+        minor_faults: unsigned(entry.ki_rusage.ru_minflt) + unsigned(children.ru_minflt),
+        major_faults: unsigned(entry.ki_rusage.ru_majflt) + unsigned(children.ru_majflt),
+    }
+}
+
+/// Makes a terminal the controlling one of this session.
+pub(in crate::freebsd) fn control_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the request takes no argument.
+    unsafe { take_terminal(terminal.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// The path of a terminal's other side, by its master.
+pub(in crate::freebsd) fn terminal_name(master: BorrowedFd<'_>) -> io::Result<String> {
+    let mut name = [0u8; 64];
+    // SAFETY: the descriptor is open and the buffer has the length that is given.
+    let result = unsafe { libc::ptsname_r(master.as_raw_fd(), name.as_mut_ptr().cast(), name.len()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+/// A kqueue.
+pub(in crate::freebsd) fn queue() -> io::Result<OwnedFd> {
+    // SAFETY: kqueue(2) has no preconditions.
+    let descriptor = checked(unsafe { libc::kqueue() })?;
+    Ok(adopt(descriptor))
+}
+
+/// Tells when something in a directory changes.
+pub(in crate::freebsd) fn watch_directory(queue: BorrowedFd<'_>, directory: &File) -> io::Result<()> {
+    let ident = usize::try_from(directory.as_raw_fd()).map_err(io::Error::other)?;
+    change(queue, ident, libc::EVFILT_VNODE, (libc::EV_ADD | libc::EV_CLEAR, libc::NOTE_WRITE), 0)
+}
+
+/// Starts the one timer of a queue, or stops it.
+pub(in crate::freebsd) fn set_timer(queue: BorrowedFd<'_>, milliseconds: Option<u32>) -> io::Result<()> {
+    let Some(milliseconds) = milliseconds else {
+        return match change(queue, 1, libc::EVFILT_TIMER, (libc::EV_DELETE, 0), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        };
+    };
+    change(queue, 1, libc::EVFILT_TIMER, (libc::EV_ADD, libc::NOTE_MSECONDS), i64::from(milliseconds))
+}
+
+fn change(queue: BorrowedFd<'_>, ident: usize, filter: i16, (flags, notes): (u16, u32), data: i64) -> io::Result<()> {
+    let event = libc::kevent { ident, filter, flags, fflags: notes, data, udata: null_mut(), ext: [0; 4] };
+    // SAFETY: one change is read, no event is asked for.
+    checked(unsafe { libc::kevent(queue.as_raw_fd(), &raw const event, 1, null_mut(), 0, null()) }).map(drop)
+}
+
+/// Takes what a queue has to tell.
+pub(in crate::freebsd) fn drain(queue: BorrowedFd<'_>) -> io::Result<()> {
+    let empty = libc::kevent { ident: 0, filter: 0, flags: 0, fflags: 0, data: 0, udata: null_mut(), ext: [0; 4] };
+    let mut events = [empty; 4];
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the list has four entries, and the time lives through the call.
+    checked(unsafe { libc::kevent(queue.as_raw_fd(), null(), 0, events.as_mut_ptr(), 4, &raw const at_once) }).map(drop)
+}
