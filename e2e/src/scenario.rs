@@ -333,7 +333,7 @@ pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<O
     let made = checks.check("a pod and a container before the server is killed", || {
         site.run(["pull", BUSYBOX])?;
         let pod = site.run(["runp", &pod_file])?.trim().to_owned();
-        let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done";
+        let script = "trap '' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done";
         let file = files.container("ticks", BUSYBOX, &["sh", "-c", script])?;
         let id = site.run(["create", &pod, &file, &pod_file])?.trim().to_owned();
         site.run(["start", &id])?;

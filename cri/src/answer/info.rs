@@ -24,7 +24,7 @@ pub fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
         "runtimeHandler": record.runtime_handler,
         "runtimeType": node.runtime.name(),
         "config": pruned(&record.config.0),
-        "runtimeSpec": pruned(&record.spec),
+        "runtimeSpec": record.spec,
         "network": { "wanted": record.network, "attachment": record.attachment },
         "phase": record.phase,
         "reason": record.reason,
@@ -44,7 +44,7 @@ pub fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, Stri
         "snapshotter": node.rootfs,
         "runtimeType": node.runtime.name(),
         "config": pruned(&record.config.0),
-        "runtimeSpec": record.made.as_ref().map(|made| pruned(&made.spec)),
+        "runtimeSpec": record.made.as_ref().map(|made| &made.spec),
     });
     BTreeMap::from([(INFO.to_owned(), info.to_string())])
 }

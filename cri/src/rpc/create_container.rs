@@ -1,17 +1,18 @@
 //! CreateContainer: the image is found, the name reserved, the record written, the root prepared, and only then is the
 //! runtime asked; any error tears down what there is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use host::ContainerId;
 use image::Image;
 use proto::v1::{ContainerConfig, ContainerEventType, CreateContainerRequest, CreateContainerResponse};
+use runtime::spec::ContainerSpec;
 use tonic::Request;
 use tracing::warn;
 
 use super::delivery;
-use crate::error::Error;
+use crate::error::{Backend, Error};
 use crate::names::{self, Claim, Claimed, Fingerprint, Ticket};
 use crate::node::{Node, now};
 use crate::record::{ContainerPhase, ContainerRecord, Made, PodPhase, PodRecord, Wire};
@@ -112,12 +113,22 @@ fn try_make(node: &Node, wanted: Wanted) -> Result<Arc<ContainerRecord>, Error> 
         rootfs: &rootfs,
         volumes: &volumes,
     })?;
+    make_log_directory(&made.spec)?;
     let identity = node.runtime.create_container(&made.spec)?;
     let changed = node.store.change_container(&id, |record| {
         record.phase = ContainerPhase::Created;
         record.made = Some(Made { spec: made.spec, identity, stop_signal: made.stop_signal });
     })?;
     changed.ok_or_else(|| Error::State { what: format!("container {} was removed while it was made", id.short()) })
+}
+
+/// kubelet has made it; crictl has not, and CRI-O makes it too. It is the client's, and stays.
+fn make_log_directory(spec: &ContainerSpec) -> Result<(), Error> {
+    let Some(directory) = spec.log_path.as_deref().and_then(Path::parent) else { return Ok(()) };
+    std::fs::create_dir_all(directory).map_err(|source| {
+        let operation = format!("cannot make the log directory {}", directory.display());
+        Error::Backend(Backend::Host { operation, source })
+    })
 }
 
 fn image(node: &Node, config: &ContainerConfig) -> Result<Image, Error> {
