@@ -52,11 +52,8 @@ async fn pump(mut input: Input, mut output: websocket::Output, far: tokio::io::D
         let mut chunk = Chunk::default();
         let mut buffer = vec![0; PAYLOAD];
         while let Ok(length @ 1..) = read.read(&mut buffer).await {
-            let filled = chunk.fill(|space| {
-                space[..length].copy_from_slice(&buffer[..length]);
-                Ok(length)
-            });
-            if filled.is_err() || output.send(&mut chunk).await.is_err() {
+            chunk.set(&buffer[..length]);
+            if output.send(&mut chunk).await.is_err() {
                 return;
             }
         }

@@ -17,20 +17,27 @@ pub type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Bytes in front of a payload for the header of its frame: SPDY takes 8, WebSocket up to 10 and one for the channel.
 const HEADROOM: usize = 16;
-/// Bytes of a payload: what a pipe holds on Linux and FreeBSD, so that one read empties it.
+/// Bytes of a payload at most: what a pipe holds on Linux and FreeBSD, so that one read empties it.
 pub const PAYLOAD: usize = 64 * 1024;
+/// Bytes of a payload at first: most outputs are short, or keystrokes.
+const FIRST: usize = 4 * 1024;
 
 /// A payload on its way from a descriptor to a frame, with room for the frame's header in front of it: the two leave in
 /// one write, and nothing is copied or allocated for a frame.
 #[derive(Debug)]
 pub struct Chunk {
+    /// The room for a header, then the payload.
     bytes: Vec<u8>,
+    /// Where the payload that was not framed yet begins, and where it ends.
     start: usize,
+    end: usize,
+    /// How much is read next.
+    space: usize,
 }
 
 impl Default for Chunk {
     fn default() -> Self {
-        Self { bytes: vec![0; HEADROOM], start: HEADROOM }
+        Self { bytes: vec![0; HEADROOM], start: HEADROOM, end: HEADROOM, space: FIRST }
     }
 }
 
@@ -39,29 +46,39 @@ impl Chunk {
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
         let mut chunk = Self::default();
-        chunk.bytes.extend_from_slice(payload);
+        chunk.set(payload);
         chunk
     }
 
-    /// Empties the chunk and lends its whole space to `read`, which says how many bytes it filled.
+    /// Copies these bytes into the chunk, in the place of what it holds.
+    pub fn set(&mut self, payload: &[u8]) {
+        self.bytes.truncate(HEADROOM);
+        self.bytes.extend_from_slice(payload);
+        (self.start, self.end) = (HEADROOM, self.bytes.len());
+    }
+
+    /// Empties the chunk and lends its space to `read`, which says how many bytes it filled. The space grows while all of
+    /// it is.
     ///
     /// # Errors
     /// Those of `read`; the chunk is empty then.
     pub fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
-        self.start = HEADROOM;
-        // Grown at the first use, and zeroed only once: most standard errors are never written to.
-        if self.bytes.len() < HEADROOM + PAYLOAD {
-            self.bytes.resize(HEADROOM + PAYLOAD, 0);
+        if self.bytes.len() < HEADROOM + self.space {
+            self.bytes.resize(HEADROOM + self.space, 0);
         }
-        let result = read(&mut self.bytes[HEADROOM..]);
-        self.bytes.truncate(HEADROOM + result.as_ref().map_or(0, |length| *length));
+        let result = read(&mut self.bytes[HEADROOM..HEADROOM + self.space]);
+        let length = result.as_ref().map_or(0, |length| *length);
+        if length == self.space {
+            self.space = PAYLOAD.min(self.space * 4);
+        }
+        (self.start, self.end) = (HEADROOM, HEADROOM + length);
         result
     }
 
     /// The payload that has not been framed yet.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.start..self.end]
     }
 
     /// Puts `header` in front of the first `length` bytes of the payload, and takes them out of it.
@@ -73,6 +90,7 @@ impl Chunk {
         let from = self.start - header.len();
         self.bytes[from..self.start].copy_from_slice(header);
         self.start += length;
+        debug_assert!(self.start <= self.end, "a frame is within the payload");
         &self.bytes[from..self.start]
     }
 }
@@ -134,7 +152,7 @@ mod tests {
 
     use tokio::io::AsyncReadExt as _;
 
-    use super::{Activity, Chunk, HEADROOM, PAYLOAD, Wire};
+    use super::{Activity, Chunk, FIRST, HEADROOM, PAYLOAD, Wire};
 
     #[test]
     fn a_chunk_is_framed_in_pieces() {
@@ -153,6 +171,11 @@ mod tests {
         assert!(chunk.payload().is_empty());
         assert!(chunk.fill(|_| Err(std::io::ErrorKind::WouldBlock.into())).is_err());
         assert!(chunk.payload().is_empty());
+        let mut grown = 0;
+        for _ in 0..4 {
+            grown = chunk.fill(|space| Ok(space.len())).unwrap();
+        }
+        assert_eq!(grown, PAYLOAD);
         assert_eq!(Chunk::of(b"x").frame(&[0; HEADROOM], 1).len(), HEADROOM + 1);
     }
 

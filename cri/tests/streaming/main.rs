@@ -1,5 +1,9 @@
 //! The streaming server over real sockets, on the fake backend: with the real client library, with WebSocket clients of
 //! another library, and with clients that mean no good.
 
+mod channels;
+mod hostile;
 mod peer;
+mod raw;
 mod scene;
+mod windows;

@@ -48,7 +48,7 @@ fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMAND_PROTOCOLS: [&str; 4] = ["spdy", "v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
+const COMMAND_PROTOCOLS: [&str; 4] = ["spdy", "v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_prints_and_its_exit_code_arrives() {
@@ -61,7 +61,7 @@ async fn a_command_prints_and_its_exit_code_arrives() {
         let url = scene.exec(&["exit", "7"], false);
         let output = run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await.unwrap();
         // Before v4 the code is only part of a text.
-        let code = if protocol == "channel.k8s.io" { BROKEN } else { 7 };
+        let code = if protocol == "v3.channel.k8s.io" { BROKEN } else { 7 };
         assert_eq!(output.status.code(), Some(code), "{protocol}: {}", error(&output));
     }
 }

@@ -42,10 +42,10 @@ struct Reader {
 pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, offers: mpsc::Sender<Offer>) {
     let buffer = vec![0; READ];
     let mut reader = Reader { io, buffer, start: 0, end: 0, inflater: Inflater::default(), shared, offers };
-    let end = loop {
-        if let Err(end) = reader.frame().await {
-            break end;
-        }
+    let ended = reader.shared.ended.clone();
+    let end = tokio::select! {
+        end = reader.frames() => end,
+        () = ended.cancelled() => return,
     };
     tracing::debug!(reason = %end, "a SPDY connection has ended");
     if let End::Violation(_) = end {
@@ -74,6 +74,14 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    async fn frames(&mut self) -> End {
+        loop {
+            if let Err(end) = self.frame().await {
+                return end;
+            }
+        }
     }
 
     async fn frame(&mut self) -> Result<(), End> {

@@ -1,0 +1,115 @@
+//! What many clients, and those that are cut off or do not read, leave behind: nothing. These count the descriptors and the
+//! memory of the whole process, so they have one of their own.
+
+use std::time::Duration;
+
+use cri::streaming::spdy::frame;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use crate::raw::{Got, Raw, STDIN, STDOUT, status, works};
+use crate::scene::{PATIENCE, Scene};
+
+/// Rounds until memory stands: the stacks of the fake's processes, which are threads, stay with the C library, and so does
+/// what the clients in this very process took.
+const WARM: usize = 2;
+
+/// One after the other: each counts what the whole process has.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_behind() {
+    clients_that_are_cut_off_leave_nothing().await;
+    a_client_that_does_not_read_is_not_read_from().await;
+    two_hundred_at_once_leave_no_memory_behind().await;
+}
+
+/// Descriptors of this process; None where there is no /proc.
+fn descriptors() -> Option<usize> {
+    std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
+}
+
+/// What they are.
+fn list() -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+}
+
+/// Resident memory of this process in bytes; None where there is no /proc.
+fn resident() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    text.split_whitespace().nth(1)?.parse::<usize>().ok().map(|pages| pages * 4096)
+}
+
+/// Waits until no more descriptors are open than there were.
+async fn settled(before: Option<usize>) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while descriptors() > before {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}, before {before:?}", list());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn clients_that_are_cut_off_leave_nothing() {
+    let scene = Scene::new().await;
+    works(&scene).await;
+    let before = descriptors();
+    for at in 0..100 {
+        let mut raw = Raw::exec(&scene.exec(&["block"], true), true).await;
+        let syn = raw.syn_stream(9, &[("streamtype", "stdin")]);
+        raw.send(&syn[..at % syn.len()]).await;
+        if at % 3 == 0 {
+            raw.send(&[&frame::data(STDIN, false, 1 << 20)[..], &[0; 100_000]].concat()).await;
+        }
+    }
+    settled(before).await;
+    works(&scene).await;
+}
+
+async fn a_client_that_does_not_read_is_not_read_from() {
+    let scene = Scene::new().await;
+    works(&scene).await;
+    let before = descriptors();
+    let mut raw = Raw::exec(&scene.exec(&["copy"], true), true).await;
+    let (memory, mut sent) = (resident(), 0usize);
+    let piece = [&frame::data(STDIN, false, 65536)[..], &[0; 65536]].concat();
+    // It never reads what comes back: sooner or later nothing more is taken from it.
+    while timeout(Duration::from_secs(1), raw.socket.write_all(&piece)).await.is_ok_and(|written| written.is_ok()) {
+        sent += piece.len();
+        assert!(sent < 256 << 20, "{sent} bytes were taken");
+    }
+    if let (Some(before), Some(now)) = (memory, resident()) {
+        assert!(now.saturating_sub(before) < 10 << 20, "{before} bytes of memory became {now}");
+    }
+    drop(raw);
+    settled(before).await;
+}
+
+async fn two_hundred_at_once_leave_no_memory_behind() {
+    let scene = Scene::new().await;
+    let mut before = (descriptors(), resident());
+    for round in 0..8 {
+        let clients = (0..200).map(|at| {
+            let url = scene.exec(&["copy"], true);
+            async move {
+                let mut raw = Raw::exec(&url, true).await;
+                let sent = vec![u8::try_from(at).unwrap(); 50_000];
+                raw.data(STDIN, true, &sent).await;
+                let all = raw.rest().await;
+                let mut got = Vec::new();
+                for piece in &all {
+                    if let Got::Data { stream: STDOUT, bytes, .. } = piece {
+                        got.extend_from_slice(bytes);
+                    }
+                }
+                assert!(got == sent, "{} bytes came back", got.len());
+                assert_eq!(status(&all), r#"{"status":"Success"}"#);
+            }
+        });
+        futures::future::join_all(clients).await;
+        settled(before.0).await;
+        if let (Some(before), Some(now)) = (before.1, resident()) {
+            println!("round {round}: {} KiB above", now.saturating_sub(before) / 1024);
+            assert!(round <= WARM || now.saturating_sub(before) < 10 << 20, "{before} bytes of memory became {now}");
+        }
+        before.1 = if round <= WARM { resident() } else { before.1 };
+    }
+}
