@@ -131,8 +131,16 @@ impl Log {
     }
 }
 
+/// The kubelet makes the directory; of a client that does not, it is made here.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(LOG_MODE).open(path)
+    let open = || OpenOptions::new().append(true).create(true).mode(LOG_MODE).open(path);
+    match (open(), path.parent()) {
+        (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(directory)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
 }
 
 /// Adds text to a begun line, giving out every full part.
@@ -242,7 +250,7 @@ mod tests {
     #[test]
     fn a_reopened_log_goes_on_in_the_new_file() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, old) = (directory.path().join("0.log"), directory.path().join("0.log.1"));
+        let (path, old) = (directory.path().join("pod/0.log"), directory.path().join("pod/0.log.1"));
         let mut log = Log::open(Some(&path)).unwrap();
         log.write(Stream::Stdout, b"one\ntwo");
         std::fs::rename(&path, &old).unwrap();
