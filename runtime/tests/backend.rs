@@ -3,15 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod common;
+mod ground;
 
 use runtime::conformance::{Programs, Subject, run};
 
 #[test]
 fn the_backend_of_this_kernel_conforms() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = common::settings(&directory.path().join("state"));
-    if common::open(&settings).is_none() {
+    let settings = ground::settings(&directory.path().join("state"));
+    if ground::open(&settings).is_none() {
         return;
     }
     let scratch = directory.path().join("logs");
@@ -19,7 +19,7 @@ fn the_backend_of_this_kernel_conforms() {
     let roots = directory.path().to_owned();
     run(&Subject {
         open: Box::new(move || runtime::open(settings.clone()).unwrap()),
-        rootfs: Box::new(move || common::make_rootfs(&roots)),
+        rootfs: Box::new(move || ground::make_rootfs(&roots)),
         scratch,
         programs: Programs::of_a_shell(),
     });

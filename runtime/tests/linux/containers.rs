@@ -1,0 +1,212 @@
+//! Containers as they see themselves: files, mounts, rights, limits.
+
+use std::path::PathBuf;
+
+use host::PodId;
+use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, Scope, User};
+
+use crate::bench::in_pod;
+
+fn host_mount(source: PathBuf, destination: &str, readonly: bool) -> Mount {
+    Mount {
+        destination: destination.into(),
+        source: MountSource::Host(source),
+        readonly,
+        recursive_readonly: false,
+        propagation: Propagation::Private,
+    }
+}
+
+#[test]
+fn a_container_sees_what_its_pod_and_spec_say() {
+    let sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned()), ("kernel.shmmax".to_owned(), "9999".to_owned())];
+    in_pod(
+        |spec| spec.sysctls = sysctls.into(),
+        |bench| {
+            let spec = bench.spec(
+                "pwd; echo $GREETING; read n < /proc/sys/kernel/hostname; echo $n; read n < /etc/hostname; echo $n; \
+         cat /etc/resolv.conf /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmax; \
+         echo x > /proc/sys/kernel/shmmax || echo sysctl is read-only; echo 1 > /dev/shm/x && echo shm; echo $$",
+            );
+            let (exit, text) = bench.output(&spec);
+            assert_eq!(exit.code, 0);
+            let lines: Vec<&str> = text.lines().filter(|line| !line.contains("cannot create")).collect();
+            let expected = [
+                "/work/below",
+                "hello",
+                "inside",
+                "inside",
+                "nameserver 192.0.2.1",
+                "1",
+                "9999",
+                "sysctl is read-only",
+                "shm",
+                "1",
+            ];
+            assert_eq!(lines, expected);
+        },
+    );
+}
+
+#[test]
+fn a_parameter_of_the_host_is_refused() {
+    in_pod(
+        |_| (),
+        |bench| {
+            for name in ["vm.swappiness", "kernel.panic", "net..x"] {
+                let spec = PodSpec {
+                    id: PodId::random(),
+                    hostname: None,
+                    network: Scope::Pod,
+                    ipc: Scope::Pod,
+                    pid: PidScope::Container,
+                    resolv_conf: None,
+                    sysctls: [(name.to_owned(), "1".to_owned())].into(),
+                    cgroup_parent: None,
+                    privileged: false,
+                    resources: Resources::default(),
+                };
+                let error = bench.runtime.create_pod(&spec, None).unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        },
+    );
+}
+
+#[test]
+fn users_rights_and_filters_are_those_of_the_spec() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let mut spec = bench.spec("while read l; do case $l in Uid*|Gid*|Groups*|CapEff*|CapAmb*|NoNew*|Seccomp:*) echo $l;; esac; done < /proc/self/status");
+            std::fs::create_dir_all(spec.rootfs.join("etc")).unwrap();
+            std::fs::write(spec.rootfs.join("etc/passwd"), "web:x:1000:2000::/:/bin/sh\n").unwrap();
+            std::fs::write(spec.rootfs.join("etc/group"), "logs:x:3000:web\n").unwrap();
+            let user = User {
+                user: NameOrId::Name("web".to_owned()),
+                group: None,
+                supplemental: vec![7],
+                merge_image_groups: true,
+            };
+            spec.process.user = user;
+            spec.security.no_new_privileges = true;
+            spec.security.drop_capabilities = vec!["ALL".to_owned()];
+            spec.security.add_capabilities = vec!["NET_BIND_SERVICE".to_owned()];
+            spec.security.ambient_capabilities = vec!["NET_BIND_SERVICE".to_owned()];
+            let identity = bench.runtime.create_container(&spec).unwrap();
+            assert_eq!((identity.uid, identity.gid, identity.groups), (1000, 2000, vec![7, 2000, 3000]));
+            let (_, text) = bench.output(&spec);
+            let expected = "Uid: 1000 1000 1000 1000\nGid: 2000 2000 2000 2000\nGroups: 7 2000 3000\nCapEff: 0000000000000400\n\
+        CapAmb: 0000000000000400\nNoNewPrivs: 1\nSeccomp: 2\n";
+            assert_eq!(text, expected);
+        },
+    );
+}
+
+#[test]
+fn a_privileged_container_has_everything() {
+    in_pod(
+        |spec| spec.privileged = true,
+        |bench| {
+            let mut spec = bench.spec(
+        "while read l; do case $l in CapEff*|Seccomp:*) echo $l;; esac; done < /proc/self/status; \
+         test -c /dev/kmsg && echo kmsg; while read d p t o r; do case $p in /sys|/proc/sys) echo $p ${o%%,*};; esac; done < /proc/mounts",
+    );
+            spec.security.privileged = true;
+            let (_, text) = bench.output(&spec);
+            let own = std::fs::read_to_string("/proc/self/status").unwrap();
+            let all = own.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+            assert_eq!(text, format!("CapEff: {all}\nSeccomp: 0\nkmsg\n/sys rw\n"));
+        },
+    );
+}
+
+#[test]
+fn mounts_are_where_they_should_be_and_no_more_writable_than_that() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let shared = bench.directory.path().join("shared");
+            std::fs::create_dir_all(&shared).unwrap();
+            std::fs::write(shared.join("file"), "text\n").unwrap();
+            let link = bench.directory.path().join("link");
+            std::os::unix::fs::symlink(&shared, &link).unwrap();
+            let mut spec = bench.spec(
+        "cat /data/file; echo x > /data/new || echo data is read-only; echo more >> /one; echo x > /root-file || echo root is read-only; \
+         echo x > /memory/x && echo memory; cat /etc/hosts",
+    );
+            spec.readonly_rootfs = true;
+            spec.process.cwd = "/".into();
+            std::fs::write(shared.join("hosts"), "my hosts\n").unwrap();
+            let tmpfs = MountSource::Tmpfs { size: Some(1 << 20) };
+            spec.mounts = vec![
+                host_mount(link, "/data", true),
+                host_mount(shared.join("file"), "/one", false),
+                Mount { source: tmpfs, ..host_mount(PathBuf::new(), "/memory", false) },
+                host_mount(shared.join("hosts"), "/etc/hosts", true),
+            ];
+            let (_, text) = bench.output(&spec);
+            let lines: Vec<&str> = text.lines().filter(|line| !line.contains("cannot create")).collect();
+            assert_eq!(lines, ["text", "data is read-only", "root is read-only", "memory", "my hosts"]);
+            assert_eq!(std::fs::read_to_string(shared.join("file")).unwrap(), "text\nmore\n");
+        },
+    );
+}
+
+#[test]
+fn a_container_over_its_memory_is_killed_and_that_is_told() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let mut spec = bench.spec("x=0123456789abcdef; while :; do x=$x$x; done");
+            spec.resources.memory = Some(32 << 20);
+            let (exit, _) = bench.output(&spec);
+            assert_eq!((exit.code, exit.out_of_memory), (137, true));
+        },
+    );
+}
+
+#[test]
+fn limits_are_set_updated_and_read_back() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let mut spec = bench.spec("while :; do sleep 1; done");
+            spec.resources =
+                Resources { memory: Some(64 << 20), pids: Some(32), cpu_shares: Some(512), ..Resources::default() };
+            bench.start(&spec);
+            let limit = || bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes;
+            assert_eq!(limit(), Some(64 << 20));
+            bench
+                .runtime
+                .update_container(&spec.id, &Resources { memory: Some(48 << 20), ..Resources::default() })
+                .unwrap();
+            assert_eq!(limit(), Some(48 << 20));
+            bench
+                .runtime
+                .update_pod(&bench.pod, &Resources { memory: Some(96 << 20), ..Resources::default() })
+                .unwrap();
+        },
+    );
+}
+
+#[test]
+fn containers_of_a_pod_share_processes_when_it_says_so() {
+    in_pod(
+        |spec| spec.pid = PidScope::Pod,
+        |bench| {
+            let mut first = bench.spec("echo $$; sleep 1000 & sleep 1001");
+            first.pid = PidScope::Pod;
+            bench.start(&first);
+            let mut second = bench.spec("for p in /proc/[0-9]*; do read c < $p/comm; echo $c; done");
+            second.pid = PidScope::Pod;
+            let mut target = bench.spec("for p in /proc/[0-9]*; do read c < $p/comm; echo $c; done");
+            target.pid = PidScope::Target(first.id.clone());
+            for spec in [second, target] {
+                let (_, text) = bench.output(&spec);
+                assert_eq!(text.matches("sleep").count(), 2, "{text}");
+            }
+            bench.runtime.kill_container(&first.id).unwrap();
+        },
+    );
+}
