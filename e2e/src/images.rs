@@ -24,6 +24,8 @@ pub struct Published {
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 /// critest's web server: nginx on port 80.
 pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
+/// critest's second web server, BusyBox's here, which answers on IPv6 too.
+pub const HTTPD: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/bin/false

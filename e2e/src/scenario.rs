@@ -10,12 +10,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::checks::Checks;
-use crate::images::{BUSYBOX, NGINX};
+use crate::images::{BUSYBOX, HTTPD, NGINX};
 use crate::process::Background;
 use crate::server::Site;
 
 /// The port of the host that leads to the web server.
 const HOST_PORT: u16 = 18_411;
+/// The port that is forwarded.
+const FORWARDED_PORT: u16 = 18_412;
 /// How long something that goes on by itself may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -35,8 +37,13 @@ impl Files<'_> {
         self.site.dir().join("logs")
     }
 
+    /// A pod; the host's port leads to its web server.
     fn pod(&self, name: &str) -> Result<String> {
-        let pod = json!({
+        self.write(&format!("pod-{name}"), &self.pod_value(name))
+    }
+
+    fn pod_value(&self, name: &str) -> Value {
+        json!({
             "metadata": {"name": name, "uid": format!("uid-{name}"), "namespace": "default", "attempt": 1},
             "hostname": name,
             "log_directory": self.logs(),
@@ -45,8 +52,7 @@ impl Files<'_> {
             "dns_config": {"servers": ["10.10.10.10"], "searches": ["example.org"]},
             "port_mappings": [{"container_port": 80, "host_port": HOST_PORT}],
             "linux": {},
-        });
-        self.write(&format!("pod-{name}"), &pod)
+        })
     }
 
     fn container(&self, name: &str, image: &str, command: &[&str]) -> Result<String> {
@@ -82,9 +88,12 @@ pub fn run(site: &Site, checks: &mut Checks) -> Result<()> {
         checks.check("exec", || exec(site, &web));
         checks.check("stats, statsp, imagefsinfo", || stats(site, &pod, &web));
         checks.check("fetch from the pod and from the host port", || fetch_page(site, &pod));
+        checks.check("port-forward", || port_forward(site, &pod));
         checks.check("stop, rm", || stop_and_remove(site, &web));
     }
     checks.check("logs, exit code", || short_life(&files, &pod, &pod_file));
+    checks.check("attach", || attach(&files, &pod, &pod_file));
+    checks.check("the host port from everywhere", || host_port(&files, &pod, &pod_file));
     checks.check("bad input", || bad_input(&files, &pod, &pod_file));
     checks.check("stopp, rmp, rmi", || remove_all(site, &pod));
     Ok(())
@@ -105,7 +114,7 @@ fn versions(site: &Site) -> Result<()> {
 }
 
 fn images(site: &Site) -> Result<()> {
-    for image in [BUSYBOX, NGINX] {
+    for image in [BUSYBOX, NGINX, HTTPD] {
         let said = site.run(["pull", image])?;
         ensure!(said.starts_with("Image is up to date for sha256:"), "pull {image}: {said}");
         let inspected = site.json(["inspecti", image])?;
@@ -233,6 +242,66 @@ fn get(address: &str) -> Result<String> {
     Ok(page)
 }
 
+fn port_forward(site: &Site, pod: &str) -> Result<()> {
+    let ports = format!("{FORWARDED_PORT}:80");
+    let forward = site.crictl(["port-forward", pod, &ports]).background(&site.dir().join("port-forward.log"))?;
+    // Two connections at a time, each with streams of its own.
+    let pages: Vec<Result<String>> = std::thread::scope(|scope| {
+        let fetch = || get(&format!("127.0.0.1:{FORWARDED_PORT}"));
+        let threads = [scope.spawn(fetch), scope.spawn(fetch)];
+        threads.into_iter().map(|thread| thread.join().expect("get does not panic")).collect()
+    });
+    forward.kill()?;
+    for page in pages {
+        let page = page?;
+        ensure!(page.contains("Welcome to nginx!"), "through port-forward: {page}");
+    }
+    Ok(())
+}
+
+fn attach(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
+    let site = files.site;
+    let mut value = files.container_value("attached", BUSYBOX, &["sh", "-c", "read word; echo got $word; exit 5"]);
+    value["stdin"] = json!(true);
+    let file = files.write("container-attached", &value)?;
+    let id = site.run(["create", pod, &file, pod_file])?.trim().to_owned();
+    site.run(["start", &id])?;
+    let output = site.crictl(["attach", "-i", &id]).stdin("hello\n").output()?;
+    ensure!(output.stdout.contains("got hello\n"), "attach: {output:?}");
+    ensure!(until_exited(site, &id)?["exitCode"] == 5, "the exit code is not 5");
+    ensure!(site.run(["logs", &id])?.contains("got hello"), "what an attached client saw is not in the log");
+    site.run(["rm", &id]).map(drop)
+}
+
+/// The host's port answers on the node's loopback and own addresses, from another pod, and from the pod itself.
+fn host_port(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
+    let site = files.site;
+    let web = site.run(["create", pod, &files.container("httpd", HTTPD, &[])?, pod_file])?.trim().to_owned();
+    site.run(["start", &web])?;
+    let mut other = files.pod_value("other");
+    other["port_mappings"] = json!([]);
+    let other_file = files.write("pod-other", &other)?;
+    let other = site.run(["runp", &other_file])?.trim().to_owned();
+    let file = files.container("client", BUSYBOX, &["sleep", "1000"])?;
+    let client = site.run(["create", &other, &file, &other_file])?.trim().to_owned();
+    site.run(["start", &client])?;
+    let route = site.run(["exec", "-s", &client, "ip", "route"])?;
+    let node =
+        route.split_whitespace().skip_while(|word| *word != "via").nth(1).context("no default route")?.to_owned();
+    for from in ["127.0.0.1".to_owned(), "[::1]".to_owned(), node.clone()] {
+        let page = get(&format!("{from}:{HOST_PORT}")).with_context(|| format!("from the node, at {from}"))?;
+        ensure!(page.contains("It works!"), "from the node, at {from}: {page}");
+    }
+    for (from, id) in [("the pod itself", &web), ("another pod", &client)] {
+        let url = format!("http://{node}:{HOST_PORT}/");
+        let page = site.run(["exec", "-s", id, "timeout", "5", "wget", "-q", "-O", "-", &url]);
+        let page = page.with_context(|| format!("from {from}"))?;
+        ensure!(page.contains("It works!"), "from {from}: {page}");
+    }
+    site.run(["rmp", "-f", &other])?;
+    site.run(["rm", "-f", &web]).map(drop)
+}
+
 fn stop_and_remove(site: &Site, web: &str) -> Result<()> {
     let refused = site.refused(["rm", web])?;
     ensure!(refused.stderr.contains("running"), "rm of a running container: {refused:?}");
@@ -316,7 +385,7 @@ fn remove_all(site: &Site, pod: &str) -> Result<()> {
     let row = list.lines().find(|line| line.starts_with(&pod[..13])).context("pods does not list it")?;
     ensure!(row.contains("NotReady"), "pods: {row}");
     site.run(["rmp", pod])?;
-    for image in [BUSYBOX, NGINX] {
+    for image in [BUSYBOX, NGINX, HTTPD] {
         ensure!(site.run(["rmi", image])?.contains(image), "rmi says nothing of {image}");
     }
     ensure!(
@@ -348,10 +417,8 @@ pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<O
         ensure!(status["state"] == "CONTAINER_RUNNING", "inspect: {status}");
         ensure!(site.run(["exec", "-s", &id, "echo", "there"])?.contains("there"), "exec -s says nothing");
         site.run(["stop", "--timeout", "1", &id])?;
-        ensure!(
-            site.json(["inspect", &id])?["status"]["exitCode"] == 137,
-            "stopped by SIGKILL, the exit code is not 137"
-        );
+        let code = site.json(["inspect", &id])?["status"]["exitCode"].clone();
+        ensure!(code == 143, "stopped by SIGTERM, the exit code is {code}");
         let logs = site.run(["logs", &id])?;
         let numbers: Vec<usize> = logs.lines().map(str::parse).collect::<Result<_, _>>()?;
         ensure!(

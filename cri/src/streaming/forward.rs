@@ -208,17 +208,24 @@ enum Up {
 
 async fn copy(pair: Pair, (source, sink): (Source, Sink)) {
     let Pair { input, mut data, mut error, half_close, .. } = pair;
-    let down = async {
-        let read = copy_down(&source, &mut data).await;
-        let text = read.err().map(|error| error.to_string()).unwrap_or_default();
-        let _finished = data.finish(&[]).await;
-        let _told = error.finish(text.as_bytes()).await;
-    };
     let mut up = std::pin::pin!(copy_up(input, sink));
-    let mut down = std::pin::pin!(down);
-    tokio::select! {
-        end = &mut up => if let Up::Finished = end { down.await },
-        () = &mut down => if half_close { up.await; },
+    let (read, is_up_done) = {
+        let mut down = std::pin::pin!(copy_down(&source, &mut data));
+        tokio::select! {
+            end = &mut up => match end {
+                Up::Finished => (down.await, true),
+                Up::Cut => (Ok(()), true),
+            },
+            read = &mut down => (read, false),
+        }
+    };
+    // A client that sees the end of the data gives its stream up at once and then waits for the end of the errors: both ends
+    // are said, whatever it does in between.
+    let text = read.err().map(|error| error.to_string()).unwrap_or_default();
+    let _finished = data.finish(&[]).await;
+    let _told = error.finish(text.as_bytes()).await;
+    if !is_up_done && half_close {
+        up.await;
     }
 }
 

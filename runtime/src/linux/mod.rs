@@ -52,7 +52,8 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     let state = std::fs::canonicalize(&settings.state).map_err(operation())?;
     settings.state = state;
     let names = Names::new(&settings.state, &settings.prefix);
-    for directory in [names.pods(), names.containers()] {
+    // runc would make its own at the first container: a server without pods always looks the same.
+    for directory in [names.pods(), names.containers(), settings.state.join("runc")] {
         std::fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
     let runc = Runc::new(&settings.state);
