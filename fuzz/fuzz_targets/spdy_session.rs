@@ -1,0 +1,66 @@
+//! A whole SPDY connection whose streams send back what they get: whatever arrives, it ends when the client does, and all
+//! that it sent until then is frames.
+#![no_main]
+
+use std::time::Duration;
+
+use cri::streaming::spdy::frame::{self, HEAD, Head};
+use cri::streaming::spdy::{Limits, Session};
+use cri::streaming::wire::Chunk;
+use libfuzzer_sys::fuzz_target;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+
+fuzz_target!(|bytes: &[u8]| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(connection(bytes));
+});
+
+async fn connection(bytes: &[u8]) {
+    let (ours, theirs) = duplex(1 << 16);
+    let (read, write) = split(ours);
+    let limits = Limits { streams: 4, idle: Duration::from_secs(60) };
+    let mut session = Session::start(Box::new(read), Box::new(write), limits);
+    let (mut sent, mut client) = split(theirs);
+    let server = async {
+        while let Some(offer) = session.offer().await {
+            let Ok(mut stream) = offer.accept().await else { break };
+            tokio::spawn(async move {
+                let mut buffer = Vec::new();
+                while let Ok(1..) = stream.input.fill(&mut buffer).await {
+                    let mut chunk = Chunk::of(&buffer);
+                    if stream.output.send(&mut chunk).await.is_err() {
+                        return;
+                    }
+                }
+                let _ended = stream.output.finish().await;
+            });
+        }
+        drop(session);
+    };
+    let send = async {
+        let _sent = client.write_all(bytes).await;
+        let _ended = client.shutdown().await;
+    };
+    let receive = async {
+        let mut all = Vec::new();
+        let _ended = sent.read_to_end(&mut all).await;
+        all
+    };
+    let ((), (), all) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(server, send, receive) })
+        .await
+        .expect("the connection ends with its client");
+    check(&all);
+}
+
+/// All of it is frames; only the last one may be cut off.
+fn check(mut rest: &[u8]) {
+    while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
+        let head = frame::head(head).expect("the server sends frames");
+        let (Head::Data { length, .. } | Head::Control { length, .. }) = head;
+        let Some((payload, after)) = after.split_at_checked(length) else { return };
+        if let Head::Control { kind, flags, .. } = head {
+            frame::decode(kind, flags, payload).expect("the server sends frames that are in order");
+        }
+        rest = after;
+    }
+}
