@@ -76,16 +76,17 @@ impl Inventory {
     }
 }
 
-/// Whether a line names this run's directory, or a kernel object with its prefix and an id.
+/// Whether a line names this run's directory, or a kernel object that begins with its prefix.
 fn is_of(line: &str, site: &Site) -> bool {
     if line.contains(&*site.dir().to_string_lossy()) {
         return true;
     }
-    let words = line.split(|character: char| !character.is_ascii_alphanumeric());
-    let hexadecimal = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    words
-        .into_iter()
-        .any(|word| word.strip_prefix(site.prefix()).is_some_and(|rest| rest.len() >= 8 && hexadecimal(rest)))
+    let (kind, rest) = line.rsplit_once(' ').unwrap_or_default();
+    let table = format!("cellblock-{}", site.prefix());
+    match kind {
+        "interface" | "network namespace" => rest.starts_with(site.prefix()),
+        _ => ["nftables", "cgroup"].iter().any(|of| line.starts_with(of)) && line.contains(&table),
+    }
 }
 
 /// Every process but the kernel's threads and our own; one that sees a mount of the run is said to be of it.

@@ -139,12 +139,23 @@ impl Hierarchies {
     }
 }
 
+/// What the hierarchy of version 2 is called that stands beside those of version 1: it has no controllers, but runc puts the
+/// processes of a container into it as well.
+const BESIDE: &str = "unified";
+
 /// The version 1 controllers of /proc/self/mounts, with their mount points.
 fn controllers(mounts: &str) -> BTreeMap<String, PathBuf> {
-    let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let of_cgroup = lines.filter(|fields| fields.len() > 3 && fields[2] == "cgroup");
+    let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.len() > 3);
     let mut found = BTreeMap::new();
-    for fields in of_cgroup {
+    for fields in lines {
+        match fields[2] {
+            "cgroup" => {}
+            "cgroup2" => {
+                found.insert(BESIDE.to_owned(), PathBuf::from(fields[1]));
+                continue;
+            }
+            _ => continue,
+        }
         let not_controllers = ["rw", "ro", "nosuid", "nodev", "noexec", "relatime", "xattr"];
         for option in fields[3].split(',').filter(|option| !not_controllers.contains(option)) {
             if !option.contains('=') || option.starts_with("name=") {
@@ -221,8 +232,9 @@ mod tests {
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nsdelegate 0 0\n\
             proc /proc proc rw 0 0\n";
         let found = controllers(mounts);
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "systemd"]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["cpu", "cpuacct", "systemd", "unified"]);
         let v1 = Hierarchies::V1(found);
+        assert!(v1.directories(Path::new("/a")).contains(&PathBuf::from("/sys/fs/cgroup/unified/a")));
         assert_eq!(v1.directory("cpu", Path::new("/a/b")), Some(PathBuf::from("/sys/fs/cgroup/cpu/a/b")));
         assert_eq!(v1.directory("memory", Path::new("/a")), None);
     }
