@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PORTS: usize = 64;
 /// When a silent client is asked whether it is there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Connections at once from which on it is worth while to give memory back after the last of them.
+const BUSY: usize = 16;
 /// How long connections may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -90,6 +93,9 @@ struct Shared {
     base: String,
     backend: Arc<dyn Runtime>,
     tokens: Tokens<Promise>,
+    slots: Arc<Semaphore>,
+    /// The most connections at once since memory was given back.
+    peak: AtomicUsize,
     stopped: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,6 +129,8 @@ impl Server {
             base: format!("{scheme}://{address}"),
             backend,
             tokens: Tokens::default(),
+            slots: Arc::new(Semaphore::new(CONNECTIONS)),
+            peak: AtomicUsize::new(0),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
@@ -174,15 +182,15 @@ impl Server {
     }
 
     async fn accept(self, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let slot = self.0.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.0.stopped.cancelled() => return,
             };
             match accepted {
                 Ok((socket, _)) => {
+                    self.0.peak.fetch_max(CONNECTIONS - self.0.slots.available_permits(), Ordering::Relaxed);
                     let connection = self.clone().connection(socket, acceptor.clone(), slot);
                     self.0.tasks.spawn(connection);
                 }
@@ -263,17 +271,29 @@ impl Server {
             creation_timeout: self.0.settings.creation_timeout,
             idle_timeout: self.0.settings.idle_timeout,
         };
+        let server = self.clone();
         self.0.tasks.spawn(async move {
             match hyper::upgrade::on(request).await {
                 Ok(upgraded) => serve(split(upgraded), promise, protocol, scene).await,
                 Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
             }
             drop(slot);
+            server.settle();
         });
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = headers;
         Ok(response)
+    }
+
+    /// After the last of many connections, gives back the memory that they took.
+    fn settle(&self) {
+        // One slot is taken by the listener, for the connection that it waits for.
+        let over = self.0.slots.available_permits() + 1 >= CONNECTIONS;
+        if over && self.0.peak.load(Ordering::Relaxed) >= BUSY {
+            self.0.peak.store(0, Ordering::Relaxed);
+            tokio::task::spawn_blocking(host::memory::give_back);
+        }
     }
 
     /// What was promised to who knows this path.

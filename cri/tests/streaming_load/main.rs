@@ -1,5 +1,7 @@
 //! The streaming server under load; see load.rs.
 
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
+
 #[path = "../streaming/load.rs"]
 mod load;
 #[path = "../streaming/raw.rs"]

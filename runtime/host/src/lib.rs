@@ -6,6 +6,7 @@ mod error;
 pub mod fault;
 pub mod fs;
 mod id;
+pub mod memory;
 mod need;
 mod place;
 pub mod run;
