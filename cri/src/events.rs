@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proto::v1::{ContainerEventResponse, ContainerEventType};
 use tokio::sync::broadcast;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer;
 use crate::node::{Node, now};
@@ -17,11 +18,13 @@ const BACKLOG: usize = 2048;
 #[derive(Debug)]
 pub struct Events {
     sender: broadcast::Sender<Arc<ContainerEventResponse>>,
+    /// Ends every stream: a server that stops waits for its calls.
+    closed: CancellationToken,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG) }
+        Self { sender: broadcast::Sender::new(BACKLOG), closed: CancellationToken::new() }
     }
 }
 
@@ -30,6 +33,17 @@ impl Events {
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<Arc<ContainerEventResponse>> {
         self.sender.subscribe()
+    }
+
+    /// Ends every client's stream, now and from now on.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Ready once [`Events::close`] was called.
+    #[must_use]
+    pub fn closed(&self) -> WaitForCancellationFutureOwned {
+        self.closed.clone().cancelled_owned()
     }
 }
 

@@ -84,10 +84,8 @@ pub fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
         // The monitor's own record of the exit is durable: after a restart it is read again.
         warn!(container = id.short(), "the exit is known but not on disk: {}", host::chain(&error));
     }
-    if changed {
-        if let Some(record) = node.store.container(id) {
-            node.tell_container(&record, ContainerEventType::ContainerStoppedEvent);
-        }
+    if changed && let Some(record) = node.store.container(id) {
+        node.tell_container(&record, ContainerEventType::ContainerStoppedEvent);
     }
     node.exits.send_modify(|count| *count += 1);
 }

@@ -20,8 +20,9 @@ pub struct Descriptor {
     kind: MetricType,
 }
 
-const CONTAINER_LABELS: &[&str] = &["id", "container", "pod", "namespace"];
-const POD_LABELS: &[&str] = &["id", "pod", "namespace", "interface"];
+/// As containerd has them, in its order: what reads its metrics reads these.
+const CONTAINER_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image"];
+const POD_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image", "interface"];
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 const fn container(name: &'static str, help: &'static str, kind: MetricType) -> Descriptor {
@@ -86,8 +87,14 @@ fn pod_values(counters: &Counters) -> [Option<u64>; POD_METRICS.len()] {
 pub fn of(node: &Node, pod: &PodRecord) -> PodSandboxMetrics {
     let metadata = pod.config.metadata.clone().unwrap_or_default();
     let of_interface = node.network.counters(&pod.id).ok().map(|counters| {
-        let labels =
-            vec![pod.id.to_string(), metadata.name.clone(), metadata.namespace.clone(), counters.interface.clone()];
+        let labels = [
+            metadata.name.clone(),
+            metadata.namespace.clone(),
+            String::new(),
+            pod.id.to_string(),
+            String::new(),
+            counters.interface.clone(),
+        ];
         metrics(POD_METRICS, &pod_values(&counters), &labels)
     });
     let mut containers = node.store.containers_of(&pod.id);
@@ -103,7 +110,8 @@ fn of_container(node: &Node, pod: &PodRecord, record: &ContainerRecord) -> Optio
     let usage = node.runtime.container_usage(&record.id).ok()?;
     let metadata = pod.config.metadata.clone().unwrap_or_default();
     let name = record.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    let labels = vec![record.id.to_string(), name, metadata.name, metadata.namespace];
+    let image = record.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    let labels = [metadata.name, metadata.namespace, name, record.id.to_string(), image];
     let metrics = metrics(CONTAINER_METRICS, &container_values(&usage), &labels);
     Some(ContainerMetrics { container_id: record.id.to_string(), metrics })
 }

@@ -31,11 +31,10 @@ pub fn of_container(metadata: &ContainerMetadata, pod: &PodSandboxMetadata) -> S
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Of a request. A map's entries come in any order on the wire, so the digest is that of all bytes, sorted.
+    /// Of a request. Equal messages have equal bytes: proto's maps are ordered.
     #[must_use]
     pub fn of(message: &impl Message) -> Self {
-        let mut bytes = message.encode_to_vec();
-        bytes.sort_unstable();
+        let bytes = message.encode_to_vec();
         Self(Sha256::digest(&bytes).into())
     }
 }

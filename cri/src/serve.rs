@@ -28,6 +28,7 @@ const BLOCKING_THREADS: usize = 512;
 pub fn run(config: Config) -> anyhow::Result<()> {
     config.check()?;
     log_to_stderr(&config)?;
+    raise_file_limit()?;
     let lock = server::lock(&config.root)?;
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("cannot make the state directory {}", config.state.display()))?;
@@ -135,6 +136,17 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
         .with_context(|| format!("log_level: {:?} is not a level or a filter", config.log_level))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+/// Raises the soft limit on open files to the hard one: each container, exec and stream has some, and the usual 1024 are
+/// those of a node with 200 pods (setrlimit(2)).
+fn raise_file_limit() -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit on open files")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit on open files")?;
+    }
     Ok(())
 }
 

@@ -103,6 +103,7 @@ impl Server {
         }
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
+        node.events.close();
         keeper.abort();
         node.streaming.stop().await;
         let outcome = tokio::time::timeout(STOP_GRACE, serving).await;

@@ -50,7 +50,8 @@ pub fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, Stri
 }
 
 /// A message as JSON without what is not set, as Go's `omitempty` writes it.
-fn pruned(message: &impl serde::Serialize) -> Value {
+#[must_use]
+pub fn pruned(message: &impl serde::Serialize) -> Value {
     let mut value = serde_json::to_value(message).unwrap_or_else(|error| Value::String(error.to_string()));
     prune(&mut value);
     value
@@ -69,7 +70,7 @@ fn prune(value: &mut Value) {
 
 /// The maps of CRI by their names: an empty one is not set, where an empty message is.
 fn is_empty_map(name: &str, value: &Value) -> bool {
-    let maps = ["labels", "annotations", "sysctls", "unified"];
+    let maps = ["labels", "annotations", "sysctls", "unified", "Labels"];
     maps.contains(&name) && value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 

@@ -230,7 +230,7 @@ impl Loaded {
     }
 }
 
-fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+pub(super) fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     let Version { version } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     if version > VERSION {
         return Err(format!("version {version} was written by a newer server; this one reads up to {VERSION}"));

@@ -127,3 +127,6 @@ pub struct Made {
     /// What it is stopped with.
     pub stop_signal: Signal,
 }
+
+#[cfg(test)]
+mod tests;

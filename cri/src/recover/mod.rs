@@ -35,10 +35,10 @@ pub fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
         );
     }
     let networks = node.pod_networks();
-    if !networks.is_empty() {
-        if let Err(error) = node.network.configure(&networks) {
-            error!("the pods' network is not there: {}", host::chain(&error));
-        }
+    if !networks.is_empty()
+        && let Err(error) = node.network.configure(&networks)
+    {
+        error!("the pods' network is not there: {}", host::chain(&error));
     }
     let found = found(node)?;
     let known = known(loaded);

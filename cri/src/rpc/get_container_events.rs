@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use proto::v1::ContainerEventResponse;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
@@ -12,7 +13,8 @@ use crate::node::Node;
 /// Listens. A client that falls behind is told so and cut off: it lists everything again.
 pub fn call(node: &Arc<Node>) -> Parts<ContainerEventResponse> {
     let events = node.events.listen();
-    Box::pin(futures::stream::unfold(Some(events), |events| async move {
+    let closed = node.events.closed();
+    let events = futures::stream::unfold(Some(events), |events| async move {
         let mut events = events?;
         match events.recv().await {
             Ok(event) => Some((Ok((*event).clone()), Some(events))),
@@ -21,5 +23,6 @@ pub fn call(node: &Arc<Node>) -> Parts<ContainerEventResponse> {
                 Some((Err(Status::data_loss(format!("{lost} events came faster than they were read"))), None))
             }
         }
-    }))
+    });
+    Box::pin(events.take_until(closed))
 }

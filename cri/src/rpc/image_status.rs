@@ -7,6 +7,7 @@ use proto::v1::{ImageStatusRequest, ImageStatusResponse};
 use serde_json::json;
 
 use super::list_images::item;
+use crate::answer::info::pruned;
 use crate::error::Error;
 use crate::node::Node;
 
@@ -38,5 +39,5 @@ fn info(image: &image::Image) -> BTreeMap<String, String> {
             "StopSignal": config.stop_signal,
         },
     });
-    BTreeMap::from([("info".to_owned(), json!({ "imageSpec": spec }).to_string())])
+    BTreeMap::from([("info".to_owned(), json!({ "imageSpec": pruned(&spec) }).to_string())])
 }

@@ -10,14 +10,13 @@ use super::container_stats;
 use crate::answer;
 use crate::error::Error;
 use crate::node::Node;
-use crate::record::ContainerPhase;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {
     Ok(ListContainerStatsResponse { stats: stats(node, request.filter).await })
 }
 
-/// The stats of the running containers that a filter lets through; the beginning of an id stands for the id.
+/// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.
 pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = ContainerFilter {
@@ -33,7 +32,6 @@ pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Ve
         filter.pod_sandbox_id = pod.id.to_string();
     }
     let mut containers = node.store.containers();
-    containers
-        .retain(|one| matches!(one.phase, ContainerPhase::Running { .. }) && answer::container::passes(one, &filter));
+    containers.retain(|one| answer::container::passes(one, &filter));
     node.block(move |node| containers.iter().map(|one| container_stats::of(node, one)).collect()).await
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use host::fault::Fault;
 use proto::v1::*;
 use tonic::Code;
 
@@ -248,4 +249,35 @@ fn a_command_runs_to_its_end_or_to_its_time_out() {
         assert!(client.exec_sync(exec(&["missing"], 1)).await.unwrap_err().message().contains("not found"));
         assert_eq!(client.exec_sync(exec(&[], 1)).await.unwrap_err().code(), Code::InvalidArgument);
     });
+}
+
+#[test]
+fn a_server_stops_at_once_under_a_client_that_listens() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    let events = server.run(client.get_container_events(GetEventsRequest {})).unwrap().into_inner();
+    let started = Instant::now();
+    server.stop();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    drop(events);
+}
+
+#[test]
+fn a_call_that_hangs_holds_up_its_own_pod_only() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    world.faults.arm(2, Fault::HangBefore);
+    let stuck = server.spawn(async move { client.run_pod_sandbox(run_pod("stuck")).await });
+    assert!(world.faults.wait_until_hung(crate::world::PATIENCE));
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        client.status(StatusRequest { verbose: true }).await.unwrap();
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
+    });
+    world.faults.release();
+    assert!(server.run(stuck).unwrap().is_err());
+    assert_eq!(world.leftovers(), Vec::<String>::new());
 }

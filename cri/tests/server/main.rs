@@ -1,6 +1,8 @@
 //! The real gRPC server, in process, on the fakes: what clients see of it, and that nothing is lost or left behind when
 //! something fails or the server dies. No rights are needed.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, its helpers too")]
+
 mod faults;
 mod independent;
 mod lifecycle;

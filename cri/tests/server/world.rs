@@ -188,6 +188,14 @@ impl Running {
         self.tokio().block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("it does not hang") })
     }
 
+    /// Begins a client's work.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.tokio().spawn(work)
+    }
+
     fn wait_until_ready(&self) {
         let mut client = self.client();
         self.run(async {
