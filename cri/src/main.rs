@@ -136,6 +136,7 @@ fn worker(word: &OsString) -> Option<Worker> {
         "monitor" => Some(runtime::monitor::main),
         "unpack" => Some(image::unpack::main),
         "hostport" => Some(network::hostport::main),
+        "vnet" => Some(network::vnet::main),
         demo::program::WORD => Some(demo::program::main),
         _ => None,
     }

@@ -56,16 +56,21 @@ pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
     let runtime = runtime::open(runtime::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join("runtime"),
-        workers: workers.clone(),
+        workers,
     })?;
-    let network = network::open(network::Settings {
+    let network = network::open(network_settings(config)?)?;
+    Ok((runtime, network, rootfs(config)?))
+}
+
+/// What the network's backend is made from.
+pub(crate) fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
+    Ok(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join("network"),
-        workers,
+        workers: workers()?,
         untranslated: config.network.untranslated.clone(),
         mtu: config.network.mtu,
-    })?;
-    Ok((runtime, network, rootfs(config)?))
+    })
 }
 
 type Boundaries = (Arc<dyn Runtime>, Arc<dyn Network>, Arc<dyn Rootfs>);

@@ -139,7 +139,8 @@ fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut Str
 /// What `cellblock check` says where the main ruleset lacks lines.
 #[must_use]
 pub fn remedy(missing: &[String]) -> String {
-    format!("add to /etc/pf.conf, before its filter rules: {}; then run: service pf reload", missing.join(" and "))
+    let lines = missing.join("\n");
+    format!("add to /etc/pf.conf, before its filter rules:\n{lines}\nthen run: service pf reload")
 }
 
 /// A network without the host's part of the address.

@@ -65,10 +65,21 @@ async fn play(directory: &Path, options: &Options) -> anyhow::Result<()> {
     clock.step("registry", &format!("http://{address} serves {}:latest from memory", image::REPOSITORY));
 
     let config = configure(directory, address, options)?;
-    let server = Server::start(&program, directory, &config)?;
-    let done = steps::play(&mut clock, &server, &config, address, options).await;
-    let stopped = server.stop();
-    done.and(stopped)?;
+    // A machine where nobody set up packet filtering gets a ruleset for the time of the demo.
+    let filter = crate::serve::network_settings(&config)?;
+    let changes = network::install_demo_ruleset(&filter)?;
+    if !changes.is_empty() {
+        clock.step("filter", &changes.join(", "));
+    }
+    let done = async {
+        let server = Server::start(&program, directory, &config)?;
+        let done = steps::play(&mut clock, &server, &config, address, options).await;
+        let stopped = server.stop();
+        done.and(stopped)
+    }
+    .await;
+    network::remove_demo_ruleset(&filter)?;
+    done?;
     drop(registry);
     clock.step("stop", "the server has ended");
     Ok(())

@@ -20,7 +20,7 @@ pub(crate) fn install_demo_ruleset(settings: &Settings) -> Result<Vec<String>, E
         let (enabled, ruled) = pf::enabled_and_ruled()?;
         if ruled {
             let lines = anchors::required_lines(&settings.prefix);
-            let what = format!("pf has a ruleset of its own: {}", anchors::remedy(&lines));
+            let what = format!("pf has a ruleset of its own; {}", anchors::remedy(&lines));
             return Err(Error::Conflict { what });
         }
         let lines = anchors::required_lines(&settings.prefix);

@@ -25,7 +25,8 @@ pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Empties an anchor, which removes it; one that is not there is removed already.
+/// Empties an anchor, which removes it; one that is not there is removed already. One that had tables stays in the list of
+/// anchors, empty: the kernel of 15.1 does not drop it with its last table.
 pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     let failed = || format!("cannot flush anchor {anchor}");
     run(&["-q", "-a", anchor, "-F", "nat"], "").map_err(Error::failed(failed()))?;
@@ -64,10 +65,8 @@ pub(super) fn pods(prefix: &Prefix) -> Result<Vec<String>, Error> {
 pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
     let lines = anchors::required_lines(prefix);
     if !is_loaded() {
-        let remedy = format!(
-            "run: kldload pf; sysrc pf_enable=YES; {}; then run: service pf start",
-            anchors::remedy(&lines).replace("; then run: service pf reload", "")
-        );
+        let anchors = anchors::remedy(&lines).replace("service pf reload", "service pf start");
+        let remedy = format!("run: kldload pf; sysrc pf_enable=YES\n{anchors}");
         return vec![need("pf", "not loaded", true, Some(remedy))];
     }
     let printed = |args: &[&str]| run(args, "").unwrap_or_else(|error| host::chain(&error));

@@ -35,7 +35,8 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn isolate() {
     sh(&format!(
         "for j in $(jls -d name | grep '^{PREFIX}' || true); do jail -R $j || true; done
-         for i in $(ifconfig -l); do case $i in {PREFIX}*|node0) ifconfig $i destroy || true;; esac; done"
+         for i in $(ifconfig -l); do case $i in {PREFIX}*|node0) ifconfig $i destroy || true;; esac; done
+         for a in $(pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null); do pfctl -q -a $a -F nat; done"
     ));
     let changed = network::install_demo_ruleset(&settings(Path::new(STATE)));
     println!("network: {}", changed.unwrap_or_else(|error| panic!("{}", host::chain(&error))).join(", "));
@@ -49,7 +50,7 @@ pub(crate) fn leave() {
 /// Everything in the kernel that a leak would change.
 pub(crate) fn kernel() -> String {
     sh(&format!(
-        "ifconfig -l | tr ' ' '\\n' | sort; pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null || true; jls name | sort; \
+        "ifconfig -l | tr ' ' '\\n' | sort; pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null | grep -v /node || true; jls name | sort; \
          sysctl net.inet.ip.forwarding net.inet6.ip6.forwarding"
     ))
 }
@@ -155,8 +156,12 @@ fn wire(jail: Option<&str>, words: &[&str]) -> (String, Vec<String>) {
 #[expect(clippy::disallowed_methods, reason = "a server of the test that goes on running")]
 fn start(jail: Option<&str>, words: &[&str]) {
     let (program, args) = wire(jail, words);
-    let mut child =
-        std::process::Command::new(program).args(args).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = std::process::Command::new(program)
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "ready");
