@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Copy, Kind, Rootfs};
+use super::{Copy, Kind, Rootfs, Zfs};
 use crate::Error;
 
 /// Opens one of them.
-pub(super) fn open(kind: Kind, directory: &Path, _dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
-    match kind {
-        Kind::Auto | Kind::Copy => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
-        Kind::Zfs => Err(Error::Unsupported { what: "the rootfs zfs".to_owned(), backend: "freebsd" }),
-        Kind::Overlay => Err(Error::Unsupported { what: "the rootfs overlay".to_owned(), backend: "freebsd" }),
+pub(super) fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+    match (kind, dataset) {
+        (Kind::Auto | Kind::Zfs, Some(dataset)) => Ok(Arc::new(Zfs::open(&directory.join("zfs"), dataset)?)),
+        (Kind::Auto | Kind::Copy, _) => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
+        (Kind::Zfs, None) => Err(Error::invalid("zfs dataset", "none is configured")),
+        (Kind::Overlay, _) => Err(Error::Unsupported { what: "the rootfs overlay".to_owned(), backend: "freebsd" }),
     }
 }

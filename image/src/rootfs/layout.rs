@@ -183,7 +183,8 @@ impl ChainId {
         self.0.parse::<Digest>().map(|digest| digest.hex().to_owned())
     }
 
-    fn from_hex(name: &str) -> Option<Self> {
+    /// The chain with these digits; None for anything else.
+    pub(super) fn from_hex(name: &str) -> Option<Self> {
         Digest::from_hex(name).map(|digest| Self(digest.to_string()))
     }
 }

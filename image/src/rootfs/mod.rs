@@ -9,6 +9,8 @@ mod layout;
 #[cfg(target_os = "linux")]
 mod overlay;
 mod tree;
+#[cfg(target_os = "freebsd")]
+mod zfs;
 
 #[cfg(target_os = "freebsd")]
 #[path = "freebsd.rs"]
@@ -32,6 +34,8 @@ pub use copy::Copy;
 pub use fake::Fake;
 #[cfg(target_os = "linux")]
 pub use overlay::Overlay;
+#[cfg(target_os = "freebsd")]
+pub use zfs::Zfs;
 
 /// A chain id of the OCI image specification: what one layer on top of all below it looks like. `sha256:…`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

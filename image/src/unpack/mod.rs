@@ -7,6 +7,8 @@ mod entry;
 mod pax;
 mod place;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -127,7 +129,7 @@ fn limit() -> nix::Result<()> {
 /// # Errors
 /// What is wrong with the layer, or with the system; the directory then holds a part of it.
 pub fn unpack(input: impl Read, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Trouble> {
-    let mut stream = stream::Stream::open(input, compressed)?;
+    let mut stream = stream::Stream::open(input, stream::limit(compressed))?;
     let mut entries = entry::Entries::new(&mut stream);
     let mut layer = apply::Layer::new(directory);
     while let Some(entry) = entries.next()? {

@@ -32,8 +32,8 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Looks at the first bytes and decompresses what they say.
-    pub(super) fn open(mut input: impl Read + 'a, compressed: u64) -> Result<Self, Trouble> {
+    /// Looks at the first bytes and decompresses what they say, up to so many bytes.
+    pub(super) fn open(mut input: impl Read + 'a, limit: u64) -> Result<Self, Trouble> {
         let mut head = Vec::new();
         input.by_ref().take(4).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
         let kind: [bool; 2] = [
@@ -46,9 +46,7 @@ impl<'a> Stream<'a> {
             [_, true] => Box::new(zstd_decoder(input).map_err(|error| unreadable(&error))?),
             _ => Box::new(input),
         };
-        let ratio =
-            if compressed == 0 { BYTES_MAX } else { compressed.saturating_mul(BOMB_RATIO_MAX).max(BOMB_BYTES_MIN) };
-        Ok(Self { source, hash: Sha256::new(), read: 0, limit: ratio.min(BYTES_MAX) })
+        Ok(Self { source, hash: Sha256::new(), read: 0, limit })
     }
 
     /// Reads what follows the archive's end, which belongs to the digest, and gives digest and length.
@@ -56,6 +54,12 @@ impl<'a> Stream<'a> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| unreadable(&error))?;
         Ok((Digest::finish(self.hash), self.read))
     }
+}
+
+/// How many bytes may come of so many compressed ones (0: unknown).
+pub(super) fn limit(compressed: u64) -> u64 {
+    let ratio = compressed.saturating_mul(BOMB_RATIO_MAX).max(BOMB_BYTES_MIN);
+    if compressed == 0 { BYTES_MAX } else { ratio.min(BYTES_MAX) }
 }
 
 fn zstd_decoder<'a>(input: impl BufRead + 'a) -> io::Result<impl Read + 'a> {
@@ -94,7 +98,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
-    use super::{BOMB_BYTES_MIN, Stream};
+    use super::{BOMB_BYTES_MIN, BYTES_MAX, Stream, limit, unreadable};
     use crate::Digest;
     use crate::unpack::Refusal;
 
@@ -109,7 +113,7 @@ mod tests {
         let plain = b"hello ".repeat(10_000);
         let members = [gzip(&plain[..30_000]), gzip(&plain[30_000..])].concat();
         for bytes in [plain.clone(), gzip(&plain), members, zstd::encode_all(&plain[..], 3).unwrap()] {
-            let mut stream = Stream::open(&bytes[..], bytes.len() as u64).unwrap();
+            let mut stream = Stream::open(&bytes[..], BYTES_MAX).unwrap();
             let mut first = [0; 6];
             stream.read_exact(&mut first).unwrap();
             assert_eq!(stream.finish().unwrap(), (Digest::of(&plain), plain.len() as u64));
@@ -119,16 +123,41 @@ mod tests {
     #[test]
     fn a_compressed_stream_that_is_cut_off_is_refused() {
         let whole = gzip(&b"hello ".repeat(10_000));
-        let stream = Stream::open(&whole[..whole.len() - 10], 0).unwrap();
+        let stream = Stream::open(&whole[..whole.len() - 10], BYTES_MAX).unwrap();
         assert_eq!(stream.finish().unwrap_err().refusal, Refusal::Invalid);
     }
 
     #[test]
     fn a_bomb_is_refused_before_it_has_grown() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-        io::copy(&mut io::repeat(0).take(BOMB_BYTES_MIN + (64 << 20)), &mut encoder).unwrap();
+        io::copy(&mut io::repeat(0).take(64 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
-        let trouble = Stream::open(&bomb[..], bomb.len() as u64).unwrap().finish().unwrap_err();
+        assert!(bomb.len() < 1 << 16);
+        let mut stream = Stream::open(&bomb[..], 1 << 20).unwrap();
+        let mut grown = 0;
+        let error = loop {
+            match stream.read(&mut [0; 4096]) {
+                Ok(0) => panic!("it was not refused"),
+                Ok(read) => grown += read,
+                Err(error) => break error,
+            }
+        };
+        assert!(grown <= 1 << 20 && error.kind() == io::ErrorKind::InvalidData, "{grown} bytes, {error}");
+        let trouble = unreadable(&error);
         assert!(trouble.reason.contains("grows to more than"), "{trouble}");
+    }
+
+    #[test]
+    fn what_may_come_of_a_layer_depends_on_its_size() {
+        let table = [
+            (0, BYTES_MAX),
+            (1, BOMB_BYTES_MIN),
+            (100 << 20, 20_000 << 20),
+            (10 << 30, BYTES_MAX),
+            (u64::MAX, BYTES_MAX),
+        ];
+        for (compressed, bytes) in table {
+            assert_eq!(limit(compressed), bytes);
+        }
     }
 }

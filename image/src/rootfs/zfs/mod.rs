@@ -1,0 +1,356 @@
+//! Roots on ZFS: a dataset for each chain, cloned from the one below it and kept by its snapshot `@layer`, and a clone of the
+//! uppermost for each container. All are mounted by hand (`mountpoint=legacy`), where and when they are needed: a chain while
+//! it is unpacked, a container's root until it is discarded, an image volume as the snapshot itself, which nobody can write.
+
+mod dataset;
+mod sys;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use host::{ContainerId, Need};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, Nmount, unmount};
+use nix::sys::statvfs::statvfs;
+
+use self::dataset::Datasets;
+use super::{ChainId, FsUsage, Rootfs, Unpacking, root_need};
+use crate::Error;
+use crate::locks::hold;
+
+/// The snapshot that makes a chain whole.
+const LAYER: &str = "layer";
+/// How often a busy dataset is asked again, and the pause between: a process that was just killed lets go within this time.
+const BUSY_ATTEMPTS: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// How old the sizes of datasets may be: listing them costs more than the answers to all questions of one second.
+const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
+/// Characters of a snapshot's name.
+const NAME_LENGTH: usize = 64;
+
+/// Chains and roots as datasets.
+#[derive(Debug)]
+pub struct Zfs {
+    datasets: Datasets,
+    directory: PathBuf,
+    /// Roots that were busy for too long: taken up again by the next discard.
+    deferred: Mutex<HashSet<ContainerId>>,
+    sizes: Mutex<Option<(Instant, HashMap<String, u64>)>>,
+}
+
+impl Zfs {
+    /// Opens the backend below a dataset, which must be there, with its mount points in a directory, which is made; removes
+    /// what was half unpacked.
+    ///
+    /// # Errors
+    /// The dataset is not there or cannot be changed.
+    pub fn open(directory: &Path, dataset: &str) -> Result<Self, Error> {
+        for name in ["begun", "containers"] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+        }
+        let datasets = Datasets::open(dataset)?;
+        let zfs =
+            Self { datasets, directory: directory.to_owned(), deferred: Mutex::default(), sizes: Mutex::default() };
+        let listed = zfs.datasets.list()?;
+        for chain in listed.chains.iter().filter(|chain| !listed.has(chain)) {
+            zfs.remove_begun(chain)?;
+        }
+        Ok(zfs)
+    }
+
+    fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
+        Ok(self.directory.join("begun").join(chain.hex()?))
+    }
+
+    fn container(&self, id: &ContainerId) -> PathBuf {
+        self.directory.join("containers").join(id.as_str())
+    }
+
+    fn layer(&self, chain: &ChainId) -> Result<String, Error> {
+        Ok(format!("{}@{LAYER}", self.datasets.chain(chain)?))
+    }
+
+    /// The snapshot of a chain that is there.
+    fn whole(&self, chain: &ChainId) -> Result<String, Error> {
+        let layer = self.layer(chain)?;
+        if self.datasets.exists(&layer)? {
+            Ok(layer)
+        } else {
+            Err(Error::not_found(format!("layer chain {}", chain.0)))
+        }
+    }
+
+    fn remove_begun(&self, chain: &ChainId) -> Result<(), Error> {
+        unmount_and_remove(&self.begun(chain)?)?;
+        let dataset = self.datasets.chain(chain)?;
+        if self.datasets.exists(&dataset)? { patiently(|| self.datasets.destroy(&dataset)) } else { Ok(()) }
+    }
+
+    /// Unmounts and destroys a container's things.
+    fn destroy(&self, id: &ContainerId) -> Result<(), Error> {
+        let own = self.container(id);
+        if let Ok(volumes) = fs::read_dir(own.join("volumes")) {
+            for volume in volumes.flatten() {
+                unmount_and_remove(&volume.path())?;
+            }
+        }
+        unmount_and_remove(&own.join("root"))?;
+        let dataset = self.datasets.container(id);
+        if self.datasets.exists(&dataset)? {
+            for snapshot in self.datasets.snapshots(&dataset)? {
+                patiently(|| self.datasets.destroy_snapshot(&format!("{dataset}@{snapshot}")))?;
+            }
+            patiently(|| self.datasets.destroy(&dataset))?;
+        }
+        super::layout::remove(&own)
+    }
+
+    /// Bytes of every dataset, not older than [`SIZES_AGE_MAX`].
+    fn size(&self, dataset: &str) -> Result<Option<u64>, Error> {
+        let mut sizes = hold(&self.sizes);
+        if let Some((taken, known)) = &*sizes
+            && taken.elapsed() < SIZES_AGE_MAX
+            && let Some(bytes) = known.get(dataset)
+        {
+            return Ok(Some(*bytes));
+        }
+        let known = self.datasets.list()?.sizes;
+        let bytes = known.get(dataset).copied();
+        *sizes = Some((Instant::now(), known));
+        Ok(bytes)
+    }
+
+    fn existing(&self, id: &ContainerId) -> Result<String, Error> {
+        let dataset = self.datasets.container(id);
+        let found = self.datasets.exists(&dataset)?;
+        if found { Ok(dataset) } else { Err(Error::not_found(format!("root of container {id}"))) }
+    }
+}
+
+impl Rootfs for Zfs {
+    fn name(&self) -> &'static str {
+        "zfs"
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let found = self.datasets.check();
+        let dataset = Need {
+            name: format!("ZFS dataset {}", self.datasets.base()),
+            found: found.as_ref().map_or_else(host_chain, Clone::clone),
+            required: true,
+            remedy: found.is_err().then(|| format!("zfs create -p -o mountpoint=none {}", self.datasets.base())),
+        };
+        vec![root_need(), dataset]
+    }
+
+    fn has(&self, chain: &ChainId) -> Result<bool, Error> {
+        self.datasets.exists(&self.layer(chain)?)
+    }
+
+    fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {
+        let below = parent.map(|parent| self.whole(parent)).transpose()?;
+        if self.has(chain)? {
+            return Err(Error::Conflict { what: format!("layer chain {} is there already", chain.0) });
+        }
+        self.remove_begun(chain)?;
+        let (dataset, directory) = (self.datasets.chain(chain)?, self.begun(chain)?);
+        match below {
+            Some(below) => self.datasets.clone_of(&below, &dataset)?,
+            None => self.datasets.create(&dataset)?,
+        }
+        mount(&dataset, &directory, MntFlags::empty())?;
+        Ok(Unpacking { chain: chain.clone(), directory })
+    }
+
+    fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
+        if !self.has(&unpacking.chain)? {
+            // A snapshot holds all that was written before it, and is on the disk when it is made.
+            self.datasets.snapshot(&self.layer(&unpacking.chain)?)?;
+        }
+        unmount_and_remove(&self.begun(&unpacking.chain)?)
+    }
+
+    fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
+        if self.has(chain)? {
+            let destroyed = self.datasets.destroy_snapshot(&self.layer(chain)?);
+            // Clones stand on it, or it is mounted as a volume.
+            destroyed.map_err(|error| match errno(&error) {
+                Some(Errno::EEXIST | Errno::EBUSY) => Error::Conflict {
+                    what: format!("layer chain {} is in use by another chain or a container", chain.0),
+                },
+                _ => error,
+            })?;
+        }
+        self.remove_begun(chain)
+    }
+
+    fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error> {
+        let missing = || Error::not_found(format!("layer chain {}", chain.0));
+        let bytes = self.size(&self.datasets.chain(chain)?)?.ok_or_else(missing)?;
+        // ZFS counts no files of what is not mounted.
+        Ok(FsUsage { bytes, inodes: 0 })
+    }
+
+    fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
+        if hold(&self.deferred).contains(id) {
+            self.destroy(id)?;
+            hold(&self.deferred).remove(id);
+        }
+        let (layer, dataset, root) = (self.whole(chain)?, self.datasets.container(id), self.container(id).join("root"));
+        if !self.datasets.exists(&dataset)? {
+            self.datasets.clone_of(&layer, &dataset)?;
+        }
+        mount(&dataset, &root, MntFlags::empty())?;
+        Ok(root)
+    }
+
+    fn discard(&self, id: &ContainerId) -> Result<(), Error> {
+        let waiting: Vec<ContainerId> = hold(&self.deferred).iter().filter(|other| *other != id).cloned().collect();
+        for other in waiting {
+            if self.destroy(&other).is_ok() {
+                hold(&self.deferred).remove(&other);
+            }
+        }
+        match self.destroy(id) {
+            Err(error) if errno(&error) == Some(Errno::EBUSY) => {
+                tracing::warn!(%id, error = host_chain(&error), "a container's root is busy and is removed later");
+                hold(&self.deferred).insert(id.clone());
+                Ok(())
+            }
+            done => {
+                hold(&self.deferred).remove(id);
+                done
+            }
+        }
+    }
+
+    fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error> {
+        let dataset = self.existing(id)?;
+        let bytes = self.size(&dataset)?.unwrap_or_default();
+        let root = self.container(id).join("root");
+        let counted = statvfs(&root).map_err(Error::io(format!("cannot count the files of {}", root.display())))?;
+        Ok(FsUsage { bytes, inodes: counted.files().saturating_sub(counted.files_free()) })
+    }
+
+    fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
+        let layer = self.whole(chain)?;
+        let target = self.container(id).join("volumes").join(chain.hex()?);
+        mount(&layer, &target, MntFlags::MNT_RDONLY)?;
+        Ok(target)
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
+    fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
+        let listed = self.datasets.list()?;
+        *hold(&self.sizes) = Some((Instant::now(), listed.sizes.clone()));
+        let mut containers: HashSet<ContainerId> = listed.containers.iter().cloned().collect();
+        let path = self.directory.join("containers");
+        let entries = fs::read_dir(&path).map_err(Error::io(format!("cannot list {}", path.display())))?;
+        containers.extend(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        hold(&self.deferred).iter().for_each(|id| drop(containers.take(id)));
+        let chains = listed.chains.iter().filter(|chain| listed.has(chain)).cloned().collect();
+        Ok((chains, containers.into_iter().collect()))
+    }
+
+    fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        check_name(name)?;
+        let snapshot = format!("{}@{name}", self.existing(id)?);
+        if self.datasets.exists(&snapshot)? {
+            return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
+        }
+        self.datasets.snapshot(&snapshot)
+    }
+
+    fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        check_name(name)?;
+        let dataset = self.existing(id)?;
+        let all = self.datasets.snapshots(&dataset)?;
+        let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
+        let at = all.iter().position(|other| other == name).ok_or_else(missing)?;
+        for later in all[at + 1..].iter().rev() {
+            self.datasets.destroy_snapshot(&format!("{dataset}@{later}"))?;
+        }
+        self.datasets.rollback(&dataset, name)
+    }
+
+    fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+        self.datasets.snapshots(&self.existing(id)?)
+    }
+}
+
+fn host_chain(error: &Error) -> String {
+    host::chain(error)
+}
+
+/// A name that zfs(8) takes for a snapshot, and no path or option.
+fn check_name(name: &str) -> Result<(), Error> {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let valid = !name.is_empty() && name.len() <= NAME_LENGTH && name.bytes().all(letter) && !name.starts_with('-');
+    if valid {
+        Ok(())
+    } else {
+        Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
+    }
+}
+
+/// The number of the system's error in an error, if it has one.
+fn errno(error: &Error) -> Option<Errno> {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if let Some(number) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(Errno::from_raw(number));
+        }
+        next = cause.source();
+    }
+    None
+}
+
+/// Tries again while the answer is busy.
+fn patiently(destroy: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    for _ in 1..BUSY_ATTEMPTS {
+        match destroy() {
+            Err(error) if errno(&error) == Some(Errno::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+            done => return done,
+        }
+    }
+    destroy()
+}
+
+/// Whether something is mounted there: it is on another device than the directory that it is in.
+fn mounted(path: &Path) -> bool {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
+    path.parent().is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
+}
+
+/// Mounts a dataset or a snapshot; mounted already: done.
+fn mount(dataset: &str, target: &Path, flags: MntFlags) -> Result<(), Error> {
+    let failed = || format!("cannot mount {dataset} at {}", target.display());
+    fs::create_dir_all(target).map_err(Error::io(failed()))?;
+    if mounted(target) {
+        return Ok(());
+    }
+    let mut options = Nmount::new();
+    options.str_opt_owned("fstype", "zfs").str_opt_owned("from", dataset).str_opt_owned("fspath", target);
+    options.nmount(flags).map_err(|error| Error::io(failed())(error.error()))
+}
+
+/// Unmounts by force, since what still runs there is to be gone, and removes the mount point. Missing: done already.
+fn unmount_and_remove(target: &Path) -> Result<(), Error> {
+    if mounted(target) {
+        unmount(target, MntFlags::MNT_FORCE).map_err(Error::io(format!("cannot unmount {}", target.display())))?;
+    }
+    match fs::remove_dir(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot remove {}", target.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,159 @@
+//! libzfs_core(3), loaded when the backend is opened: one binary runs on nodes with and without ZFS, and no library is needed
+//! to build it. Its calls are those of libzfs_core.h of OpenZFS 2.2 (FreeBSD 14) and later.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::io;
+use std::ptr;
+
+/// `LZC_DATSET_TYPE_ZFS` of libzfs_core.h.
+const TYPE_ZFS: c_int = 2;
+/// `NV_UNIQUE_NAME` of sys/nvpair.h.
+const UNIQUE: c_uint = 1;
+/// The libraries by the names that FreeBSD 14 and 15 have them by.
+const NVPAIR: &CStr = c"libnvpair.so.2";
+const CORE: &CStr = c"libzfs_core.so.2";
+
+/// An nvlist_t, which only its library looks into.
+type List = *mut c_void;
+
+/// The calls that are used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Library {
+    exists: unsafe extern "C" fn(*const c_char) -> c_int,
+    create: unsafe extern "C" fn(*const c_char, c_int, List, *mut u8, c_uint) -> c_int,
+    clone: unsafe extern "C" fn(*const c_char, *const c_char, List) -> c_int,
+    destroy: unsafe extern "C" fn(*const c_char) -> c_int,
+    snapshot: unsafe extern "C" fn(List, List, *mut List) -> c_int,
+    destroy_snapshots: unsafe extern "C" fn(List, c_int, *mut List) -> c_int,
+    rollback: unsafe extern "C" fn(*const c_char, *const c_char) -> c_int,
+    list_alloc: unsafe extern "C" fn(*mut List, c_uint, c_int) -> c_int,
+    list_add: unsafe extern "C" fn(List, *const c_char) -> c_int,
+    list_free: unsafe extern "C" fn(List),
+}
+
+/// Casts a symbol to the type of the function that it is.
+macro_rules! function {
+    ($library:expr, $name:literal) => {{
+        let symbol = symbol($library, $name)?;
+        // SAFETY: the header declares the function with the type of the field that it is put into.
+        unsafe { std::mem::transmute::<*mut c_void, _>(symbol) }
+    }};
+}
+
+impl Library {
+    /// Loads the libraries and starts libzfs_core, which opens /dev/zfs.
+    pub(super) fn load() -> io::Result<Self> {
+        let (nvpair, core) = (open(NVPAIR)?, open(CORE)?);
+        let init: unsafe extern "C" fn() -> c_int = function!(core, c"libzfs_core_init");
+        // SAFETY: takes nothing.
+        check(unsafe { init() })?;
+        Ok(Self {
+            exists: function!(core, c"lzc_exists"),
+            create: function!(core, c"lzc_create"),
+            clone: function!(core, c"lzc_clone"),
+            destroy: function!(core, c"lzc_destroy"),
+            snapshot: function!(core, c"lzc_snapshot"),
+            destroy_snapshots: function!(core, c"lzc_destroy_snaps"),
+            rollback: function!(core, c"lzc_rollback_to"),
+            list_alloc: function!(nvpair, c"nvlist_alloc"),
+            list_add: function!(nvpair, c"nvlist_add_boolean"),
+            list_free: function!(nvpair, c"nvlist_free"),
+        })
+    }
+
+    /// Whether a dataset or a snapshot is there.
+    pub(super) fn exists(&self, name: &str) -> io::Result<bool> {
+        let name = CString::new(name)?;
+        // SAFETY: the name ends in NUL.
+        Ok(unsafe { (self.exists)(name.as_ptr()) } != 0)
+    }
+
+    /// Makes an empty file system with the properties of the dataset that it is in.
+    pub(super) fn create(&self, name: &str) -> io::Result<()> {
+        let name = CString::new(name)?;
+        // SAFETY: the name ends in NUL; no properties and no key are null.
+        check(unsafe { (self.create)(name.as_ptr(), TYPE_ZFS, ptr::null_mut(), ptr::null_mut(), 0) })
+    }
+
+    /// Clones a snapshot.
+    pub(super) fn clone_of(&self, snapshot: &str, name: &str) -> io::Result<()> {
+        let (snapshot, name) = (CString::new(snapshot)?, CString::new(name)?);
+        // SAFETY: both names end in NUL; no properties are null.
+        check(unsafe { (self.clone)(name.as_ptr(), snapshot.as_ptr(), ptr::null_mut()) })
+    }
+
+    /// Destroys a file system without children.
+    pub(super) fn destroy(&self, name: &str) -> io::Result<()> {
+        let name = CString::new(name)?;
+        // SAFETY: the name ends in NUL.
+        check(unsafe { (self.destroy)(name.as_ptr()) })
+    }
+
+    /// Makes a snapshot.
+    pub(super) fn snapshot(&self, snapshot: &str) -> io::Result<()> {
+        let mut errors = ptr::null_mut();
+        let list = self.list(snapshot)?;
+        // SAFETY: the list is one of nvlist_alloc; no properties are null; what is put into `errors` is freed below.
+        let done = check(unsafe { (self.snapshot)(list, ptr::null_mut(), &raw mut errors) });
+        self.free(list);
+        self.free(errors);
+        done
+    }
+
+    /// Destroys a snapshot now or not at all.
+    pub(super) fn destroy_snapshot(&self, snapshot: &str) -> io::Result<()> {
+        let mut errors = ptr::null_mut();
+        let list = self.list(snapshot)?;
+        // SAFETY: the list is one of nvlist_alloc; what is put into `errors` is freed below.
+        let done = check(unsafe { (self.destroy_snapshots)(list, 0, &raw mut errors) });
+        self.free(list);
+        self.free(errors);
+        done
+    }
+
+    /// Rolls a file system back to its latest snapshot, which is this one.
+    pub(super) fn rollback(&self, dataset: &str, snapshot: &str) -> io::Result<()> {
+        let (dataset, snapshot) = (CString::new(dataset)?, CString::new(snapshot)?);
+        // SAFETY: both names end in NUL.
+        check(unsafe { (self.rollback)(dataset.as_ptr(), snapshot.as_ptr()) })
+    }
+
+    /// A list with one name in it.
+    fn list(&self, name: &str) -> io::Result<List> {
+        let name = CString::new(name)?;
+        let mut list = ptr::null_mut();
+        // SAFETY: the list is put into the variable.
+        check(unsafe { (self.list_alloc)(&raw mut list, UNIQUE, 0) })?;
+        // SAFETY: the list was just made, and the name ends in NUL.
+        let added = check(unsafe { (self.list_add)(list, name.as_ptr()) });
+        added.inspect_err(|_| self.free(list)).map(|()| list)
+    }
+
+    fn free(&self, list: List) {
+        if !list.is_null() {
+            // SAFETY: the list is one of the library's, and nobody has it any more.
+            unsafe { (self.list_free)(list) };
+        }
+    }
+}
+
+fn open(name: &CStr) -> io::Result<*mut c_void> {
+    // SAFETY: the name ends in NUL. The library is never closed.
+    let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
+    if library.is_null() { Err(missing(name)) } else { Ok(library) }
+}
+
+fn symbol(library: *mut c_void, name: &CStr) -> io::Result<*mut c_void> {
+    // SAFETY: the library is open, and the name ends in NUL.
+    let symbol = unsafe { libc::dlsym(library, name.as_ptr()) };
+    if symbol.is_null() { Err(missing(name)) } else { Ok(symbol) }
+}
+
+fn missing(name: &CStr) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} cannot be loaded", name.to_string_lossy()))
+}
+
+/// The calls give a number of errno(2), or 0.
+fn check(number: c_int) -> io::Result<()> {
+    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(number)) }
+}
