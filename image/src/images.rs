@@ -96,6 +96,7 @@ impl Images {
         if platforms.is_empty() {
             return Err(Error::invalid("platforms", "the list is empty"));
         }
+        settings.rootfs.sweep()?;
         let shared = Shared {
             blobs: Blobs::open(&settings.root)?,
             records: Mutex::new(Records::open(&settings.root)?),

@@ -51,14 +51,14 @@ async fn an_image_is_pulled_unpacked_and_removed() {
     let by_digest = store.images.pull(&image.repo_digests[0], None).await.unwrap();
     assert_eq!(by_digest, again);
     store.reopen();
-    assert_eq!(store.images.list(), [again.clone()]);
+    assert_eq!(store.images.list(), std::slice::from_ref(&again));
 
     let id = ContainerId::random();
     let root = store.images.prepare(&id, &image.id).unwrap();
     assert_eq!(std::fs::read_to_string(root.join("a/three")).unwrap(), "3");
     assert!(root.join("a/one").exists() && root.join("b").exists());
     assert!(!root.join("a/two").exists() && !root.join("gone").exists());
-    assert_eq!(store.images.containers().unwrap(), [id.clone()]);
+    assert_eq!(store.images.containers().unwrap(), std::slice::from_ref(&id));
 
     store.images.remove(&format!("{name}:1")).unwrap();
     assert!(store.images.list().is_empty(), "removing one tag removes all");

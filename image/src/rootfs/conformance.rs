@@ -15,12 +15,14 @@ use crate::{Digest, Error};
 /// Makes the backend anew on the same state, as a server does that was started again.
 pub type Open<'a> = &'a dyn Fn() -> Arc<dyn Rootfs>;
 
+type Check = fn(Open<'_>);
+
 /// Runs every check.
 ///
 /// # Panics
 /// When the backend does not behave.
 pub fn run(open: Open<'_>) {
-    let checks: [(&str, fn(Open<'_>)); 8] = [
+    let checks: [(&str, Check); 8] = [
         ("a chain is there when it is committed", committed),
         ("what was begun is begun anew", begun_anew),
         ("an upper layer changes what shows and not what is below", layered),
@@ -82,7 +84,7 @@ fn committed(open: Open<'_>) {
     done("commit again", rootfs.commit(&unpacking));
     let rootfs = open();
     assert!(done("has", rootfs.has(&unpacking.chain)), "after a restart too");
-    assert_eq!(inventory(&*rootfs).0, [unpacking.chain.clone()]);
+    assert_eq!(inventory(&*rootfs).0, std::slice::from_ref(&unpacking.chain));
     assert!(done("usage", rootfs.chain_usage(&unpacking.chain)).bytes > 0);
     remove(&*rootfs, &[&unpacking.chain, &unpacking.chain]);
     assert!(!done("has", rootfs.has(&unpacking.chain)));
@@ -98,11 +100,14 @@ fn begun_anew(open: Open<'_>) {
     // A restart in the middle of it: the chain is not there, and can be made.
     let rootfs = open();
     assert!(!done("has", rootfs.has(&chain("a"))));
+    done("sweep", rootfs.sweep());
+    done("sweep again", rootfs.sweep());
     let below = make(&*rootfs, "a", None, |root| assert!(!root.join("stale").exists()));
     let upper = done("begin", rootfs.begin(&chain("b"), Some(&below)));
     done("remove what was begun", rootfs.remove_chain(&upper.chain));
     done("begin", rootfs.begin(&chain("c"), Some(&below)));
     let rootfs = open();
+    done("sweep", rootfs.sweep());
     remove(&*rootfs, &[&below]);
 }
 
@@ -175,7 +180,7 @@ fn repeated(open: Open<'_>) {
     let rootfs = open();
     assert_eq!(done("prepare again", rootfs.prepare(&id, &image)), root);
     assert!(root.join("mine").exists(), "the one that is there");
-    assert_eq!(inventory(&*rootfs).1, [id.clone()]);
+    assert_eq!(inventory(&*rootfs).1, std::slice::from_ref(&id));
     done("discard", rootfs.discard(&id));
     done("discard again", rootfs.discard(&id));
     done("discard what never was", rootfs.discard(&ContainerId::random()));

@@ -18,16 +18,12 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Opens the backend in a directory, which is made, and removes what was half unpacked.
+    /// Opens the backend in a directory, which is made.
     ///
     /// # Errors
     /// The directory cannot be used.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let layout = Layout::open(directory)?;
-        for chain in layout.all_begun()? {
-            remove(&layout.begun(&chain)?)?;
-        }
-        Ok(Self { layout })
+        Ok(Self { layout: Layout::open(directory)? })
     }
 
     fn fs(&self, chain: &ChainId) -> Result<PathBuf, Error> {
@@ -49,6 +45,10 @@ impl Rootfs for Copy {
 
     fn has(&self, chain: &ChainId) -> Result<bool, Error> {
         self.layout.has(chain)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        self.layout.all_begun()?.iter().try_for_each(|chain| remove(&self.layout.begun(chain)?))
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

@@ -43,6 +43,10 @@ impl Rootfs for Fake {
         self.call("rootfs has", |copy| copy.has(chain))
     }
 
+    fn sweep(&self) -> Result<(), Error> {
+        self.call("rootfs sweep", Rootfs::sweep)
+    }
+
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {
         self.call("rootfs begin", |copy| copy.begin(chain, parent))
     }

@@ -74,6 +74,13 @@ pub trait Rootfs: Send + Sync + 'static {
     /// The file system cannot be asked.
     fn has(&self, chain: &ChainId) -> Result<bool, Error>;
 
+    /// Removes what former attempts left half unpacked. For the one server that owns the directory, when it starts: another
+    /// program that looks at it meanwhile (a command that lists snapshots) leaves it alone.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn sweep(&self) -> Result<(), Error>;
+
     /// Begins a chain on top of another (None: the lowest layer). What a former attempt left is removed first.
     ///
     /// # Errors
@@ -185,8 +192,7 @@ impl FromStr for Kind {
     }
 }
 
-/// Opens a backend in a directory of its own below `directory`; `dataset` is the ZFS dataset to work below. Removes what was
-/// half unpacked.
+/// Opens a backend in a directory of its own below `directory`; `dataset` is the ZFS dataset to work below.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a kind that this system has not; the directory or the dataset cannot be used.

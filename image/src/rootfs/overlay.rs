@@ -31,17 +31,12 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Opens the backend in a directory, which is made, and removes what was half unpacked.
+    /// Opens the backend in a directory, which is made.
     ///
     /// # Errors
     /// The directory cannot be used.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let layout = Layout::open(directory)?;
-        let overlay = Self { layout };
-        for chain in overlay.layout.all_begun()? {
-            overlay.remove_begun(&chain)?;
-        }
-        Ok(overlay)
+        Ok(Self { layout: Layout::open(directory)? })
     }
 
     /// Whether overlayfs can be mounted below this directory: not without root, and not on top of another overlay.
@@ -95,6 +90,10 @@ impl Rootfs for Overlay {
 
     fn has(&self, chain: &ChainId) -> Result<bool, Error> {
         self.layout.has(chain)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        self.layout.all_begun()?.iter().try_for_each(|chain| self.remove_begun(chain))
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

@@ -43,8 +43,7 @@ pub struct Zfs {
 }
 
 impl Zfs {
-    /// Opens the backend below a dataset, which must be there, with its mount points in a directory, which is made; removes
-    /// what was half unpacked.
+    /// Opens the backend below a dataset, which must be there, with its mount points in a directory, which is made.
     ///
     /// # Errors
     /// The dataset is not there or cannot be changed.
@@ -54,13 +53,7 @@ impl Zfs {
             fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
         }
         let datasets = Datasets::open(dataset)?;
-        let zfs =
-            Self { datasets, directory: directory.to_owned(), deferred: Mutex::default(), sizes: Mutex::default() };
-        let listed = zfs.datasets.list()?;
-        for chain in listed.chains.iter().filter(|chain| !listed.has(chain)) {
-            zfs.remove_begun(chain)?;
-        }
-        Ok(zfs)
+        Ok(Self { datasets, directory: directory.to_owned(), deferred: Mutex::default(), sizes: Mutex::default() })
     }
 
     fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
@@ -150,6 +143,11 @@ impl Rootfs for Zfs {
 
     fn has(&self, chain: &ChainId) -> Result<bool, Error> {
         self.datasets.exists(&self.layer(chain)?)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        let listed = self.datasets.list()?;
+        listed.chains.iter().filter(|chain| !listed.has(chain)).try_for_each(|chain| self.remove_begun(chain))
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {
