@@ -160,7 +160,8 @@ async fn a_download_that_breaks_is_taken_up_where_it_was() {
 
 #[tokio::test]
 async fn refusals_mean_what_they_say() {
-    let table: [(u16, fn(&Error) -> bool, &str); 4] = [
+    type Expected = fn(&Error) -> bool;
+    let table: [(u16, Expected, &str); 4] = [
         (403, |error| matches!(error, Error::Denied { .. }), "not for you"),
         (404, |error| matches!(error, Error::NotFound { .. }), "not found"),
         (503, |error| matches!(error, Error::Unavailable { .. }), "does not serve"),

@@ -72,6 +72,14 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Limits the process's address space to so many bytes.
+pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: the limit is read only.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Enters capability mode (capsicum(4)): from here on nothing is reached but what lies below the directory, which was the
 /// working directory and is given, and the standard streams.
 pub(crate) fn confine() -> io::Result<OwnedFd> {

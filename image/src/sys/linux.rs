@@ -86,6 +86,14 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Limits the process's address space to so many bytes.
+pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: the limit is read only.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Confines the process to its working directory. As root: mount, network and IPC namespaces of its own; the directory
 /// mounted on itself without devices, setuid and execution, so that a device node it makes there opens for nobody in it; the
 /// root changed to it; all capabilities but a few dropped; no_new_privs. Without root (tests) only the last. Gives the

@@ -7,6 +7,6 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
-pub(crate) use freebsd::{close_from, confine, make_device, set_xattr, sync, xattrs};
+pub(crate) use freebsd::{close_from, confine, limit_memory, make_device, set_xattr, sync, xattrs};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{close_from, confine, make_device, set_xattr, sync, xattrs};
+pub(crate) use linux::{close_from, confine, limit_memory, make_device, set_xattr, sync, xattrs};

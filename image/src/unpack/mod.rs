@@ -16,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
+use libc::rlim_t;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
@@ -23,11 +24,11 @@ use serde::{Deserialize, Serialize};
 use crate::{Digest, sys};
 
 /// Bytes of address space: a zstd window of 128 MiB, a set of the layer's paths, and room to spare.
-const MEMORY_MAX: u64 = 1 << 30;
+const MEMORY_MAX: rlim_t = 1 << 30;
 /// Open files: the deepest path that is removed holds one for each of its directories.
-const FILES_MAX: u64 = 1024;
+const FILES_MAX: rlim_t = 1024;
 /// Seconds of a processor: the largest layer takes a few minutes.
-const CPU_MAX: u64 = 3600;
+const CPU_MAX: rlim_t = 3600;
 /// Seconds in all: a disk that does not answer holds up a pull no longer than this.
 const TIME_MAX: u32 = 7200;
 /// Exit code of a worker whose layer is not unpacked; the reason is in its answer.
@@ -107,6 +108,7 @@ fn run() -> Result<Unpacked, Trouble> {
     let confined = |error: io::Error| Trouble::system("cannot confine the worker", error);
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
+    sys::limit_memory(MEMORY_MAX).map_err(confined)?;
     let directory = sys::confine().map_err(confined)?;
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
     let compressed = input.metadata().map_or(0, |metadata| metadata.len());
@@ -117,7 +119,6 @@ fn limit() -> nix::Result<()> {
     umask(Mode::empty());
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX)?;
-    setrlimit(Resource::RLIMIT_AS, MEMORY_MAX, MEMORY_MAX)?;
     setrlimit(Resource::RLIMIT_CPU, CPU_MAX, CPU_MAX)?;
     nix::unistd::alarm::set(TIME_MAX);
     Ok(())

@@ -16,27 +16,40 @@ const CORE: &CStr = c"libzfs_core.so.2";
 /// An nvlist_t, which only its library looks into.
 type List = *mut c_void;
 
+// The calls, as the headers declare them.
+type Init = unsafe extern "C" fn() -> c_int;
+type Exists = unsafe extern "C" fn(*const c_char) -> c_int;
+type Create = unsafe extern "C" fn(*const c_char, c_int, List, *mut u8, c_uint) -> c_int;
+type CloneOf = unsafe extern "C" fn(*const c_char, *const c_char, List) -> c_int;
+type Destroy = unsafe extern "C" fn(*const c_char) -> c_int;
+type Snapshot = unsafe extern "C" fn(List, List, *mut List) -> c_int;
+type DestroySnapshots = unsafe extern "C" fn(List, c_int, *mut List) -> c_int;
+type Rollback = unsafe extern "C" fn(*const c_char, *const c_char) -> c_int;
+type ListAlloc = unsafe extern "C" fn(*mut List, c_uint, c_int) -> c_int;
+type ListAdd = unsafe extern "C" fn(List, *const c_char) -> c_int;
+type ListFree = unsafe extern "C" fn(List);
+
 /// The calls that are used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Library {
-    exists: unsafe extern "C" fn(*const c_char) -> c_int,
-    create: unsafe extern "C" fn(*const c_char, c_int, List, *mut u8, c_uint) -> c_int,
-    clone: unsafe extern "C" fn(*const c_char, *const c_char, List) -> c_int,
-    destroy: unsafe extern "C" fn(*const c_char) -> c_int,
-    snapshot: unsafe extern "C" fn(List, List, *mut List) -> c_int,
-    destroy_snapshots: unsafe extern "C" fn(List, c_int, *mut List) -> c_int,
-    rollback: unsafe extern "C" fn(*const c_char, *const c_char) -> c_int,
-    list_alloc: unsafe extern "C" fn(*mut List, c_uint, c_int) -> c_int,
-    list_add: unsafe extern "C" fn(List, *const c_char) -> c_int,
-    list_free: unsafe extern "C" fn(List),
+    exists: Exists,
+    create: Create,
+    clone: CloneOf,
+    destroy: Destroy,
+    snapshot: Snapshot,
+    destroy_snapshots: DestroySnapshots,
+    rollback: Rollback,
+    list_alloc: ListAlloc,
+    list_add: ListAdd,
+    list_free: ListFree,
 }
 
 /// Casts a symbol to the type of the function that it is.
 macro_rules! function {
-    ($library:expr, $name:literal) => {{
+    ($library:expr, $name:literal, $type:ty) => {{
         let symbol = symbol($library, $name)?;
-        // SAFETY: the header declares the function with the type of the field that it is put into.
-        unsafe { std::mem::transmute::<*mut c_void, _>(symbol) }
+        // SAFETY: the header declares the function with this type.
+        unsafe { std::mem::transmute::<*mut c_void, $type>(symbol) }
     }};
 }
 
@@ -44,20 +57,20 @@ impl Library {
     /// Loads the libraries and starts libzfs_core, which opens /dev/zfs.
     pub(super) fn load() -> io::Result<Self> {
         let (nvpair, core) = (open(NVPAIR)?, open(CORE)?);
-        let init: unsafe extern "C" fn() -> c_int = function!(core, c"libzfs_core_init");
+        let init = function!(core, c"libzfs_core_init", Init);
         // SAFETY: takes nothing.
         check(unsafe { init() })?;
         Ok(Self {
-            exists: function!(core, c"lzc_exists"),
-            create: function!(core, c"lzc_create"),
-            clone: function!(core, c"lzc_clone"),
-            destroy: function!(core, c"lzc_destroy"),
-            snapshot: function!(core, c"lzc_snapshot"),
-            destroy_snapshots: function!(core, c"lzc_destroy_snaps"),
-            rollback: function!(core, c"lzc_rollback_to"),
-            list_alloc: function!(nvpair, c"nvlist_alloc"),
-            list_add: function!(nvpair, c"nvlist_add_boolean"),
-            list_free: function!(nvpair, c"nvlist_free"),
+            exists: function!(core, c"lzc_exists", Exists),
+            create: function!(core, c"lzc_create", Create),
+            clone: function!(core, c"lzc_clone", CloneOf),
+            destroy: function!(core, c"lzc_destroy", Destroy),
+            snapshot: function!(core, c"lzc_snapshot", Snapshot),
+            destroy_snapshots: function!(core, c"lzc_destroy_snaps", DestroySnapshots),
+            rollback: function!(core, c"lzc_rollback_to", Rollback),
+            list_alloc: function!(nvpair, c"nvlist_alloc", ListAlloc),
+            list_add: function!(nvpair, c"nvlist_add_boolean", ListAdd),
+            list_free: function!(nvpair, c"nvlist_free", ListFree),
         })
     }
 
