@@ -9,9 +9,11 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+#[cfg(target_os = "freebsd")]
+mod freebsd;
 // Its pure half is compiled and tested on any system, where nothing but its tests uses it.
-#[cfg(any(target_os = "freebsd", test))]
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+#[allow(dead_code)]
+#[cfg(all(test, not(target_os = "freebsd")))]
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;

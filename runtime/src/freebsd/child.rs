@@ -18,19 +18,18 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, chdir, execve, fchown, setgid, setgroups, setsid, setuid};
 
-use super::sys::jail::Jail;
+use super::sys::jail::{Jail, attach};
 use super::sys::process;
 use crate::Error;
 use crate::monitor::{Launched, Streams, receive_descriptor};
 use crate::spec::Identity;
 
-/// Where the child keeps what it needs after it has closed the rest: the pipe to the monitor, the jail's descriptor, and
-/// the socket for the terminal.
+/// Where the child keeps what it needs after it has closed the rest: the pipe to the monitor, and the socket for the
+/// terminal.
 const REPORT: RawFd = 3;
-const JAIL: RawFd = 4;
-const TERMINAL: RawFd = 5;
+const TERMINAL: RawFd = 4;
 /// The first number that the child closes.
-const FIRST_CLOSED: RawFd = 6;
+const FIRST_CLOSED: RawFd = 5;
 /// Where descriptors wait until their places are free.
 const ASIDE: RawFd = 64;
 /// The longest report, in bytes.
@@ -122,14 +121,14 @@ struct Failure {
 fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, Failure> {
     let before =
         |error: io::Error| Failure { report: ends.report.as_raw_fd(), text: format!("its descriptors: {error}") };
-    let jail = arrange(jail, ends).map_err(before)?;
+    arrange(ends).map_err(before)?;
     let failed =
         |what: &'static str| move |error: io::Error| Failure { report: REPORT, text: format!("{what}: {error}") };
     process::reset_signals().map_err(failed("its signals"))?;
     // From the attach on other processes of the jail see this one: none may look into it before it runs its program.
     process::forbid_tracing().map_err(failed("tracing"))?;
-    jail.attach().map_err(failed("attaching"))?;
-    drop(jail);
+    // The monitor holds the jail's descriptor until this process runs its program.
+    attach(jail.jid).map_err(failed("attaching"))?;
     setsid().map_err(|errno| failed("its session")(errno.into()))?;
     if ends.terminal.is_some() {
         open_terminal(program.identity).map_err(failed("its terminal"))?;
@@ -141,7 +140,7 @@ fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, F
 }
 
 /// Puts the descriptors into their places and closes all others.
-fn arrange(jail: &Jail, ends: &Ends<'_>) -> io::Result<Jail> {
+fn arrange(ends: &Ends<'_>) -> io::Result<()> {
     let aside = |descriptor: BorrowedFd<'_>| -> io::Result<OwnedFd> {
         Ok(process::adopt(fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(ASIDE))?))
     };
@@ -157,14 +156,9 @@ fn arrange(jail: &Jail, ends: &Ends<'_>) -> io::Result<Jail> {
     if let Some(terminal) = ends.terminal {
         moves.push((aside(terminal.as_fd())?, TERMINAL));
     }
-    let descriptor = jail.descriptor();
-    if let Some(descriptor) = descriptor {
-        moves.push((aside(descriptor)?, JAIL));
-    }
     for (descriptor, number) in &moves {
         process::place(descriptor.as_fd(), *number)?;
     }
-    let moved = Jail::with_descriptor(jail.jid, descriptor.map(|_| process::adopt(JAIL)));
     // Their numbers are closed below: they must not be closed twice.
     moves.into_iter().for_each(|(descriptor, _)| std::mem::forget(descriptor));
     process::close_from(FIRST_CLOSED);
@@ -172,7 +166,7 @@ fn arrange(jail: &Jail, ends: &Ends<'_>) -> io::Result<Jail> {
     let flagged = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     std::mem::forget(report);
     flagged?;
-    Ok(moved)
+    Ok(())
 }
 
 /// A terminal is visible only where it was opened: inside the jail. Its master goes out over the socket.
@@ -200,11 +194,12 @@ fn open_terminal(identity: &Identity) -> io::Result<()> {
 }
 
 /// The groups first: a user that is not root may not change them. Up to FreeBSD 14, and for a program that was linked for it,
-/// the first of setgroups(2)'s groups is the effective one.
+/// the first of setgroups(2)'s groups is the effective one; the others are the supplementary ones, among which a login
+/// (initgroups(3)) has the primary group too.
 fn become_user(program: &Program<'_>) -> io::Result<()> {
     let identity = program.identity;
-    let mut groups = vec![Gid::from_raw(identity.gid)];
-    groups.extend(identity.groups.iter().filter(|group| **group != identity.gid).map(|group| Gid::from_raw(*group)));
+    let groups = std::iter::once(&identity.gid).chain(&identity.groups);
+    let groups: Vec<Gid> = groups.map(|group| Gid::from_raw(*group)).collect();
     setgroups(&groups)?;
     setgid(Gid::from_raw(identity.gid))?;
     setuid(Uid::from_raw(identity.uid))?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
 use super::{c_string, checked};
@@ -57,13 +56,13 @@ pub(in crate::freebsd) fn remove_rules(filter: &str) -> io::Result<()> {
     }
 }
 
-/// Confines a jail to these CPUs.
+/// Confines a jail to these CPUs, whose numbers are below 1,024 (CPU_SETSIZE in sys/cpuset.h since 14.0; the libc crate's set
+/// is smaller).
 pub(in crate::freebsd) fn confine(jid: i32, cpus: &BTreeSet<usize>) -> io::Result<()> {
-    // SAFETY: a cpuset_t is a set of bits, and none of them set is a value.
-    let mut mask = unsafe { MaybeUninit::<libc::cpuset_t>::zeroed().assume_init() };
+    let mut mask = [0u64; 16];
     for cpu in cpus {
-        // SAFETY: callers give numbers below CPU_MAXSIZE.
-        unsafe { libc::CPU_SET(*cpu, &mut mask) };
+        let word = mask.get_mut(cpu / 64).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        *word |= 1 << (cpu % 64);
     }
     // SAFETY: the mask lives through the call and has the size that is given.
     let result = unsafe {
@@ -71,8 +70,8 @@ pub(in crate::freebsd) fn confine(jid: i32, cpus: &BTreeSet<usize>) -> io::Resul
             libc::CPU_LEVEL_WHICH,
             libc::CPU_WHICH_JAIL,
             libc::id_t::from(jid),
-            size_of::<libc::cpuset_t>(),
-            &raw const mask,
+            size_of_val(&mask),
+            mask.as_ptr().cast(),
         )
     };
     checked(result).map(drop)

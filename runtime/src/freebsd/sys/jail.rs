@@ -2,15 +2,13 @@
 //! same jail as long as it is open, while a number may become another jail's.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::{c_string, checked, sysctl};
 use crate::freebsd::params::{Params, Value};
 
 /// sys/jail.h, since 15.0: return a descriptor of the jail that does not own it.
 const JAIL_GET_DESC: libc::c_int = 0x40;
-/// sys/syscall.h, since 15.0.
-const SYS_JAIL_ATTACH_JD: libc::c_int = 597;
 /// sys/syscall.h, since 15.0.
 const SYS_JAIL_REMOVE_JD: libc::c_int = 598;
 /// The first kernel with jail descriptors (`__FreeBSD_version`); one without would kill the caller by SIGSYS.
@@ -84,26 +82,18 @@ pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> 
     }
 }
 
+/// Puts this process into the jail with a number, for good; somebody keeps the number the same jail's meanwhile.
+pub(in crate::freebsd) fn attach(jid: i32) -> io::Result<()> {
+    // SAFETY: jail_attach(2) takes a number and touches no memory.
+    checked(unsafe { libc::jail_attach(jid) }).map(drop)
+}
+
 impl Jail {
-    /// A jail by its number and, where there is one, a descriptor of it.
-    pub(in crate::freebsd) fn with_descriptor(jid: i32, descriptor: Option<OwnedFd>) -> Self {
-        Self { jid, descriptor }
-    }
-
-    /// Its descriptor.
-    pub(in crate::freebsd) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.descriptor.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Puts this process into the jail, for good.
+    /// Puts this process into the jail, for good. By its number: jail_attach_jd(2) of FreeBSD 15.0 and 15.1 forgets to give a
+    /// reference to the jail back (do_jail_attach in sys/kern/kern_jail.c), which then stays dying for ever. The descriptor
+    /// keeps the number from becoming another jail's.
     pub(in crate::freebsd) fn attach(&self) -> io::Result<()> {
-        let result = match &self.descriptor {
-            // SAFETY: the system call takes one descriptor, which is open.
-            Some(descriptor) => unsafe { libc::syscall(SYS_JAIL_ATTACH_JD, descriptor.as_raw_fd()) },
-            // SAFETY: jail_attach(2) takes a number and touches no memory.
-            None => unsafe { libc::jail_attach(self.jid) },
-        };
-        checked(result).map(drop)
+        attach(self.jid)
     }
 
     /// Kills everything in the jail and in those below it, and removes them. What is removed already is done.

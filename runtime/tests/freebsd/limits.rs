@@ -1,0 +1,116 @@
+//! Limits, devices, and the end of everything that a container started.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use runtime::spec::{ContainerSpec, Device, ExecSpec, Resources};
+use runtime::{ContainerState, Error};
+
+use crate::bench::{Bench, eventually, runs, tool};
+
+#[test]
+fn nothing_outlives_an_exec_that_is_killed_or_a_first_process() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let spec = bench.spec("sleep 987001 & while read x; do :; done; exit 5");
+    let spec = ContainerSpec { stdin: true, ..spec };
+    bench.start(&spec);
+    let script = "(sleep 987002 & sleep 987003) & sleep 987004".to_owned();
+    let args = vec!["sh".to_owned(), "-c".to_owned(), script];
+    let session = bench.runtime.exec(&spec.id, &ExecSpec { args, tty: false, stdin: false }).unwrap();
+    eventually("the tree runs", || ["987001", "987002", "987003", "987004"].iter().all(|word| runs(word)));
+    session.control.kill().unwrap();
+    assert!(!runs("987002") && !runs("987003") && !runs("987004") && runs("987001"));
+    bench.runtime.signal_container(&spec.id, &runtime::spec::Signal::term()).unwrap();
+    assert_eq!(bench.wait(&spec).code, 143);
+    assert!(!runs("987001"));
+    assert!(!tool("jls", &["name"]).contains(spec.id.short()), "its jail is gone");
+    bench.remove();
+}
+
+#[test]
+fn a_container_over_its_memory_is_killed_whole_and_that_is_told() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("sleep 987101 & (x=0123456789abcdef; while :; do x=$x$x; sleep 0.2; done) & wait");
+    spec.resources.memory = Some(48 << 20);
+    let (exit, _) = bench.output(&spec);
+    assert_eq!((exit.code, exit.out_of_memory), (137, true));
+    assert!(!runs("987101"));
+    let mut later = bench.spec("x=0123456789abcdef; read y; while :; do x=$x$x; sleep 0.2; done");
+    later.stdin = true;
+    bench.start(&later);
+    bench.runtime.update_pod(&bench.pod, &Resources { memory: Some(48 << 20), ..Resources::default() }).unwrap();
+    let session = bench.runtime.attach(&later.id, true).unwrap();
+    File::from(session.stdin.unwrap()).write_all(b"\n").unwrap();
+    assert!(bench.wait(&later).out_of_memory, "a limit of the pod that came later holds too");
+    bench.remove();
+}
+
+#[test]
+fn limits_are_rules_on_the_containers_jail() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("while :; do sleep 1; done");
+    spec.resources = Resources {
+        memory: Some(64 << 20),
+        pids: Some(32),
+        cpu_quota: Some(50_000),
+        cpuset_cpus: "0".to_owned(),
+        ..Resources::default()
+    };
+    bench.start(&spec);
+    let jail = bench.jail(&spec);
+    let rules = || tool("rctl", &[&format!("jail:{jail}")]);
+    assert!(rules().contains(&format!("jail:{jail}:pcpu:deny=50")), "{}", rules());
+    assert!(rules().contains(&format!("jail:{jail}:maxproc:deny=32")), "{}", rules());
+    assert!(tool("cpuset", &["-g", "-j", &jail]).contains("mask: 0\n"));
+    assert_eq!(bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes, Some(64 << 20));
+    let change = Resources { pids: Some(9), memory: Some(48 << 20), ..Resources::default() };
+    bench.runtime.update_container(&spec.id, &change).unwrap();
+    assert!(rules().contains("maxproc:deny=9") && rules().contains("pcpu:deny=50"), "{}", rules());
+    assert_eq!(bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes, Some(48 << 20));
+    let nowhere = Resources { cpuset_cpus: "900".to_owned(), ..Resources::default() };
+    assert!(matches!(bench.runtime.update_container(&spec.id, &nowhere), Err(Error::Invalid { .. })));
+    bench.remove();
+}
+
+#[test]
+fn a_container_sees_the_devices_that_it_was_given() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let script = "for d in null pf mem fd/1; do test -e /dev/$d && echo $d; done; :";
+    assert_eq!(bench.output(&bench.spec(script)).1, "null\nfd/1\n");
+    let mut given = bench.spec(script);
+    let pf = PathBuf::from("/dev/pf");
+    given.devices = vec![Device { source: pf.clone(), destination: pf, read: true, write: true, mknod: false }];
+    assert_eq!(bench.output(&given).1, "null\npf\nfd/1\n");
+    let mut privileged = bench.spec(script);
+    privileged.security.privileged = true;
+    assert_eq!(bench.output(&privileged).1, "null\npf\nmem\nfd/1\n");
+    let before = tool("devfs", &["rule", "showsets"]);
+    bench.remove();
+    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 1000)).count();
+    assert!(numbers(&before) >= 2);
+}
+
+#[test]
+fn a_container_whose_monitor_was_killed_is_ended() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let spec = bench.spec("sleep 987201 & sleep 987202");
+    bench.start(&spec);
+    let directory = bench.settings.state.canonicalize().unwrap().join("containers").join(spec.id.short());
+    let monitors = tool("pgrep", &["-f", directory.to_str().unwrap()]);
+    for pid in monitors.split_whitespace() {
+        tool("kill", &["-9", pid]);
+    }
+    let again = runtime::open(bench.settings.clone()).unwrap();
+    let mut exit = None;
+    eventually("the loss is told", || {
+        exit = match again.container_state(&spec.id).unwrap() {
+            ContainerState::Exited { exit, .. } => Some(exit),
+            _ => None,
+        };
+        exit.is_some()
+    });
+    assert!(exit.unwrap().message.contains("monitor"));
+    assert!(!runs("987201") && !runs("987202"));
+    bench.remove();
+}

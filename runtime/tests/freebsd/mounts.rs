@@ -1,0 +1,119 @@
+//! What is mounted into a root stays in it, and is no more writable than it should be.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use runtime::Error;
+use runtime::spec::{Mount, MountSource};
+
+use crate::bench::{Bench, add_program, host_mount, tool};
+
+#[test]
+fn links_of_a_hostile_image_do_not_lead_a_mount_out_of_the_root() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let (host, volume) = (bench.directory.path().join("host"), bench.directory.path().join("volume"));
+    fs::create_dir_all(&host).unwrap();
+    fs::create_dir_all(&volume).unwrap();
+    fs::write(volume.join("mark"), "volume\n").unwrap();
+    let mut spec = bench.spec("cat /absolute/mark /relative/deep/mark");
+    symlink(&host, spec.rootfs.join("absolute")).unwrap();
+    symlink("../../../../../../../../../../tmp", spec.rootfs.join("relative")).unwrap();
+    // The files that this backend reads itself.
+    fs::create_dir_all(spec.rootfs.join("etc")).unwrap();
+    symlink("/../../../etc/master.passwd", spec.rootfs.join("etc/passwd")).unwrap();
+    spec.mounts = vec![host_mount(&volume, "/absolute", true), host_mount(&volume, "/relative/deep", true)];
+    let (exit, text) = bench.output(&spec);
+    assert_eq!((exit.code, text.as_str()), (0, "volume\nvolume\n"));
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 0, "nothing was made on the host");
+    let root = spec.rootfs.canonicalize().unwrap();
+    let mounts = tool("mount", &["-p"]);
+    let from = volume.canonicalize().unwrap();
+    for line in mounts.lines().filter(|line| line.starts_with(from.to_str().unwrap())) {
+        assert!(line.split_whitespace().nth(1).unwrap().starts_with(root.to_str().unwrap()), "{line}");
+    }
+    bench.remove();
+}
+
+#[test]
+fn links_of_a_shared_volume_do_not_lead_a_mount_out_of_the_root() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let (host, volume) = (bench.directory.path().join("host"), bench.directory.path().join("volume"));
+    fs::create_dir_all(host.join("target")).unwrap();
+    fs::create_dir_all(&volume).unwrap();
+    fs::write(volume.join("mark"), "volume\n").unwrap();
+    symlink(&host, volume.join("out")).unwrap();
+    symlink("../../../../../../../../../../../etc", volume.join("up")).unwrap();
+    let mut spec = bench.spec("cat /vol/out/target/mark /vol/up/deep/mark");
+    spec.mounts = vec![
+        host_mount(&volume, "/vol", false),
+        host_mount(&volume, "/vol/out/target", true),
+        host_mount(&volume, "/vol/up/deep", true),
+    ];
+    assert_eq!(bench.output(&spec).1, "volume\nvolume\n");
+    assert_eq!(fs::read_dir(host.join("target")).unwrap().count(), 0, "nothing is mounted on the host");
+    assert!(!Path::new("/etc/deep").exists());
+    bench.remove();
+}
+
+#[test]
+fn mounts_are_no_more_writable_than_they_should_be() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let shared = bench.directory.path().join("shared");
+    fs::create_dir_all(&shared).unwrap();
+    fs::write(shared.join("file"), "text\n").unwrap();
+    let mut spec = bench.spec(
+        "cat /data/file; (echo x > /data/new) 2>/dev/null || echo data is read-only; echo more >> /one; \
+         (echo x > /root-file) 2>/dev/null || echo root is read-only; echo x > /memory/x && echo memory; \
+         cat /masked; ls /hidden; (echo x > /kept/x) 2>/dev/null || echo kept is read-only",
+    );
+    add_program(&spec.rootfs, "/bin/ls");
+    spec.readonly_rootfs = true;
+    fs::write(spec.rootfs.join("masked"), "secret\n").unwrap();
+    fs::create_dir(spec.rootfs.join("hidden")).unwrap();
+    fs::write(spec.rootfs.join("hidden/secret"), "secret\n").unwrap();
+    fs::create_dir(spec.rootfs.join("kept")).unwrap();
+    spec.security.masked_paths = vec!["/masked".into(), "/hidden".into(), "/proc/none".into()];
+    spec.security.readonly_paths = vec!["/kept".into()];
+    spec.mounts = vec![
+        host_mount(&shared, "/data", true),
+        host_mount(shared.join("file"), "/one", false),
+        Mount { source: MountSource::Tmpfs { size: Some(1 << 20) }, ..host_mount("", "/memory", false) },
+    ];
+    let (_, text) = bench.output(&spec);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines, ["text", "data is read-only", "root is read-only", "memory", "kept is read-only"]);
+    assert_eq!(fs::read_to_string(shared.join("file")).unwrap(), "text\nmore\n");
+    let (from, id) = (shared.join("file"), spec.id.clone());
+    let mut wrong = bench.spec("true");
+    wrong.mounts = vec![host_mount(from, "/bin", false)];
+    let error = bench.runtime.create_container(&wrong).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { reason, .. } if reason.contains("/bin")), "{error}");
+    assert_ne!(wrong.id, id);
+    bench.remove();
+}
+
+#[test]
+fn a_root_that_can_be_written_keeps_a_read_only_path() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("(echo x > /kept/x) 2>/dev/null || echo kept is read-only; echo x > /free && cat /free");
+    fs::create_dir(spec.rootfs.join("kept")).unwrap();
+    spec.security.readonly_paths = vec!["/kept".into()];
+    assert_eq!(bench.output(&spec).1, "kept is read-only\nx\n");
+    bench.remove();
+}
+
+#[test]
+fn what_lost_its_state_is_found_in_the_kernel() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("while :; do sleep 1; done");
+    let rootfs = bench.directory.path().join(spec.id.as_str()).join("rootfs");
+    fs::create_dir_all(rootfs.parent().unwrap()).unwrap();
+    fs::rename(&spec.rootfs, &rootfs).unwrap();
+    spec.rootfs = rootfs;
+    bench.start(&spec);
+    fs::remove_dir_all(bench.settings.state.join("containers").join(spec.id.short())).unwrap();
+    bench.runtime.remove_container(&spec.id).unwrap();
+    // The ruleset's number was lost with the state; it is this test's to remove.
+    bench.remove();
+}

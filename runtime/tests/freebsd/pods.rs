@@ -1,0 +1,89 @@
+//! Pods: their names, parameters, ports, spares, and those that a killed server left half destroyed.
+
+use std::fs;
+use std::io::Read;
+
+use host::PodId;
+use runtime::spec::{PodSpec, Scope};
+
+use crate::bench::{Bench, add_program, eventually, pod_spec, tool};
+
+#[test]
+fn a_pod_has_a_name_and_parameters_of_its_own_and_its_ports_are_reached() {
+    let sysctls = [("net.inet.ip.ttl".to_owned(), "77".to_owned())];
+    let Some(bench) = Bench::new(|spec| spec.sysctls = sysctls.into()) else { return };
+    let spec = bench.spec("hostname; hostname other 2>/dev/null || echo refused; sysctl -n net.inet.ip.ttl; nc -l 127.0.0.1 8080 < /greeting");
+    for program in ["/bin/hostname", "/sbin/sysctl", "/usr/bin/nc"] {
+        add_program(&spec.rootfs, program);
+    }
+    fs::write(spec.rootfs.join("greeting"), "welcome\n").unwrap();
+    tool("ifconfig", &["-j", &bench.pod_jail(), "lo0", "inet", "127.0.0.1/8", "up"]);
+    bench.start(&spec);
+    let mut connection = None;
+    eventually("somebody listens", || {
+        connection = bench.runtime.connect(&bench.pod, 8080).ok();
+        connection.is_some()
+    });
+    let mut connection = std::net::TcpStream::from(connection.unwrap());
+    let mut text = [0u8; 8];
+    connection.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"welcome\n");
+    drop(connection);
+    assert_eq!(bench.wait(&spec).code, 0);
+    assert_eq!(bench.log(&spec), "inside\nrefused\n77\n");
+    assert_ne!(tool("sysctl", &["-n", "net.inet.ip.ttl"]), "77\n");
+    bench.remove();
+}
+
+#[test]
+fn a_parameter_of_the_host_is_refused() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    for name in ["kern.maxproc", "net.inet.no.such", "net.inet.tcp.hostcache.cachelimit"] {
+        let spec = PodSpec { sysctls: [(name.to_owned(), "1".to_owned())].into(), ..pod_spec() };
+        let error = bench.runtime.create_pod(&spec, None).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        bench.runtime.remove_pod(&spec.id).unwrap();
+    }
+    bench.remove();
+}
+
+#[test]
+fn a_pod_on_the_host_sees_the_hosts_network() {
+    let on_the_host = |spec: &mut PodSpec| (spec.network, spec.hostname) = (Scope::Host, None);
+    let Some(bench) = Bench::new(on_the_host) else { return };
+    let spec = bench.spec("hostname; ifconfig -l");
+    add_program(&spec.rootfs, "/bin/hostname");
+    add_program(&spec.rootfs, "/sbin/ifconfig");
+    let (_, text) = bench.output(&spec);
+    assert_eq!(text.lines().next(), Some(tool("hostname", &[]).trim()));
+    assert!(text.contains("vtnet0") || text.contains("em0") || text.contains("lo0"), "{text}");
+    bench.remove();
+}
+
+#[test]
+fn a_pod_that_was_being_destroyed_is_swept() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let name = format!("{}x0123456789ab", bench.settings.prefix);
+    tool("jail", &["-c", &format!("name={name}"), "path=/", "persist"]);
+    drop(runtime::open(bench.settings.clone()).unwrap());
+    eventually("it is gone", || !tool("jls", &["name"]).contains(&name));
+    bench.remove();
+}
+
+#[test]
+fn a_spare_takes_its_pods_names() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let spare = PodId::random();
+    bench.runtime.create_spare(&spare).unwrap();
+    let on_the_host = PodSpec { network: Scope::Host, hostname: None, ..pod_spec() };
+    assert!(bench.runtime.create_pod(&on_the_host, Some(&spare)).is_err());
+    assert_eq!(bench.runtime.inventory().unwrap().spares, std::slice::from_ref(&spare));
+    bench.runtime.remove_pod(&on_the_host.id).unwrap();
+    let spec = PodSpec { ipc: Scope::Host, ..pod_spec() };
+    bench.runtime.create_pod(&spec, Some(&spare)).unwrap();
+    let jail = format!("{}{}", bench.settings.prefix, spec.id.short());
+    let names = tool("jls", &["-j", &jail, "name", "host.hostname", "vnet", "sysvshm"]);
+    assert_eq!(names.trim(), format!("{jail} inside new inherit"));
+    bench.runtime.remove_pod(&spec.id).unwrap();
+    bench.remove();
+}
