@@ -2,8 +2,6 @@
 //! id alone, every step tried, all errors collected, and the record kept until every step has succeeded, so that the same
 //! call can be made again. All of it is blocking, and the caller holds the locks.
 
-use std::collections::BTreeSet;
-
 use host::{ContainerId, PodId};
 use proto::v1::ContainerEventType;
 
@@ -31,10 +29,12 @@ pub fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
     let record = node.store.change_pod(id, |record| record.phase = record.phase.max(PodPhase::Stopping))?;
     let was_running = record.as_ref().is_some_and(|record| record.attachment.is_some());
     let mut attempts = Attempts::default();
-    for container in containers_of(node, id, &mut attempts) {
+    // Containers without a record go with the pod: asking the kernel for them here would make the stop of a node's pods
+    // quadratic, and recovery has looked.
+    for container in node.store.containers_of(id) {
         let outcome = match until {
-            Until::Stopped => stop_container(node, &container),
-            Until::Removed => self::container(node, &container),
+            Until::Stopped => stop_container(node, &container.id),
+            Until::Removed => self::container(node, &container.id),
         };
         attempts.note(outcome);
     }
@@ -66,16 +66,6 @@ fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {
     }
     node.tell_pod(record, ContainerEventType::ContainerDeletedEvent);
     Ok(())
-}
-
-/// The pod's containers as the records have them, and as the kernel has them.
-fn containers_of(node: &Node, id: &PodId, attempts: &mut Attempts) -> BTreeSet<ContainerId> {
-    let mut containers: BTreeSet<_> = node.store.containers_of(id).iter().map(|one| one.id.clone()).collect();
-    if let Some(inventory) = attempts.note(node.runtime.inventory()) {
-        let held = inventory.containers.into_iter().filter(|(_, (pod, _))| pod == id);
-        containers.extend(held.map(|(container, _)| container));
-    }
-    containers
 }
 
 /// The network first, from outside, while the place is still there to drop its connections; then the place.
