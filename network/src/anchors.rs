@@ -2,6 +2,7 @@
 //! anchor; the main ruleset is the operator's, and only checked for the two lines that lead there.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
@@ -11,6 +12,8 @@ use crate::{HostPort, PodNetwork, names};
 /// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
 /// through anchors in the order of their names.
 const NODE: &str = "node";
+/// The table of the pods' networks, in the anchor of the node.
+pub const PODS: &str = "pods";
 /// Never translated: what is sent to a group stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
@@ -57,12 +60,6 @@ pub fn is_enabled(printed: &str) -> bool {
     printed.lines().any(|line| line.trim_start().starts_with("Status: Enabled"))
 }
 
-/// Whether `pfctl -s Interfaces -v` says that an interface is not filtered.
-#[must_use]
-pub fn is_skipped(printed: &str, interface: &str) -> bool {
-    printed.lines().map(str::trim).any(|line| line == format!("{interface} (skip)"))
-}
-
 /// The short ids of the pods whose anchors `pfctl -a ROOT -s Anchors` printed.
 #[must_use]
 pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
@@ -72,17 +69,25 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
 }
 
 /// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
-/// interface's own address. An interface is given with whether it has an IPv4 and an IPv6 address.
+/// interface's own address. What a pod without a route sends is not translated: its address is negated in the table, since
+/// `no nat` in an anchor of its own would not keep later anchors from translating (FreeBSD 15). An interface is given with
+/// whether it has an IPv4 and an IPv6 address.
 #[must_use]
-pub fn node(pods: &[IpNetwork], untranslated: &[IpNetwork], interfaces: &[(String, bool, bool)]) -> String {
+pub fn node(
+    pods: &[IpNetwork],
+    unrouted: &[IpAddr],
+    untranslated: &[IpNetwork],
+    interfaces: &[(String, bool, bool)],
+) -> String {
     let mut direct: Vec<String> = pods.iter().chain(untranslated).map(plain).collect();
     direct.extend(MULTICAST.map(str::to_owned));
-    let pods_list: Vec<String> = pods.iter().map(plain).collect();
-    let mut text = format!("table <pods> {{ {} }}\ntable <direct> {{ {} }}\n", pods_list.join(" "), direct.join(" "));
+    let mut pods_list: Vec<String> = pods.iter().map(plain).collect();
+    pods_list.extend(unrouted.iter().map(|address| format!("!{address}")));
+    let mut text = format!("table <{PODS}> {{ {} }}\ntable <direct> {{ {} }}\n", pods_list.join(" "), direct.join(" "));
     for (name, ipv4, ipv6) in interfaces {
         for (family, has) in [("inet", ipv4), ("inet6", ipv6)] {
             if *has && pods.iter().any(|network| network.is_ipv4() == (family == "inet")) {
-                let _ = writeln!(text, "nat on {name} {family} from <pods> to ! <direct> -> ({name}:0)");
+                let _ = writeln!(text, "nat on {name} {family} from <{PODS}> to ! <direct> -> ({name}:0)");
             }
         }
     }
@@ -92,16 +97,12 @@ pub fn node(pods: &[IpNetwork], untranslated: &[IpNetwork], interfaces: &[(Strin
 /// A pod's own rules; None when it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
-    if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
+    if wanted.addresses.is_empty() || wanted.host_ports.is_empty() {
         return None;
     }
     // Translation rules of one kind are evaluated in their order, and pfctl wants no order between the kinds.
     let (mut nat, mut rdr) = (String::new(), String::new());
     for address in &wanted.addresses {
-        let family = if address.is_ipv4() { "inet" } else { "inet6" };
-        if !wanted.route {
-            let _ = writeln!(nat, "no nat {family} from {} to any", address.ip());
-        }
         for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
             if port.only_on().is_some_and(|host_ip| host_ip.is_loopback()) {
                 continue;
@@ -114,17 +115,12 @@ pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
 
 /// One host port towards one address of the pod.
 fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut String, rdr: &mut String) {
-    let (family, loopback) = if address.is_ipv4() { ("inet", "127.0.0.0/8") } else { ("inet6", "::1") };
+    let family = if address.is_ipv4() { "inet" } else { "inet6" };
     let (protocol, from, to) = (port.protocol.name(), port.host_port, port.container_port);
     let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
-    let on = match port.only_on() {
-        Some(host_ip) => host_ip.to_string(),
-        None => {
-            // The node's own addresses hold the loopback ones too, and a packet that was redirected there would be lost.
-            let _ = writeln!(rdr, "no rdr {family} proto {protocol} from any to {loopback} port {from}");
-            "(self)".to_owned()
-        }
-    };
+    let on = port.only_on().map_or_else(|| "(self)".to_owned(), |host_ip| host_ip.to_string());
+    // What the node sends to itself is the listener's: an answer from the pod would not come back by lo0.
+    let _ = writeln!(rdr, "no rdr on lo0 {family} proto {protocol} from any to any port {from}");
     let _ = writeln!(rdr, "rdr {family} proto {protocol} from any to {on} port {from} tag {tag} -> {pod} port {to}");
     // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address that it never
     // sent to: so it sees the gateway instead. The tag tells what was redirected from what was sent to the pod as such.
@@ -153,7 +149,7 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{is_enabled, is_skipped, missing_lines, node, pod, pods_of};
+    use super::{is_enabled, missing_lines, node, pod, pods_of};
     use crate::{HostPort, PodNetwork, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
@@ -184,8 +180,6 @@ mod tests {
     fn pfctl_is_read() {
         assert!(is_enabled("Status: Enabled for 0 days 00:00:04           Debug: Urgent\n"));
         assert!(!is_enabled("Status: Disabled for 0 days 00:01:19          Debug: Urgent\n"));
-        let interfaces = "all\nlo\nlo0\nlo1 (skip)\nvtnet0\n";
-        assert!(is_skipped(interfaces, "lo1") && !is_skipped(interfaces, "lo0"));
         let id = PodId::random();
         let other = PodId::random();
         let anchors = format!("  cellblock/{}\n  cellblock/node\n  cellblock-cc/{}\n", id.short(), other.short());
@@ -195,9 +189,14 @@ mod tests {
     #[test]
     fn what_leaves_the_pods_is_translated_on_each_interface() {
         let interfaces = [("em0".to_owned(), true, false), ("em1".to_owned(), true, true)];
-        let text = node(&networks(&["10.1.2.3/16", "fd00::/64"]), &networks(&["10.96.0.0/12"]), &interfaces);
+        let text = node(
+            &networks(&["10.1.2.3/16", "fd00::/64"]),
+            &["10.1.0.7".parse().unwrap()],
+            &networks(&["10.96.0.0/12"]),
+            &interfaces,
+        );
         let expected = "\
-table <pods> { 10.1.0.0/16 fd00::/64 }
+table <pods> { 10.1.0.0/16 fd00::/64 !10.1.0.7 }
 table <direct> { 10.1.0.0/16 fd00::/64 10.96.0.0/12 224.0.0.0/4 ff00::/8 }
 nat on em0 inet from <pods> to ! <direct> -> (em0:0)
 nat on em1 inet from <pods> to ! <direct> -> (em1:0)
@@ -207,7 +206,7 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
     }
 
     #[test]
-    fn a_pod_has_rules_for_its_ports_and_for_having_no_route() {
+    fn a_pod_has_rules_for_its_ports() {
         let port = |protocol, host_ip: Option<&str>, host_port| HostPort {
             protocol,
             host_ip: host_ip.map(|text| text.parse().unwrap()),
@@ -221,10 +220,6 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
             host_ports: Vec::new(),
         };
         assert_eq!(pod(&Prefix::default(), &wanted), None);
-        wanted.route = false;
-        let expected = "no nat inet from 10.1.0.5 to any\nno nat inet6 from fd00::5 to any\n";
-        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
-        wanted.route = true;
         wanted.host_ports = vec![
             port(Protocol::Tcp, None, 8080),
             port(Protocol::Udp, Some("192.0.2.1"), 53),
@@ -234,10 +229,11 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
 nat on cbbr0 inet proto tcp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
 nat on cbbr0 inet proto udp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
 nat on cbbr0 inet6 proto tcp from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
-no rdr inet proto tcp from any to 127.0.0.0/8 port 8080
+no rdr on lo0 inet proto tcp from any to any port 8080
 rdr inet proto tcp from any to (self) port 8080 tag cellblock -> 10.1.0.5 port 80
+no rdr on lo0 inet proto udp from any to any port 53
 rdr inet proto udp from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 80
-no rdr inet6 proto tcp from any to ::1 port 8080
+no rdr on lo0 inet6 proto tcp from any to any port 8080
 rdr inet6 proto tcp from any to (self) port 8080 tag cellblock -> fd00::5 port 80
 ";
         assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use host::{Place, PodId};
 
+use crate::hostport::Reach;
 use crate::ports::Ports;
 use crate::state::State;
 use crate::{Error, PodNetwork, Settings, hostport};
@@ -15,6 +16,7 @@ use crate::{Error, PodNetwork, Settings, hostport};
 pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) state: State,
+    reach: Reach,
     ports: Mutex<Ports>,
     /// Listeners that this server started: they are its children, and are waited for when they are gone. Those of an
     /// earlier server are init's.
@@ -23,13 +25,13 @@ pub(crate) struct Node {
 
 impl Node {
     /// Opens the state directory and takes the ports of the pods that are there.
-    pub(crate) fn open(settings: Settings) -> Result<Self, Error> {
+    pub(crate) fn open(settings: Settings, reach: Reach) -> Result<Self, Error> {
         let state = State::open(&settings.state)?;
         let mut ports = Ports::default();
         for network in state.networks()? {
             ports.take(&network.id, &network.host_ports)?;
         }
-        Ok(Self { settings, state, ports: Mutex::new(ports), children: Mutex::default() })
+        Ok(Self { settings, state, reach, ports: Mutex::new(ports), children: Mutex::default() })
     }
 
     /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
@@ -55,10 +57,10 @@ impl Node {
         Ok(before)
     }
 
-    /// Makes the pod's host ports answer on loopback.
+    /// Makes the pod's host ports answer to the node itself.
     pub(crate) fn listen(&self, wanted: &PodNetwork) -> Result<(), Error> {
         let directory = self.state.of(&wanted.id);
-        if let Some(child) = hostport::start(&self.settings.workers, &directory, wanted)? {
+        if let Some(child) = hostport::start(&self.settings.workers, &directory, wanted, self.reach)? {
             lock(&self.children).insert(wanted.id.clone(), child);
         }
         Ok(())

@@ -20,6 +20,7 @@ use ipnetwork::IpNetwork;
 pub(crate) use self::demo::{install_demo_ruleset, remove_demo_ruleset};
 use self::vnet::Vnet;
 pub(crate) use self::vnet::main as vnet_main;
+use crate::hostport::Reach;
 use crate::node::{self, Node};
 use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, anchors, ipam, names};
 
@@ -41,7 +42,7 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    let node = Node::open(settings)?;
+    let node = Node::open(settings, Reach::Node)?;
     Ok(Arc::new(FreebsdNetwork { node, networks: Mutex::default(), loaded: AtomicBool::new(false) }))
 }
 
@@ -186,7 +187,8 @@ impl FreebsdNetwork {
         let pods = self.node.state.networks()?;
         let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
         let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
-        let rules = anchors::node(&networks, &settings.untranslated, &interfaces);
+        let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
+        let rules = anchors::node(&networks, &unrouted, &settings.untranslated, &interfaces);
         pf::load(&anchors::node_anchor(&settings.prefix), &rules)?;
         self.loaded.store(true, Ordering::Release);
         Ok(())
@@ -209,10 +211,13 @@ impl FreebsdNetwork {
 
     /// Loads the pod's own anchor, or removes it where one is not needed any more.
     fn apply_rules(&self, vnet: &Vnet, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
-        if !self.loaded.load(Ordering::Acquire) && wanted.route {
-            self.load_node_rules(vnet)?;
-        }
         let prefix = &self.node.settings.prefix;
+        if !self.loaded.load(Ordering::Acquire) {
+            // With them goes what is said below: the pod is remembered already.
+            self.load_node_rules(vnet)?;
+        } else if !wanted.route || before.is_some_and(|before| !before.route) {
+            pf::set_routed(&anchors::node_anchor(prefix), addresses_of(wanted), wanted.route)?;
+        }
         let anchor = anchors::pod_anchor(prefix, &wanted.id);
         match anchors::pod(prefix, wanted) {
             Some(rules) => pf::load(&anchor, &rules),
@@ -226,15 +231,23 @@ impl FreebsdNetwork {
         let prefix = &self.node.settings.prefix;
         let known = self.node.state.load(id)?;
         let is_spare = known.is_none() && self.node.state.of(id).exists();
-        let none = known.as_ref().is_some_and(|known| anchors::pod(prefix, known).is_none());
-        if is_spare || none || !pf::is_loaded() {
+        if is_spare || !pf::is_loaded() {
+            return Ok(());
+        }
+        if let Some(unrouted) = known.as_ref().filter(|known| !known.route) {
+            pf::set_routed(&anchors::node_anchor(prefix), addresses_of(unrouted), true)?;
+        }
+        if known.as_ref().is_some_and(|known| anchors::pod(prefix, known).is_none()) {
             return Ok(());
         }
         pf::flush(&anchors::pod_anchor(prefix, id), false)?;
         let led_to = known.filter(|known| !known.host_ports.is_empty());
-        let addresses: Vec<IpAddr> = led_to.iter().flat_map(|pod| &pod.addresses).map(IpNetwork::ip).collect();
-        addresses.into_iter().try_for_each(pf::forget_states)
+        led_to.iter().flat_map(addresses_of).try_for_each(pf::forget_states)
     }
+}
+
+fn addresses_of(pod: &PodNetwork) -> impl Iterator<Item = IpAddr> {
+    pod.addresses.iter().map(IpNetwork::ip)
 }
 
 /// The interfaces that lead out of the node, with whether they have an IPv4 and an IPv6 address: every one that has any,

@@ -40,6 +40,20 @@ pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     }
 }
 
+/// Takes addresses out of the translation, or puts them back in: an address that is negated in the table of the pods'
+/// networks is not in it. As it is already is fine; so is a table that is not there, whose rules are not loaded either.
+pub(super) fn set_routed(anchor: &str, addresses: impl Iterator<Item = IpAddr>, routed: bool) -> Result<(), Error> {
+    let mut args = vec!["-q", "-a", anchor, "-t", anchors::PODS, "-T", if routed { "delete" } else { "add" }];
+    let negated: Vec<String> = addresses.map(|address| format!("!{address}")).collect();
+    args.extend(negated.iter().map(String::as_str));
+    match run(&args, "") {
+        Err(error) if !(routed && exited_with(&error, 1)) => {
+            Err(Error::failed(format!("cannot change table {} of anchor {anchor}", anchors::PODS))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Forgets the states towards a pod, so that a new pod on the same host port gets its own.
 pub(super) fn forget_states(address: IpAddr) -> Result<(), Error> {
     let any = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
@@ -73,7 +87,6 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
     let (info, rules) = (printed(&["-s", "info"]), printed(&["-s", "nat"]));
     let enabled = anchors::is_enabled(&info);
     let missing = anchors::missing_lines(prefix, &rules);
-    let skipped = anchors::is_skipped(&printed(&["-s", "Interfaces", "-v"]), "lo0");
     let anchored = if missing.is_empty() { "there".to_owned() } else { format!("missing: {}", missing.join(", ")) };
     vec![
         need(
@@ -83,16 +96,6 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
             (!enabled).then(|| "run: sysrc pf_enable=YES; service pf start".to_owned()),
         ),
         need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| anchors::remedy(&missing))),
-        need(
-            "pf filters lo0",
-            if skipped { "no" } else { "yes" },
-            false,
-            skipped.then(|| {
-                "remove lo0 from `set skip on` in /etc/pf.conf: else the node does not reach host ports on its own \
-                 addresses"
-                    .to_owned()
-            }),
-        ),
     ]
 }
 

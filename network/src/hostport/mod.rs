@@ -1,6 +1,7 @@
-//! What makes a host port answer on 127.0.0.1 and ::1: a small process that listens there and forwards to the pod. pf(4)
-//! cannot redirect loopback and nftables only with the whole 127.0.0.0/8 made routable, so both backends use it. It is
-//! one process for each pod with host ports, outlives the server, and has no runtime: one thread and poll(2).
+//! What makes a host port answer where packets cannot be redirected: a small process that listens there and forwards to the
+//! pod. On 127.0.0.1 and ::1 pf(4) cannot redirect and nftables only with the whole 127.0.0.0/8 made routable; on the node's
+//! own addresses pf redirects what the node itself sends, but not the answers, which never come by lo0. It is one process
+//! for each pod with host ports, outlives the server, and has no runtime: one thread and poll(2).
 //!
 //! The pod's directory holds the spec it reads, the lock it holds as long as it lives, and its process id.
 
@@ -10,7 +11,7 @@ mod listen;
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,29 @@ const TAKEN: &str = "taken ";
 /// How long a killed listener may take to be gone: the kernel only has to close its sockets.
 const DEATH: Duration = Duration::from_secs(5);
 
+/// Where the node's own connections to a host port are listened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// On the loopback addresses: the packet filter redirects the rest.
+    Loopback,
+    /// On every address: the packet filter redirects what comes from outside before it gets here.
+    Node,
+}
+
+impl Reach {
+    /// The word on the worker's command line.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Node => "node",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        [Self::Loopback, Self::Node].into_iter().find(|reach| reach.word() == word)
+    }
+}
+
 /// One socket to open, and where what it gets goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relay {
@@ -43,12 +67,12 @@ pub(crate) struct Relay {
     target: SocketAddr,
 }
 
-/// The sockets that a pod's host ports need on loopback. Each loopback address leads to the pod's address of its family, or
-/// to the one that it has. SCTP has none: it is answered everywhere but on loopback.
-pub(crate) fn relays(network: &PodNetwork) -> Vec<Relay> {
+/// The sockets that a pod's host ports need. Each leads to the pod's address of its family, or to the one that it has. SCTP
+/// has none: it is answered everywhere but here.
+pub(crate) fn relays(network: &PodNetwork, reach: Reach) -> Vec<Relay> {
     let mut relays = Vec::new();
     for port in network.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
-        for listen in loopbacks(port) {
+        for listen in addresses(port, reach) {
             let addresses = || network.addresses.iter().map(ipnetwork::IpNetwork::ip);
             let same = addresses().find(|address| address.is_ipv4() == listen.is_ipv4());
             if let Some(target) = same.or_else(|| addresses().next()) {
@@ -61,27 +85,36 @@ pub(crate) fn relays(network: &PodNetwork) -> Vec<Relay> {
     relays
 }
 
-/// The loopback addresses that a host port answers on.
-fn loopbacks(port: &HostPort) -> Vec<IpAddr> {
-    let both = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+/// The addresses that the listener has for a host port.
+fn addresses(port: &HostPort, reach: Reach) -> Vec<IpAddr> {
+    let both: [IpAddr; 2] = match reach {
+        Reach::Loopback => [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        Reach::Node => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    };
     match port.host_ip {
         None => both.to_vec(),
-        Some(address) if address.is_loopback() => vec![address],
         Some(address) if address.is_unspecified() => both[usize::from(address.is_ipv6())..][..1].to_vec(),
+        Some(address) if address.is_loopback() || reach == Reach::Node => vec![address],
         Some(_) => Vec::new(),
     }
 }
 
 /// Starts the listener of the pod whose directory this is, and waits until it listens. None: it runs already, or nothing
 /// has to be listened for. The child is to be waited for when the pod is gone.
-pub(crate) fn start(workers: &Workers, directory: &Path, network: &PodNetwork) -> Result<Option<Child>, Error> {
-    if relays(network).is_empty() || running(directory)? {
+pub(crate) fn start(
+    workers: &Workers,
+    directory: &Path,
+    network: &PodNetwork,
+    reach: Reach,
+) -> Result<Option<Child>, Error> {
+    if relays(network, reach).is_empty() || running(directory)? {
         return Ok(None);
     }
     let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
     let mut child = workers
         .command(WORKER)
         .arg(directory)
+        .arg(reach.word())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -138,13 +171,14 @@ pub(crate) fn stop(directory: &Path, child: Option<Child>) -> Result<(), Error> 
     Ok(())
 }
 
-/// The worker's entry: `hostport DIRECTORY`. It says on its standard output that it listens, or why it cannot, closes it,
+/// The worker's entry: `hostport DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,
 /// and serves until it is killed.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let [directory] = args else {
-        return tell("usage: hostport DIRECTORY", ExitCode::from(64));
+    let reach = args.get(1).and_then(|word| Reach::of_word(word.to_str()?));
+    let (Some(directory), Some(reach)) = (args.first(), reach) else {
+        return tell("usage: hostport DIRECTORY loopback|node", ExitCode::from(64));
     };
-    match open(Path::new(directory)) {
+    match open(Path::new(directory), reach) {
         Ok((lock, sockets)) => {
             tell(READY, ExitCode::SUCCESS);
             drop_output();
@@ -170,7 +204,7 @@ impl<E: std::error::Error + 'static> From<E> for Refused {
     }
 }
 
-fn open(directory: &Path) -> Result<(host::fs::Lock, Vec<listen::Listening>), Refused> {
+fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::Listening>), Refused> {
     let lock = host::fs::Lock::take(&directory.join(LOCK))?;
     let lock = lock.ok_or_else(|| io::Error::other("another listener runs"))?;
     std::fs::write(directory.join(PID), std::process::id().to_string())?;
@@ -178,7 +212,7 @@ fn open(directory: &Path) -> Result<(host::fs::Lock, Vec<listen::Listening>), Re
     let _ = nix::unistd::setsid();
     let network = state::load(directory)?.ok_or_else(|| io::Error::other("there is no spec"))?;
     let mut sockets = Vec::new();
-    for relay in relays(&network) {
+    for relay in relays(&network, reach) {
         match listen::open(&relay) {
             Ok(socket) => sockets.extend(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -221,7 +255,7 @@ pub(crate) fn check_free(ports: &[HostPort]) -> Result<(), Error> {
 mod tests {
     use host::PodId;
 
-    use super::relays;
+    use super::{Reach, relays};
     use crate::{HostPort, PodNetwork, Protocol};
 
     #[test]
@@ -249,9 +283,14 @@ mod tests {
                 route: true,
                 host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
             };
-            let found: Vec<String> =
-                relays(&network).iter().map(|relay| format!("{} {}", relay.listen, relay.target)).collect();
+            let found: Vec<String> = relays(&network, Reach::Loopback)
+                .iter()
+                .map(|relay| format!("{} {}", relay.listen, relay.target))
+                .collect();
             assert_eq!(found, *expected, "{addresses:?} {host_ip:?}");
+            let on_the_node = relays(&network, Reach::Node);
+            assert!(on_the_node.iter().all(|relay| host_ip.is_some() || relay.listen.ip().is_unspecified()));
+            assert_eq!(on_the_node.len(), if *host_ip == Some("192.0.2.1") { 1 } else { expected.len() });
         }
     }
 }

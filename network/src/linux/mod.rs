@@ -20,6 +20,7 @@ use ipnetwork::IpNetwork;
 
 use self::link::Veth;
 use self::netns::{INTERFACE, Inside};
+use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::node::{self, Node};
 use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names, ruleset};
@@ -29,7 +30,7 @@ const BACKEND: &str = "linux (development)";
 
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Ok(Arc::new(LinuxNetwork { node: Node::open(settings)?, networks: Mutex::default() }))
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)?, networks: Mutex::default() }))
 }
 
 /// Nothing enters a namespace as a process here.
