@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use runtime::{Control, Session};
@@ -40,7 +40,8 @@ pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool
     let control = Owned::new(session.control);
     let (stdout, stderr) = (session.stdout, session.stderr);
     let _stdin = streams.stdin.take().map(|input| AbortOnDropHandle::new(tokio::spawn(feed(input, session.stdin))));
-    let sizes = streams.resize.take().map(|input| resize(input, control.share()));
+    // Weak: the control's end may block, and is taken care of below.
+    let sizes = streams.resize.take().map(|input| resize(input, Arc::downgrade(&control.share())));
     let _resize = sizes.map(|sizes| AbortOnDropHandle::new(tokio::spawn(sizes)));
     let exited = CancellationToken::new();
     let copies = async {
@@ -156,12 +157,12 @@ struct Size {
 }
 
 /// Sets the terminal's size each time the client says so.
-async fn resize(mut input: Input, control: Arc<dyn Control>) {
+async fn resize(mut input: Input, control: Weak<dyn Control>) {
     let (mut buffer, mut pending) = (Vec::new(), Vec::new());
     while let Ok(1..) = input.fill(&mut buffer).await {
         pending.extend_from_slice(&buffer);
         let Some(size) = last_size(&mut pending) else { continue };
-        let control = control.clone();
+        let Some(control) = control.upgrade() else { return };
         if let Err(error) = blocking(move || control.resize(size.width, size.height)).await {
             tracing::debug!(%error, "the terminal's size was not changed");
         }
