@@ -10,4 +10,5 @@ pub mod process;
 pub mod registry;
 pub mod scenario;
 pub mod server;
+pub mod streaming;
 pub mod tools;

@@ -31,6 +31,12 @@ enum Command {
     Crictl(Options),
     /// critest.
     Critest(Options),
+    /// How fast exec and port-forward are beside another server, which runs already and has the image busybox.
+    BenchStreaming {
+        /// Its socket (`unix://PATH`): containerd's.
+        #[arg(long)]
+        beside: String,
+    },
     /// Builds crictl and critest into the cache and prints where they are.
     Tools,
     /// Runs a registry with the test images until its standard input ends.
@@ -75,6 +81,7 @@ fn command(command: Command) -> Result<()> {
         Command::All(options) => run(Parts { crictl: true, critest: true }, &options),
         Command::Crictl(options) => run(Parts { crictl: true, critest: false }, &options),
         Command::Critest(options) => run(Parts { crictl: false, critest: true }, &options),
+        Command::BenchStreaming { beside } => bench_streaming(&beside),
         Command::Tools => {
             let tools = Tools::open()?;
             println!("{}", tools.crictl()?.display());
@@ -143,6 +150,20 @@ fn run(parts: Parts, options: &Options) -> Result<()> {
         println!("kept: {}", dir.keep().display());
     }
     result
+}
+
+/// Measures a server of its own beside another.
+fn bench_streaming(beside: &str) -> Result<()> {
+    let tools = Tools::open()?;
+    let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
+    let registry = registry(&dir.path().join("registry"), &tools)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
+    let other = Site::new(&dir.path().join("other"), registry.certs(), &tools)?.at(beside);
+    let server = site.serve()?;
+    let compared = e2e::streaming::compare(&site, &other);
+    server.stop()?;
+    registry.stop()?;
+    compared
 }
 
 fn run_critest(site: &Site, program: &Path, options: &Options, checks: &mut Checks) {

@@ -28,6 +28,17 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// What came out of a program whose output was only counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow {
+    /// From the start to the first byte.
+    pub first: Duration,
+    /// From the first byte to the last.
+    pub rest: Duration,
+    /// How many.
+    pub bytes: u64,
+}
+
 /// A program to run, with what surrounds it.
 #[derive(Debug)]
 pub struct Program {
@@ -96,6 +107,27 @@ impl Program {
         let output = self.output()?;
         ensure!(output.status.success(), "{name}: {}: {}{}", output.status, output.stdout, output.stderr);
         Ok(output.stdout)
+    }
+
+    /// Runs it to its end, which must be a success, and counts what it prints.
+    pub fn flow(mut self) -> Result<Flow> {
+        let name = self.to_string();
+        let mut stderr = tempfile::tempfile()?;
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+        let start = Instant::now();
+        let mut child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let mut stdout = child.stdout.take().context("its output is piped")?;
+        let (mut buffer, mut bytes, mut first) = (vec![0; 1 << 20], 0, None);
+        loop {
+            let length = stdout.read(&mut buffer)?;
+            let now = first.get_or_insert_with(|| start.elapsed());
+            if length == 0 {
+                let flow = Flow { first: *now, rest: start.elapsed() - *now, bytes };
+                ensure!(child.wait()?.success(), "{name}: {}", contents(&mut stderr)?);
+                return Ok(flow);
+            }
+            bytes += length as u64;
+        }
     }
 
     /// Starts it in the background, its output appended to a file.

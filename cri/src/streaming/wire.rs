@@ -159,7 +159,7 @@ mod tests {
         let mut chunk = Chunk::default();
         chunk
             .fill(|space| {
-                assert_eq!(space.len(), PAYLOAD);
+                assert_eq!(space.len(), FIRST);
                 space[..6].copy_from_slice(b"abcdef");
                 Ok(6)
             })

@@ -1,5 +1,7 @@
 //! The real client library, as crictl, kubelet and kubectl use it: a small Go program beside these tests.
 
+#![expect(clippy::disallowed_methods, reason = "the clients of a test, which nothing else may start")]
+
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
