@@ -41,7 +41,6 @@ impl Events {
     }
 
     /// Ready once [`Events::close`] was called.
-    #[must_use]
     pub fn closed(&self) -> WaitForCancellationFutureOwned {
         self.closed.clone().cancelled_owned()
     }
