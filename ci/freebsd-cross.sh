@@ -166,6 +166,8 @@ cargo)
 check)
     prepare
     cd "$tree"
+    # A clean clone is built once: neither incremental files nor debug information are of use.
+    export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=false
     # Clippy is check with more to say; the build then proves that it links.
     run_cargo clippy --locked --workspace --all-targets -- -D warnings
     run_cargo build --locked -p cri --bin cellblock

@@ -56,6 +56,7 @@ impl Jailed {
     fn make_jail(&self) -> Result<jail::Jail, Error> {
         jails::end(&self.facts.jail)?;
         let rights = Rights::of(&self.spec.security)?;
+        self.raise_pod(&rights)?;
         let (name, root) = (&self.facts.jail, &self.facts.root);
         let wanted = params::container(name, root, &rights, self.facts.ruleset, &kernel::has_parameter);
         let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
@@ -67,6 +68,17 @@ impl Jailed {
                 Err(error)
             }
         }
+    }
+
+    /// Gives the pod's jail what it must have for a container that may mount.
+    fn raise_pod(&self, rights: &Rights) -> Result<(), Error> {
+        let name = &self.facts.pod_jail;
+        let found = jails::find(name)?.ok_or_else(|| Error::NotFound { what: format!("jail {name}") })?;
+        if !rights.allow.iter().any(|parameter| parameter.starts_with("mount")) {
+            return Ok(());
+        }
+        let wanted = params::pod_rights(&kernel::has_parameter);
+        jail::update(found.jid, &wanted).map_err(Error::failed(format!("cannot change jail {name}")))
     }
 
     fn unmake_jail(&self, made: &jail::Jail) -> Result<(), Error> {

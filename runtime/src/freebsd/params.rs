@@ -112,6 +112,12 @@ fn changeable(ipc: Scope, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     params
 }
 
+/// What a pod's jail must have before a container that may mount is made in it: a parameter of a file system appears with its
+/// module, which may have been loaded after the pod was made.
+pub(super) fn pod_rights(kernel_has: &dyn Fn(&str) -> bool) -> Params {
+    allow(&Rights::of_pod().allow, kernel_has)
+}
+
 /// A container's jail: always explicit, since a child gets nothing by itself.
 pub(super) fn container(
     name: &str,
