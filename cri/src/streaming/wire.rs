@@ -152,7 +152,7 @@ mod tests {
 
     use tokio::io::AsyncReadExt as _;
 
-    use super::{Activity, Chunk, HEADROOM, PAYLOAD, Wire};
+    use super::{Activity, Chunk, FIRST, HEADROOM, PAYLOAD, Wire};
 
     #[test]
     fn a_chunk_is_framed_in_pieces() {
