@@ -1,5 +1,5 @@
 //! The layer that every call goes through: its handler runs as a task of its own, so that a client that goes away does not
-//! cut it off half way; its duration and outcome are logged; and it knows whether its answer reached anybody.
+//! cut it off half way; its duration and outcome are logged; and it knows whether its answer reaches anybody.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -44,6 +45,10 @@ impl Delivery {
         self.0.store(true, Ordering::Release);
     }
 }
+
+/// Cancelled once the client has gone away without its answer.
+#[derive(Debug, Clone, Default)]
+pub struct Gone(pub CancellationToken);
 
 /// When the client stops waiting; None: never.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,6 +113,8 @@ where
         }
         let delivery = Delivery::default();
         request.extensions_mut().insert(delivery.clone());
+        let gone = Gone::default();
+        request.extensions_mut().insert(gone.clone());
         let deadline = deadline(&request);
         request.extensions_mut().insert(deadline);
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
@@ -116,11 +123,13 @@ where
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let span = info_span!("rpc", %method);
         let task = tokio::spawn(async move { timed(&method, ready.call(request)).await }.instrument(span));
+        let unless_answered = gone.0.drop_guard();
         Box::pin(async move {
             let response = match task.await {
                 Ok(response) => response?,
                 Err(error) => Status::internal(format!("the call ended in a defect: {error}")).into_http(),
             };
+            unless_answered.disarm();
             delivery.set_done();
             Ok(response)
         })

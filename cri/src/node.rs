@@ -76,6 +76,8 @@ pub struct Node {
 struct Addresses {
     networks: Vec<IpNetwork>,
     pool: Option<Ipam>,
+    /// Whether the kernel has what all pods share; where it could not be made at the start, the next pod tries again.
+    configured: bool,
 }
 
 /// What [`Node::open`] is given beside the backends.
@@ -157,8 +159,23 @@ impl Node {
     pub fn set_pod_networks(&self, networks: &[IpNetwork]) -> Result<(), Error> {
         network::ipam::check(networks)?;
         self.network.configure(networks)?;
+        self.addresses().configured = true;
         self.store.disk().apply(&[crate::record::Change::PutPodNetworks(networks)])?;
         self.set_pool(networks)
+    }
+
+    /// Makes what all pods share in the network, unless it was made. Blocking.
+    ///
+    /// # Errors
+    /// The kernel says no.
+    pub fn configure_network(&self) -> Result<(), Error> {
+        let networks = self.pod_networks();
+        if networks.is_empty() || self.addresses().configured {
+            return Ok(());
+        }
+        self.network.configure(&networks)?;
+        self.addresses().configured = true;
+        Ok(())
     }
 
     /// Addresses for a pod, one of each family.

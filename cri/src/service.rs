@@ -93,7 +93,7 @@ impl RuntimeService for Service {
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        answer(rpc::exec_sync::call(&self.0, request.into_inner()).await)
+        answer(rpc::exec_sync::call(&self.0, request).await)
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {

@@ -34,10 +34,7 @@ pub fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
             unreadable.key, unreadable.table, unreadable.reason
         );
     }
-    let networks = node.pod_networks();
-    if !networks.is_empty()
-        && let Err(error) = node.network.configure(&networks)
-    {
+    if let Err(error) = node.configure_network() {
         error!("the pods' network is not there: {}", host::chain(&error));
     }
     let found = found(node)?;

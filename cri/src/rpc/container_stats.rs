@@ -62,12 +62,12 @@ pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
 }
 
 fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsage> {
-    let usage = node.images.container_usage(&record.id).ok()?;
+    let written = node.samples.written(&record.id, now(), || node.images.container_usage(&record.id).ok())?;
     Some(FilesystemUsage {
-        timestamp: now(),
+        timestamp: written.at,
         fs_id: Some(FilesystemIdentifier { mountpoint: node.images.mountpoint().display().to_string() }),
-        used_bytes: value(Some(usage.bytes)),
-        inodes_used: value(Some(usage.inodes)),
+        used_bytes: value(Some(written.usage.bytes)),
+        inodes_used: value(Some(written.usage.inodes)),
     })
 }
 

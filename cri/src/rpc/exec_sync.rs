@@ -9,8 +9,9 @@ use proto::v1::{ExecSyncRequest, ExecSyncResponse};
 use runtime::Control;
 use runtime::spec::ExecSpec;
 use tokio::task::JoinHandle;
+use tonic::Request;
 
-use super::running;
+use super::{gone, running};
 use crate::capture::{awaited, capture};
 use crate::error::{Backend, Error};
 use crate::node::Node;
@@ -23,34 +24,52 @@ const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs it.
-pub async fn call(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {
+pub async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) -> Result<ExecSyncResponse, Error> {
+    let gone = gone(&request);
+    let request = request.into_inner();
     if request.cmd.is_empty() {
         return Err(Error::missing("cmd"));
     }
     let container = running(node, &request.container_id)?;
     let spec = ExecSpec { args: request.cmd, tty: false, stdin: false };
     let session = node.block(move |node| node.runtime.exec(&container.id, &spec)).await?;
-    let stdout = Output::of(session.stdout);
-    let stderr = Output::of(session.stderr);
+    let output = (Output::of(session.stdout), Output::of(session.stderr));
     let control: Arc<dyn Control> = Arc::from(session.control);
-    let outcome = match u64::try_from(request.timeout).unwrap_or(0) {
-        0 => Ok(ended(node, &control).await),
-        seconds => tokio::time::timeout(Duration::from_secs(seconds), ended(node, &control)).await,
+    let seconds = u64::try_from(request.timeout).unwrap_or(0);
+    let answer = tokio::select! {
+        answer = collect(node, &control, output, seconds) => answer,
+        // Nobody reads what it prints any more, and without a time-out it could run for ever.
+        () = gone.cancelled() => kill(node, &control).await.and_then(|()| {
+            Err(Error::State { what: "the client went away while its command ran".to_owned() })
+        }),
+    };
+    // The control's end kills what is left, and that blocks.
+    node.block(move |_| drop(control)).await;
+    answer
+}
+
+/// Waits for the command, and takes what it printed.
+async fn collect(
+    node: &Arc<Node>,
+    control: &Arc<dyn Control>,
+    (stdout, stderr): (Output, Output),
+    seconds: u64,
+) -> Result<ExecSyncResponse, Error> {
+    let outcome = match seconds {
+        0 => Ok(ended(node, control).await),
+        seconds => tokio::time::timeout(Duration::from_secs(seconds), ended(node, control)).await,
     };
     let Ok(outcome) = outcome else {
-        kill(node, &control).await?;
-        let what = format!("failed to exec in container: timeout {}s exceeded", request.timeout);
-        return Err(Error::Deadline { what });
+        kill(node, control).await?;
+        return Err(Error::Deadline { what: format!("failed to exec in container: timeout {seconds}s exceeded") });
     };
     let exit_code = outcome?;
     if tokio::time::timeout(DRAIN, async { tokio::join!(stdout.end(), stderr.end()) }).await.is_err() {
-        kill(node, &control).await?;
+        kill(node, control).await?;
     }
     let stdout = stdout.take().await?;
     let mut stderr = stderr.take().await?;
     stderr.truncate(OUTPUT_LIMIT - stdout.len());
-    // The control's end closes sockets and waits for processes: not here.
-    node.block(move |_| drop(control)).await;
     Ok(ExecSyncResponse { stdout, stderr, exit_code })
 }
 

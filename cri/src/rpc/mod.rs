@@ -47,9 +47,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use crate::deliver::{Deadline, Delivery};
+use crate::deliver::{Deadline, Delivery, Gone};
 use crate::error::Error;
 use crate::node::Node;
 use crate::record::{ContainerPhase, ContainerRecord};
@@ -72,6 +73,11 @@ fn parts<I: Send + 'static, T: 'static>(items: Vec<I>, part: impl Fn(Vec<I>) -> 
 /// Whether the answer to this request reaches its client.
 fn delivery<T>(request: &Request<T>) -> Delivery {
     request.extensions().get::<Delivery>().cloned().unwrap_or_default()
+}
+
+/// Tells when this request's client has gone away.
+fn gone<T>(request: &Request<T>) -> CancellationToken {
+    request.extensions().get::<Gone>().cloned().unwrap_or_default().0
 }
 
 /// When this request's client stops waiting.

@@ -93,6 +93,9 @@ fn roll_back(node: &Node, id: &PodId, ticket: Ticket) {
 }
 
 fn try_make(node: &Node, wanted: Wanted) -> Result<Arc<PodRecord>, Error> {
+    if !wanted.pod.network.host {
+        node.configure_network()?;
+    }
     let record = record(node, wanted)?;
     let id = record.id.clone();
     let (spec, wanted) = (record.spec.clone(), record.network.clone());

@@ -281,3 +281,27 @@ fn a_call_that_hangs_holds_up_its_own_pod_only() {
     assert!(server.run(stuck).unwrap().is_err());
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+fn a_command_whose_client_goes_away_is_killed() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: container_id.clone() }).await.unwrap();
+        // Every call under way holds the node.
+        let (calls, holders) = (world.faults.calls(), std::sync::Arc::strong_count(&server.node));
+        let request = ExecSyncRequest { container_id, cmd: vec!["forever".to_owned()], timeout: 0 };
+        let cut_off = tokio::time::timeout(Duration::from_millis(300), client.exec_sync(request)).await;
+        assert!(cut_off.is_err() && world.faults.calls() > calls, "it was cut off while it ran");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::sync::Arc::strong_count(&server.node) > holders {
+            assert!(Instant::now() < deadline, "the command still runs");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
