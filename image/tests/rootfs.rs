@@ -1,19 +1,10 @@
 //! The conformance suite on the backends that this system has, and what is overlayfs's own.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::path::Path;
 use std::sync::Arc;
 
 use host::fault::Faults;
-use image::rootfs::{Copy, Fake, Rootfs, conformance};
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: not root");
-    }
-    root
-}
+use image::rootfs::{Copy, Fake, conformance};
 
 #[test]
 fn the_fake_conforms() {
@@ -31,11 +22,20 @@ fn copies_conform() {
 mod overlay {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     use host::ContainerId;
-    use image::rootfs::{ChainId, Overlay};
+    use image::rootfs::{ChainId, Overlay, Rootfs};
 
     use super::*;
+
+    fn is_root() -> bool {
+        let root = nix::unistd::geteuid().is_root();
+        if !root {
+            eprintln!("skipped: not root");
+        }
+        root
+    }
 
     fn mounts_below(directory: &Path) -> usize {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -98,5 +98,66 @@ mod overlay {
         assert!(!root.exists() && busy.metadata().unwrap().nlink() == 1);
         overlay.remove_chain(&chain).unwrap();
         assert_eq!(mounts_below(directory.path()), 0);
+    }
+}
+
+#[cfg(target_os = "freebsd")]
+mod zfs {
+    use std::fs;
+
+    use host::ContainerId;
+    use image::Error;
+    use image::rootfs::{ChainId, Rootfs, Zfs};
+
+    use super::*;
+
+    /// The dataset to work below, which the test's caller makes: `CELLBLOCK_TEST_ZFS=tank/test`.
+    fn dataset() -> Option<String> {
+        let dataset = std::env::var("CELLBLOCK_TEST_ZFS").ok();
+        if dataset.is_none() {
+            eprintln!("skipped: CELLBLOCK_TEST_ZFS names no dataset");
+        }
+        dataset
+    }
+
+    #[test]
+    fn zfs_conforms() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        conformance::run(&|| Arc::new(Zfs::open(directory.path(), &dataset).unwrap()));
+        assert_eq!(fs::read_dir(directory.path().join("begun")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(directory.path().join("containers")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_root_goes_back_to_its_snapshots() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let zfs = Zfs::open(directory.path(), &dataset).unwrap();
+        let chain = ChainId(image::Digest::of(b"snapshots").to_string());
+        zfs.commit(&zfs.begin(&chain, None).unwrap()).unwrap();
+        let id = ContainerId::random();
+        assert!(matches!(zfs.snapshot(&id, "a"), Err(Error::NotFound { .. })));
+        let root = zfs.prepare(&id, &chain).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(root.join(name), name).unwrap();
+            zfs.snapshot(&id, name).unwrap();
+        }
+        assert!(matches!(zfs.snapshot(&id, "a"), Err(Error::Conflict { .. })));
+        assert!(matches!(zfs.snapshot(&id, "x/../y"), Err(Error::Invalid { .. })));
+        assert_eq!(zfs.snapshots(&id).unwrap(), ["a", "b", "c"]);
+        zfs.rollback(&id, "a").unwrap();
+        assert_eq!(zfs.snapshots(&id).unwrap(), ["a"]);
+        assert!(root.join("a").exists() && !root.join("b").exists());
+        assert!(matches!(zfs.rollback(&id, "b"), Err(Error::NotFound { .. })));
+        // After a reboot the root is mounted again; a process in it does not keep it.
+        nix::mount::unmount(&root, nix::mount::MntFlags::empty()).unwrap();
+        assert_eq!(zfs.prepare(&id, &chain).unwrap(), root);
+        let busy = fs::File::open(root.join("a")).unwrap();
+        zfs.discard(&id).unwrap();
+        assert!(!root.exists());
+        drop(busy);
+        zfs.remove_chain(&chain).unwrap();
+        assert!(zfs.inventory().unwrap().1.is_empty());
     }
 }

@@ -103,6 +103,20 @@ impl Zfs {
         super::layout::remove(&own)
     }
 
+    /// A snapshot that is mounted is destroyed all the same, and unmounted: whose volume it is, the mount points tell.
+    fn check_no_volume(&self, chain: &ChainId) -> Result<(), Error> {
+        let containers = self.directory.join("containers");
+        let volume = Path::new("volumes").join(chain.hex()?);
+        let entries = fs::read_dir(&containers).map_err(Error::io(format!("cannot list {}", containers.display())))?;
+        match entries.flatten().find(|entry| entry.path().join(&volume).exists()) {
+            Some(entry) => {
+                let id = entry.file_name().to_string_lossy().into_owned();
+                Err(Error::Conflict { what: format!("layer chain {} is a volume of container {id}", chain.0) })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Bytes of every dataset, not older than [`SIZES_AGE_MAX`].
     fn size(&self, dataset: &str) -> Result<Option<u64>, Error> {
         let mut sizes = hold(&self.sizes);
@@ -175,8 +189,9 @@ impl Rootfs for Zfs {
 
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         if self.has(chain)? {
+            self.check_no_volume(chain)?;
             let destroyed = self.datasets.destroy_snapshot(&self.layer(chain)?);
-            // Clones stand on it, or it is mounted as a volume.
+            // Clones stand on it.
             destroyed.map_err(|error| match errno(&error) {
                 Some(Errno::EEXIST | Errno::EBUSY) => Error::Conflict {
                     what: format!("layer chain {} is in use by another chain or a container", chain.0),
