@@ -61,7 +61,7 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     // What an earlier attempt left half made.
     remove(backend, &spec.id)?;
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
-    let made = fill(backend, spec, &rights, &limits, &pod::resolv_conf(backend, &pod));
+    let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
     if made.is_err() {
         remove(backend, &spec.id)?;
     }
@@ -73,7 +73,7 @@ fn fill(
     spec: &ContainerSpec,
     rights: &Rights,
     limits: &Limits,
-    resolv_conf: &Path,
+    resolv_conf: Option<&Path>,
 ) -> Result<Identity, Error> {
     let directory = directory(backend, &spec.id);
     let image = Root::open(&spec.rootfs)?;

@@ -69,7 +69,7 @@ pub(super) fn mounts(
     spec: &ContainerSpec,
     sources: &[Source],
     ruleset: u16,
-    resolv_conf: &Path,
+    resolv_conf: Option<&Path>,
     linux: bool,
 ) -> Vec<Wanted> {
     let pseudo = |source: Source, at: &str| Wanted { source, destination: at.into(), readonly: false };
@@ -86,12 +86,12 @@ pub(super) fn mounts(
         destination: mount.destination.clone(),
         readonly: mount.readonly,
     });
-    let resolv_conf = Wanted {
-        source: Source::Null(resolv_conf.to_owned(), Kind::File),
+    let resolv_conf = resolv_conf.map(|path| Wanted {
+        source: Source::Null(path.to_owned(), Kind::File),
         destination: "/etc/resolv.conf".into(),
         readonly: true,
-    };
-    let last = (!own(&resolv_conf)).then_some(resolv_conf);
+    });
+    let last = resolv_conf.filter(|wanted| !own(wanted));
     first.into_iter().chain(callers).chain(last).collect()
 }
 
@@ -103,28 +103,30 @@ pub(super) fn source(source: &MountSource, on_host: impl FnOnce(&Path) -> Source
     }
 }
 
+/// A container as the tests of pure code want it.
+#[cfg(test)]
+pub(super) fn example() -> ContainerSpec {
+    let text = r#"{"id":"0000000000000000000000000000000000000000000000000000000000000001",
+        "pod":"0000000000000000000000000000000000000000000000000000000000000002","rootfs":"/r","readonly_rootfs":false,
+        "process":{"args":["sh"],"env":[],"cwd":"/","tty":false,
+            "user":{"user":{"id":0},"group":null,"supplemental":[],"merge_image_groups":false}},
+        "pid":"container","mounts":[],"devices":[],
+        "resources":{"cpu_quota":null,"cpu_period":null,"cpu_shares":null,"memory":null,"memory_swap":null,
+            "oom_score_adj":null,"cpuset_cpus":"","cpuset_mems":"","pids":null,"hugepages":{},"unified":{}},
+        "security":{"privileged":false,"no_new_privileges":false,"add_capabilities":[],"drop_capabilities":[],
+            "ambient_capabilities":[],"masked_paths":[],"readonly_paths":[],"seccomp":"runtime_default",
+            "apparmor":"runtime_default"},
+        "stdin":false,"stdin_once":false,"log_path":null}"#;
+    serde_json::from_str(text).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{Source, Wanted, mounts};
+    use super::{Source, Wanted, example, mounts};
     use crate::freebsd::resolve::Kind;
-    use crate::spec::{ContainerSpec, Mount, MountSource, Propagation};
-
-    fn spec() -> ContainerSpec {
-        let text = r#"{"id":"0000000000000000000000000000000000000000000000000000000000000001",
-            "pod":"0000000000000000000000000000000000000000000000000000000000000002","rootfs":"/r","readonly_rootfs":false,
-            "process":{"args":["sh"],"env":[],"cwd":"/","tty":false,
-                "user":{"user":{"id":0},"group":null,"supplemental":[],"merge_image_groups":false}},
-            "pid":"container","mounts":[],"devices":[],
-            "resources":{"cpu_quota":null,"cpu_period":null,"cpu_shares":null,"memory":null,"memory_swap":null,
-                "oom_score_adj":null,"cpuset_cpus":"","cpuset_mems":"","pids":null,"hugepages":{},"unified":{}},
-            "security":{"privileged":false,"no_new_privileges":false,"add_capabilities":[],"drop_capabilities":[],
-                "ambient_capabilities":[],"masked_paths":[],"readonly_paths":[],"seccomp":"runtime_default",
-                "apparmor":"runtime_default"},
-            "stdin":false,"stdin_once":false,"log_path":null}"#;
-        serde_json::from_str(text).unwrap()
-    }
+    use crate::spec::{Mount, MountSource, Propagation};
 
     fn mount(destination: &str) -> Mount {
         Mount {
@@ -142,14 +144,15 @@ mod tests {
 
     #[test]
     fn the_callers_mounts_come_between_and_replace() {
-        let mut spec = spec();
+        let mut spec = example();
         let data = Source::Null("/data".into(), Kind::Directory);
-        let plain = mounts(&spec, &[], 9, Path::new("/r"), false);
+        let plain = mounts(&spec, &[], 9, Some(Path::new("/r")), false);
         assert_eq!(places(&plain), ["/dev", "/dev/fd", "/etc/resolv.conf"]);
         assert_eq!(plain[0].source.options(), [("from", "devfs".to_owned()), ("ruleset", "9".to_owned())]);
         spec.mounts = vec![mount("/data"), mount("/etc/resolv.conf")];
-        let both = mounts(&spec, &[data.clone(), data], 9, Path::new("/r"), true);
+        let both = mounts(&spec, &[data.clone(), data], 9, Some(Path::new("/r")), true);
         assert_eq!(places(&both), ["/dev", "/dev/fd", "/proc", "/sys", "/dev/shm", "/data", "/etc/resolv.conf"]);
+        assert_eq!(places(&mounts(&example(), &[], 9, None, false)), ["/dev", "/dev/fd"]);
         assert!(both[5].readonly && both[6].source == Source::Null("/data".into(), Kind::Directory));
     }
 

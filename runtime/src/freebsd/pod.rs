@@ -46,11 +46,11 @@ fn place_of(backend: &FreeBsd, spec: &PodSpec) -> Place {
     }
 }
 
-/// The resolv.conf of its containers.
-pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> PathBuf {
+/// The resolv.conf of its containers; None: the host has none either.
+pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> Option<PathBuf> {
     match spec.resolv_conf {
-        Some(_) => pod_directory(backend.state(), &spec.id).join(RESOLV_CONF),
-        None => PathBuf::from(HOST_RESOLV_CONF),
+        Some(_) => Some(pod_directory(backend.state(), &spec.id).join(RESOLV_CONF)),
+        None => PathBuf::from(HOST_RESOLV_CONF).canonicalize().ok(),
     }
 }
 
@@ -132,7 +132,10 @@ pub(super) fn update(backend: &FreeBsd, id: &PodId, resources: &Resources) -> Re
     let mut limits = facts::read_limits(&directory)?;
     limits.update(resources)?;
     facts::write_limits(&directory, &limits)?;
-    inventory::containers_of(backend, id)?.iter().try_for_each(|container| container::enforce_again(backend, container))
+    let containers = inventory::containers_of(backend, id)?;
+    // One that is not whole has nothing to enforce anything on.
+    let whole = containers.iter().filter(|container| container::find(backend, container).is_ok());
+    whole.into_iter().try_for_each(|container| container::enforce_again(backend, container))
 }
 
 /// Removes a pod or a spare, with every container in it. What the kernel takes long over, its vnet, goes on under another

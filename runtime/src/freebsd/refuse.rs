@@ -1,6 +1,8 @@
 //! What this backend cannot give, found before anything is made. Defaults are accepted: a caller that says nothing about
 //! seccomp, AppArmor or SELinux gets what a jail gives; one that demands them gets an error.
 
+use std::path::Component;
+
 use super::NAME;
 use super::limits::Limits;
 use super::rights::Rights;
@@ -74,6 +76,9 @@ pub(super) fn container(spec: &ContainerSpec) -> Result<(Rights, Limits), Error>
         if !mount.destination.is_absolute() {
             return Err(invalid("mounts.destination", format!("{at} is not absolute")));
         }
+        if mount.destination.components().all(|part| matches!(part, Component::RootDir | Component::CurDir)) {
+            return Err(invalid("mounts.destination", format!("{at} is the container's root")));
+        }
         if mount.propagation != Propagation::Private {
             return Err(unsupported(format!("mount propagation ({at})")));
         }
@@ -95,4 +100,96 @@ fn texts(spec: &ContainerSpec) -> impl Iterator<Item = (&'static str, &str)> {
         .iter()
         .flat_map(|(name, value)| [("process.env", name.as_str()), ("process.env", value.as_str())]);
     args.chain(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{container, pod};
+    use crate::Error;
+    use crate::freebsd::plan::example;
+    use crate::spec::{
+        ContainerSpec, Device, Mount, MountSource, PidScope, PodSpec, Profile, Propagation, Resources, Scope,
+    };
+
+    fn pod_spec() -> PodSpec {
+        PodSpec {
+            id: host::PodId::random(),
+            hostname: Some("web".to_owned()),
+            network: Scope::Pod,
+            ipc: Scope::Pod,
+            pid: PidScope::Pod,
+            resolv_conf: None,
+            sysctls: std::collections::BTreeMap::new(),
+            cgroup_parent: Some("/kubepods".to_owned()),
+            privileged: true,
+            resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(-998), ..Resources::default() },
+        }
+    }
+
+    fn mount(destination: &str) -> Mount {
+        Mount {
+            destination: destination.into(),
+            source: MountSource::Host("/data".into()),
+            readonly: true,
+            recursive_readonly: true,
+            propagation: Propagation::Private,
+        }
+    }
+
+    #[test]
+    fn what_a_pod_cannot_have_is_refused() {
+        pod(&pod_spec()).unwrap();
+        let sysctls = |name: &str| [(name.to_owned(), "1".to_owned())].into();
+        let long = "a".repeat(256);
+        let cases = [
+            ("processes", PodSpec { pid: PidScope::Host, ..pod_spec() }),
+            ("kern.x", PodSpec { sysctls: sysctls("kern.x"), ..pod_spec() }),
+            ("host", PodSpec { sysctls: sysctls("net.inet.ip.ttl"), network: Scope::Host, ..pod_spec() }),
+            ("network of its own", PodSpec { hostname: None, ..pod_spec() }),
+            ("255", PodSpec { hostname: Some(long), ..pod_spec() }),
+            (
+                "cpuset_mems",
+                PodSpec { resources: Resources { cpuset_mems: "0".into(), ..Resources::default() }, ..pod_spec() },
+            ),
+        ];
+        for (named, spec) in cases {
+            let error = pod(&spec).unwrap_err();
+            assert!(error.to_string().contains(named), "{named}: {error}");
+        }
+    }
+
+    /// A change to a container's spec, and what the error names.
+    type Case = (&'static str, fn(&mut ContainerSpec));
+
+    #[test]
+    fn what_a_container_cannot_have_is_refused() {
+        let mut spec = example();
+        spec.mounts = vec![mount("/data")];
+        spec.security.seccomp = Profile::Unconfined;
+        container(&spec).unwrap();
+        let cases: [Case; 9] = [
+            ("program", |spec| spec.process.args.clear()),
+            ("NUL", |spec| spec.process.env.push(("A".to_owned(), "b\0c".to_owned()))),
+            ("mine.json", |spec| spec.security.seccomp = Profile::Localhost("mine.json".to_owned())),
+            ("AppArmor", |spec| spec.security.apparmor = Profile::Localhost("mine".to_owned())),
+            ("relative", |spec| spec.mounts = vec![mount("relative")]),
+            ("root", |spec| spec.mounts = vec![mount("/./")]),
+            ("propagation", |spec| {
+                spec.mounts = vec![Mount { propagation: Propagation::Bidirectional, ..mount("/data") }];
+            }),
+            ("NET_ADMIN", |spec| spec.security.add_capabilities = vec!["NET_ADMIN".to_owned()]),
+            ("/etc/x", |spec| {
+                let path = std::path::PathBuf::from("/etc/x");
+                let (source, destination) = (path.clone(), path);
+                spec.devices = vec![Device { source, destination, read: true, write: true, mknod: true }];
+            }),
+        ];
+        for (named, change) in cases {
+            let mut spec = example();
+            change(&mut spec);
+            let error = container(&spec).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. } | Error::Unsupported { .. }));
+            assert!(error.to_string().contains(named), "{named}: {error}");
+        }
+    }
 }
