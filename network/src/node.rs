@@ -29,7 +29,9 @@ impl Node {
         let state = State::open(&settings.state)?;
         let mut ports = Ports::default();
         for network in state.networks()? {
-            ports.take(&network.id, &network.host_ports)?;
+            if let Err(error) = ports.take(&network.id, &network.host_ports) {
+                tracing::warn!(pod = %network.id, error = host::chain(&error), "a pod's host ports are another's too");
+            }
         }
         Ok(Self { settings, state, reach, ports: Mutex::new(ports), children: Mutex::default() })
     }

@@ -79,11 +79,14 @@ impl State {
         Ok(names.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Everything that is wanted.
+    /// Everything that is wanted. What cannot be read is reported and left alone: it must not keep the rest from working.
     pub(crate) fn networks(&self) -> Result<Vec<PodNetwork>, Error> {
         let mut networks = Vec::new();
         for id in self.pods()? {
-            networks.extend(self.load(&id)?);
+            match self.load(&id) {
+                Ok(network) => networks.extend(network),
+                Err(error) => tracing::warn!(pod = %id, error = host::chain(&error), "a pod's network is unreadable"),
+            }
         }
         Ok(networks)
     }
@@ -149,5 +152,7 @@ mod tests {
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
         std::fs::write(state.of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2")).unwrap();
         assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
+        assert_eq!(state.networks().unwrap(), []);
+        assert_eq!(state.pods().unwrap(), [id]);
     }
 }

@@ -229,8 +229,10 @@ impl FreebsdNetwork {
     /// Removes the pod's anchor and the states that it made. A pod of which nothing is remembered may have one too.
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        let known = self.node.state.load(id)?;
-        let is_spare = known.is_none() && self.node.state.of(id).exists();
+        let read = self.node.state.load(id);
+        let is_spare = matches!(read, Ok(None)) && self.node.state.of(id).exists();
+        // One that cannot be read is as good as one that is not remembered: by its id alone its anchor is removed.
+        let known = read.ok().flatten();
         if is_spare || !pf::is_loaded() {
             return Ok(());
         }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use host::Need;
 use host::Prefix;
@@ -11,6 +13,11 @@ use crate::{Error, anchors};
 
 /// pfctl(8).
 const PROGRAM: &str = "/sbin/pfctl";
+/// pf takes one transaction at a time: a second is refused, not kept waiting.
+static TURN: Mutex<()> = Mutex::new(());
+/// Pauses before another try, doubled each time: ten tries in five seconds, longer than any pfctl takes.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// It is there when pf is loaded.
 const DEVICE: &str = "/dev/pf";
 
@@ -29,7 +36,8 @@ pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
 /// anchors, empty: the kernel of 15.1 does not drop it with its last table.
 pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     let failed = || format!("cannot flush anchor {anchor}");
-    run(&["-q", "-a", anchor, "-F", "nat"], "").map_err(Error::failed(failed()))?;
+    // Not `-F nat`: that leaves an anchor standing whose load was broken off half way, for ever.
+    run(&["-q", "-a", anchor, "-f", "-"], "").map_err(Error::failed(failed()))?;
     if !tables {
         return Ok(());
     }
@@ -126,7 +134,24 @@ pub(super) fn enable(on: bool) -> Result<(), Error> {
     }
 }
 
+/// Runs pfctl, one at a time and again where somebody else got in between. All that it is asked for may be done twice.
 fn run(args: &[&str], input: &str) -> Result<String, RunError> {
-    let output = Tool::new(PROGRAM).args(args).stdin(input).run()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    // The lock guards no data: it is as good after a panic.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match Tool::new(PROGRAM).args(args).stdin(input).run() {
+            Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(error) if pause < LONGEST_PAUSE && is_passing(&error) => std::thread::sleep(pause),
+            Err(error) => return Err(error),
+        }
+        pause *= 2;
+    }
+}
+
+/// Whether pfctl failed because another one had a transaction open (EBUSY), or because an interface went away between the
+/// list of all and the look at each (ENXIO).
+fn is_passing(error: &RunError) -> bool {
+    let words = ["Device busy", "SIOCGIFGROUP: Device not configured"];
+    matches!(error, RunError::Failed { stderr, .. } if words.iter().any(|word| stderr.contains(word)))
 }

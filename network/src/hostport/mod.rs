@@ -115,6 +115,8 @@ pub(crate) fn start(
         .command(WORKER)
         .arg(directory)
         .arg(reach.word())
+        // It outlives the server, and must not keep the directory busy that the server was started in.
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -36,7 +36,7 @@ pub(crate) fn isolate() {
     sh(&format!(
         "for j in $(jls -d name | grep '^{PREFIX}' || true); do jail -R $j || true; done
          for i in $(ifconfig -l); do case $i in {PREFIX}*|node0) ifconfig $i destroy || true;; esac; done
-         for a in $(pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null); do pfctl -q -a $a -F nat; done"
+         for a in $(pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null); do pfctl -q -a $a -f /dev/null; done"
     ));
     let changed = network::install_demo_ruleset(&settings(Path::new(STATE)));
     println!("network: {}", changed.unwrap_or_else(|error| panic!("{}", host::chain(&error))).join(", "));
@@ -104,7 +104,7 @@ pub(crate) fn flush_rules() {
 
 /// What a process costs, in words.
 pub(crate) fn memory(pid: &str) -> String {
-    let private = sh(&format!("procstat -h vm {pid} | awk '{{ private += $7 }} END {{ print private * 4 }}'"));
+    let private = sh(&format!("procstat -h vm {pid} | awk '{{ private += $6 }} END {{ print private * 4 }}'"));
     format!("{} kB private resident pages", private.trim())
 }
 
