@@ -57,11 +57,14 @@ impl Drop for Work {
         }
         // Collecting reads directories: not on a thread that serves others.
         let shared = Arc::clone(&self.shared);
-        std::thread::spawn(move || {
+        let collect = move || {
             if let Err(error) = garbage::collect(&shared) {
                 tracing::warn!(error = host::chain(&error), "cannot remove what a pull left");
             }
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("collect".to_owned()).spawn(collect) {
+            tracing::warn!(%error, "what a pull left is removed with the next image");
+        }
     }
 }
 

@@ -1,0 +1,107 @@
+//! What the unpacking worker can still do, read off a worker that waits for its input; and what a full disk does to a pull.
+//! Both need root on Linux.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+#[allow(dead_code, reason = "shared with other tests")]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use image::Error;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use support::{Content, Registry, Store, layer, workers};
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: not root");
+    }
+    root
+}
+
+/// The value of a line of /proc/PID/status.
+fn status(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_worker_has_one_directory_and_few_rights() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = workers().command("unpack");
+    command.current_dir(directory.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut worker = command.spawn().unwrap();
+    let (pid, root) = (worker.id(), |pid: u32| fs::read_link(format!("/proc/{pid}/root")).unwrap());
+    for _ in 0..500 {
+        if status(pid, "NoNewPrivs") == "1" {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(root(pid), directory.path(), "its root is the directory");
+    assert_eq!(status(pid, "NoNewPrivs"), "1");
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP (capabilities(7)).
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        assert_eq!(u64::from_str_radix(&status(pid, set), 16).unwrap(), 0x8800_001b, "{set}");
+    }
+    for namespace in ["mnt", "net", "ipc"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    let own = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+    assert!(["nosuid", "nodev", "noexec"].iter().all(|flag| own.contains(flag)), "{own}");
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// A small disk, unmounted at the end.
+struct Disk<'a>(&'a Path);
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        umount2(self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_nothing_stays() {
+    if !is_root() {
+        return;
+    }
+    let noise: String =
+        (0..600_000u64).map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26)).collect();
+    for (size, compression, full) in [("1m", "", "write blob"), ("1m", "zstd", "unpack"), ("8m", "zstd", "")] {
+        let mut content = Content::default();
+        let files = [("a", noise.as_str()), ("b", noise.as_str())];
+        content.image("linux/amd64", &[]);
+        let manifest = content.image("linux/amd64", &[(layer(&files), compression)]);
+        content.tag("1", &manifest);
+        let registry = Registry::start(move |seen| content.answer(seen)).await;
+        let mut store = Store::new();
+        let directory = store.directory.path().to_owned();
+        let options = format!("size={size}");
+        mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        let _disk = Disk(&directory);
+        store.reopen();
+        let pulled = store.images.pull(&format!("{}/t:1", registry.address), None).await;
+        if full.is_empty() {
+            pulled.unwrap();
+            continue;
+        }
+        let error = pulled.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        let text = host::chain(&error);
+        assert!(text.contains(full) && text.contains("No space left"), "{text}");
+        store.wait_until_empty().await;
+        assert!(store.images.list().is_empty());
+    }
+}
