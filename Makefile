@@ -2,6 +2,7 @@
 .POSIX:
 
 CARGO = cargo
+SOAK_SECONDS = 300
 
 all: build
 
@@ -19,6 +20,10 @@ test: deps
 # The real binary, a real kernel, crictl and critest; artifacts/ holds the reports.
 e2e: build
 	$(CARGO) run -q -p e2e -- all
+
+# Pods come and go under kills and other faults; then 110 pods under a server that is killed. Nothing may be lost or left.
+soak: deps build
+	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS)
 
 # A pod from a pulled image, step by step, from the binary alone.
 demo: deps-demo
@@ -43,4 +48,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e demo freebsd-check deny deps deps-demo clean
+.PHONY: all build test e2e soak demo freebsd-check deny deps deps-demo clean

@@ -2,7 +2,6 @@
 //! line each, so that after a run the inventory can be held against the one before it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,19 +59,23 @@ impl Inventory {
         self.0.difference(&then.0).filter(ours).cloned().collect()
     }
 
-    /// Waits until nothing is there that was not there then.
-    pub fn unchanged_since(then: &Self, site: &Site) -> Result<()> {
+    /// Waits until nothing is there that was not there then; what is there all the same.
+    pub fn left(then: &Self, site: &Site) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
             let added = Self::take(site)?.added(then, site);
-            if added.is_empty() {
-                return Ok(());
+            if added.is_empty() || start.elapsed() > SETTLE {
+                return Ok(added);
             }
-            let mut list = String::new();
-            added.iter().try_for_each(|line| writeln!(list, "  {line}"))?;
-            ensure!(start.elapsed() < SETTLE, "left behind:\n{list}");
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// An error when something stays that was not there then.
+    pub fn unchanged_since(then: &Self, site: &Site) -> Result<()> {
+        let left = Self::left(then, site)?;
+        ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+        Ok(())
     }
 }
 

@@ -1,14 +1,16 @@
 //! What the end-to-end tests are made of: the programs they use, a registry with images of their own, and the scenarios.
 
 pub mod checks;
-
+pub mod client;
 pub mod critest;
 pub mod images;
 pub mod inventory;
 pub mod oci;
 pub mod process;
+pub mod random;
 pub mod registry;
 pub mod scenario;
 pub mod server;
+pub mod soak;
 pub mod streaming;
 pub mod tools;

@@ -14,6 +14,7 @@ use e2e::process::tail;
 use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
+use e2e::soak;
 use e2e::tools::Tools;
 
 #[derive(Parser)]
@@ -37,6 +38,14 @@ enum Command {
         #[arg(long)]
         beside: String,
     },
+    /// Pods come and go under faults; then the server is killed under many of them.
+    Soak {
+        #[command(flatten)]
+        plan: soak::Plan,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Builds crictl and critest into the cache and prints where they are.
     Tools,
     /// Runs a registry with the test images until its standard input ends.
@@ -46,7 +55,7 @@ enum Command {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct Options {
     /// Runs only the specs of critest that match this regular expression.
     #[arg(long)]
@@ -60,11 +69,15 @@ struct Options {
 }
 
 /// What of it is run.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 struct Parts {
     crictl: bool,
     critest: bool,
+    soak: Option<soak::Plan>,
 }
+
+/// The soak that is part of everything: long enough for some dozens of faults, and pods enough to see that recovery is not slow.
+const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20 };
 
 fn main() -> ExitCode {
     match command(Arguments::parse().command) {
@@ -78,10 +91,13 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> Result<()> {
     match command {
-        Command::All(options) => run(Parts { crictl: true, critest: true }, &options),
-        Command::Crictl(options) => run(Parts { crictl: true, critest: false }, &options),
-        Command::Critest(options) => run(Parts { crictl: false, critest: true }, &options),
         Command::BenchStreaming { beside } => bench_streaming(&beside),
+        Command::All(options) => run(&Parts { crictl: true, critest: true, soak: Some(SHORT_SOAK) }, &options),
+        Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
+        Command::Critest(options) => run(&Parts { critest: true, ..Parts::default() }, &options),
+        Command::Soak { plan, keep } => {
+            run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
+        }
         Command::Tools => {
             let tools = Tools::open()?;
             println!("{}", tools.crictl()?.display());
@@ -103,14 +119,13 @@ fn registry(dir: &Path, tools: &Tools) -> Result<Registry> {
     Ok(registry)
 }
 
-/// Runs the parts on a server of their own, in a directory that is removed at the end unless something failed.
-fn run(parts: Parts, options: &Options) -> Result<()> {
+/// Runs the parts on servers of their own, in a directory that is removed at the end unless something failed.
+fn run(parts: &Parts, options: &Options) -> Result<()> {
     let tools = Tools::open()?;
     // Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long for a socket.
     let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
-    let registry = registry(&dir.path().join("registry"), &tools)?;
+    let mut registry = registry(&dir.path().join("registry"), &tools)?;
     let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
-    let critest = tools.critest(&images::by_digest()?.manifest.digest)?;
     let mut checks = Checks::default();
     if let Some(address) = &options.address {
         let site = site.at(address);
@@ -118,28 +133,17 @@ fn run(parts: Parts, options: &Options) -> Result<()> {
             scenario::run(&site, &mut checks)?;
         }
         if parts.critest {
-            run_critest(&site, &critest, options, &mut checks);
+            run_critest(&site, &tools, options, &mut checks);
         }
         registry.stop()?;
         return checks.finish();
     }
-    let mut before = Inventory::take(&site)?;
-    if let Some(server) = checks.check("the server starts", || site.serve()) {
-        let mut running = Some(server);
-        before.add_directories(&site);
-        if parts.crictl {
-            scenario::run(&site, &mut checks)?;
-            if let Some(server) = running.take() {
-                running = scenario::restart(&site, server, &mut checks)?;
-            }
-        }
-        if parts.critest && running.is_some() {
-            run_critest(&site, &critest, options, &mut checks);
-        }
-        if let Some(server) = running {
-            checks.check("the server stops at SIGTERM", || server.stop());
-        }
-        checks.check("nothing is left behind", || Inventory::unchanged_since(&before, &site));
+    if parts.crictl || parts.critest {
+        clients(&site, &tools, (parts, options), &mut checks)?;
+    }
+    if let Some(plan) = &parts.soak {
+        checks.check("a soak", || soak::run(&site, &mut registry, plan));
+        checks.check("a server killed under many pods", || soak::many::run(&site, plan.pods));
     }
     registry.stop()?;
     let result = checks.finish();
@@ -150,6 +154,28 @@ fn run(parts: Parts, options: &Options) -> Result<()> {
         println!("kept: {}", dir.keep().display());
     }
     result
+}
+
+/// What crictl and critest do to one server.
+fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
+    let mut before = Inventory::take(site)?;
+    let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
+    let mut running = Some(server);
+    before.add_directories(site);
+    if parts.crictl {
+        scenario::run(site, checks)?;
+        if let Some(server) = running.take() {
+            running = scenario::restart(site, server, checks)?;
+        }
+    }
+    if parts.critest && running.is_some() {
+        run_critest(site, tools, options, checks);
+    }
+    if let Some(server) = running {
+        checks.check("the server stops at SIGTERM", || server.stop());
+    }
+    checks.check("nothing is left behind", || Inventory::unchanged_since(&before, site));
+    Ok(())
 }
 
 /// Measures a server of its own beside another.
@@ -166,12 +192,13 @@ fn bench_streaming(beside: &str) -> Result<()> {
     compared
 }
 
-fn run_critest(site: &Site, program: &Path, options: &Options, checks: &mut Checks) {
+fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Checks) {
     checks.check("critest", || {
+        let program = tools.critest(&images::by_digest()?.manifest.digest)?;
         let report = std::path::absolute("artifacts/junit-critest-linux.xml")?;
         let address = site.address();
         let only = options.only.as_deref();
-        let specs = Critest { program, address: &address, dir: site.dir(), report: &report, only }.run()?;
+        let specs = Critest { program: &program, address: &address, dir: site.dir(), report: &report, only }.run()?;
         let passed = specs.iter().filter(|spec| spec.status == "passed").count();
         println!("critest: {passed} of {} specs passed; {}", specs.len(), report.display());
         let wrong = judge(&specs, only.is_some())?;

@@ -206,6 +206,31 @@ impl Drop for Background {
     }
 }
 
+/// Kills the server's worker of this name, a program of its own (`cellblock-NAME`) or the server's with that word (`cellblock
+/// NAME`), whose last argument is a path that ends like this.
+pub fn kill_worker(name: &str, path: &str) -> Result<()> {
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let args: Vec<&str> = command.split_terminator('\0').collect();
+        let is_worker = match args[..] {
+            [program, _] => program.ends_with(&format!("/cellblock-{name}")),
+            [_, word, _] => word == name,
+            _ => false,
+        };
+        if is_worker && args[args.len() - 1].ends_with(path) {
+            return Program::new("kill", ["-KILL".as_ref(), entry.file_name().as_os_str()]).run().map(drop);
+        }
+    }
+    bail!("there is no worker {name} of {path}")
+}
+
+/// What a process has in memory, in KiB.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
     let start = Instant::now();
     while start.elapsed() < timeout {

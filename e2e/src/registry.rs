@@ -21,7 +21,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
-    process: Background,
+    /// None while it is away.
+    process: Option<Background>,
+    dir: PathBuf,
     certs: PathBuf,
 }
 
@@ -38,10 +40,6 @@ impl Registry {
                 "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  delete: {{enabled: true}}\nhttp:\n  addr: {address}\n"
             ),
         )?;
-        let mut process = Program::new("docker-registry", ["serve".as_ref(), config.as_os_str()])
-            .background(&dir.join("registry.log"))
-            .context("docker-registry is Debian's package of that name: make deps")?;
-        process.until(TIMEOUT, || TcpStream::connect(address).is_ok())?;
         let certs = dir.join("certs.d");
         for host in HOSTS {
             let of = certs.join(host);
@@ -51,7 +49,25 @@ impl Registry {
             );
             std::fs::write(of.join("hosts.toml"), hosts)?;
         }
-        Ok(Self { address, process, certs })
+        let mut registry = Self { address, process: None, dir: dir.to_owned(), certs };
+        registry.start_again()?;
+        Ok(registry)
+    }
+
+    /// Starts it where it was, with what it had, after it was killed.
+    pub fn start_again(&mut self) -> Result<()> {
+        let config = self.dir.join("registry.yml");
+        let mut process = Program::new("docker-registry", ["serve".as_ref(), config.as_os_str()])
+            .background(&self.dir.join("registry.log"))
+            .context("docker-registry is Debian's package of that name: make deps")?;
+        process.until(TIMEOUT, || TcpStream::connect(self.address).is_ok())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), Background::kill)
     }
 
     /// The directory of `HOST/hosts.toml` files that leads here.
@@ -115,9 +131,9 @@ impl Registry {
     }
 
     /// Ends it.
-    pub fn stop(self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         // docker-registry ends by the signal: nothing of it is worth an orderly end.
-        self.process.kill()
+        self.kill()
     }
 }
 

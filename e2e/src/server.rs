@@ -76,14 +76,19 @@ impl Site {
 
     /// Starts the server and waits until it answers.
     pub fn serve(&self) -> Result<Background> {
+        let mut server = self.start()?;
+        server
+            .until(START_TIMEOUT, || self.crictl(["version"]).output().is_ok_and(|output| output.status.success()))?;
+        Ok(server)
+    }
+
+    /// Starts the server.
+    pub fn start(&self) -> Result<Background> {
         let program = beside()?.join("cellblock");
         ensure!(program.exists(), "{} is not built: cargo build", program.display());
         let config = self.dir.join("cellblock.toml");
         let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];
-        let mut server = Program::new(program, args).background(&self.dir.join("cellblock.log"))?;
-        server
-            .until(START_TIMEOUT, || self.crictl(["version"]).output().is_ok_and(|output| output.status.success()))?;
-        Ok(server)
+        Program::new(program, args).background(&self.dir.join("cellblock.log"))
     }
 
     /// crictl for this server.

@@ -1,0 +1,74 @@
+//! The faults that a soak makes by itself, one after the other: the server is killed and started again, and the registry goes
+//! away for a while.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Scene, start};
+use crate::process::{Background, resident_kib};
+use crate::random::Random;
+use crate::registry::Registry;
+
+/// The longest time between two faults, in milliseconds: a pod's life is about as long, so that each meets some.
+const MOST_QUIET_MS: u64 = 5000;
+/// The longest time that the registry is away, in milliseconds.
+const MOST_AWAY_MS: u64 = 3000;
+
+/// Who makes them, and of what.
+#[derive(Debug)]
+pub(super) struct Chaos<'a> {
+    pub(super) server: Option<Background>,
+    pub(super) registry: &'a mut Registry,
+    pub(super) random: Random,
+}
+
+impl Chaos<'_> {
+    /// Makes faults until the soak is over.
+    pub(super) fn run(&mut self, scene: &Scene<'_>) -> Result<()> {
+        let mut until_outage = 3;
+        while scene.goes_on() {
+            self.quiet(scene);
+            until_outage -= 1;
+            if until_outage == 0 {
+                until_outage = 1 + self.random.below(6);
+                self.outage(scene)?;
+            } else {
+                self.restart(scene)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn quiet(&mut self, scene: &Scene<'_>) {
+        let end = Instant::now() + Duration::from_millis(self.random.below(MOST_QUIET_MS));
+        while scene.goes_on() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn restart(&mut self, scene: &Scene<'_>) -> Result<()> {
+        let Some(server) = self.server.take() else { return Ok(()) };
+        let memory = resident_kib(server.pid())?;
+        scene.server.fetch_add(1, Ordering::SeqCst);
+        server.kill()?;
+        let (server, took) = start(scene.site, &scene.client())?;
+        scene.server.fetch_add(1, Ordering::SeqCst);
+        self.server = Some(server);
+        let mut tally = scene.tally();
+        tally.restarts.push(took);
+        tally.memory_kib[1] = tally.memory_kib[1].max(memory);
+        Ok(())
+    }
+
+    fn outage(&mut self, scene: &Scene<'_>) -> Result<()> {
+        scene.registry.fetch_add(1, Ordering::SeqCst);
+        self.registry.kill()?;
+        std::thread::sleep(Duration::from_millis(self.random.below(MOST_AWAY_MS)));
+        self.registry.start_again()?;
+        scene.registry.fetch_add(1, Ordering::SeqCst);
+        scene.tally().outages += 1;
+        Ok(())
+    }
+}
