@@ -36,8 +36,18 @@ pub(super) fn open(relay: &Relay) -> io::Result<Option<Listening>> {
 
 /// Binds and lets go: [`io::ErrorKind::AddrInUse`] when a process of the node listens on the port.
 pub(crate) fn probe(port: &HostPort) -> io::Result<()> {
-    let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let addresses = port.host_ip.map_or_else(|| all.to_vec(), |address| vec![address]);
+    // Loopback by itself: on FreeBSD all addresses can be bound though a process has the port on one of them.
+    let all: [IpAddr; 4] = [
+        Ipv4Addr::UNSPECIFIED.into(),
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::UNSPECIFIED.into(),
+        Ipv6Addr::LOCALHOST.into(),
+    ];
+    let wanted = |address: &IpAddr| match port.host_ip {
+        Some(one) if one.is_unspecified() => one.is_ipv4() == address.is_ipv4(),
+        one => one.is_none(),
+    };
+    let addresses: Vec<IpAddr> = all.into_iter().filter(wanted).chain(port.only_on()).collect();
     for address in addresses {
         match bind(port.protocol, SocketAddr::new(address, port.host_port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
