@@ -104,8 +104,9 @@ pub(crate) fn flush_rules() {
 
 /// What a process costs, in words.
 pub(crate) fn memory(pid: &str) -> String {
-    let private = sh(&format!("procstat -h vm {pid} | awk '{{ private += $6 }} END {{ print private * 4 }}'"));
-    format!("{} kB private resident pages", private.trim())
+    let private =
+        sh(&format!("procstat -h vm {pid} | awk '$10 != "vn" {{ private += $5 }} END {{ print private * 4 }}'"));
+    format!("{} kB in pages that are no file's", private.trim())
 }
 
 pub(crate) fn name(id: &PodId) -> String {
