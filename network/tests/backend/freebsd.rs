@@ -105,7 +105,7 @@ pub(crate) fn flush_rules() {
 /// What a process costs, in words.
 pub(crate) fn memory(pid: &str) -> String {
     let private =
-        sh(&format!("procstat -h vm {pid} | awk '$10 != "vn" {{ private += $5 }} END {{ print private * 4 }}'"));
+        sh(&format!("procstat -h vm {pid} | awk '$10 != \"vn\" {{ private += $5 }} END {{ print private * 4 }}'"));
     format!("{} kB in pages that are no file's", private.trim())
 }
 
