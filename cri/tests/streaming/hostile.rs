@@ -151,6 +151,16 @@ async fn a_certificate_is_asked_for_beyond_loopback() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_none_is_named() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let certificate = cri::streaming::Certificate { chain: empty.path().to_owned(), key: empty.path().to_owned() };
+    let settings = Settings { certificate: Some(certificate), ..Settings::default() };
+    let fake = std::sync::Arc::new(runtime::fake::Fake::default());
+    let error = cri::streaming::Server::bind(settings, fake).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{:?}", empty.path())), "{error}");
+}
+
+#[tokio::test]
 async fn stopping_the_server_ends_its_connections() {
     let scene = Scene::new().await;
     let mut raw = Raw::exec(&scene.exec(&["block"], false), false).await;

@@ -3,9 +3,11 @@
 #![expect(clippy::disallowed_methods, reason = "the clients of a test, which nothing else may start")]
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
+use cri::streaming::{Certificate, Settings};
 use sha2::{Digest as _, Sha256};
 
 use crate::scene::Scene;
@@ -68,9 +70,21 @@ async fn a_command_prints_and_its_exit_code_arrives() {
     }
 }
 
+/// The certificate and its key are fixtures, self-signed for 127.0.0.1, and good for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_certificate_it_is_the_same_over_tls() {
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streaming").join(name);
+    let certificate = Some(Certificate { chain: file("certificate.pem"), key: file("key.pem") });
+    let scene = Scene::with(Settings { certificate, ..Settings::default() }).await;
+    copies(&scene).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_is_sent_comes_back_whole() {
-    let scene = Scene::new().await;
+    copies(&Scene::new().await).await;
+}
+
+async fn copies(scene: &Scene) {
     let sent: Vec<u8> = (0..16u32 << 20).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
     // Without v5 a WebSocket client cannot say that its input is over.
     for protocol in ["spdy", "v5.channel.k8s.io"] {
