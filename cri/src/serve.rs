@@ -18,6 +18,9 @@ use crate::rpc::version::RUNTIME_NAME;
 use crate::server::{self, Server};
 use crate::streaming;
 
+/// Open files: some for each container, exec and stream. Not more than the system allows, and not without bound either:
+/// containers inherit the limit, and some programs close every descriptor that they might have.
+const OPEN_FILES: nix::libc::rlim_t = 65_536;
 /// Threads that may block at once: each call that waits for a kernel has one, and each is at most as large as its stack.
 const BLOCKING_THREADS: usize = 512;
 
@@ -144,13 +147,13 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Raises the soft limit on open files to the hard one: each container, exec and stream has some, and the usual 1024 are
-/// those of a node with 200 pods (setrlimit(2)).
+/// Raises the soft limit on open files (setrlimit(2)): the usual 1024 are those of a node with 200 pods.
 fn raise_file_limit() -> anyhow::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit on open files")?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit on open files")?;
+    let wanted = hard.min(OPEN_FILES);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("cannot raise the limit on open files")?;
     }
     Ok(())
 }
