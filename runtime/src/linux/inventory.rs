@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use host::{ContainerId, PodId};
 
 use super::{Linux, container, plan::Plan, pod};
+use crate::spec::ContainerSpec;
 use crate::{ContainerState, Error, Inventory};
+
+/// Monitors that are asked at the same time: each answer is a switch to another process, which waits for its turn on a busy
+/// machine, and a server that was killed is waited for.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Takes the inventory. What cannot be read belongs to nobody that is known, and is named.
 pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
@@ -19,16 +24,13 @@ pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
             _ => inventory.unknown.push(directory.display().to_string()),
         }
     }
-    for directory in entries(&linux.names.containers())? {
-        let Some(spec) = container::read_spec(&directory) else {
+    let directories = entries(&linux.names.containers())?;
+    for (directory, held) in directories.iter().zip(each_held(linux, &directories)?) {
+        let Some((spec, state)) = held? else {
             inventory.unknown.push(directory.display().to_string());
             continue;
         };
         known.push(linux.names.runc(&spec.id));
-        let state = match Plan::read(&directory)? {
-            Some(plan) => container::state(linux, &directory, &plan)?,
-            None => ContainerState::Created,
-        };
         inventory.containers.insert(spec.id, (spec.pod, state));
     }
     let names = linux.runc.names().map_err(Error::failed("cannot list runc's states"))?;
@@ -42,6 +44,32 @@ pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
         }
     }
     Ok(inventory)
+}
+
+/// A container with its state; None: it cannot be read.
+type Held = Option<(ContainerSpec, ContainerState)>;
+
+/// What each directory of a container holds, asked of several monitors at the same time.
+fn each_held(linux: &Linux, directories: &[PathBuf]) -> Result<Vec<Result<Held, Error>>, Error> {
+    let share = directories.len().div_ceil(ASKED_AT_ONCE).max(1);
+    let ask = |share: &[PathBuf]| share.iter().map(|directory| held(linux, directory)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let start = |share| std::thread::Builder::new().spawn_scoped(scope, move || ask(share));
+        let threads: io::Result<Vec<_>> = directories.chunks(share).map(start).collect();
+        let threads = threads.map_err(Error::failed("cannot start a thread that asks monitors"))?;
+        let answers =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|it| std::panic::resume_unwind(it)));
+        Ok(answers.flatten().collect())
+    })
+}
+
+fn held(linux: &Linux, directory: &Path) -> Result<Held, Error> {
+    let Some(spec) = container::read_spec(directory) else { return Ok(None) };
+    let state = match Plan::read(directory)? {
+        Some(plan) => container::state(linux, directory, &plan)?,
+        None => ContainerState::Created,
+    };
+    Ok(Some((spec, state)))
 }
 
 /// The containers of a pod, whole or not.
