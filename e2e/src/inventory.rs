@@ -55,7 +55,7 @@ impl Inventory {
     /// What is there now and was not then.
     fn added(&self, then: &Self, site: &Site) -> Vec<String> {
         let shared = std::env::var_os(SHARED).is_some();
-        let ours = |line: &&String| !shared || is_of(line, site);
+        let ours = |line: &&String| is_of(line, site) || !(shared || is_of_the_machine(line));
         self.0.difference(&then.0).filter(ours).cloned().collect()
     }
 
@@ -92,6 +92,14 @@ fn is_of(line: &str, site: &Site) -> bool {
     }
 }
 
+/// Whether a line is a process or a cgroup that no part of Cellblock can have made: a machine starts and ends such of its own
+/// while a run goes on. Those of a container are told by their root, those of the workers by their names.
+fn is_of_the_machine(line: &str) -> bool {
+    let coming_and_going = line.starts_with("process ") || line.starts_with("cgroup ");
+    coming_and_going
+        && !["cellblock", "runc", "crictl", "critest", "docker-registry"].iter().any(|own| line.contains(own))
+}
+
 /// Every process but the kernel's threads and our own; one that sees a mount of the run is said to be of it.
 fn processes(lines: &mut BTreeSet<String>, dir: &Path) {
     let own = std::process::id().to_string();
@@ -120,6 +128,26 @@ fn directories(dir: &Path, found: &mut dyn FnMut(&Path)) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found(&entry.path());
             directories(&entry.path(), found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_the_machine;
+
+    #[test]
+    fn only_processes_and_cgroups_of_others_come_and_go() {
+        for (line, of_the_machine) in [
+            ("process 12 /usr/sbin/cron -f ", true),
+            ("cgroup /sys/fs/cgroup/memory/process_api/1", true),
+            ("process 13 /tmp/cellblock monitor container /x ", false),
+            ("process 14 runc run ", false),
+            ("cgroup /sys/fs/cgroup/pids/cellblock-ec", false),
+            ("mount /somewhere none", false),
+            ("interface veth0", false),
+        ] {
+            assert_eq!(is_of_the_machine(line), of_the_machine, "{line}");
         }
     }
 }
