@@ -36,7 +36,7 @@ pub enum PidScope {
 pub struct PodSpec {
     /// Its id.
     pub id: PodId,
-    /// Its host name; None: the host's (a host-network pod).
+    /// Its host name; None: the host's.
     pub hostname: Option<String>,
     /// Whose network it is on.
     pub network: Scope,

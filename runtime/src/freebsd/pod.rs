@@ -57,6 +57,7 @@ pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> Option<PathBuf> 
 /// Makes a pod, of a spare where one is given.
 pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
     refuse::pod(spec)?;
+    let spec = &named(spec)?;
     let name = names::pod(backend.prefix(), &spec.id);
     if self::spec(backend, &spec.id).is_ok() && jails::find(&name)?.is_some() {
         return Ok(place_of(backend, spec));
@@ -80,6 +81,17 @@ pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -
         inside::set(&backend.settings.workers, &name, parameter, value)?;
     }
     Ok(place_of(backend, spec))
+}
+
+/// The pod with a host name: without one of its own it has the host's as it is now. A jail with a vnet, and a spare above all,
+/// has a name of its own and does not follow the host's.
+fn named(spec: &PodSpec) -> Result<PodSpec, Error> {
+    let mut spec = spec.clone();
+    if spec.hostname.is_none() && spec.network == Scope::Pod {
+        let name = nix::unistd::gethostname().map_err(Error::failed("cannot read the host's name"))?;
+        spec.hostname = Some(name.to_string_lossy().into_owned());
+    }
+    Ok(spec)
 }
 
 fn usable_spare<'a>(

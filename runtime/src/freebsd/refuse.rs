@@ -47,7 +47,6 @@ pub(super) fn pod(spec: &PodSpec) -> Result<(), Error> {
         Some(name) if name.len() > HOSTNAME_LENGTH || name.contains('\0') => {
             Err(invalid("hostname", format!("{name:?} has more than {HOSTNAME_LENGTH} characters")))
         }
-        None if spec.network == Scope::Pod => Err(invalid("hostname", "a pod with a network of its own needs one")),
         _ => Ok(()),
     }
 }
