@@ -36,6 +36,15 @@ demo: deps-demo
 freebsd-check:
 	sh ci/freebsd-cross.sh check
 
+# The conformance suites, the demo, crictl and critest on a FreeBSD machine: FREEBSD_SSH='ssh -p 2222 root@host', or FREEBSD_IMAGE=a
+# virtual machine's image. e2e/freebsd/run.sh says what else can be set; artifacts/freebsd holds the reports.
+freebsd-e2e:
+	sh e2e/freebsd/run.sh
+
+# What a pod costs there: by hand, by the bare system calls, by Cellblock.
+bench-freebsd:
+	sh e2e/freebsd/run.sh bench
+
 # Licences, advisories and bans, for who has cargo-deny; the bans that matter are tests of e2e/tests/tidy too.
 deny:
 	$(CARGO) deny check
@@ -50,4 +59,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e soak demo freebsd-check deny deps deps-demo clean
+.PHONY: all build test e2e soak demo freebsd-check freebsd-e2e bench-freebsd deny deps deps-demo clean

@@ -1,5 +1,6 @@
 //! What the end-to-end tests are made of: the programs they use, a registry with images of their own, and the scenarios.
 
+pub mod base_images;
 pub mod checks;
 pub mod client;
 pub mod critest;

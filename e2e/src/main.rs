@@ -6,16 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
+use e2e::base_images;
 use e2e::checks::Checks;
-use e2e::critest::{Critest, judge};
-use e2e::images;
+use e2e::critest::{Critest, judge, parse};
+use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::process::tail;
 use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
 use e2e::soak;
-use e2e::tools::Tools;
+use e2e::tools::{Os, Tools};
 
 #[derive(Parser)]
 #[command(about)]
@@ -47,11 +48,23 @@ enum Command {
         keep: bool,
     },
     /// Builds crictl and critest into the cache and prints where they are.
-    Tools,
+    Tools {
+        /// For FreeBSD.
+        #[arg(long)]
+        freebsd: bool,
+    },
     /// Runs a registry with the test images until its standard input ends.
     Registry {
         /// Where its files go.
         dir: PathBuf,
+        /// Makes the images for FreeBSD, out of this base system.
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+    },
+    /// Judges a report that critest wrote on FreeBSD, and prints what did not pass.
+    Judge {
+        /// The JUnit report.
+        report: PathBuf,
     },
 }
 
@@ -98,24 +111,42 @@ fn command(command: Command) -> Result<()> {
         Command::Soak { plan, keep } => {
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
-        Command::Tools => {
-            let tools = Tools::open()?;
+        Command::Tools { freebsd } => {
+            let (os, image) = match freebsd {
+                true => (Os::Freebsd, base_images::by_digest()?),
+                false => (Os::Linux, images::by_digest()?),
+            };
+            let tools = Tools::open_for(os)?;
             println!("{}", tools.crictl()?.display());
-            println!("{}", tools.critest(&images::by_digest()?.manifest.digest)?.display());
+            println!("{}", tools.critest(&image.manifest.digest)?.display());
             Ok(())
         }
-        Command::Registry { dir } => {
-            let registry = registry(&std::path::absolute(dir)?, &Tools::open()?)?;
+        Command::Registry { dir, base } => {
+            let images = match base {
+                Some(base) => base_images::all(&base)?,
+                None => images::all(&Tools::open()?)?,
+            };
+            let registry = registry(&std::path::absolute(dir)?, &images)?;
             println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             registry.stop()
         }
+        Command::Judge { report } => {
+            let report = std::fs::read_to_string(&report).with_context(|| format!("no report {}", report.display()))?;
+            let specs = parse(&report);
+            let passed = specs.iter().filter(|spec| spec.status == "passed").count();
+            println!("critest: {passed} of {} specs passed", specs.len());
+            let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
+            others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
+            ensure!(others.is_empty(), "{} specs did not pass", others.len());
+            Ok(())
+        }
     }
 }
 
-fn registry(dir: &Path, tools: &Tools) -> Result<Registry> {
+fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
     let registry = Registry::start(dir)?;
-    registry.publish(&images::all(tools)?).context("cannot publish the test images")?;
+    registry.publish(images).context("cannot publish the test images")?;
     Ok(registry)
 }
 
@@ -124,7 +155,7 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     let tools = Tools::open()?;
     // Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long for a socket.
     let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
-    let mut registry = registry(&dir.path().join("registry"), &tools)?;
+    let mut registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
     let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
     let mut checks = Checks::default();
     if let Some(address) = &options.address {
@@ -182,7 +213,7 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
 fn bench_streaming(beside: &str) -> Result<()> {
     let tools = Tools::open()?;
     let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
-    let registry = registry(&dir.path().join("registry"), &tools)?;
+    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
     let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
     let other = Site::new(&dir.path().join("other"), registry.certs(), &tools)?.at(beside);
     let server = site.serve()?;

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -56,6 +58,31 @@ impl Tree {
     #[must_use]
     pub fn directory(self, path: &str, mode: u32) -> Self {
         self.with(path, Node::Directory(mode))
+    }
+
+    /// Every file below a directory, with its mode.
+    pub fn of_directory(root: &Path) -> Result<Self> {
+        let mut tree = Self::default();
+        let mut waiting = vec![root.to_owned()];
+        while let Some(directory) = waiting.pop() {
+            for entry in std::fs::read_dir(&directory)? {
+                let path = entry?.path();
+                let name = path.strip_prefix(root)?.to_str().context("the base system's names are ASCII")?.to_owned();
+                let metadata = path.symlink_metadata()?;
+                let mode = metadata.mode() & 0o7777;
+                let node = if metadata.is_dir() {
+                    waiting.push(path);
+                    Node::Directory(mode)
+                } else if metadata.is_symlink() {
+                    let target = std::fs::read_link(&path)?;
+                    Node::Symlink(target.into_os_string().into_string().ok().context("a link's target is ASCII")?)
+                } else {
+                    Node::File(mode, std::fs::read(&path)?.into())
+                };
+                tree = tree.with(&name, node);
+            }
+        }
+        Ok(tree)
     }
 
     /// The layer.
@@ -132,6 +159,8 @@ pub struct Config {
     pub entrypoint: Vec<&'static str>,
     /// Its arguments, or what is run without an entry point.
     pub cmd: Vec<&'static str>,
+    /// The operating system, in Go's words, which OCI uses; empty: linux.
+    pub os: &'static str,
 }
 
 /// An image, ready to be pushed.
@@ -162,7 +191,7 @@ impl Image {
         let config = Blob::new(serde_json::to_vec(&json!({
             "created": "2023-11-14T22:13:20Z",
             "architecture": ARCHITECTURE,
-            "os": "linux",
+            "os": if config.os.is_empty() { "linux" } else { config.os },
             "config": run,
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
         }))?);

@@ -26,6 +26,33 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug)]
 pub struct Tools {
     cache: PathBuf,
+    os: Os,
+}
+
+/// What crictl and critest are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Os {
+    /// This machine.
+    Linux,
+    /// The machine that `e2e/freebsd` drives; of the same architecture.
+    Freebsd,
+}
+
+impl Os {
+    /// Its name in file names: nothing for this machine's.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Linux => "",
+            Self::Freebsd => "-freebsd",
+        }
+    }
+
+    fn goos(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Freebsd => "freebsd",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -38,17 +65,22 @@ struct Module {
 impl Tools {
     /// The cache is `$CELLBLOCK_E2E_CACHE`, or `e2e-tools` in the target directory.
     pub fn open() -> Result<Self> {
+        Self::open_for(Os::Linux)
+    }
+
+    /// The same, with crictl and critest for another system.
+    pub fn open_for(os: Os) -> Result<Self> {
         let cache = match std::env::var_os("CELLBLOCK_E2E_CACHE") {
             Some(dir) => PathBuf::from(dir),
             None => beside()?.parent().context("the program is in no target directory")?.join("e2e-tools"),
         };
         std::fs::create_dir_all(&cache)?;
-        Ok(Self { cache })
+        Ok(Self { cache, os })
     }
 
     /// crictl.
     pub fn crictl(&self) -> Result<PathBuf> {
-        let program = self.cache.join(format!("crictl-{VERSION}"));
+        let program = self.cache.join(format!("crictl-{VERSION}{}", self.os.suffix()));
         self.once(&program, |partial| {
             let source = self.cri_tools()?;
             self.go(&source, &["build", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/crictl"]).map(drop)
@@ -59,7 +91,8 @@ impl Tools {
     /// critest, with one constant of its source replaced: the digest of an image that nobody can rebuild bit by bit becomes
     /// that of ours.
     pub fn critest(&self, digest: &str) -> Result<PathBuf> {
-        let program = self.cache.join(format!("critest-{VERSION}-{}", &digest["sha256:".len()..][..12]));
+        let digest_start = &digest["sha256:".len()..][..12];
+        let program = self.cache.join(format!("critest-{VERSION}-{digest_start}{}", self.os.suffix()));
         self.once(&program, |partial| {
             let source = self.cri_tools()?;
             let file = source.join("pkg/validate/consts.go");
@@ -115,12 +148,13 @@ impl Tools {
             module.dir.join("bin/go")
         };
         let go = Program::new(program, args).dir(source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto");
+        let go = go.env("GOOS", self.os.goos()).env("GOARCH", ARCHITECTURE);
         go.timeout(BUILD_TIMEOUT).run()
     }
 
     /// A copy of the module's source that can be written to.
     fn cri_tools(&self) -> Result<PathBuf> {
-        let source = self.cache.join(format!("cri-tools-{VERSION}"));
+        let source = self.cache.join(format!("cri-tools-{VERSION}{}", self.os.suffix()));
         self.once(&source, |partial| {
             let module = download(&self.cache, &format!("{MODULE}@{VERSION}"))?;
             ensure!(module.sum == SUM, "{MODULE} {VERSION} is not what it was: {} instead of {SUM}", module.sum);

@@ -1,0 +1,145 @@
+#!/bin/sh
+# On the FreeBSD machine, in run.sh's directory: what a pod costs by hand, by the bare system calls, and by Cellblock, in the same run.
+# Milliseconds, the mean of N pods (first argument, 8). Cellblock's times are the server's own, of whole RPCs, so that crictl's
+# start is not in them. ZFS only where CELLBLOCK_BENCH_ZFS names a dataset.
+set -eu
+cd "$(dirname "$0")"
+pods=${1:-8}
+dataset=${CELLBLOCK_BENCH_ZFS:-}
+dir=$PWD
+socket=unix://$dir/bench.sock
+image=registry.k8s.io/e2e-test-images/busybox:1.29-2
+
+now() { date +%s.%N; }
+mean() { echo "$1 $2 $pods" | awk '{printf "%.1f", ($2 - $1) * 1000 / $3}'; }
+cri() { ./crictl -c crictl.yaml --runtime-endpoint "$socket" --image-endpoint "$socket" --timeout 300s "$@"; }
+
+: >crictl.yaml
+mkdir -p logs tmp
+kldload -n pf if_bridge if_epair nullfs
+sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
+if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
+    printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+    pfctl -q -e 2>/dev/null || :
+fi
+
+# What an administrator types for a pod, a container that ends at once, and their end.
+by_hand() {
+    bridge=$(ifconfig bridge create)
+    ifconfig "$bridge" inet 172.29.0.1/16 up
+    root=$dir/tmp/hand-root
+    mkdir -p "$root"
+    [ -d "$root/bin" ] || sh base.sh | tar -C "$root" -xf -
+    start=$(now)
+    for n in $(jot "$pods" 2); do
+        pair=$(ifconfig epair create)
+        pair=${pair%a}
+        echo "$pair" >"tmp/pair$n"
+        ifconfig "$bridge" addm "${pair}a"
+        ifconfig "${pair}a" up
+        jail -c name="hand$n" path=/ host.hostname="hand$n" vnet persist children.max=10
+        ifconfig "${pair}b" vnet "hand$n"
+        ifconfig -j "hand$n" lo0 127.0.0.1/8 up
+        ifconfig -j "hand$n" "${pair}b" inet "172.29.0.$n/16" up
+        route -j "hand$n" -q add default 172.29.0.1 >/dev/null
+        pfctl -q -t hand-pods -T add "172.29.0.$n"
+        echo "rdr pass inet proto tcp to self port $((21000 + n)) -> 172.29.0.$n port 80" | pfctl -q -a "cellblock/hand$n" -f -
+    done
+    created=$(now)
+    for n in $(jot "$pods" 2); do
+        mkdir -p "tmp/hand$n"
+        mount -t nullfs -o ro "$root" "tmp/hand$n"
+        mount -t devfs -o ruleset=4 devfs "tmp/hand$n/dev"
+        jail -c name="hand$n.c" path="$dir/tmp/hand$n" ip4=inherit ip6=inherit command=/bin/sh -c :
+    done
+    ran=$(now)
+    for n in $(jot "$pods" 2); do
+        jail -r "hand$n.c" 2>/dev/null || :
+        umount "tmp/hand$n/dev"
+        umount "tmp/hand$n"
+        pfctl -q -a "cellblock/hand$n" -F nat
+        pfctl -q -t hand-pods -T delete "172.29.0.$n"
+        jail -r "hand$n"
+        ifconfig "$(cat "tmp/pair$n")a" destroy
+        rmdir "tmp/hand$n"
+    done
+    removed=$(now)
+    ifconfig "$bridge" destroy
+    pfctl -q -t hand-pods -T kill 2>/dev/null || :
+    hand_create=$(mean "$start" "$created")
+    hand_run=$(mean "$created" "$ran")
+    hand_remove=$(mean "$ran" "$removed")
+    echo "by hand: create $hand_create, container $hand_run, remove $hand_remove"
+}
+
+# Serves with a number of spares and a kind of root, makes the pods, one container in each, and removes them.
+cellblock() {
+    spares=$1
+    rootfs=$2
+    cat >bench.toml <<TOML
+root = "$dir/bench-root"
+state = "$dir/bench-state"
+address = "$socket"
+prefix = "cb"
+spares = $spares
+log_level = "info,cri::deliver=debug"
+[image]
+registry_config = "$dir/certs.d"
+rootfs = "$rootfs"
+zfs_dataset = "$([ "$rootfs" = zfs ] && echo "$dataset")"
+[network]
+pod_cidrs = ["10.131.0.0/16"]
+[streaming]
+address = "127.0.0.1:0"
+TOML
+    ./cellblock serve --config bench.toml >bench.log 2>&1 &
+    server=$!
+    until cri version >/dev/null 2>&1; do kill -0 $server || { tail -5 bench.log; return 1; }; sleep 1; done
+    cri pull "$image" >/dev/null 2>&1
+    cat >tmp/bench-container.json <<JSON
+{"metadata": {"name": "c"}, "image": {"image": "$image"}, "command": ["top"], "log_path": "c.log"}
+JSON
+    ids=
+    # The spares that were there at the start are to be there.
+    [ "$spares" = 0 ] || sleep 5
+    for n in $(jot "$pods"); do
+        cat >tmp/bench-pod.json <<JSON
+{"metadata": {"name": "b$n", "uid": "b$n", "namespace": "bench"}, "hostname": "b$n", "log_directory": "$dir/logs",
+ "port_mappings": [{"container_port": 80, "host_port": $((22000 + n))}], "linux": {}}
+JSON
+        pod=$(cri runp tmp/bench-pod.json 2>/dev/null)
+        id=$(cri create "$pod" tmp/bench-container.json tmp/bench-pod.json 2>/dev/null)
+        cri start "$id" >/dev/null 2>&1
+        ids="$ids $pod"
+    done
+    for pod in $ids; do
+        cri stopp "$pod" >/dev/null 2>&1
+        cri rmp "$pod" >/dev/null 2>&1
+    done
+    kill $server
+    wait $server || :
+    # Lines end in `Method milliseconds=N` or have the number before; RunPodSandbox{...}: the method's name once.
+    for method in RunPodSandbox CreateContainer StartContainer StopPodSandbox RemovePodSandbox; do
+        sed -n "s/.*method=$method}.*milliseconds=\([0-9]*\).*/\1/p" bench.log |
+            awk -v method="$method" -v hand="$hand_create" -v floor="$floor_create" '
+                {sum += $1; n++}
+                END {
+                    mean = n ? sum / n : 0
+                    printf "  %-18s %8.1f", method, mean
+                    if (method == "RunPodSandbox") printf "   %.2f of by hand, %.2f of the floor", mean / hand, mean / floor
+                    printf "   (%d)\n", n
+                }'
+    done
+}
+
+echo "FreeBSD $(uname -r), pf hashes: states $(sysctl -n net.pf.states_hashsize), source nodes $(sysctl -n net.pf.source_nodes_hashsize); $pods pods, milliseconds"
+echo "the floor:"
+./floor "$pods" | tee tmp/floor | sed 's/^/  /'
+floor_create=$(awk '$1 == "create" {print $2}' tmp/floor)
+by_hand
+for rootfs in copy ${dataset:+zfs}; do
+    for spares in 0 2; do
+        echo "cellblock, $rootfs, $spares spares:"
+        cellblock "$spares" "$rootfs"
+    done
+done

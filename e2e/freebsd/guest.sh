@@ -1,0 +1,306 @@
+#!/bin/sh
+# On the FreeBSD machine, as root, in the directory that run.sh filled: cellblock, crictl, critest, suites/, certs.d/. Runs one part
+# after the other and leaves its reports in reports/; the exit code is 0 when all parts passed.
+#
+#   guest.sh [-z DATASET] [-f REGEX] PART ...
+#
+# Parts: suites demo scenario loop critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs of
+# critest that match.
+set -u
+
+dir=$(cd "$(dirname "$0")" && pwd)
+cd "$dir" || exit 1
+dataset=
+focus=
+while getopts z:f: option; do
+    case $option in
+    z) dataset=$OPTARG ;;
+    f) focus=$OPTARG ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+
+socket=unix://$dir/cri.sock
+busybox=registry.k8s.io/e2e-test-images/busybox:1.29-2
+web=registry.k8s.io/e2e-test-images/nginx:1.14-2
+# Pods that the loop makes and removes.
+LOOP=${CELLBLOCK_E2E_LOOP:-20}
+# Seconds that what is being removed may still be seen.
+SETTLE=120
+server=
+failures=0
+
+cri() { "$dir/crictl" -c "$dir/crictl.yaml" --runtime-endpoint "$socket" --image-endpoint "$socket" --timeout 120s "$@"; }
+
+# What a run may not leave behind, one line each. What the server keeps while it runs (the bridge) is not in it.
+inventory() {
+    jls -d -q name | sort | sed 's/^/jail /'
+    ifconfig -l | tr ' ' '\n' | sort | sed 's/^/interface /'
+    mount -p | awk '{print "mount", $2, $3}' | sort
+    pfctl -sA -v 2>/dev/null | sed 's/^ */anchor /' | sort
+    rctl 2>/dev/null | sort | sed 's/^/rctl /'
+    devfs rule showsets 2>/dev/null | sort | sed 's/^/ruleset /'
+    [ -z "$dataset" ] || zfs list -H -o name -r "$dataset" | sort | sed 's/^/dataset /'
+}
+
+# Puts the lines into pf that `cellblock check` asks for, only where pf has no rules at all: a ruleset that is there is the
+# operator's.
+prepare() {
+    kldload -n pf if_bridge if_epair nullfs fdescfs tmpfs
+    sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
+    if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
+        printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+        pfctl -q -e 2>/dev/null
+    fi
+    mkdir -p reports logs tmp
+    : >crictl.yaml
+    cat >cellblock.toml <<TOML
+root = "$dir/root"
+state = "$dir/state"
+address = "$socket"
+[image]
+registry_config = "$dir/certs.d"
+rootfs = "$([ -n "$dataset" ] && echo zfs || echo copy)"
+zfs_dataset = "$dataset"
+[network]
+pod_cidrs = ["10.130.0.0/16", "fd00:cb:82::/64"]
+[streaming]
+address = "127.0.0.1:0"
+TOML
+    ./cellblock check --config cellblock.toml
+}
+
+serve() {
+    "$dir/cellblock" serve --config cellblock.toml >>cellblock.log 2>&1 &
+    server=$!
+    for _ in $(jot 60); do
+        cri version >/dev/null 2>&1 && return
+        kill -0 "$server" 2>/dev/null || break
+        sleep 1
+    done
+    echo "the server does not answer; its log ends:" && tail -20 cellblock.log
+    return 1
+}
+
+stop() {
+    [ -n "$server" ] || return 0
+    kill "$server" 2>/dev/null
+    wait "$server"
+    server=
+}
+
+# One test of one part: its name, then a command; the report is written at the end of the part.
+check() {
+    name=$1
+    shift
+    start=$(date +%s)
+    if ("$@") >tmp/check.log 2>&1; then
+        echo "ok      $part: $name ($(($(date +%s) - start)) s)"
+        result=
+    else
+        echo "FAILED  $part: $name ($(($(date +%s) - start)) s)"
+        tail -20 tmp/check.log | sed 's/^/        /'
+        failures=$((failures + 1))
+        result="<failure message=\"see below\">$(tail -40 tmp/check.log | sed 's/&/\&amp;/g; s/</\&lt;/g' | tr -d '\000-\010\013\014\016-\037')</failure>"
+    fi
+    echo "<testcase classname=\"$part\" name=\"$name\" time=\"$(($(date +%s) - start))\">$result</testcase>" >>"tmp/$part.cases"
+}
+
+report() {
+    { echo '<?xml version="1.0" encoding="UTF-8"?>'
+      echo "<testsuite name=\"freebsd $part\" hostname=\"$(uname -r)\">"
+      cat "tmp/$part.cases"
+      echo '</testsuite>'; } >"reports/junit-freebsd-$part.xml"
+}
+
+pod_file() {
+    cat >"tmp/pod-$1.json" <<JSON
+{"metadata": {"name": "$1", "uid": "uid-$1", "namespace": "default", "attempt": 1}, "hostname": "$1", "log_directory": "$dir/logs",
+ "dns_config": {"servers": ["10.10.10.10"]}, "port_mappings": [${2:-}], "linux": {}}
+JSON
+}
+
+# No `linux` in it: a kubelet that is built for FreeBSD sends none.
+container_file() {
+    name=$1
+    image=$2
+    shift 2
+    command=
+    for word; do command="$command${command:+, }\"$word\""; done
+    cat >"tmp/container-$name.json" <<JSON
+{"metadata": {"name": "$name"}, "image": {"image": "$image"}, "command": [$command], "log_path": "$name.log",
+ "mounts": [{"container_path": "/logs", "host_path": "$dir/logs", "readonly": true}]}
+JSON
+}
+
+# Starts a container in a pod; prints its id.
+container() {
+    pod=$1
+    pod_name=$2
+    shift 2
+    container_file "$@"
+    id=$(cri create "$pod" "tmp/container-$1.json" "tmp/pod-$pod_name.json") && cri start "$id" >/dev/null && echo "$id"
+}
+
+has() { grep -q -- "$1" || { echo "not there: $1"; return 1; }; }
+
+get() { printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 "$@" | has 'It works'; }
+
+# get, from inside a container.
+get_inside() {
+    id=$1
+    shift
+    cri exec -s "$id" sh -c "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $*" | has 'It works'
+}
+
+run_suites() {
+    for suite in suites/*; do
+        [ -x "$suite" ] || continue
+        check "${suite##*/}" "$suite" --test-threads=1 conformance
+    done
+}
+
+run_demo() {
+    check "cellblock demo" demo_with_anchor
+}
+
+# The demo has a prefix, and so an anchor, of its own: it makes the ruleset itself where there is none.
+demo_with_anchor() {
+    rules=$(pfctl -q -sn; pfctl -q -sr)
+    pfctl -q -F nat -F rules
+    ./cellblock demo
+    code=$?
+    echo "$rules" | pfctl -q -f -
+    pfctl -q -e 2>/dev/null
+    return $code
+}
+
+run_scenario() {
+    serve || { failures=$((failures + 1)); return; }
+    check "pull and images" sh -c 'true'
+    cri pull "$busybox" >/dev/null && cri pull "$web" >/dev/null
+    pod_file web '{"container_port": 80, "host_port": 18411}'
+    pod_file other
+    pod=$(cri runp tmp/pod-web.json)
+    id=$(container "$pod" web httpd "$web")
+    other=$(cri runp tmp/pod-other.json)
+    client=$(container "$other" other client "$busybox" top)
+    jail=$(jls -q name | grep "^cb$(echo "$pod" | cut -c 1-12)" | head -1)
+    address=$(cri inspectp -o go-template --template '{{.status.network.ip}}' "$pod")
+    gateway=10.130.0.1
+    check "a vnet jail for the pod" sh -c "jls -j $jail vnet | grep -x new"
+    check "a child jail for the container" sh -c "jls -q name | grep '^$jail[.]'"
+    check "no process of the pod itself" test -z "$(ps -J "$jail" -o pid= | head -1)"
+    check "an epair on the bridge" sh -c "ifconfig cbbr0 | grep -q 'member: ${jail}o'"
+    check "an anchor for the pod" sh -c "pfctl -a 'cellblock/*' -sn | grep 18411"
+    check "exec" sh -c "true"
+    check "exec -s" exec_sync "$id"
+    check "exec with its exit code" exec_code "$id"
+    check "the log" sh -c "sleep 2; grep -q 'httpd is on port 80' logs/httpd.log"
+    check "stats" sh -c "'$dir/crictl' -c '$dir/crictl.yaml' --runtime-endpoint '$socket' --image-endpoint '$socket' stats -o json $id | grep -q workingSetBytes"
+    check "the pod from the node" get "$address" 80
+    check "the host port on 127.0.0.1" get 127.0.0.1 18411
+    check "the host port on ::1" get ::1 18411
+    check "the host port on the node's own address" get "$gateway" 18411
+    check "the host port from another pod" get_inside "$client" "$gateway" 18411
+    check "the host port from the pod itself" get_inside "$id" "$gateway" 18411
+    check "the pod from another pod" get_inside "$client" "$address" 80
+    check "the bridge from a pod" cri exec -s "$client" ping -c 1 "$gateway"
+    check "out by NAT" out_by_nat "$client"
+    check "port-forward" port_forward "$pod"
+    check "kill -9 of the server, and another on its state" restart "$id"
+    check "stopp, rmp" cri rmp -f "$pod" "$other"
+    cri rmi "$busybox" "$web" >/dev/null
+    stop
+}
+
+exec_sync() {
+    cri exec -s "$1" sh -c 'hostname; cat /etc/resolv.conf; id -u' >tmp/exec.out || return 1
+    has web <tmp/exec.out && has 'nameserver 10.10.10.10' <tmp/exec.out && has '^0' <tmp/exec.out
+}
+
+exec_code() {
+    cri exec "$1" sh -c 'echo out; exit 4' >tmp/exec.out 2>&1
+    has out <tmp/exec.out && has 'exit code 4' <tmp/exec.out
+}
+
+out_by_nat() {
+    registry=$(sed -n 's/^server = "http:..127.0.0.1:\([0-9]*\)"/\1/p' certs.d/registry.k8s.io/hosts.toml)
+    # The node's first address outside the bridge, seen from a pod: the way out and back.
+    default=$(route -n get default 2>/dev/null | awk '/gateway/ {print $2}')
+    echo "to $default (registry on $registry)"
+    cri exec -s "$1" ping -c 1 -t 5 "$default"
+}
+
+port_forward() {
+    cri port-forward "$1" 18412:80 >tmp/forward.log 2>&1 &
+    forward=$!
+    for _ in $(jot 20); do
+        sleep 1
+        get 127.0.0.1 18412 && { kill $forward; return 0; }
+    done
+    kill $forward
+    return 1
+}
+
+restart() {
+    before=$(cri inspect -o go-template --template '{{.info.pid}}' "$1" 2>/dev/null)
+    kill -9 "$server"
+    wait "$server"
+    serve || return 1
+    cri ps -q | has "$1" || return 1
+    after=$(cri inspect -o go-template --template '{{.info.pid}}' "$1" 2>/dev/null)
+    [ "$before" = "$after" ] || { echo "process $before became $after"; return 1; }
+    cri exec -s "$1" echo alive | has alive
+}
+
+# Pods in a loop, one with a connection that nobody acknowledges any more; then nothing may be left.
+run_loop() {
+    inventory >tmp/before
+    serve || { failures=$((failures + 1)); return; }
+    cri pull "$busybox" >/dev/null
+    check "$LOOP pods made and removed" pods_in_a_loop
+    cri rmi "$busybox" >/dev/null
+    stop
+    check "nothing is left of them" nothing_left
+}
+
+pods_in_a_loop() {
+    for n in $(jot "$LOOP"); do
+        pod_file "loop$n" "{\"container_port\": 80, \"host_port\": $((20000 + n))}"
+        pod=$(cri runp "tmp/pod-loop$n.json") || return 1
+        container "$pod" "loop$n" "loop$n" "$busybox" top >/dev/null || return 1
+        cri stopp "$pod" && cri rmp "$pod" || return 1
+    done
+}
+
+nothing_left() {
+    for _ in $(jot $((SETTLE / 5))); do
+        inventory | grep -v 'interface cbbr0$' | diff -u tmp/before - | grep '^+[^+]' >tmp/left || return 0
+        sleep 5
+    done
+    cat tmp/left
+    return 1
+}
+
+run_critest() {
+    serve || { failures=$((failures + 1)); return; }
+    # Held, so that the layer that all test images share is unpacked once.
+    cri pull "$web" >/dev/null
+    env TMPDIR="$dir/tmp" ./critest -config=crictl.yaml -runtime-endpoint="$socket" -image-endpoint="$socket" \
+        -ginkgo.no-color -ginkgo.junit-report="$dir/reports/junit-critest-freebsd.xml" ${focus:+"-ginkgo.focus=$focus"} \
+        >critest.log 2>&1 || failures=$((failures + 1))
+    grep -E '^(Ran |FAIL|SUCCESS|(FAIL|SUCCESS)!)' critest.log
+    stop
+}
+
+prepare || exit 1
+trap stop EXIT
+for part; do
+    : >"tmp/$part.cases"
+    "run_$part"
+    [ "$part" = critest ] || report
+done
+echo "$failures failed"
+[ "$failures" = 0 ]

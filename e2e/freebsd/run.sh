@@ -1,0 +1,138 @@
+#!/bin/sh
+# Runs the end-to-end tests on a FreeBSD machine, from this one: builds everything here, copies it over, serves test images that are
+# made of that machine's own base system, and fetches the reports into artifacts/freebsd.
+#
+#   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
+#   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
+#
+# Parts: suites demo scenario loop critest (all), or bench.
+# FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
+# FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
+# FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
+# FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
+# FREEBSD_FOCUS   only the specs of critest that match
+# PROFILE         dev or release
+set -eu
+
+tree=$(cd "$(dirname "$0")/../.." && pwd)
+here=$tree/e2e/freebsd
+remote=/var/tmp/cellblock-e2e
+reports=$tree/artifacts/freebsd
+work=$(mktemp -d /var/tmp/cellblock-freebsd.XXXXXX)
+# Seconds that a machine may take to boot, under emulation too.
+BOOT=600
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$tree/target}"
+cross_target=${CELLBLOCK_CROSS_TARGET:-$CARGO_TARGET_DIR/freebsd}
+profile=${PROFILE:-dev}
+built=$cross_target/x86_64-unknown-freebsd/$([ "$profile" = dev ] && echo debug || echo "$profile")
+machine= registry= forward=
+
+say() { echo "freebsd-e2e: $*"; }
+
+finish() {
+    for process in $forward $registry $machine; do kill "$process" 2>/dev/null || :; done
+    rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
+boot() {
+    format=$(qemu-img info "$FREEBSD_IMAGE" | sed -n 's/^file format: //p')
+    qemu-img create -q -f qcow2 -F "$format" -b "$(realpath "$FREEBSD_IMAGE")" "$work/overlay.qcow2"
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    acceleration=tcg
+    [ -w /dev/kvm ] && acceleration=kvm
+    set -- -nographic -M q35 -accel "$acceleration" -smp 2 -m 4096 -no-reboot -serial "file:$work/serial.log" -monitor none \
+        -drive "if=virtio,file=$work/overlay.qcow2,format=qcow2,cache=unsafe" \
+        -netdev "user,id=n,hostfwd=tcp:127.0.0.1:$port-:22" -device virtio-net-pci,netdev=n
+    [ -z "${FREEBSD_KERNEL:-}" ] || set -- "$@" -kernel "$FREEBSD_KERNEL" -append "${FREEBSD_APPEND:-}"
+    qemu-system-x86_64 "$@" </dev/null >"$work/qemu.log" 2>&1 &
+    machine=$!
+    FREEBSD_SSH="ssh -p $port -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o LogLevel=ERROR \
+${FREEBSD_KEY:+-i $FREEBSD_KEY }root@127.0.0.1"
+    waited=0
+    until $FREEBSD_SSH true </dev/null 2>/dev/null; do
+        kill -0 "$machine" || { cat "$work/qemu.log"; exit 1; }
+        [ "$waited" -lt "$BOOT" ] || { say "no ssh after $BOOT s; the console ends:"; tail -20 "$work/serial.log"; exit 1; }
+        sleep 5
+        waited=$((waited + 5))
+    done
+}
+
+# A program with its symbols left here.
+send() {
+    strip -s -o "$work/stripped" "$1"
+    $FREEBSD_SSH "cat >$remote/$2 && chmod 755 $remote/$2" <"$work/stripped"
+}
+
+build() {
+    say "building for FreeBSD"
+    export CARGO_TARGET_DIR="$cross_target"
+    sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p cri --bin cellblock
+    : >"$work/suites"
+    case " $* " in *" suites "*)
+        sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p runtime -p network -p image --lib \
+            --message-format=json >"$work/messages"
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$work/messages" >"$work/suites"
+        ;;
+    esac
+    CARGO_TARGET_DIR=$tree_target
+    cargo build -q --locked -p e2e
+    "$CARGO_TARGET_DIR/debug/e2e" tools --freebsd >"$work/tools"
+    crictl=$(grep '/crictl-' "$work/tools" | tail -1)
+    critest=$(grep '/critest-' "$work/tools" | tail -1)
+}
+
+serve_images() {
+    mkdir -p "$work/base"
+    $FREEBSD_SSH 'sh -s' <"$here/base.sh" | tar -C "$work/base" -xf -
+    mkfifo "$work/hold"
+    "$tree_target/debug/e2e" registry --base "$work/base" "$work/registry" <"$work/hold" >"$work/registry.out" 2>&1 &
+    registry=$!
+    exec 8>"$work/hold"
+    until grep -q '^registry on' "$work/registry.out"; do
+        kill -0 "$registry" || { cat "$work/registry.out"; exit 1; }
+        sleep 1
+    done
+    address=$(sed -n 's/^registry on \([^;]*\);.*/\1/p' "$work/registry.out")
+    # The same port there: the files that lead to the registry name it.
+    # shellcheck disable=SC2086 # options and the destination, as words
+    ${FREEBSD_SSH%% *} -N -o ExitOnForwardFailure=yes -R "127.0.0.1:${address#*:}:$address" ${FREEBSD_SSH#* } </dev/null &
+    forward=$!
+    tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
+}
+
+[ $# -gt 0 ] || set -- suites demo scenario loop critest
+tree_target=$CARGO_TARGET_DIR
+build "$@"
+if [ -z "${FREEBSD_SSH:-}" ]; then
+    [ -n "${FREEBSD_IMAGE:-}" ] || { say "set FREEBSD_SSH or FREEBSD_IMAGE; see $here/run.sh" >&2; exit 2; }
+    boot
+fi
+say "on $($FREEBSD_SSH 'uname -srm' </dev/null)"
+$FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports && rm -f $remote/reports/*" </dev/null
+send "$built/cellblock" cellblock
+send "$crictl" crictl
+send "$critest" critest
+while read -r suite; do
+    send "$suite" "suites/$(basename "$suite" | sed 's/-[0-9a-f]*$//')"
+done <"$work/suites"
+for script in "$here"/guest.sh "$here"/bench/*; do
+    $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
+done
+serve_images
+code=0
+if [ "$*" = bench ]; then
+    send "$(sh "$here/bench/build-floor.sh" "$work")" floor
+    $FREEBSD_SSH "sh $remote/bench.sh" </dev/null || code=$?
+else
+    $FREEBSD_SSH "sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} $*" </dev/null || code=$?
+fi
+mkdir -p "$reports"
+$FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -
+case " $* " in *" critest "*)
+    "$tree_target/debug/e2e" judge "$reports/reports/junit-critest-freebsd.xml" || code=1
+    ;;
+esac
+say "reports in $reports"
+exit $code

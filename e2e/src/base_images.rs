@@ -1,0 +1,64 @@
+//! The images that critest pulls, for FreeBSD: one layer out of the base system of the machine that they will run on
+//! (`e2e/freebsd/base.sh` collects it), under the names that critest gives them. Those that only specs for Linux use are not
+//! made.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::images::Published;
+use crate::oci::{ARCHITECTURE, Config, Image, Layer, Tree};
+
+/// Every image of critest's FreeBSD build and of the scenario, from the unpacked base.
+pub fn all(base: &Path) -> Result<Vec<Published>> {
+    let base = Tree::of_directory(base)?.layer()?;
+    let shell = Config { cmd: vec!["sh"], os: "freebsd", ..Config::default() };
+    let image = |config: &Config| Image::new(std::slice::from_ref(&base), config);
+    let publish =
+        |repository: String, tags: &[&'static str], image: Image| Published { repository, tags: tags.to_vec(), image };
+    let e2e = |name: &str| format!("e2e-test-images/{name}");
+    let staging = |name: &str| format!("k8s-staging-cri-tools/{name}");
+    let httpd = |port: &'static str| Config { cmd: vec!["httpd", port], ..shell.clone() };
+    let mut images = vec![
+        publish(e2e("busybox"), &["1.29-2"], image(&shell)?),
+        publish(e2e("nginx"), &["1.14-2"], image(&httpd("80"))?),
+        publish(e2e("httpd"), &["2.4.39-4"], image(&httpd("80"))?),
+        publish(staging(&format!("hostnet-nginx-{ARCHITECTURE}")), &["latest"], image(&httpd("12003"))?),
+        publish("pause".to_owned(), &["3.9"], image(&Config { cmd: vec!["top"], ..shell.clone() })?),
+        publish(staging("test-image-digest"), &["latest"], by_digest()?),
+    ];
+    for (name, tags) in [
+        ("test-image-1", &["latest"][..]),
+        ("test-image-2", &["latest"]),
+        ("test-image-3", &["latest"]),
+        ("test-image-latest", &["latest"]),
+        ("test-image-tags", &["1", "2", "3"]),
+    ] {
+        images.push(publish(staging(name), tags, marked(&base, name, &shell)?));
+    }
+    for tag in ["test", "all"] {
+        images.push(publish(staging("test-image-tag"), &[tag], marked(&base, tag, &shell)?));
+    }
+    for (name, user) in [
+        ("test-image-user-uid", "1002"),
+        ("test-image-user-username", "www-data"),
+        ("test-image-user-uid-group", "1003:1004"),
+        ("test-image-user-username-group", "www-data:1004"),
+        ("test-image-predefined-group", "1000"),
+    ] {
+        images.push(publish(staging(name), &["latest"], image(&Config { user, ..shell.clone() })?));
+    }
+    Ok(images)
+}
+
+/// See [`crate::images::by_digest`]; for FreeBSD.
+pub fn by_digest() -> Result<Image> {
+    let layer = Tree::default().file("test-image-digest", "").layer()?;
+    Image::new(&[layer], &Config { os: "freebsd", ..Config::default() })
+}
+
+/// An image that differs from all others.
+fn marked(base: &Layer, name: &str, config: &Config) -> Result<Image> {
+    let marker = Tree::default().file("etc/test-image", &format!("{name}\n")).layer()?;
+    Image::new(&[base.clone(), marker], config)
+}
