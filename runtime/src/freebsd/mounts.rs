@@ -76,13 +76,13 @@ impl Root {
             format!("cannot mount {} on {at} of {}", wanted.source.file_system(), self.path.display())
         };
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all().map_err(Error::failed(failed()))?;
+        let below = of(place.file.as_fd()).map_err(Error::failed(failed()))?;
         nmount(&wanted.source, &on, wanted.readonly).map_err(Error::failed(failed()))?;
         let arrived = resolve(&self.opened, &wanted.destination, None).and_then(|found| of(found.file.as_fd()));
         match arrived {
-            Ok(found) if found.on == on && !before.iter().any(|other| other.fsid == found.fsid) => Ok(()),
+            Ok(found) if found.on == on && found.fsid != below.fsid => Ok(()),
             other => {
-                take_back(&before, wanted).map_err(Error::failed(failed()))?;
+                take_back(wanted).map_err(Error::failed(failed()))?;
                 let seen = other.map_or_else(|error| error.to_string(), |found| found.on.display().to_string());
                 Err(misplaced(wanted)(io::Error::other(format!("it was moved while it was mounted (now {seen})"))))
             }
@@ -111,16 +111,15 @@ pub(super) fn nmount(source: &Source, on: &Path, readonly: bool) -> io::Result<(
     })
 }
 
-/// Unmounts the mount of this kind and source that appeared since `before`, wherever it is: nothing else of this server
-/// mounts meanwhile.
-fn take_back(before: &[Mounted], wanted: &Wanted) -> io::Result<()> {
+/// Unmounts the newest mount of this kind and source, wherever it is: the one that was just made, since nothing else of this
+/// server mounts meanwhile.
+fn take_back(wanted: &Wanted) -> io::Result<()> {
     let from = wanted.source.options().into_iter().find(|(name, _)| *name == "from").map(|(_, from)| from);
-    let after = all()?;
-    let mut new = after.iter().rev().filter(|mounted| !before.iter().any(|known| known.fsid == mounted.fsid));
+    let list = all()?;
     let same = |mounted: &&Mounted| {
         mounted.kind == wanted.source.file_system() && from.as_ref().is_none_or(|from| *from == mounted.from)
     };
-    match new.find(same) {
+    match list.iter().rev().find(same) {
         Some(mounted) => unmount_one(mounted),
         None => Err(io::Error::other(format!("the mount meant for {} is not found", wanted.destination.display()))),
     }

@@ -3,11 +3,16 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::Error;
 use runtime::spec::{Mount, MountSource};
 
 use crate::bench::{Bench, add_program, host_mount, tool};
+
+/// How often the race is run.
+const ATTEMPTS: usize = 10;
 
 #[test]
 fn links_of_a_hostile_image_do_not_lead_a_mount_out_of_the_root() {
@@ -115,5 +120,38 @@ fn what_lost_its_state_is_found_in_the_kernel() {
     fs::remove_dir_all(bench.settings.state.join("containers").join(spec.id.short())).unwrap();
     bench.runtime.remove_container(&spec.id).unwrap();
     // The ruleset's number was lost with the state; it is this test's to remove.
+    bench.remove();
+}
+
+#[test]
+fn a_place_that_moves_while_it_is_mounted_leads_nowhere() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let (host, volume) = (bench.directory.path().join("host"), bench.directory.path().join("volume"));
+    fs::create_dir_all(host.join("x")).unwrap();
+    fs::create_dir_all(volume.join("swap/x")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, swap, kept, target) = (Arc::clone(&stop), volume.join("swap"), volume.join("kept"), host.clone());
+    let swapper = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            // Any of these fails where the backend was faster; the next round goes on with what is there.
+            let _ = fs::rename(&swap, &kept);
+            let _ = symlink(&target, &swap);
+            let _ = fs::remove_file(&swap);
+            let _ = fs::remove_dir(swap.join("x"));
+            let _ = fs::remove_dir(&swap);
+            let _ = fs::rename(&kept, &swap);
+        }
+    });
+    for _ in 0..ATTEMPTS {
+        let mut spec = bench.spec("true");
+        spec.mounts = vec![host_mount(&volume, "/vol", false), host_mount("/etc", "/vol/swap/x", true)];
+        // It may be refused; it may not lead out of the root.
+        let made = bench.runtime.create_container(&spec);
+        let real = host.canonicalize().unwrap();
+        assert!(!tool("mount", &["-p"]).contains(real.to_str().unwrap()), "{made:?}");
+        bench.runtime.remove_container(&spec.id).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    swapper.join().unwrap();
     bench.remove();
 }

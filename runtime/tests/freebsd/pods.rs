@@ -4,9 +4,12 @@ use std::fs;
 use std::io::Read;
 
 use host::PodId;
-use runtime::spec::{PodSpec, Scope};
+use runtime::spec::{PodSpec, Resources, Scope};
 
 use crate::bench::{Bench, add_program, eventually, pod_spec, tool};
+
+/// Pods that come and go in one test: each takes seconds on an emulated machine.
+const PODS: usize = 10;
 
 #[test]
 fn a_pod_has_a_name_and_parameters_of_its_own_and_its_ports_are_reached() {
@@ -85,5 +88,40 @@ fn a_spare_takes_its_pods_names() {
     let names = tool("jls", &["-j", &jail, "name", "host.hostname", "vnet", "sysvshm"]);
     assert_eq!(names.trim(), format!("{jail} inside new inherit"));
     bench.runtime.remove_pod(&spec.id).unwrap();
+    bench.remove();
+}
+
+#[test]
+fn many_pods_leave_nothing() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let rulesets = || tool("devfs", &["rule", "showsets"]);
+    let before = rulesets();
+    let mut ids = Vec::new();
+    for round in 0..PODS {
+        let spec = PodSpec { id: PodId::random(), ..pod_spec() };
+        bench.runtime.create_pod(&spec, None).unwrap();
+        let mut container = bench.spec("sleep 1000");
+        container.pod = spec.id.clone();
+        container.readonly_rootfs = round % 2 == 0;
+        container.resources = Resources { pids: Some(9), cpu_quota: Some(50_000), ..Resources::default() };
+        bench.start(&container);
+        ids.push(spec.id.short().to_owned());
+        // Some are stopped first, some are removed as they run.
+        if round % 3 == 0 {
+            bench.runtime.kill_container(&container.id).unwrap();
+        }
+        bench.runtime.remove_pod(&spec.id).unwrap();
+        std::fs::remove_dir_all(&container.rootfs).unwrap();
+    }
+    assert_eq!(bench.runtime.inventory().unwrap().pods.len(), 1);
+    let rules = tool("rctl", &[]);
+    assert!(!ids.iter().any(|id| rules.contains(id)), "{rules}");
+    assert!(!tool("mount", &[]).contains(bench.directory.path().to_str().unwrap()));
+    eventually("no jail is left, not even dying", || {
+        let jails = tool("jls", &["-d", "name"]);
+        !ids.iter().any(|id| jails.contains(id))
+    });
+    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 1000)).count();
+    assert!(numbers(&rulesets()) <= numbers(&before), "rulesets: {} -> {}", before, rulesets());
     bench.remove();
 }
