@@ -144,7 +144,6 @@ mod tests {
             ("processes", PodSpec { pid: PidScope::Host, ..pod_spec() }),
             ("kern.x", PodSpec { sysctls: sysctls("kern.x"), ..pod_spec() }),
             ("host", PodSpec { sysctls: sysctls("net.inet.ip.ttl"), network: Scope::Host, ..pod_spec() }),
-            ("network of its own", PodSpec { hostname: None, ..pod_spec() }),
             ("255", PodSpec { hostname: Some(long), ..pod_spec() }),
             (
                 "cpuset_mems",
