@@ -50,7 +50,8 @@ ANSWER
 echo 'It works! Welcome to nginx!' >"$stage/var/www/index.html"
 chmod 755 "$stage/bin/top" "$stage/bin/httpd"
 
-cp /etc/protocols /etc/netconfig "$stage/etc/"
+# login.conf: inetd(8) says what it misses there into the connection.
+cp /etc/protocols /etc/netconfig /etc/login.conf "$stage/etc/"
 cat >"$stage/etc/services" <<'SERVICES'
 port80 80/tcp
 port12003 12003/tcp
