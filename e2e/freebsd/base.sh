@@ -31,7 +31,7 @@ find "$stage" -type f -exec chmod u+w {} +
 
 cat >"$stage/bin/top" <<'TOP'
 #!/bin/sh
-while :; do sleep 3600; done
+exec tail -f /dev/null
 TOP
 cat >"$stage/bin/httpd" <<'HTTPD'
 #!/bin/sh
