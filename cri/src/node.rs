@@ -161,7 +161,9 @@ impl Node {
         self.network.configure(networks)?;
         self.addresses().configured = true;
         self.store.disk().apply(&[crate::record::Change::PutPodNetworks(networks)])?;
-        self.set_pool(networks)
+        self.set_pool(networks)?;
+        self.spares.wake();
+        Ok(())
     }
 
     /// Makes what all pods share in the network, unless it was made. Blocking.

@@ -42,6 +42,11 @@ impl Spares {
         spare
     }
 
+    /// There is a pod network now: whoever keeps the pool full looks again.
+    pub fn wake(&self) {
+        self.taken.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<PodId>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +59,8 @@ impl Spares {
 /// Keeps the pool full until the server stops.
 pub async fn keep(node: Arc<Node>) {
     loop {
-        while node.spares.is_short() {
+        // A spare's interface hangs on the bridge, which is there once there is a pod network.
+        while !node.pod_networks().is_empty() && node.spares.is_short() {
             match node.block(|node| make(node)).await {
                 Ok(()) => {}
                 Err(error) => {

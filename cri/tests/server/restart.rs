@@ -170,3 +170,20 @@ fn spares_are_used_refilled_and_swept() {
     server.stop();
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+fn spares_wait_for_a_pod_network() {
+    let mut world = World::with_spares(2);
+    world.has_networks = false;
+    let count = |world: &World| world.leftovers().iter().filter(|left| left.starts_with("spare")).count();
+    let server = world.start();
+    let mut client = server.client();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(count(&world), 0, "there is no bridge for them yet");
+    let network_config = Some(NetworkConfig { pod_cidr: "10.21.0.0/24".to_owned() });
+    let request = UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
+    server.run(client.update_runtime_config(request)).unwrap();
+    wait_for("two spares", || count(&world) == 2);
+    server.stop();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) kernel: Kernel,
     network: FakeKernel,
     spares: u32,
+    /// Whether its configuration names pod networks; if not, kubelet must.
+    pub(crate) has_networks: bool,
     /// The image that its registry serves.
     pub(crate) image: String,
 }
@@ -69,7 +71,8 @@ impl World {
         let hosts = directory.path().join("certs.d").join(registry.to_string());
         std::fs::create_dir_all(&hosts).unwrap();
         std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
-        Self { directory, faults, kernel, network, spares, image: format!("{registry}/test/pause:latest") }
+        let image = format!("{registry}/test/pause:latest");
+        Self { directory, faults, kernel, network, spares, has_networks: true, image }
     }
 
     fn config(&self) -> Config {
@@ -80,7 +83,9 @@ impl World {
             runtime_handlers: vec!["other".to_owned()],
             ..Config::default()
         };
-        config.network.pod_cidrs = vec!["10.20.0.0/24".parse().unwrap(), "fd00:20::/64".parse().unwrap()];
+        if self.has_networks {
+            config.network.pod_cidrs = vec!["10.20.0.0/24".parse().unwrap(), "fd00:20::/64".parse().unwrap()];
+        }
         config
     }
 
