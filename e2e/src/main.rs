@@ -138,7 +138,10 @@ fn command(command: Command) -> Result<()> {
             println!("critest: {passed} of {} specs passed", specs.len());
             let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
             others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
-            ensure!(others.is_empty(), "{} specs did not pass", others.len());
+            // Specs that critest has on Linux only are no entries that have become needless.
+            let wrong: Vec<_> =
+                judge(&specs, false)?.into_iter().filter(|line| !line.contains("no spec begins")).collect();
+            ensure!(wrong.is_empty(), "{} specs are not as expected:\n  {}", wrong.len(), wrong.join("\n  "));
             Ok(())
         }
     }
