@@ -29,7 +29,7 @@ soak: deps build
 
 # A pod from a pulled image, step by step, from the binary alone.
 demo: deps-demo
-	$(CARGO) build -p cri
+	$(CARGO) build -p cri -p runtime
 	$(CARGO) run -q -p cri --bin cellblock -- demo
 
 # Clippy and a linked binary for FreeBSD.
