@@ -30,22 +30,31 @@ static PEER: LazyLock<Option<String>> = LazyLock::new(|| {
     None
 });
 
-/// Runs the peer on a thread of its own; None: there is none.
-async fn run(arguments: &[&str], stdin: Vec<u8>) -> Option<Output> {
-    let program = PEER.clone()?;
-    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-    let output = tokio::task::spawn_blocking(move || {
-        let pipe = Stdio::piped;
-        let mut child =
-            Command::new(program).args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        // A command that does not read its input closes it.
-        let writer = std::thread::spawn(move || input.write_all(&stdin).is_ok());
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        output
-    });
-    Some(output.await.unwrap())
+/// The real client, built. A test has it before it asks for a URL: the build may take longer than a URL lives.
+struct Peer(&'static str);
+
+impl Peer {
+    fn new() -> Option<Self> {
+        PEER.as_deref().map(Self)
+    }
+
+    /// Runs it on a thread of its own.
+    async fn run(&self, arguments: &[&str], stdin: Vec<u8>) -> Output {
+        let program = self.0;
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let output = tokio::task::spawn_blocking(move || {
+            let pipe = Stdio::piped;
+            let mut child =
+                Command::new(program).args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+            let mut input = child.stdin.take().unwrap();
+            // A command that does not read its input closes it.
+            let writer = std::thread::spawn(move || input.write_all(&stdin).is_ok());
+            let output = child.wait_with_output().unwrap();
+            writer.join().unwrap();
+            output
+        });
+        output.await.unwrap()
+    }
 }
 
 fn error(output: &Output) -> String {
@@ -56,14 +65,15 @@ const COMMAND_PROTOCOLS: [&str; 4] = ["spdy", "v5.channel.k8s.io", "v4.channel.k
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_prints_and_its_exit_code_arrives() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     for protocol in COMMAND_PROTOCOLS {
         let url = scene.exec(&["print", "hello from within"], false);
-        let Some(output) = run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await else { return };
+        let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"hello from within\n"[..]), "{protocol}");
         assert_eq!(error(&output), "", "{protocol}");
         let url = scene.exec(&["exit", "7"], false);
-        let output = run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await.unwrap();
+        let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         // Before v4 the code is only part of a text.
         let code = if protocol == "v3.channel.k8s.io" { BROKEN } else { 7 };
         assert_eq!(output.status.code(), Some(code), "{protocol}: {}", error(&output));
@@ -73,25 +83,25 @@ async fn a_command_prints_and_its_exit_code_arrives() {
 /// The certificate and its key are fixtures, self-signed for 127.0.0.1, and good for nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_certificate_it_is_the_same_over_tls() {
+    let Some(peer) = Peer::new() else { return };
     let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streaming").join(name);
     let certificate = Some(Certificate { chain: file("certificate.pem"), key: file("key.pem") });
     let scene = Scene::with(Settings { certificate, ..Settings::default() }).await;
-    copies(&scene).await;
+    copies(&peer, &scene).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_is_sent_comes_back_whole() {
-    copies(&Scene::new().await).await;
+    let Some(peer) = Peer::new() else { return };
+    copies(&peer, &Scene::new().await).await;
 }
 
-async fn copies(scene: &Scene) {
+async fn copies(peer: &Peer, scene: &Scene) {
     let sent: Vec<u8> = (0..16u32 << 20).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
     // Without v5 a WebSocket client cannot say that its input is over.
     for protocol in ["spdy", "v5.channel.k8s.io"] {
         let url = scene.exec(&["copy"], true);
-        let Some(output) = run(&["-url", &url, "-protocol", protocol, "-stdin", "command"], sent.clone()).await else {
-            return;
-        };
+        let output = peer.run(&["-url", &url, "-protocol", protocol, "-stdin", "command"], sent.clone()).await;
         assert_eq!(output.status.code(), Some(0), "{protocol}: {}", error(&output));
         assert_eq!(Sha256::digest(&output.stdout), Sha256::digest(&sent), "{protocol}: {}", output.stdout.len());
     }
@@ -99,10 +109,11 @@ async fn copies(scene: &Scene) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_an_error_with_words() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     for protocol in COMMAND_PROTOCOLS {
         let url = scene.exec(&["missing"], false);
-        let Some(output) = run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await else { return };
+        let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         assert_eq!(output.status.code(), Some(BROKEN), "{protocol}");
         assert!(error(&output).contains("executable file not found"), "{protocol}: {}", error(&output));
     }
@@ -110,51 +121,55 @@ async fn a_program_that_is_not_there_is_an_error_with_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_is_good_once() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     let url = scene.exec(&["exit", "0"], false);
-    let Some(output) = run(&["-url", &url, "command"], vec![]).await else { return };
+    let output = peer.run(&["-url", &url, "command"], vec![]).await;
     assert_eq!(output.status.code(), Some(0), "{}", error(&output));
-    let output = run(&["-url", &url, "command"], vec![]).await.unwrap();
+    let output = peer.run(&["-url", &url, "command"], vec![]).await;
     assert_eq!(output.status.code(), Some(BROKEN));
     assert!(error(&output).contains("404"), "{}", error(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_clients_attach_and_see_the_end() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     let urls: Vec<String> = (0..3).map(|_| scene.command(None, false, false)).collect();
     let arguments: Vec<[&str; 3]> = urls.iter().map(|url| ["-url", url, "command"]).collect();
-    let clients = arguments.iter().map(|arguments| run(arguments, vec![]));
+    let clients = arguments.iter().map(|arguments| peer.run(arguments, vec![]));
     let (kernel, container) = (scene.kernel.clone(), scene.container.clone());
     let finish = async {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         kernel.finish(&container, 3, false);
     };
     let (outputs, ()) = futures::join!(futures::future::join_all(clients), finish);
-    for output in outputs.into_iter().flatten() {
+    for output in outputs {
         assert_eq!(output.status.code(), Some(0), "{}", error(&output));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_are_forwarded_many_connections_at_a_time() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     scene.echo(80);
     for protocol in ["spdy", "tunnel"] {
         let url = scene.forward(&[]);
         let arguments =
             ["-url", &url, "-protocol", protocol, "-port", "80", "-connections", "8", "-bytes", "4000000", "forward"];
-        let Some(output) = run(&arguments, vec![]).await else { return };
+        let output = peer.run(&arguments, vec![]).await;
         assert_eq!(output.status.code(), Some(0), "{protocol}: {}", error(&output));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_on_which_nothing_listens_is_an_error_with_words() {
+    let Some(peer) = Peer::new() else { return };
     let scene = Scene::new().await;
     let url = scene.forward(&[]);
     let arguments = ["-url", &url, "-port", "81", "-bytes", "10", "forward"];
-    let Some(output) = run(&arguments, vec![]).await else { return };
+    let output = peer.run(&arguments, vec![]).await;
     assert_eq!(output.status.code(), Some(BROKEN));
     let wanted = format!("error forwarding port 81 to pod {}", scene.pod);
     assert!(error(&output).contains(&wanted), "{}", error(&output));
