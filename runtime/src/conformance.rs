@@ -159,8 +159,9 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A pod as the suite wants it.
-fn pod_spec() -> PodSpec {
+/// A pod as the suite wants it, and other tests that change a field or two.
+#[must_use]
+pub fn pod_spec() -> PodSpec {
     PodSpec {
         id: PodId::random(),
         hostname: Some("conformance".to_owned()),
@@ -175,7 +176,9 @@ fn pod_spec() -> PodSpec {
     }
 }
 
-fn container_spec(
+/// A container as the suite wants it: root's, with nothing special.
+#[must_use]
+pub fn container_spec(
     id: ContainerId,
     pod: &PodId,
     rootfs: PathBuf,

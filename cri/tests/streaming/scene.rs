@@ -1,6 +1,5 @@
 //! A streaming server on the fake backend, with a pod and a container in it.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -10,8 +9,9 @@ use std::time::Duration;
 use cri::streaming::{Command, Forward, Server, Settings};
 use host::{ContainerId, PodId};
 use runtime::Runtime as _;
+use runtime::conformance::{container_spec, pod_spec};
 use runtime::fake::{Fake, Kernel};
-use runtime::spec::{ContainerSpec, NameOrId, PidScope, PodSpec, Process, Profile, Resources, Scope, Security, User};
+use runtime::spec::ContainerSpec;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,9 @@ impl Scene {
         let fake = Fake::default();
         let kernel = fake.kernel.clone();
         let pod = pod_spec();
-        let container = container_spec(&pod.id);
+        let args = ["block".to_owned()];
+        let container = container_spec(ContainerId::random(), &pod.id, PathBuf::from("/"), &args, None);
+        let container = ContainerSpec { stdin: true, ..container };
         fake.create_pod(&pod, None).unwrap();
         fake.create_container(&container).unwrap();
         fake.start_container(&container.id).unwrap();
@@ -82,54 +84,4 @@ impl Scene {
 pub(crate) fn parts(url: &str) -> (&str, &str) {
     let rest = url.split_once("://").unwrap().1;
     rest.split_at(rest.find('/').unwrap())
-}
-
-fn pod_spec() -> PodSpec {
-    PodSpec {
-        id: PodId::random(),
-        hostname: None,
-        network: Scope::Pod,
-        ipc: Scope::Pod,
-        pid: PidScope::Container,
-        resolv_conf: None,
-        sysctls: BTreeMap::new(),
-        cgroup_parent: None,
-        privileged: false,
-        resources: Resources::default(),
-    }
-}
-
-fn container_spec(pod: &PodId) -> ContainerSpec {
-    let root = NameOrId::Id(0);
-    ContainerSpec {
-        id: ContainerId::random(),
-        pod: pod.clone(),
-        rootfs: PathBuf::from("/"),
-        readonly_rootfs: false,
-        process: Process {
-            args: vec!["block".to_owned()],
-            env: Vec::new(),
-            cwd: "/".into(),
-            tty: false,
-            user: User { user: root, group: None, supplemental: Vec::new(), merge_image_groups: false },
-        },
-        pid: PidScope::Container,
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        resources: Resources::default(),
-        security: Security {
-            privileged: false,
-            no_new_privileges: false,
-            add_capabilities: Vec::new(),
-            drop_capabilities: Vec::new(),
-            ambient_capabilities: Vec::new(),
-            masked_paths: Vec::new(),
-            readonly_paths: Vec::new(),
-            seccomp: Profile::RuntimeDefault,
-            apparmor: Profile::RuntimeDefault,
-        },
-        stdin: true,
-        stdin_once: false,
-        log_path: None,
-    }
 }

@@ -11,3 +11,5 @@ mod limits;
 mod mounts;
 mod pods;
 mod process;
+#[path = "../ground/bench.rs"]
+mod shared;

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Read;
 
 use host::PodId;
+use runtime::conformance::pod_spec;
 use runtime::spec::{PodSpec, Resources, Scope};
 
-use crate::bench::{Bench, add_program, eventually, pod_spec, tool};
+use crate::bench::{Bench, add_program, eventually, tool};
 
 /// Pods that come and go in one test: each takes seconds on an emulated machine.
 const PODS: usize = 10;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use host::PodId;
-use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, Scope, User};
+use runtime::conformance::pod_spec;
+use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
 
 use crate::bench::in_pod;
 
@@ -54,18 +54,7 @@ fn a_parameter_of_the_host_is_refused() {
         |_| (),
         |bench| {
             for name in ["vm.swappiness", "kernel.panic", "net..x"] {
-                let spec = PodSpec {
-                    id: PodId::random(),
-                    hostname: None,
-                    network: Scope::Pod,
-                    ipc: Scope::Pod,
-                    pid: PidScope::Container,
-                    resolv_conf: None,
-                    sysctls: [(name.to_owned(), "1".to_owned())].into(),
-                    cgroup_parent: None,
-                    privileged: false,
-                    resources: Resources::default(),
-                };
+                let spec = PodSpec { sysctls: [(name.to_owned(), "1".to_owned())].into(), ..pod_spec() };
                 let error = bench.runtime.create_pod(&spec, None).unwrap_err();
                 assert!(error.to_string().contains(name), "{error}");
             }

@@ -8,3 +8,5 @@ mod containers;
 #[path = "../ground/mod.rs"]
 mod ground;
 mod sessions;
+#[path = "../ground/bench.rs"]
+mod shared;

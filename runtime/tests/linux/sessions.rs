@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use runtime::ContainerState;
 use runtime::spec::ExecSpec;
 
-use crate::bench::{PATIENCE, in_pod, readable};
+use crate::bench::{PATIENCE, eventually, in_pod, readable};
 
 /// Reads until the text has come.
 fn read_until(output: &mut File, wanted: &str) -> String {
@@ -78,7 +78,7 @@ fn a_terminal_shows_its_size_and_hangs_up() {
             let mut spec = bench.spec("test -t 0 && echo terminal; read line; echo got $line; sleep 1000");
             (spec.process.tty, spec.stdin) = (true, true);
             bench.start(&spec);
-            bench.eventually("the log shows the terminal", || bench.log(&spec).contains("terminal\r"));
+            eventually("the log shows the terminal", || bench.log(&spec).contains("terminal\r"));
             let session = bench.runtime.attach(&spec.id, true).unwrap();
             session.control.resize(101, 37).unwrap();
             File::from(session.stdin.unwrap()).write_all(b"hi\n").unwrap();
@@ -94,7 +94,7 @@ fn a_terminal_shows_its_size_and_hangs_up() {
             read_until(&mut stdout, "got hello");
             // A shell that is just forking loses a ^C: its own handler notes it, and its child is not yet what it will be.
             let mut code = None;
-            bench.eventually("^C ends it", || {
+            eventually("^C ends it", || {
                 stdin.write_all(b"\x03").unwrap();
                 code = session.control.wait(Duration::from_millis(500)).unwrap();
                 code.is_some()
@@ -126,13 +126,13 @@ fn a_killed_exec_takes_its_daemons_along() {
             for killed in [true, false] {
                 let exec = ExecSpec { args: daemons.map(str::to_owned).into(), tty: false, stdin: false };
                 let session = bench.runtime.exec(&spec.id, &exec).unwrap();
-                bench.eventually("the daemon runs", || count("cat") == 2);
+                eventually("the daemon runs", || count("cat") == 2);
                 if killed {
                     session.control.kill().unwrap();
                     assert_eq!(count("cat"), 0);
                 }
                 drop(session);
-                bench.eventually("none is left", || count("cat") == 0);
+                eventually("none is left", || count("cat") == 0);
             }
         },
     );
@@ -184,7 +184,7 @@ fn a_monitor_is_small() {
             let before = Instant::now();
             bench.start(&spec);
             let took = before.elapsed();
-            bench.eventually("it has written", || bench.log(&spec).contains("done"));
+            eventually("it has written", || bench.log(&spec).contains("done"));
             let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
                 panic!("it runs")
             };
