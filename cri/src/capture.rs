@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
 
 /// How much is read at a time, in bytes: a pipe holds that much.
 const CHUNK: usize = 64 << 10;
@@ -23,16 +24,21 @@ pub fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
     AsyncFd::with_interest(File::from(descriptor), Interest::READABLE)
 }
 
-/// Reads to the end and keeps the first `limit` bytes.
+/// Reads to the end, or until it is enough, and keeps the first `limit` bytes.
 ///
 /// # Errors
 /// The descriptor cannot be polled or read.
-pub async fn capture(descriptor: OwnedFd, limit: usize) -> io::Result<Vec<u8>> {
+pub async fn capture(descriptor: OwnedFd, limit: usize, enough: &CancellationToken) -> io::Result<Vec<u8>> {
     let file = awaited(descriptor)?;
     let mut kept = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
-        match file.async_io(Interest::READABLE, |mut file| file.read(&mut chunk)).await? {
+        let read = tokio::select! {
+            biased;
+            () = enough.cancelled() => 0,
+            read = file.async_io(Interest::READABLE, |mut file| file.read(&mut chunk)) => read?,
+        };
+        match read {
             0 => return Ok(kept),
             count => kept.extend_from_slice(&chunk[..count.min(limit.saturating_sub(kept.len()))]),
         }
@@ -44,13 +50,29 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::capture;
 
     #[tokio::test]
     async fn the_beginning_is_kept_and_the_rest_is_read() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let writer = std::thread::spawn(move || theirs.write_all(&vec![b'x'; 1 << 20]).unwrap());
-        assert_eq!(capture(ours.into(), 1000).await.unwrap(), vec![b'x'; 1000]);
+        assert_eq!(capture(ours.into(), 1000, &CancellationToken::new()).await.unwrap(), vec![b'x'; 1000]);
+        writer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_writer_without_end_is_left_when_it_is_enough() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let writer = std::thread::spawn(move || while theirs.write_all(b"more").is_ok() {});
+        let enough = CancellationToken::new();
+        let told = enough.clone();
+        let reader = tokio::spawn(async move { capture(ours.into(), 1000, &told).await });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        enough.cancel();
+        let kept = reader.await.unwrap().unwrap();
+        assert!(kept.len() <= 1000 && b"more".repeat(250).starts_with(&kept), "{} bytes", kept.len());
         writer.join().unwrap();
     }
 }

@@ -54,7 +54,38 @@ pub struct Critest<'a> {
     pub report: &'a Path,
     /// Only the specs whose names match this regular expression.
     pub only: Option<&'a str>,
+    /// What exec, attach and port-forward are carried by.
+    pub transport: Transport,
 }
+
+/// What streams are carried by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// What kubelet speaks, and critest unless it is told otherwise.
+    Spdy,
+    /// What newer clients speak.
+    WebSocket,
+}
+
+impl Transport {
+    /// What the names of its reports end with.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Spdy => "",
+            Self::WebSocket => "-websocket",
+        }
+    }
+
+    fn switches(self) -> &'static [&'static str] {
+        match self {
+            Self::Spdy => &[],
+            Self::WebSocket => &["-websocket-exec", "-websocket-attach", "-websocket-portforward"],
+        }
+    }
+}
+
+/// The specs that stream, as a regular expression; and how many there are.
+pub const STREAMING: (&str, usize) = ("Streaming runtime should support", 5);
 
 impl Critest<'_> {
     /// Runs it and returns what became of each spec.
@@ -73,6 +104,7 @@ impl Critest<'_> {
             "-ginkgo.no-color".to_owned(),
         ];
         args.extend(self.only.map(|only| format!("-ginkgo.focus={only}")));
+        args.extend(self.transport.switches().iter().map(|&switch| switch.to_owned()));
         let segments = shared_memory()?;
         let output = Program::new(self.program, &args).env("TMPDIR", &temporary).timeout(TIMEOUT).output()?;
         // The specs of host IPC leave behind what they made; nothing that the server made is among it.

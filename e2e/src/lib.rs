@@ -4,6 +4,7 @@ pub mod base_images;
 pub mod checks;
 pub mod client;
 pub mod critest;
+pub mod crowd;
 pub mod images;
 pub mod inventory;
 pub mod oci;

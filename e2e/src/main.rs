@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
-use e2e::critest::{Critest, judge, parse};
+use e2e::critest::{Critest, STREAMING, Transport, judge, parse};
+use e2e::crowd;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::process::tail;
@@ -201,6 +202,9 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
         if let Some(server) = running.take() {
             running = scenario::restart(site, server, checks)?;
         }
+        if let Some(server) = &running {
+            crowd::run(site, server.pid(), checks)?;
+        }
     }
     if parts.critest && running.is_some() {
         run_critest(site, tools, options, checks);
@@ -227,19 +231,34 @@ fn bench_streaming(beside: &str) -> Result<()> {
 }
 
 fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Checks) {
+    let only = options.only.as_deref();
     checks.check("critest", || {
-        let program = tools.critest(&images::by_digest()?.manifest.digest)?;
-        let report = std::path::absolute("artifacts/junit-critest-linux.xml")?;
-        let address = site.address();
-        let only = options.only.as_deref();
-        let specs = Critest { program: &program, address: &address, dir: site.dir(), report: &report, only }.run()?;
-        let passed = specs.iter().filter(|spec| spec.status == "passed").count();
-        println!("critest: {passed} of {} specs passed; {}", specs.len(), report.display());
-        let wrong = judge(&specs, only.is_some())?;
+        let passed = specs(site, tools, only, Transport::Spdy)?;
         ensure!(passed > 0, "no spec passed");
-        if !wrong.is_empty() {
-            bail!("{} specs are not as they should be:\n  {}", wrong.len(), wrong.join("\n  "));
-        }
         Ok(())
     });
+    if only.is_none() {
+        checks.check("critest's streaming by WebSocket", || {
+            let (streaming, all) = STREAMING;
+            let passed = specs(site, tools, Some(streaming), Transport::WebSocket)?;
+            ensure!(passed == all, "{passed} of {all} specs passed");
+            Ok(())
+        });
+    }
+}
+
+/// Runs critest's specs and judges them; how many passed.
+fn specs(site: &Site, tools: &Tools, only: Option<&str>, transport: Transport) -> Result<usize> {
+    let program = tools.critest(&images::by_digest()?.manifest.digest)?;
+    let report = std::path::absolute(format!("artifacts/junit-critest-linux{}.xml", transport.suffix()))?;
+    let address = site.address();
+    let critest = Critest { program: &program, address: &address, dir: site.dir(), report: &report, only, transport };
+    let specs = critest.run()?;
+    let passed = specs.iter().filter(|spec| spec.status == "passed").count();
+    println!("critest: {passed} of {} specs passed; {}", specs.len(), report.display());
+    let wrong = judge(&specs, only.is_some())?;
+    if !wrong.is_empty() {
+        bail!("{} specs are not as they should be:\n  {}", wrong.len(), wrong.join("\n  "));
+    }
+    Ok(passed)
 }

@@ -110,7 +110,12 @@ impl Program {
     }
 
     /// Runs it to its end, which must be a success, and counts what it prints.
-    pub fn flow(mut self) -> Result<Flow> {
+    pub fn flow(self) -> Result<Flow> {
+        self.flow_into(|_| ())
+    }
+
+    /// The same, and hands on what it prints as it comes.
+    pub fn flow_into(mut self, mut sink: impl FnMut(&[u8])) -> Result<Flow> {
         let name = self.to_string();
         let mut stderr = tempfile::tempfile()?;
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
@@ -126,8 +131,17 @@ impl Program {
                 ensure!(child.wait()?.success(), "{name}: {}", contents(&mut stderr)?);
                 return Ok(flow);
             }
+            sink(&buffer[..length]);
             bytes += length as u64;
         }
+    }
+
+    /// Starts it with its output in a pipe that nobody reads, as a client that has stopped reading.
+    pub fn unread(mut self) -> Result<Unread> {
+        let name = self.to_string();
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Unread(child))
     }
 
     /// Starts it in the background, its output appended to a file.
@@ -206,19 +220,30 @@ impl Drop for Background {
     }
 }
 
+/// A program whose output nobody reads; dropped, it is killed.
+#[derive(Debug)]
+pub struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Kills the server's worker of this name, a program of its own (`cellblock-NAME`) or the server's with that word (`cellblock
 /// NAME`), whose last argument is a path that ends like this.
 pub fn kill_worker(name: &str, path: &str) -> Result<()> {
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        let args: Vec<&str> = command.split_terminator('\0').collect();
-        let is_worker = match args[..] {
-            [program, _] => program.ends_with(&format!("/cellblock-{name}")),
-            [_, word, _] => word == name,
+    let list = Program::new("ps", ["-axww", "-o", "pid=,command="]).run()?;
+    for line in list.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_worker = match words[..] {
+            [_, program, _] => program.ends_with(&format!("/cellblock-{name}")),
+            [_, _, word, _] => word == name,
             _ => false,
         };
-        if is_worker && args[args.len() - 1].ends_with(path) {
-            return Program::new("kill", ["-KILL".as_ref(), entry.file_name().as_os_str()]).run().map(drop);
+        if is_worker && words[words.len() - 1].ends_with(path) {
+            return Program::new("kill", ["-KILL", words[0]]).run().map(drop);
         }
     }
     bail!("there is no worker {name} of {path}")
@@ -226,9 +251,8 @@ pub fn kill_worker(name: &str, path: &str) -> Result<()> {
 
 /// What a process has in memory, in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    let printed = Program::new("ps", ["-o", "rss=", "-p", &pid.to_string()]).run()?;
+    printed.trim().parse().with_context(|| format!("ps printed {printed:?}"))
 }
 
 fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {

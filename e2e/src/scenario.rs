@@ -22,12 +22,12 @@ const FORWARDED_PORT: u16 = 18_412;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A pod's and a container's configuration, written as crictl reads them.
-struct Files<'a> {
-    site: &'a Site,
+pub(crate) struct Files<'a> {
+    pub(crate) site: &'a Site,
 }
 
 impl Files<'_> {
-    fn write(&self, name: &str, value: &Value) -> Result<String> {
+    pub(crate) fn write(&self, name: &str, value: &Value) -> Result<String> {
         let path = self.site.dir().join(format!("{name}.json"));
         std::fs::write(&path, serde_json::to_vec_pretty(value)?)?;
         path.into_os_string().into_string().ok().context("the site's directory is UTF-8")
@@ -42,7 +42,7 @@ impl Files<'_> {
         self.write(&format!("pod-{name}"), &self.pod_value(name))
     }
 
-    fn pod_value(&self, name: &str) -> Value {
+    pub(crate) fn pod_value(&self, name: &str) -> Value {
         json!({
             "metadata": {"name": name, "uid": format!("uid-{name}"), "namespace": "default", "attempt": 1},
             "hostname": name,
@@ -59,7 +59,7 @@ impl Files<'_> {
         self.write(&format!("container-{name}"), &self.container_value(name, image, command))
     }
 
-    fn container_value(&self, name: &str, image: &str, command: &[&str]) -> Value {
+    pub(crate) fn container_value(&self, name: &str, image: &str, command: &[&str]) -> Value {
         json!({
             "metadata": {"name": name},
             "image": {"image": image},
@@ -188,6 +188,20 @@ fn exec_sync(site: &Site, web: &str) -> Result<()> {
     ensure!(late.stderr.contains("timed out") && start.elapsed() < PATIENCE, "{late:?}");
     let left = site.run(["exec", "-s", web, "sh", "-c", "pidof sleep || true"])?;
     ensure!(left.trim().is_empty(), "the time-out left processes: {left}");
+    background(site, web)
+}
+
+/// What a command leaves running in the background goes on when the command has ended, as with containerd, whether it holds the
+/// command's output or not.
+fn background(site: &Site, web: &str) -> Result<()> {
+    for (sync, script) in [("true", "sleep 4321 & echo begun"), ("false", "sleep 4321 >/dev/null 2>&1 & echo begun")] {
+        let args = ["exec", &format!("--sync={sync}"), web, "sh", "-c", script];
+        ensure!(site.run(args)?.trim() == "begun", "{script}: it prints something else");
+        // Longer than the output of a command that has ended is waited for.
+        std::thread::sleep(Duration::from_secs(2));
+        let goes_on = ["exec", "-s", web, "sh", "-c", "pidof sleep && kill $(pidof sleep)"];
+        site.run(goes_on).with_context(|| format!("{script}: it does not go on"))?;
+    }
     Ok(())
 }
 

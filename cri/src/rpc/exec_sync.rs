@@ -9,6 +9,7 @@ use proto::v1::{ExecSyncRequest, ExecSyncResponse};
 use runtime::Control;
 use runtime::spec::ExecSpec;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{gone, running};
@@ -19,8 +20,8 @@ use crate::node::Node;
 /// How much output is kept of both streams together, in bytes: kubelet accepts answers of 16 MiB, and what frames them
 /// takes a little.
 const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
-/// How long output is waited for after the command itself has ended: what it left in the background may hold the pipe for
-/// ever, and ends with it.
+/// How long output is waited for after the command itself has ended: what it left in the background goes on, and may hold the
+/// pipe for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs it.
@@ -64,9 +65,7 @@ async fn collect(
         return Err(Error::Deadline { what: format!("failed to exec in container: timeout {seconds}s exceeded") });
     };
     let exit_code = outcome?;
-    if tokio::time::timeout(DRAIN, async { tokio::join!(stdout.end(), stderr.end()) }).await.is_err() {
-        kill(node, control).await?;
-    }
+    let _ = tokio::time::timeout(DRAIN, async { tokio::join!(stdout.end(), stderr.end()) }).await;
     let stdout = stdout.take().await?;
     let mut stderr = stderr.take().await?;
     stderr.truncate(OUTPUT_LIMIT - stdout.len());
@@ -97,19 +96,22 @@ async fn kill(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<(), Error>
 struct Output {
     task: JoinHandle<std::io::Result<Vec<u8>>>,
     ended: tokio::sync::watch::Receiver<()>,
+    enough: CancellationToken,
 }
 
 impl Output {
     fn of(descriptor: Option<OwnedFd>) -> Self {
         let (sender, ended) = tokio::sync::watch::channel(());
+        let enough = CancellationToken::new();
+        let told = enough.clone();
         let task = tokio::spawn(async move {
             let _until_the_end = sender;
             match descriptor {
-                Some(descriptor) => capture(descriptor, OUTPUT_LIMIT).await,
+                Some(descriptor) => capture(descriptor, OUTPUT_LIMIT, &told).await,
                 None => Ok(Vec::new()),
             }
         });
-        Self { task, ended }
+        Self { task, ended, enough }
     }
 
     async fn end(&self) {
@@ -117,12 +119,12 @@ impl Output {
         while ended.changed().await.is_ok() {}
     }
 
-    /// What was read to the end: all processes that could write are gone.
+    /// What was read until now.
     async fn take(self) -> Result<Vec<u8>, Error> {
-        match tokio::time::timeout(DRAIN, self.task).await {
-            Ok(Ok(read)) => read.map_err(host("cannot read the output of an exec")),
-            Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
-            Err(_) => Err(Error::State { what: "the output of the command is held open by a process".to_owned() }),
+        self.enough.cancel();
+        match self.task.await {
+            Ok(read) => read.map_err(host("cannot read the output of an exec")),
+            Err(defect) => std::panic::resume_unwind(defect.into_panic()),
         }
     }
 }

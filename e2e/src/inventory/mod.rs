@@ -1,14 +1,16 @@
-//! What this machine holds: processes, mounts, interfaces, namespaces, nftables rules, cgroups and directories of a run, one
-//! line each, so that after a run the inventory can be held against the one before it.
+//! What this machine holds: processes, mounts, interfaces, the kernel's other objects and the directories of a run, one line
+//! each, so that after a run the inventory can be held against the one before it.
+
+mod freebsd;
+mod linux;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::process::Program;
 use crate::server::Site;
 
 /// How long what is being removed may still be seen.
@@ -23,23 +25,7 @@ pub struct Inventory(BTreeSet<String>);
 impl Inventory {
     /// Looks.
     pub fn take(site: &Site) -> Result<Self> {
-        let mut lines = BTreeSet::new();
-        processes(&mut lines, site.dir());
-        for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            lines.insert(format!("mount {} {}", fields.get(4).unwrap_or(&""), fields.last().unwrap_or(&"")));
-        }
-        for (kind, dir) in [("interface", "/sys/class/net"), ("network namespace", "/run/netns")] {
-            lines.extend(names(Path::new(dir)).map(|name| format!("{kind} {name}")));
-        }
-        for rule in
-            Program::new("nft", ["list", "ruleset"]).run()?.lines().filter(|line| !line.contains("counter packets"))
-        {
-            lines.insert(format!("nftables {}", rule.trim()));
-        }
-        directories(Path::new("/sys/fs/cgroup"), &mut |path| {
-            lines.insert(format!("cgroup {}", path.display()));
-        });
+        let lines = if std::env::consts::OS == "freebsd" { freebsd::lines()? } else { linux::lines(site.dir())? };
         let mut inventory = Self(lines);
         inventory.add_directories(site);
         Ok(inventory)
@@ -81,14 +67,15 @@ impl Inventory {
 
 /// Whether a line names this run's directory, or a kernel object that begins with its prefix.
 fn is_of(line: &str, site: &Site) -> bool {
-    if line.contains(&*site.dir().to_string_lossy()) {
+    let in_a_jail = format!("(jail {}", site.prefix());
+    if line.contains(&*site.dir().to_string_lossy()) || line.contains(&in_a_jail) {
         return true;
     }
     let (kind, rest) = line.rsplit_once(' ').unwrap_or_default();
     let table = format!("cellblock-{}", site.prefix());
     match kind {
-        "interface" | "network namespace" => rest.starts_with(site.prefix()),
-        _ => ["nftables", "cgroup"].iter().any(|of| line.starts_with(of)) && line.contains(&table),
+        "interface" | "network namespace" | "jail" => rest.starts_with(site.prefix()),
+        _ => ["nftables", "cgroup", "anchor"].iter().any(|of| line.starts_with(of)) && line.contains(&table),
     }
 }
 
@@ -99,28 +86,6 @@ fn is_of_the_machine(line: &str) -> bool {
     // The registry is e2e's own: the soak stops it and starts another, and who started it ends it.
     let registry = line.contains(" docker-registry ");
     coming_and_going && (registry || !["cellblock", "runc", "crictl", "critest"].iter().any(|own| line.contains(own)))
-}
-
-/// Every process but the kernel's threads and our own; one that sees a mount of the run is said to be of it.
-fn processes(lines: &mut BTreeSet<String>, dir: &Path) {
-    let own = std::process::id().to_string();
-    for pid in names(Path::new("/proc")).filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own) {
-        let of = PathBuf::from("/proc").join(&pid);
-        let Ok(command) = fs::read(of.join("cmdline")) else { continue };
-        if command.is_empty() {
-            continue;
-        }
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let mounts = fs::read_to_string(of.join("mountinfo")).unwrap_or_default();
-        let inside = mounts.lines().any(|line| line.contains(" / / ") && line.contains(&*dir.to_string_lossy()));
-        let place = if inside { format!(" (root below {})", dir.display()) } else { String::new() };
-        lines.insert(format!("process {pid} {command}{place}"));
-    }
-}
-
-fn names(dir: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Every directory below this one, however deep.

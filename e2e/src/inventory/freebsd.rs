@@ -1,0 +1,59 @@
+//! What a FreeBSD machine holds, by what its own programs print: processes with their jails, jails (dying ones too), mounts,
+//! interfaces, pf's anchors, rctl rules, devfs rulesets and ZFS datasets.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use crate::process::Program;
+
+/// What is asked, and what each line that is printed is a line of. A program that is not there, or whose subsystem is not
+/// loaded, has nothing to tell.
+const QUESTIONS: [(&str, &[&str]); 7] = [
+    ("process", &["ps", "-axww", "-o", "pid=,jail=,command="]),
+    ("jail", &["jls", "-d", "-q", "name"]),
+    ("mount", &["mount", "-p"]),
+    ("anchor", &["pfctl", "-q", "-v", "-s", "Anchors"]),
+    ("rctl", &["rctl"]),
+    ("ruleset", &["devfs", "rule", "showsets"]),
+    ("dataset", &["zfs", "list", "-H", "-t", "all", "-o", "name"]),
+];
+
+/// One line for each.
+pub(super) fn lines() -> Result<BTreeSet<String>> {
+    let mut lines = BTreeSet::new();
+    let interfaces = Program::new("ifconfig", ["-l"]).run()?;
+    lines.extend(interfaces.split_whitespace().map(|name| format!("interface {name}")));
+    for (kind, question) in QUESTIONS {
+        let Ok(answer) = Program::new(question[0], &question[1..]).output() else { continue };
+        lines.extend(answer.stdout.lines().filter_map(|line| of(kind, line)));
+    }
+    Ok(lines)
+}
+
+/// A line of the inventory; None for a kernel's thread, and for the question's own process.
+fn of(kind: &str, printed: &str) -> Option<String> {
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    match (kind, &words[..]) {
+        (_, []) => None,
+        ("process", [_, _, command, ..]) if command.starts_with('[') || *command == "ps" => None,
+        ("process", [pid, "-", command @ ..]) => Some(format!("process {pid} {}", command.join(" "))),
+        ("process", [pid, jail, command @ ..]) => Some(format!("process {pid} {} (jail {jail})", command.join(" "))),
+        _ => Some(format!("{kind} {}", words.join(" "))),
+    }
+}
+
+#[test]
+fn what_is_printed_is_read() {
+    for (kind, printed, line) in [
+        ("process", "  12  -  /usr/sbin/cron -s", Some("process 12 /usr/sbin/cron -s")),
+        ("process", " 901 ed0123.4567 sleep 1000", Some("process 901 sleep 1000 (jail ed0123.4567)")),
+        ("process", "   0  -  [kernel]", None),
+        ("process", " 902  -  ps -axww", None),
+        ("mount", "devfs\t\t/dev\t\tdevfs\trw \t\t0 0", Some("mount devfs /dev devfs rw 0 0")),
+        ("anchor", "  cellblock-ed/node", Some("anchor cellblock-ed/node")),
+        ("jail", "", None),
+    ] {
+        assert_eq!(of(kind, printed).as_deref(), line, "{printed:?}");
+    }
+}
