@@ -38,8 +38,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
     write_files(&directory, spec).map_err(operation())?;
     std::thread::scope(|scope| scope.spawn(|| pin(&directory, spec)).join())
-        .map_err(|_| operation()(io::Error::other("the thread that makes its namespaces has panicked")))?
-        .map_err(operation())?;
+        .map_err(|_| operation()(io::Error::other("the thread that makes its namespaces has panicked")))??;
     if spec.pid == PidScope::Pod {
         init::start(&linux.settings.workers, &directory)?;
     }
@@ -139,7 +138,15 @@ pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
 }
 
 /// Runs in a thread of its own: what it unshares is its alone, and ends with it but for the pins.
-fn pin(directory: &Path, spec: &PodSpec) -> io::Result<()> {
+fn pin(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
+    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    unshare(spec).map_err(operation())?;
+    sysctl::apply(&spec.sysctls)?;
+    keep(directory, spec).map_err(operation())
+}
+
+/// Gives the calling thread the pod's own namespaces.
+fn unshare(spec: &PodSpec) -> io::Result<()> {
     let flags =
         [("network", CloneFlags::CLONE_NEWNET), ("uts", CloneFlags::CLONE_NEWUTS), ("ipc", CloneFlags::CLONE_NEWIPC)];
     let own =
@@ -151,7 +158,11 @@ fn pin(directory: &Path, spec: &PodSpec) -> io::Result<()> {
     if spec.network == Scope::Pod {
         sys::raise_loopback()?;
     }
-    sysctl::apply(&spec.sysctls)?;
+    Ok(())
+}
+
+/// Pins the calling thread's namespaces.
+fn keep(directory: &Path, spec: &PodSpec) -> io::Result<()> {
     for (kind, file) in PINS.into_iter().filter(|(kind, _)| has_own(spec, kind)) {
         let path = directory.join(file);
         fs::write(&path, "")?;

@@ -1,7 +1,6 @@
 //! Kernel parameters of a pod: only those that a namespace of its own has; any other would be the host's (sysctl(8)).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -52,12 +51,14 @@ fn swapped(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-/// Sets the parameters in the namespaces of the calling thread.
-pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
+/// Sets the parameters in the namespaces of the calling thread. A name or a value that the kernel does not take is the caller's
+/// mistake, as it is on FreeBSD.
+pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in sysctls {
-        let path = path(name);
-        std::fs::write(&path, value)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot set {name} to {value:?}: {error}")))?;
+        std::fs::write(path(name), value).map_err(|error| Error::Invalid {
+            field: "sysctls".to_owned(),
+            reason: format!("{name}={value}: {error}"),
+        })?;
     }
     Ok(())
 }

@@ -48,15 +48,33 @@ fn a_container_sees_what_its_pod_and_spec_say() {
     );
 }
 
+fn pod_with_parameter(name: &str, value: &str) -> PodSpec {
+    PodSpec { sysctls: [(name.to_owned(), value.to_owned())].into(), ..pod_spec() }
+}
+
 #[test]
 fn a_parameter_of_the_host_is_refused() {
     in_pod(
         |_| (),
         |bench| {
             for name in ["vm.swappiness", "kernel.panic", "net..x"] {
-                let spec = PodSpec { sysctls: [(name.to_owned(), "1".to_owned())].into(), ..pod_spec() };
-                let error = bench.runtime.create_pod(&spec, None).unwrap_err();
+                let error = bench.runtime.create_pod(&pod_with_parameter(name, "1"), None).unwrap_err();
                 assert!(error.to_string().contains(name), "{error}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_parameter_that_the_kernel_does_not_take_is_a_bad_request() {
+    in_pod(
+        |_| (),
+        |bench| {
+            for (name, value) in [("net.ipv4.ip_default_ttl", "many"), ("net.ipv4.no_such_parameter", "1")] {
+                let spec = pod_with_parameter(name, value);
+                let error = bench.runtime.create_pod(&spec, None).unwrap_err();
+                assert!(matches!(&error, runtime::Error::Invalid { reason, .. } if reason.contains(name)), "{error}");
+                bench.runtime.remove_pod(&spec.id).unwrap();
             }
         },
     );
