@@ -17,8 +17,8 @@ test: deps
 	$(MAKE) freebsd-check
 	$(MAKE) e2e
 
-# The real binary, a real kernel, crictl and critest; artifacts/ holds the reports. Run from where cargo put it: `cargo run -p`
-# would choose other features than the workspace's and build everything a second time.
+# The real binary, a real kernel, crictl, our own specs and critest; artifacts/ holds the reports. Run from where cargo put it:
+# `cargo run -p` would choose other features than the workspace's and build everything a second time.
 e2e: build
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/debug/e2e" all
@@ -36,8 +36,8 @@ demo: deps-demo
 freebsd-check:
 	sh ci/freebsd-cross.sh check
 
-# The conformance suites, the demo, crictl and critest on a FreeBSD machine: FREEBSD_SSH='ssh -p 2222 root@host', or FREEBSD_IMAGE=a
-# virtual machine's image. e2e/freebsd/run.sh says what else can be set; artifacts/freebsd holds the reports.
+# The conformance suites, the demo, crictl, our own specs and critest on a FreeBSD machine: FREEBSD_SSH='ssh -p 2222 root@host',
+# or FREEBSD_IMAGE=a virtual machine's image. e2e/freebsd/run.sh says what else can be set; artifacts/freebsd holds the reports.
 freebsd-e2e:
 	sh e2e/freebsd/run.sh
 

@@ -1,17 +1,17 @@
 //! The images that critest pulls, for FreeBSD: one layer out of the base system of the machine that they will run on
-//! (`e2e/freebsd/base.sh` collects it), under the names that critest gives them. Those that only specs for Linux use are not
-//! made.
+//! (`e2e/freebsd/base.sh` collects it), under the names that critest gives them. Those that only critest's specs for Linux use are
+//! not made.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::images::Published;
-use crate::oci::{ARCHITECTURE, Config, Image, Layer, Tree};
+use crate::oci::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 
-/// Every image of critest's FreeBSD build and of the scenario, from the unpacked base.
-pub fn all(base: &Path) -> Result<Vec<Published>> {
-    let base = Tree::of_directory(base)?.layer()?;
+/// Every image of critest's FreeBSD build, of the scenario and of the specs, from the unpacked base.
+pub fn all(dir: &Path) -> Result<Vec<Published>> {
+    let base = Tree::of_directory(dir)?.layer()?;
     let shell = Config { cmd: vec!["sh"], os: "freebsd", ..Config::default() };
     let image = |config: &Config| Image::new(std::slice::from_ref(&base), config);
     let publish =
@@ -27,6 +27,7 @@ pub fn all(base: &Path) -> Result<Vec<Published>> {
         publish("pause".to_owned(), &["3.9"], image(&Config { cmd: vec!["top"], ..shell.clone() })?),
         publish(staging("test-image-digest"), &["latest"], by_digest()?),
     ];
+    images.push(publish(e2e("nonewprivs"), &["1.3"], no_new_privs(&base, dir)?));
     for (name, tags) in [
         ("test-image-1", &["latest"][..]),
         ("test-image-2", &["latest"]),
@@ -61,4 +62,12 @@ pub fn by_digest() -> Result<Image> {
 fn marked(base: &Layer, name: &str, config: &Config) -> Result<Image> {
     let marker = Tree::default().file("etc/test-image", &format!("{name}\n")).layer()?;
     Image::new(&[base.clone(), marker], config)
+}
+
+/// A set-user-id copy of id(1), which says who it is in the eyes of the kernel.
+fn no_new_privs(base: &Layer, dir: &Path) -> Result<Image> {
+    let program = std::fs::read(dir.join("usr/bin/id")).context("base.sh collects id(1)")?;
+    let layer = Tree::default().with("nnp", Node::File(0o4755, program.into())).layer()?;
+    let config = Config { entrypoint: vec!["/nnp", "-u"], os: "freebsd", ..Config::default() };
+    Image::new(&[base.clone(), layer], &config)
 }

@@ -1,23 +1,37 @@
 //! Named checks: each is printed as it is made, all are counted, and a summary says what passed, what failed and what could not
 //! be made. What cannot be made is said with its reason, and under continuous integration it counts as a failure.
 
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// The checks of one run.
 #[derive(Debug, Default)]
 pub struct Checks {
+    cases: Vec<Case>,
     passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
+}
+
+/// What a report says of one check.
+#[derive(Debug)]
+struct Case {
+    name: String,
+    took: Duration,
+    /// The element for what went wrong, and why; None: it passed.
+    wrong: Option<(&'static str, String)>,
 }
 
 impl Checks {
     /// Makes a check; None when it failed.
     pub fn check<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
         let start = Instant::now();
-        match check() {
+        let result = check();
+        let wrong = result.as_ref().err().map(|error| ("failure", format!("{error:#}")));
+        self.cases.push(Case { name: name.to_owned(), took: start.elapsed(), wrong });
+        match result {
             Ok(value) => {
                 self.passed += 1;
                 println!("ok    {name} ({:.1} s)", start.elapsed().as_secs_f32());
@@ -35,6 +49,38 @@ impl Checks {
     pub fn skip(&mut self, name: &str, why: &str) {
         println!("skip  {name}: {why}");
         self.skipped.push(format!("{name}: {why}"));
+        self.cases.push(Case { name: name.to_owned(), took: Duration::ZERO, wrong: Some(("skipped", why.to_owned())) });
+    }
+
+    /// Counts what another made as its own.
+    pub fn add(&mut self, other: Self) {
+        self.cases.extend(other.cases);
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+    }
+
+    /// Writes a JUnit report: one `testcase` for each check.
+    pub fn write_report(&self, suite: &str, path: &Path) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, self.report(suite)).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn report(&self, suite: &str) -> String {
+        let cases = self.cases.iter().map(|case| {
+            let wrong = case.wrong.as_ref().map(|(tag, why)| format!("<{tag} message=\"{}\"/>", escaped(why)));
+            let (name, seconds) = (escaped(&case.name), case.took.as_secs_f32());
+            let wrong = wrong.unwrap_or_default();
+            format!("<testcase classname=\"{suite}\" name=\"{name}\" time=\"{seconds:.1}\">{wrong}</testcase>\n")
+        });
+        let (all, failed, skipped) = (self.cases.len(), self.failed.len(), self.skipped.len());
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{suite}\" tests=\"{all}\" \
+             failures=\"{failed}\" skipped=\"{skipped}\">\n{}</testsuite>\n",
+            cases.collect::<String>()
+        )
     }
 
     /// Prints the summary; anything failed is an error, and with `CI` set anything skipped too.
@@ -50,6 +96,38 @@ impl Checks {
             bail!("{skipped} checks were skipped, which continuous integration does not accept");
         }
         Ok(())
+    }
+}
+
+/// A text as the value of an attribute: what XML 1.0 cannot hold at all is left out.
+fn escaped(text: &str) -> String {
+    let held = text.chars().filter(|character| !character.is_control() || "\n\t".contains(*character));
+    held.map(|character| match character {
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '"' => "&quot;".to_owned(),
+        '\n' => "&#10;".to_owned(),
+        other => other.to_string(),
+    })
+    .collect()
+}
+
+#[test]
+fn a_report_has_every_check() {
+    let mut checks = Checks::default();
+    checks.check("one & two", || Ok(()));
+    checks.check("three", || -> Result<()> { bail!("\"<\u{1b}>\"\nno") });
+    let mut all = Checks::default();
+    all.add(checks);
+    all.skip("four", "not here");
+    let report = all.report("x");
+    for wanted in [
+        "<testsuite name=\"x\" tests=\"3\" failures=\"1\" skipped=\"1\">",
+        "<testcase classname=\"x\" name=\"one &amp; two\" time=\"0.0\"></testcase>",
+        "<failure message=\"&quot;&lt;>&quot;&#10;no\"/></testcase>",
+        "<skipped message=\"not here\"/></testcase>",
+    ] {
+        assert!(report.contains(wanted), "{report}");
     }
 }
 

@@ -26,6 +26,10 @@ pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 /// critest's second web server, BusyBox's here, which answers on IPv6 too.
 pub const HTTPD: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
+/// Its user is 1000, who is a member of the group 50000 in the image's own group file.
+pub const PREDEFINED_GROUP: &str = "registry.k8s.io/k8s-staging-cri-tools/test-image-predefined-group:latest";
+/// Its set-user-id program says who it is.
+pub const NO_NEW_PRIVS: &str = "registry.k8s.io/e2e-test-images/nonewprivs:1.3";
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/bin/false
@@ -113,6 +117,7 @@ fn busybox_tree(tools: &Tools) -> Result<Tree> {
     Ok(tree
         .program("bin/pgrep", PGREP.as_bytes())
         .program("bin/ipcs", IPCS.as_bytes())
+        .program("bin/shm", &std::fs::read(tools.shared_memory_program()?)?)
         .file("etc/passwd", PASSWD)
         .file("etc/group", GROUP)
         .directory("tmp", 0o1777)

@@ -14,5 +14,6 @@ pub mod registry;
 pub mod scenario;
 pub mod server;
 pub mod soak;
+pub mod specs;
 pub mod streaming;
 pub mod tools;

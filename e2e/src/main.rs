@@ -1,4 +1,4 @@
-//! The real binary on a real kernel, driven by real clients: crictl and critest, with a registry on loopback. `make test` runs
+//! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
 //! `e2e all`; each part can be run by itself.
 
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
+use e2e::client::Client;
 use e2e::critest::{Critest, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::images::{self, Published};
@@ -17,6 +18,7 @@ use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
 use e2e::soak;
+use e2e::specs::{self, Ground};
 use e2e::tools::{Os, Tools};
 
 #[derive(Parser)]
@@ -34,6 +36,8 @@ enum Command {
     Crictl(Options),
     /// critest.
     Critest(Options),
+    /// Our own conformance suite.
+    Specs(SpecsOptions),
     /// How fast exec and port-forward are beside another server, which runs already and has the image busybox.
     BenchStreaming {
         /// Its socket (`unix://PATH`): containerd's.
@@ -82,10 +86,29 @@ struct Options {
     keep: bool,
 }
 
+#[derive(Args)]
+struct SpecsOptions {
+    #[command(flatten)]
+    plan: specs::Plan,
+    /// Looks at a server that runs already, by its socket (`unix://PATH`), and which can pull the test images.
+    #[arg(long, requires = "dir")]
+    address: Option<String>,
+    /// Where volumes and logs of the containers are made, with an address.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// crictl, with an address.
+    #[arg(long, default_value = "crictl")]
+    crictl: PathBuf,
+    /// Keeps the directory of the run, with its logs.
+    #[arg(long)]
+    keep: bool,
+}
+
 /// What of it is run.
 #[derive(Default)]
 struct Parts {
     crictl: bool,
+    specs: Option<specs::Plan>,
     critest: bool,
     soak: Option<soak::Plan>,
 }
@@ -106,9 +129,13 @@ fn main() -> ExitCode {
 fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => bench_streaming(&beside),
-        Command::All(options) => run(&Parts { crictl: true, critest: true, soak: Some(SHORT_SOAK) }, &options),
+        Command::All(options) => {
+            let specs = Some(specs::Plan::default());
+            run(&Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK) }, &options)
+        }
         Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
         Command::Critest(options) => run(&Parts { critest: true, ..Parts::default() }, &options),
+        Command::Specs(options) => run_specs(options),
         Command::Soak { plan, keep } => {
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
@@ -167,13 +194,16 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
         if parts.crictl {
             scenario::run(&site, &mut checks)?;
         }
+        if let Some(plan) = &parts.specs {
+            specs_of(&site, plan, &mut checks)?;
+        }
         if parts.critest {
             run_critest(&site, &tools, options, &mut checks);
         }
         registry.stop()?;
         return checks.finish();
     }
-    if parts.crictl || parts.critest {
+    if parts.crictl || parts.specs.is_some() || parts.critest {
         clients(&site, &tools, (parts, options), &mut checks)?;
     }
     if let Some(plan) = &parts.soak {
@@ -191,7 +221,7 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     result
 }
 
-/// What crictl and critest do to one server.
+/// What crictl, the specs and critest do to one server.
 fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
     let mut before = Inventory::take(site)?;
     let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
@@ -206,6 +236,9 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
             crowd::run(site, server.pid(), checks)?;
         }
     }
+    if let Some(plan) = parts.specs.as_ref().filter(|_| running.is_some()) {
+        specs_of(site, plan, checks)?;
+    }
     if parts.critest && running.is_some() {
         run_critest(site, tools, options, checks);
     }
@@ -214,6 +247,29 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     }
     checks.check("nothing is left behind", || Inventory::unchanged_since(&before, site));
     Ok(())
+}
+
+/// The specs on a site's server.
+fn specs_of(site: &Site, plan: &specs::Plan, checks: &mut Checks) -> Result<()> {
+    specs_at(&site.address(), &site.dir().join("specs"), site.crictl_program(), plan, checks)
+}
+
+/// The specs on the server with this address.
+fn specs_at(address: &str, dir: &Path, crictl: &Path, plan: &specs::Plan, checks: &mut Checks) -> Result<()> {
+    let socket = Path::new(address.strip_prefix("unix://").context("an address is unix://PATH")?);
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let client = Client::new(tokio.handle(), socket.to_owned());
+    specs::run(&Ground { client: &client, socket, dir, crictl }, plan, checks)
+}
+
+fn run_specs(options: SpecsOptions) -> Result<()> {
+    let (Some(address), Some(dir)) = (&options.address, &options.dir) else {
+        let parts = Parts { specs: Some(options.plan), ..Parts::default() };
+        return run(&parts, &Options { keep: options.keep, ..Options::default() });
+    };
+    let mut checks = Checks::default();
+    specs_at(address, &std::path::absolute(dir)?, &options.crictl, &options.plan, &mut checks)?;
+    checks.finish()
 }
 
 /// Measures a server of its own beside another.

@@ -91,6 +91,11 @@ impl Site {
         Program::new(program, args).background(&self.dir.join("cellblock.log"))
     }
 
+    /// The program crictl.
+    pub fn crictl_program(&self) -> &Path {
+        &self.crictl
+    }
+
     /// crictl for this server.
     pub fn crictl<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
         let address = self.address();

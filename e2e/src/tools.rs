@@ -1,6 +1,6 @@
 //! The clients and programs that the tests use, built or fetched once into a cache: crictl and critest from the Go module
 //! proxy (whose checksum database vouches for the module; its hash is pinned here too), BusyBox and nginx from Debian's packages, and
-//! the set-user-id program of a test image. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
+//! two small programs of the test images. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
 //! deps`.
 
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::oci::ARCHITECTURE;
 use crate::process::Program;
@@ -129,6 +130,17 @@ impl Tools {
                 .stdin(include_str!("../images/nonewprivs.rs"))
                 .run()
                 .map(drop)
+        })?;
+        Ok(program)
+    }
+
+    /// The program `shm` of the test images, linked statically.
+    pub fn shared_memory_program(&self) -> Result<PathBuf> {
+        let source = include_str!("../images/shm.c");
+        // Its source is ours, and changes.
+        let program = self.cache.join(format!("shm-{}", &hex::encode(Sha256::digest(source))[..12]));
+        self.once(&program, |partial| {
+            Program::new("cc", ["-static", "-O2", "-x", "c", "-o", path(partial)?, "-"]).stdin(source).run().map(drop)
         })?;
         Ok(program)
     }

@@ -1,0 +1,144 @@
+//! What a pod has for itself and what it shares: shared memory, processes, and its host name.
+
+use anyhow::{Result, ensure};
+use proto::v1::{ContainerConfig, NamespaceMode};
+
+use super::Spec;
+use super::pod::{namespaces, pod_security, security};
+use super::stage::{Stage, eventually};
+use crate::process::Program;
+
+pub(super) const SPECS: &[Spec] = &[
+    Spec { name: "ipc POD: shared by the pod's containers, seen by nobody else", run: pod_ipc },
+    Spec { name: "ipc POD: what a container leaves is gone with its pod", run: left_segment },
+    Spec { name: "ipc NODE: the host's", run: host_ipc },
+    Spec { name: "pid POD: what the containers of a pod see of each other", run: pod_pid },
+    Spec { name: "pid CONTAINER: a container sees its own processes only", run: container_pid },
+    Spec { name: "pid NODE: the host's processes, or refused", run: host_pid },
+    Spec { name: "pid TARGET: another container's processes, or refused", run: target_pid },
+    Spec { name: "the pod's host name is seen by its containers and by nobody else", run: hostname },
+    Spec { name: "a container cannot change a host name that is not its own", run: hostname_is_kept },
+];
+
+fn pod_ipc(stage: &Stage<'_>) -> Result<()> {
+    let (pod, other) = (stage.pod()?, stage.pod()?);
+    let (maker, reader) = (pod.container(|_| ())?, pod.container(|_| ())?);
+    let segment = stage.segment(&maker, "kept-by-the-pod")?;
+    let text = reader.exec(&segment.read())?;
+    ensure!(text == "kept-by-the-pod", "the pod's second container reads {text:?}");
+    if !stage.system.shares_segment_keys {
+        reader.fails(&format!("shm read {}", segment.key))?;
+    }
+    let stranger = other.container(|_| ())?;
+    stranger.fails(&segment.read())?;
+    stranger.fails(&format!("shm read {}", segment.key))
+}
+
+/// A segment holds on to who made it: left alone it would keep a pod's remains in the kernel for ever.
+fn left_segment(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let segment = stage.segment(&pod.container(|_| ())?, "left-behind")?;
+    pod.remove()?;
+    eventually("the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
+}
+
+fn host_ipc(stage: &Stage<'_>) -> Result<()> {
+    let shared = || stage.pod_with(|config| namespaces(config).set_ipc(NamespaceMode::Node));
+    let (pod, other, own) = (shared()?, shared()?, stage.pod()?);
+    let maker = pod.container(|_| ())?;
+    let segment = stage.segment(&maker, "kept-by-the-host")?;
+    ensure!(segment.is_on_host()?, "the host does not have the segment");
+    let (key, list) = (segment.key.to_string(), maker.exec("ipcs")?);
+    ensure!(list.split_whitespace().any(|word| word == key), "ipcs inside does not list {key}: {list}");
+    let text = other.container(|_| ())?.exec(&segment.read())?;
+    ensure!(text == "kept-by-the-host", "another pod on the host's IPC reads {text:?}");
+    own.container(|_| ())?.fails(&segment.read())?;
+    maker.exec(&format!("shm remove {key}"))?;
+    ensure!(!segment.is_on_host()?, "the host still has the segment");
+    Ok(())
+}
+
+fn pid(config: &mut ContainerConfig, mode: NamespaceMode, target: &str) {
+    let options = security(config).namespace_options.get_or_insert_default();
+    options.set_pid(mode);
+    target.clone_into(&mut options.target_id);
+}
+
+/// A container whose only process is called sleep.
+fn sleeper(config: &mut ContainerConfig) {
+    config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
+}
+
+fn pod_pid(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let _first = pod.container(sleeper)?;
+    let second = pod.container(|_| ())?;
+    if stage.system.shares_processes_in_a_pod {
+        return second.exec("pgrep sleep").map(drop);
+    }
+    second.fails("pgrep sleep")
+}
+
+fn container_pid(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod_with(|config| namespaces(config).set_pid(NamespaceMode::Container))?;
+    let first = pod.container(|config| {
+        sleeper(config);
+        pid(config, NamespaceMode::Container, "");
+    })?;
+    let second = pod.container(|config| pid(config, NamespaceMode::Container, ""))?;
+    first.exec("pgrep sleep")?;
+    second.fails("pgrep sleep")?;
+    second.fails(&format!("kill -0 {}", std::process::id()))
+}
+
+fn host_pid(stage: &Stage<'_>) -> Result<()> {
+    let node = NamespaceMode::Node;
+    if !stage.system.sees_other_processes {
+        stage.pod_refused("processes", |config| namespaces(config).set_pid(node))?;
+        return stage.pod()?.refused("processes", |config| pid(config, node, ""));
+    }
+    let pod = stage.pod_with(|config| namespaces(config).set_pid(node))?;
+    let container = pod.container(|config| pid(config, node, ""))?;
+    container.exec(&format!("kill -0 {}", std::process::id())).map(drop)
+}
+
+fn target_pid(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let target = pod.container(|config| {
+        sleeper(config);
+        pid(config, NamespaceMode::Container, "");
+    })?;
+    let aim = |config: &mut ContainerConfig| pid(config, NamespaceMode::Target, &target.id);
+    if !stage.system.sees_other_processes {
+        return pod.refused("processes", aim);
+    }
+    pod.container(aim)?.exec("pgrep sleep")?;
+    pod.refused("target_id", |config| pid(config, NamespaceMode::Target, "nobody"))
+}
+
+fn hostname(stage: &Stage<'_>) -> Result<()> {
+    let host = Program::new::<&str>("hostname", []).run()?;
+    let (pod, other) = (stage.pod()?, stage.pod()?);
+    for pod in [&pod, &other] {
+        let wanted = &pod.config.hostname;
+        let text = pod.container(|_| ())?.exec("hostname; echo $HOSTNAME")?;
+        ensure!(text == format!("{wanted}\n{wanted}"), "hostname: {text}, not {wanted}");
+    }
+    ensure!(Program::new::<&str>("hostname", []).run()? == host, "the host has another name than before");
+    Ok(())
+}
+
+fn hostname_is_kept(stage: &Stage<'_>) -> Result<()> {
+    let host = Program::new::<&str>("hostname", []).run()?;
+    let pod = stage.pod_with(|config| pod_security(config).privileged = true)?;
+    pod.container(|_| ())?.fails("hostname intruder")?;
+    let text = pod.container(|_| ())?.exec("hostname")?;
+    ensure!(text == pod.config.hostname, "the pod is called {text} now");
+    // A privileged one may be able to rename its pod, never the host.
+    let script = "hostname intruder; echo tried";
+    pod.container(|config| security(config).privileged = true)?.exec(script)?;
+    eventually("the host's own name", || {
+        let now = Program::new::<&str>("hostname", []).run()?;
+        Ok((now == host).then_some(()))
+    })
+}

@@ -1,0 +1,180 @@
+//! The network of a pod: its own or the host's, shared by its containers, and the kernel parameters of it.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
+
+use super::Spec;
+use super::pod::{Pod, namespaces};
+use super::stage::{Stage, eventually, free_port};
+use crate::process::Program;
+
+pub(super) const SPECS: &[Spec] = &[
+    Spec { name: "network NODE: the host's interfaces and services", run: host_network },
+    Spec { name: "network NODE: the host reaches what listens in the pod", run: host_reaches_pod },
+    Spec { name: "network POD: an address of its own, and not the host's services", run: pod_network },
+    Spec { name: "port-forward into a pod on the host's network", run: port_forward },
+    Spec { name: "two containers of a pod share its network and have a log each", run: two_containers },
+    Spec { name: "a sysctl of the pod's own is set, and for it only", run: own_parameter },
+    Spec { name: "a sysctl of the whole machine is refused by its name", run: machines_parameter },
+    Spec { name: "a sysctl of the network in a pod on the host's is refused", run: parameter_of_host_network },
+];
+
+/// What a server says.
+const HELLO: &str = "hello-from-a-spec";
+/// What it is asked.
+const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
+/// A port of a pod's own network.
+const PORT: u16 = 8080;
+
+/// Says hello to the one who connects to a port of the host's 127.0.0.1.
+struct HostServer {
+    port: u16,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl HostServer {
+    fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept()?;
+            writeln!(stream, "{HELLO}")
+        });
+        Ok(Self { port, thread })
+    }
+
+    /// Ends it: a connection of our own, in case nobody else came.
+    fn stop(self) -> Result<()> {
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        // Who was spoken to may have gone away; the spec has looked at what it heard.
+        let _ = self.thread.join();
+        Ok(())
+    }
+}
+
+fn on_the_host(config: &mut PodSandboxConfig) {
+    namespaces(config).set_network(NamespaceMode::Node);
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn host_network(stage: &Stage<'_>) -> Result<()> {
+    let container = stage.pod_with(on_the_host)?.container(|_| ())?;
+    let script = stage.system.interfaces;
+    let interfaces = || Program::new("sh", ["-c", script]).run().map(|text| words(&text));
+    // Others come and go: those that are there before and after are there in between.
+    let (before, seen, after) = (interfaces()?, words(&container.exec(script)?), interfaces()?);
+    let missing: Vec<_> = before.intersection(&after).filter(|name| !seen.contains(*name)).collect();
+    ensure!(!before.is_empty() && missing.is_empty(), "the pod does not see {missing:?} of the host's interfaces");
+    let server = HostServer::start()?;
+    let heard = container.exec(&format!("nc 127.0.0.1 {} </dev/null", server.port));
+    server.stop()?;
+    let heard = heard?;
+    ensure!(heard == HELLO, "the host's server says {heard:?}");
+    Ok(())
+}
+
+fn host_reaches_pod(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod_with(on_the_host)?;
+    let port = free_port()?;
+    let _server = serve(stage, &pod, port)?;
+    hear(port).map(drop)
+}
+
+fn pod_network(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let address = pod.status()?.network.context("the pod has no network")?.ip;
+    let container = pod.container(|_| ())?;
+    let shown = container.exec("ifconfig")?;
+    ensure!(!address.is_empty() && shown.contains(&address), "no address {address:?} inside: {shown}");
+    let server = HostServer::start()?;
+    let refused = container.fails(&format!("nc 127.0.0.1 {} </dev/null", server.port));
+    server.stop()?;
+    refused
+}
+
+fn port_forward(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod_with(on_the_host)?;
+    let (from, to) = (free_port()?, free_port()?);
+    let _server = serve(stage, &pod, to)?;
+    hear(to)?;
+    let forward = stage.forward(&pod.id, from, to)?;
+    let heard = hear(from);
+    forward.kill()?;
+    heard
+}
+
+/// A container that says hello on a port of 127.0.0.1.
+fn serve<'a>(stage: &Stage<'_>, pod: &Pod<'a>, port: u16) -> Result<super::pod::Container<'a>> {
+    let script = stage.system.serve(HELLO, port);
+    pod.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())
+}
+
+/// Waits until a port of the host's 127.0.0.1 says hello.
+fn hear(port: u16) -> Result<()> {
+    eventually(&format!("a hello on port {port}"), || {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return Ok(None) };
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut text = String::new();
+        // A connection that is cut is no answer; the next one may be.
+        let _ = stream.write_all(REQUEST.as_bytes()).and_then(|()| stream.read_to_string(&mut text));
+        Ok(text.trim_end().ends_with(HELLO).then_some(()))
+    })
+}
+
+fn two_containers(stage: &Stage<'_>) -> Result<()> {
+    let (pod, other) = (stage.pod()?, stage.pod()?);
+    let script = format!("echo this is the server; {}", stage.system.serve(HELLO, PORT));
+    let server = pod.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())?;
+    let client = pod.container(|config| {
+        config.command = ["sh", "-c", "echo this is the client; tail -f /dev/null"].map(str::to_owned).to_vec();
+    })?;
+    let stranger = other.container(|_| ())?;
+    let ask = format!("printf '{}' | nc 127.0.0.1 {PORT} || true", REQUEST.escape_default());
+    eventually("an answer from the other container", || Ok(client.exec(&ask)?.ends_with(HELLO).then_some(())))?;
+    let heard = stranger.exec(&ask)?;
+    ensure!(heard.is_empty(), "another pod hears {heard:?} on its own 127.0.0.1");
+    for (container, line) in [(&server, "this is the server"), (&client, "this is the client")] {
+        let log = eventually("a log", || Ok(Some(container.log()?).filter(|log| !log.is_empty())))?;
+        ensure!(log == line, "the log of one container: {log:?}, not {line:?}");
+    }
+    Ok(())
+}
+
+fn parameter(name: &str, value: &str) -> impl Fn(&mut PodSandboxConfig) {
+    let sysctls = [(name.to_owned(), value.to_owned())];
+    move |config| config.linux.get_or_insert_default().sysctls = sysctls.clone().into()
+}
+
+fn own_parameter(stage: &Stage<'_>) -> Result<()> {
+    let (name, read) = stage.system.pods_parameter;
+    let before = Program::new("sh", ["-c", read]).run()?;
+    let (pod, other) = (stage.pod_with(parameter(name, "77"))?, stage.pod()?);
+    let plain = |_: &mut ContainerConfig| ();
+    let (set, unset) = (pod.container(plain)?.exec(read)?, other.container(plain)?.exec(read)?);
+    ensure!(set == "77" && unset != "77", "{name} is {set} in the pod and {unset} in another");
+    let after = Program::new("sh", ["-c", read]).run()?;
+    ensure!(before == after, "{name} of the host went from {before} to {after}");
+    stage.pod_refused(name, parameter(name, "many"))
+}
+
+fn machines_parameter(stage: &Stage<'_>) -> Result<()> {
+    stage.system.hosts_parameters.iter().try_for_each(|name| stage.pod_refused(name, parameter(name, "1000")))
+}
+
+fn parameter_of_host_network(stage: &Stage<'_>) -> Result<()> {
+    let (name, _) = stage.system.pods_parameter;
+    let set = parameter(name, "77");
+    stage.pod_refused(name, |config| {
+        on_the_host(config);
+        set(config);
+    })
+}

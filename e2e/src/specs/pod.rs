@@ -1,0 +1,177 @@
+//! Pods and containers, made and looked at by the calls that kubelet makes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use proto::v1::*;
+use tonic::{Code, Status};
+
+use super::stage::{Stage, eventually};
+use crate::images::BUSYBOX;
+
+/// The limit that a command in a container is given, in seconds.
+const EXEC_SECONDS: i64 = 30;
+
+/// A running pod.
+pub(super) struct Pod<'a> {
+    pub(super) stage: &'a Stage<'a>,
+    /// Its id.
+    pub(super) id: String,
+    /// What it was made from.
+    pub(super) config: PodSandboxConfig,
+}
+
+impl<'a> Pod<'a> {
+    /// How it is.
+    pub(super) fn status(&self) -> Result<PodSandboxStatus> {
+        self.stage.ground.client.pod(&self.id).context("PodSandboxStatus")
+    }
+
+    /// RemovePodSandbox; at the end of the spec it is done once more, which must be no error.
+    pub(super) fn remove(&self) -> Result<()> {
+        self.stage.ground.client.remove_pod(&self.id).context("RemovePodSandbox")
+    }
+
+    /// CreateContainer, of a container that only waits unless it is changed.
+    fn create(&self, change: impl FnOnce(&mut ContainerConfig)) -> Result<Container<'a>, Status> {
+        let name = format!("c{}", self.stage.next());
+        let mut config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.clone(), attempt: 0 }),
+            image: Some(ImageSpec { image: BUSYBOX.to_owned(), ..ImageSpec::default() }),
+            command: ["tail", "-f", "/dev/null"].map(str::to_owned).to_vec(),
+            log_path: format!("{name}.log"),
+            linux: Some(LinuxContainerConfig::default()),
+            ..ContainerConfig::default()
+        };
+        change(&mut config);
+        let log = Path::new(&self.config.log_directory).join(&config.log_path);
+        let request = CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let client = self.stage.ground.client;
+        let id = client.call(client.runtime().create_container(request))?.into_inner().container_id;
+        Ok(Container { stage: self.stage, id, log })
+    }
+
+    /// A container that runs.
+    pub(super) fn container(&self, change: impl FnOnce(&mut ContainerConfig)) -> Result<Container<'a>> {
+        let container = self.create(change).context("CreateContainer")?;
+        let client = self.stage.ground.client;
+        let request = StartContainerRequest { container_id: container.id.clone() };
+        client.call(client.runtime().start_container(request)).context("StartContainer")?;
+        Ok(container)
+    }
+
+    /// A container that must be refused for this field or word.
+    pub(super) fn refused(&self, word: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<()> {
+        refused("CreateContainer", self.create(change).map(|container| container.id), word)
+    }
+
+    /// What a container's command printed, which must have been a success; by default a script.
+    pub(super) fn output(&self, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<String> {
+        let container = self.container(|config| {
+            config.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+            change(config);
+        })?;
+        let status = container.ended()?;
+        let text = container.log()?;
+        ensure!(status.exit_code == 0, "{script}: exit code {} ({}): {text}", status.exit_code, status.reason);
+        Ok(text)
+    }
+}
+
+/// A container that was started.
+pub(super) struct Container<'a> {
+    stage: &'a Stage<'a>,
+    /// Its id.
+    pub(super) id: String,
+    log: PathBuf,
+}
+
+impl Container<'_> {
+    /// What a script prints inside, without the last line's end; it must succeed.
+    pub(super) fn exec(&self, script: &str) -> Result<String> {
+        let answer = self.exec_sync(script)?;
+        let text = String::from_utf8_lossy(&answer.stdout).trim_end().to_owned();
+        let stderr = String::from_utf8_lossy(&answer.stderr);
+        ensure!(answer.exit_code == 0, "{script}: exit code {}: {text} {stderr}", answer.exit_code);
+        Ok(text)
+    }
+
+    /// A script that must fail inside.
+    pub(super) fn fails(&self, script: &str) -> Result<()> {
+        let answer = self.exec_sync(script)?;
+        ensure!(answer.exit_code != 0, "{script}: succeeded: {}", String::from_utf8_lossy(&answer.stdout));
+        Ok(())
+    }
+
+    fn exec_sync(&self, script: &str) -> Result<ExecSyncResponse> {
+        let cmd = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout: EXEC_SECONDS };
+        let client = self.stage.ground.client;
+        let answer = client.call(client.runtime().exec_sync(request));
+        answer.map(tonic::Response::into_inner).with_context(|| format!("ExecSync of {script}"))
+    }
+
+    /// How it is.
+    pub(super) fn status(&self) -> Result<ContainerStatus> {
+        self.stage.ground.client.container(&self.id).context("ContainerStatus")
+    }
+
+    /// How it ended.
+    pub(super) fn ended(&self) -> Result<ContainerStatus> {
+        eventually("the end of the container", || {
+            let status = self.status()?;
+            Ok(Some(status).filter(|status| status.state() == ContainerState::ContainerExited))
+        })
+    }
+
+    /// What it printed, without the last line's end.
+    pub(super) fn log(&self) -> Result<String> {
+        let log = std::fs::read_to_string(&self.log).with_context(|| format!("no log {}", self.log.display()))?;
+        let text = |line: &str| line.splitn(4, ' ').nth(3).map(str::to_owned);
+        let lines: Option<Vec<String>> = log.lines().map(text).collect();
+        Ok(lines.with_context(|| format!("the log is not in CRI's form: {log}"))?.join("\n"))
+    }
+}
+
+/// A call that must be refused as a bad request, or as one that asks for what is not done here, in words that name it.
+pub(super) fn refused(call: &str, answer: Result<String, Status>, word: &str) -> Result<()> {
+    let status = match answer {
+        Ok(id) => bail!("{call} with a bad {word} made {id}"),
+        Err(status) => status,
+    };
+    ensure!(
+        matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound),
+        "{call} with a bad {word}: not refused as a bad request: {status}"
+    );
+    ensure!(status.message().contains(word), "{call}: no {word:?} in {status}");
+    Ok(())
+}
+
+/// The security context of a container, to be changed.
+pub(super) fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}
+
+/// The security context of a pod, to be changed.
+pub(super) fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}
+
+/// The namespaces of a pod, to be changed.
+pub(super) fn namespaces(config: &mut PodSandboxConfig) -> &mut NamespaceOption {
+    pod_security(config).namespace_options.get_or_insert_default()
+}
+
+/// A mount of the host's directory or file.
+pub(super) fn mount(from: &Path, to: &str, readonly: bool) -> Mount {
+    Mount {
+        host_path: from.to_string_lossy().into_owned(),
+        container_path: to.to_owned(),
+        readonly,
+        ..Mount::default()
+    }
+}
