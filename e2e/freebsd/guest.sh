@@ -1,21 +1,23 @@
 #!/bin/sh
-# On the FreeBSD machine, as root, in the directory that run.sh filled: cellblock, crictl, critest, suites/, certs.d/. Runs one part
-# after the other and leaves its reports in reports/; the exit code is 0 when all parts passed.
+# On the FreeBSD machine, as root, in the directory that run.sh filled: cellblock, crictl, critest, e2e, suites/, certs.d/. Runs
+# one part after the other and leaves its reports in reports/; the exit code is 0 when all parts passed.
 #
-#   guest.sh [-z DATASET] [-f REGEX] PART ...
+#   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario loop critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs of
-# critest that match.
+# Parts: suites demo scenario loop specs critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs
+# of critest that match. -o: only our own specs whose names contain this.
 set -u
 
 dir=$(cd "$(dirname "$0")" && pwd)
 cd "$dir" || exit 1
 dataset=
 focus=
-while getopts z:f: option; do
+only=
+while getopts z:f:o: option; do
     case $option in
     z) dataset=$OPTARG ;;
     f) focus=$OPTARG ;;
+    o) only=$OPTARG ;;
     *) exit 2 ;;
     esac
 done
@@ -284,6 +286,17 @@ nothing_left() {
     return 1
 }
 
+# Our own conformance suite writes its report itself; what it made must be gone.
+run_specs() {
+    inventory >tmp/before
+    serve || { failures=$((failures + 1)); return; }
+    ./e2e specs --address "$socket" --dir "$dir/specs" --crictl "$dir/crictl" --junit reports/junit-freebsd-specs.xml \
+        ${only:+--only "$only"} >specs.log 2>&1 || failures=$((failures + 1))
+    cat specs.log
+    stop
+    nothing_left || { echo "FAILED  specs: left behind"; failures=$((failures + 1)); }
+}
+
 run_critest() {
     serve || { failures=$((failures + 1)); return; }
     # Held, so that the layer that all test images share is unpacked once.
@@ -300,7 +313,7 @@ trap stop EXIT
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    [ "$part" = critest ] || report
+    case $part in critest | specs) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

@@ -5,12 +5,13 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario loop critest (all), or bench.
+# Parts: suites demo scenario loop specs critest (all), or bench.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
 # FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
 # FREEBSD_FOCUS   only the specs of critest that match
+# FREEBSD_ONLY    only our own specs whose names contain this
 # PROFILE         dev or release
 set -eu
 
@@ -69,6 +70,7 @@ build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p cri --bin cellblock
+    case " $* " in *" specs "*) sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p e2e --bin e2e ;; esac
     : >"$work/suites"
     case " $* " in *" suites "*)
         sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p runtime -p network -p image --lib \
@@ -86,6 +88,7 @@ build() {
 serve_images() {
     mkdir -p "$work/base"
     $FREEBSD_SSH 'sh -s' <"$here/base.sh" | tar -C "$work/base" -xf -
+    "${CELLBLOCK_CROSS_CACHE:-$tree/target/freebsd-cross}/bin/zigcc" -O2 -o "$work/base/bin/shm" "$tree/e2e/images/shm.c"
     mkfifo "$work/hold"
     "$tree_target/debug/e2e" registry --base "$work/base" "$work/registry" <"$work/hold" >"$work/registry.out" 2>&1 &
     registry=$!
@@ -102,7 +105,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario loop critest
+[ $# -gt 0 ] || set -- suites demo scenario loop specs critest
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
@@ -114,6 +117,7 @@ $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports &
 send "$built/cellblock" cellblock
 send "$crictl" crictl
 send "$critest" critest
+case " $* " in *" specs "*) send "$built/e2e" e2e ;; esac
 while read -r suite; do
     send "$suite" "suites/$(basename "$suite" | sed 's/-[0-9a-f]*$//')"
 done <"$work/suites"
@@ -126,7 +130,7 @@ if [ "$*" = bench ]; then
     send "$(sh "$here/bench/build-floor.sh" "$work")" floor
     $FREEBSD_SSH "sh $remote/bench.sh" </dev/null || code=$?
 else
-    $FREEBSD_SSH "sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} $*" </dev/null || code=$?
+    $FREEBSD_SSH "sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi
 mkdir -p "$reports"
 $FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -
