@@ -43,6 +43,12 @@ pub enum Error {
         /// What was being done.
         what: String,
     },
+    /// There is as much of it as there may be; the same call may succeed later, or a smaller one now.
+    #[error("{what}")]
+    Exhausted {
+        /// What, and how much there may be.
+        what: String,
+    },
     /// This server does not do it.
     #[error("{what} is not supported")]
     Unsupported {

@@ -8,11 +8,15 @@ use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer;
+use crate::error::Error;
 use crate::node::{Node, now};
 use crate::record::{ContainerRecord, PodRecord};
 
 /// How many events a client may be behind: the start of 250 pods with two containers each.
 const BACKLOG: usize = 2048;
+
+/// Streams at once: kubelet has one, and crictl one while it is watched.
+const LISTENERS: usize = 64;
 
 /// The listeners.
 #[derive(Debug)]
@@ -30,9 +34,14 @@ impl Default for Events {
 
 impl Events {
     /// Everything from now on.
-    #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<ContainerEventResponse>> {
-        self.sender.subscribe()
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] when too many listen already.
+    pub fn listen(&self) -> Result<broadcast::Receiver<Arc<ContainerEventResponse>>, Error> {
+        if self.sender.receiver_count() >= LISTENERS {
+            return Err(Error::Exhausted { what: format!("{LISTENERS} clients listen to events already") });
+        }
+        Ok(self.sender.subscribe())
     }
 
     /// Ends every client's stream, now and from now on.
@@ -72,5 +81,20 @@ impl Node {
         };
         // Nobody listens any more: nothing to tell.
         let _ = self.events.sender.send(Arc::new(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Events, LISTENERS};
+
+    #[test]
+    fn there_are_not_too_many_listeners_and_one_that_goes_makes_room() {
+        let events = Events::default();
+        let mut listening: Vec<_> = (0..LISTENERS).map(|_| events.listen().unwrap()).collect();
+        let error = events.listen().unwrap_err().to_string();
+        assert!(error.contains(&LISTENERS.to_string()), "{error}");
+        listening.pop();
+        assert!(events.listen().is_ok());
     }
 }

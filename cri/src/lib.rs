@@ -4,6 +4,7 @@ pub mod answer;
 pub mod capture;
 pub mod check;
 pub mod config;
+pub mod connections;
 pub mod deliver;
 pub mod demo;
 pub mod error;

@@ -13,16 +13,15 @@ use host::fs::Lock;
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tracing::{error, info, warn};
 
 use crate::deliver::{DeliverLayer, Gate};
 use crate::node::{Backends, Node, Opening};
 use crate::service::Service;
-use crate::{recover, spares};
+use crate::{connections, recover, spares};
 
 /// The largest message either way, in bytes: what kubelet and crictl accept.
-const MESSAGE_LIMIT: usize = 16 << 20;
+pub const MESSAGE_LIMIT: usize = 16 << 20;
 /// Calls under way at once on one connection: kubelet has some dozens, and each may hold a thread that blocks.
 const CALLS_PER_CONNECTION: usize = 256;
 /// How long calls that are under way may take once the server is told to stop.
@@ -165,7 +164,7 @@ async fn serve(
         .layer(DeliverLayer { gate })
         .add_service(runtime)
         .add_service(image)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(connections::incoming(listener), stop)
         .await
 }
 

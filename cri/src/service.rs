@@ -212,7 +212,7 @@ impl RuntimeService for Service {
         &self,
         _request: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        answer(Ok(rpc::get_container_events::call(&self.0)))
+        answer(rpc::get_container_events::call(&self.0))
     }
 }
 

@@ -23,11 +23,14 @@ impl From<Error> for Status {
 
 fn code(error: &Error) -> Code {
     match error {
+        // Whoever says it: a disk, a table of the kernel or a quota is full, and room can be made.
+        Error::Backend(backend) if host::is_exhausted(backend) => Code::ResourceExhausted,
         Error::NotFound { .. } => Code::NotFound,
         Error::Invalid { .. } => Code::InvalidArgument,
         Error::Reserved { .. } => Code::AlreadyExists,
         Error::State { .. } => Code::FailedPrecondition,
         Error::Deadline { .. } => Code::DeadlineExceeded,
+        Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Unsupported { .. } => Code::Unimplemented,
         Error::Backend(Backend::Runtime(error)) => of_runtime(error),
         Error::Backend(Backend::Network(error)) => of_network(error),
@@ -82,9 +85,29 @@ fn of_streaming(error: &streaming::Error) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use tonic::{Code, Status};
 
-    use crate::error::Error;
+    use crate::error::{Backend, Error};
+
+    #[test]
+    fn what_is_used_up_is_told_as_such_whoever_says_it() {
+        let full = || io::Error::from_raw_os_error(nix::libc::ENOSPC);
+        let errors = [
+            Error::from(runtime::Error::failed("cannot start a monitor")(full())),
+            network::Error::failed("cannot load an anchor")(full()).into(),
+            image::Error::io("cannot write blob sha256:0")(full()).into(),
+            Backend::Host { operation: "cannot make the log directory /x".to_owned(), source: full() }.into(),
+        ];
+        for error in errors {
+            let status = Status::from(error);
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert!(status.message().ends_with("No space left on device (os error 28)"), "{status}");
+        }
+        let other = runtime::Error::failed("cannot start a monitor")(io::Error::from_raw_os_error(nix::libc::EIO));
+        assert_eq!(Status::from(Error::from(other)).code(), Code::Internal);
+    }
 
     #[test]
     fn a_text_that_is_too_long_for_a_header_is_cut() {

@@ -112,7 +112,7 @@ impl Unpacker {
             }
             Ok(Outcome::Refused(Trouble { refusal, reason })) => Err(match refusal {
                 Refusal::Invalid => Error::invalid(format!("layer {}", layer.blob), reason),
-                Refusal::Full => Error::unavailable(operation())(reason),
+                Refusal::Full => Error::unavailable(operation())(host::Exhausted(reason)),
                 Refusal::Failed => Error::failed(operation())(reason),
             }),
             Err(_) => {

@@ -68,6 +68,17 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     names.filter(|name| names::is_short(name)).collect()
 }
 
+/// Whether pf has no anchor left, and then how many it has: by what `pfctl -s memory` printed of its limits, and `pfctl -v -s
+/// Anchors` of all anchors of the machine. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5)); pfctl's own words
+/// for it are those for any rule that cannot be.
+#[must_use]
+pub fn used_up(limits: &str, anchors: &str) -> Option<usize> {
+    let limit = limits.lines().find_map(|line| line.trim().strip_prefix("anchors")?.trim().strip_prefix("hard limit"));
+    let limit: usize = limit?.trim().parse().ok()?;
+    let there = anchors.lines().filter(|line| !line.trim().is_empty()).count();
+    (there >= limit).then_some(limit)
+}
+
 /// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
 /// interface's own address. What a pod without a route sends is not translated: its address is negated in the table, since
 /// `no nat` in an anchor of its own would not keep later anchors from translating (FreeBSD 15). An interface is given with
@@ -149,7 +160,7 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{is_enabled, missing_lines, node, pod, pods_of};
+    use super::{is_enabled, missing_lines, node, pod, pods_of, used_up};
     use crate::{HostPort, PodNetwork, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
@@ -184,6 +195,16 @@ mod tests {
         let other = PodId::random();
         let anchors = format!("  cellblock/{}\n  cellblock/node\n  cellblock-cc/{}\n", id.short(), other.short());
         assert_eq!(pods_of(&Prefix::default(), &anchors), [id.short()]);
+    }
+
+    #[test]
+    fn the_last_anchor_is_counted() {
+        let limits =
+            "states        hard limit   100000\ntable-entries hard limit   200000\nanchors       hard limit        3\n";
+        let anchors = "  cellblock\n  cellblock/0123456789ab\n  cellblock/node\n";
+        assert_eq!(used_up(limits, anchors), Some(3));
+        assert_eq!(used_up(limits, "  cellblock\n\n"), None);
+        assert_eq!(used_up("states        hard limit   100000\n", anchors), None, "FreeBSD 14 has no such limit");
     }
 
     #[test]

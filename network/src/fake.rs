@@ -75,7 +75,7 @@ impl FakeNetwork {
     }
 
     fn call<T>(&self, operation: &str, effect: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
-        let failed = |text: String| Error::failed(operation.to_owned())(text);
+        let failed = |source| Error::Failed { operation: operation.to_owned(), source };
         self.kernel.faults.call(operation, || effect(&mut self.kernel.lock()), failed)
     }
 

@@ -129,13 +129,18 @@ impl Ipam {
 
     fn next_free(&mut self, family: IpNetwork) -> Result<IpNetwork, Error> {
         let taken = &self.taken;
+        let mut full = Vec::new();
         for pool in self.pools.iter_mut().filter(|pool| pool.network.is_ipv4() == family.is_ipv4()) {
             if let Some(address) = pool.next_free(taken) {
                 return Ok(with_prefix(address, pool.network.prefix()));
             }
+            full.push(pool.network.to_string());
         }
         let kind = if family.is_ipv4() { "IPv4" } else { "IPv6" };
-        Err(Error::Exhausted { what: format!("no {kind} address is left in {family}: {} are taken", self.taken.len()) })
+        let taken = taken.iter().filter(|address| address.is_ipv4() == family.is_ipv4()).count();
+        Err(Error::Exhausted {
+            what: format!("no {kind} address is left in {}: {taken} are taken", full.join(" and ")),
+        })
     }
 }
 
@@ -283,7 +288,9 @@ mod tests {
         let mut ipam = ipam(&["10.1.0.0/29"]);
         let all: Vec<String> = (0..5).map(|_| next(&mut ipam)).collect();
         assert_eq!(all, ["10.1.0.2/29", "10.1.0.3/29", "10.1.0.4/29", "10.1.0.5/29", "10.1.0.6/29"]);
-        assert!(matches!(ipam.allocate(&[]), Err(Error::Exhausted { .. })));
+        let exhausted = ipam.allocate(&[]).unwrap_err();
+        assert!(matches!(exhausted, Error::Exhausted { .. }));
+        assert_eq!(exhausted.to_string(), "no IPv4 address is left in 10.1.0.0/29: 5 are taken");
         ipam.release(&[ip("10.1.0.6"), ip("10.1.0.3")]);
         assert_eq!(next(&mut ipam), "10.1.0.3/29");
         ipam.release(&[ip("10.1.0.3")]);

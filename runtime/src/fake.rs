@@ -160,7 +160,7 @@ pub struct Fake {
 impl Fake {
     /// Runs one call on the kernel, with the fault whose turn it is.
     fn call<T>(&self, operation: &str, effect: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
-        let failed = |text: String| Error::Failed { operation: operation.to_owned(), source: text.into() };
+        let failed = |source| Error::Failed { operation: operation.to_owned(), source };
         self.kernel.faults.call(operation, || effect(&mut self.kernel.lock()), failed)
     }
 }

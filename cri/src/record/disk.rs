@@ -149,7 +149,7 @@ impl Disk {
                 }
                 applied.map_err(error("change", &self.path))
             },
-            |text| error("change", &self.path)(text.into()),
+            error("change", &self.path),
         )
     }
 
@@ -176,7 +176,25 @@ impl Disk {
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 fn error(operation: &'static str, path: &Path) -> impl FnOnce(Boxed) -> RecordError {
-    move |source| RecordError { operation, path: path.to_owned(), source }
+    move |source| RecordError { operation, path: path.to_owned(), source: kernel_said(source) }
+}
+
+/// redb does not tell the cause of its errors: where it is what the kernel said, that takes their place.
+fn kernel_said(source: Boxed) -> Boxed {
+    let told = told::<redb::StorageError>(source)
+        .or_else(told::<redb::DatabaseError>)
+        .or_else(told::<redb::TransactionError>)
+        .or_else(told::<redb::TableError>)
+        .or_else(told::<redb::CommitError>);
+    match told {
+        Ok(redb::Error::Io(error)) => error.into(),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
+}
+
+fn told<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
+    source.downcast::<E>().map(|error| (*error).into())
 }
 
 fn open(path: &Path) -> Result<Database, Boxed> {

@@ -25,6 +25,11 @@ pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<Co
 pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
     let attributes = Some(answer::container::attributes(record));
     let writable_layer = writable_layer(node, record);
+    if node.store.container(&record.id).is_none() {
+        // Removed while it was read: nobody would forget it.
+        node.samples.forget(&record.id);
+        return ContainerStats { attributes, writable_layer, ..ContainerStats::default() };
+    }
     let ContainerPhase::Running { started_at, .. } = record.phase else {
         return ContainerStats { attributes, writable_layer, ..ContainerStats::default() };
     };

@@ -8,11 +8,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
 use super::Parts;
+use crate::error::Error;
 use crate::node::Node;
 
-/// Listens. A client that falls behind is told so and cut off: it lists everything again.
-pub fn call(node: &Arc<Node>) -> Parts<ContainerEventResponse> {
-    let events = node.events.listen();
+/// Listens, unless too many do already. A client that falls behind is told so and cut off: it lists everything again.
+pub fn call(node: &Arc<Node>) -> Result<Parts<ContainerEventResponse>, Error> {
+    let events = node.events.listen()?;
     let closed = node.events.closed();
     let events = futures::stream::unfold(Some(events), |events| async move {
         let mut events = events?;
@@ -24,5 +25,5 @@ pub fn call(node: &Arc<Node>) -> Parts<ContainerEventResponse> {
             }
         }
     });
-    Box::pin(events.take_until(closed))
+    Ok(Box::pin(events.take_until(closed)))
 }

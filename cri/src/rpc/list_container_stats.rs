@@ -6,14 +6,14 @@ use proto::v1::{
     ContainerFilter, ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse,
 };
 
-use super::container_stats;
+use super::{container_stats, whole};
 use crate::answer;
 use crate::error::Error;
 use crate::node::Node;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {
-    Ok(ListContainerStatsResponse { stats: stats(node, request.filter).await })
+    whole(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
 /// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.

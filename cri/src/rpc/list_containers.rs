@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use proto::v1::{Container, ContainerFilter, ListContainersRequest, ListContainersResponse};
 
+use super::whole;
 use crate::answer;
 use crate::error::Error;
 use crate::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
-    Ok(ListContainersResponse { containers: items(node, request.filter) })
+    whole(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
 }
 
 /// The containers that a filter lets through; the beginning of an id stands for the id.

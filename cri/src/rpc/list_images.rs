@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesResponse};
 
+use super::whole;
 use crate::error::Error;
 use crate::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
-    Ok(ListImagesResponse { images: items(node, request.filter)? })
+    whole(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
 }
 
 /// The images that a filter lets through: all, or the one that it names.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 
+use super::whole;
 use crate::answer;
 use crate::error::Error;
 use crate::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
-    Ok(ListPodSandboxResponse { items: items(node, request.filter) })
+    whole(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
 }
 
 /// The pods that a filter lets through; the beginning of an id stands for the id.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::v1::{ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, PodSandboxMetrics};
 
+use super::whole;
 use crate::error::Error;
 use crate::metrics;
 use crate::node::Node;
@@ -14,7 +15,7 @@ pub async fn call(
     node: &Arc<Node>,
     _request: ListPodSandboxMetricsRequest,
 ) -> Result<ListPodSandboxMetricsResponse, Error> {
-    Ok(ListPodSandboxMetricsResponse { pod_metrics: metrics(node).await })
+    whole(ListPodSandboxMetricsResponse { pod_metrics: metrics(node).await }, "StreamPodSandboxMetrics")
 }
 
 /// The metrics of all ready pods.

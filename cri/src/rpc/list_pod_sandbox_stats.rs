@@ -6,7 +6,7 @@ use proto::v1::{
     ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter,
 };
 
-use super::pod_sandbox_stats;
+use super::{pod_sandbox_stats, whole};
 use crate::answer;
 use crate::error::Error;
 use crate::node::Node;
@@ -14,7 +14,7 @@ use crate::record::PodPhase;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ListPodSandboxStatsRequest) -> Result<ListPodSandboxStatsResponse, Error> {
-    Ok(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await })
+    whole(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
 }
 
 /// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.

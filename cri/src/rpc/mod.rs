@@ -46,6 +46,7 @@ pub mod version;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use prost::Message;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -54,20 +55,44 @@ use crate::deliver::{Deadline, Delivery, Gone};
 use crate::error::Error;
 use crate::node::Node;
 use crate::record::{ContainerPhase, ContainerRecord};
+use crate::server::MESSAGE_LIMIT;
 
-/// How many items a part of a streamed list has: far below 16 MiB, whatever annotations they carry within reason.
+/// How many items a part of a streamed list has at most.
 const PART: usize = 128;
+/// A part ends with the item that makes it so large, in bytes: far below the 16 MiB of one message, since an item with all its
+/// labels and annotations has about a megabyte at most.
+const PART_SIZE: usize = 4 << 20;
 
 /// A list in parts.
 pub type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Cuts a list into parts.
-fn parts<I: Send + 'static, T: 'static>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T> {
+fn parts<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
+where
+    I: Message + 'static,
+    T: 'static,
+{
     let mut items = items.into_iter();
     Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
-        let next: Vec<I> = items.by_ref().take(PART).collect();
+        let (mut next, mut size) = (Vec::new(), 0);
+        while next.len() < PART && size < PART_SIZE {
+            let Some(item) = items.next() else { break };
+            size += item.encoded_len();
+            next.push(item);
+        }
         if next.is_empty() { None } else { Some(Ok(part(next))) }
     })))
+}
+
+/// An answer in one message, if it fits into one: a client would refuse a larger one without saying what to do. `instead` is
+/// the RPC that has it in parts.
+fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
+    let size = answer.encoded_len();
+    if size <= MESSAGE_LIMIT {
+        return Ok(answer);
+    }
+    let what = format!("the answer has {size} bytes, one message at most {MESSAGE_LIMIT}: use a filter, or {instead}");
+    Err(Error::Exhausted { what })
 }
 
 /// Whether the answer to this request reaches its client.

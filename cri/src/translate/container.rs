@@ -8,7 +8,7 @@ use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, PidScope, PodSpec, Resources, Signal};
 
-use super::{Refusal, invalid, mounts, process, required, resources, security, signal, unsupported};
+use super::{Refusal, invalid, labels, mounts, name, process, required, resources, security, signal, unsupported};
 
 /// What a container is made from.
 #[derive(Debug, Clone)]
@@ -95,9 +95,10 @@ pub fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Opti
 
 fn check(config: &ContainerConfig) -> Result<(), Refusal> {
     let metadata = required("metadata", config.metadata.as_ref())?;
-    if metadata.name.is_empty() {
-        return Err(invalid("metadata.name", "empty"));
-    }
+    name("metadata.name", &metadata.name)?;
+    labels("labels", &config.labels)?;
+    labels("annotations", &config.annotations)?;
+    labels("image.annotations", &config.image.clone().unwrap_or_default().annotations)?;
     if config.windows.is_some() {
         return Err(unsupported("windows", "this is no Windows node"));
     }
@@ -187,10 +188,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_with_its_field() {
+        let large = std::collections::BTreeMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
         let cdi = vec![CdiDevice { name: "vendor.com/gpu=0".to_owned() }];
         for (wanted, field) in [
             (ContainerConfig { metadata: None, ..config() }, "metadata"),
             (ContainerConfig { metadata: Some(ContainerMetadata::default()), ..config() }, "metadata.name"),
+            (ContainerConfig { labels: large.clone(), ..config() }, "labels: have 1048577 bytes"),
+            (ContainerConfig { annotations: large, ..config() }, "annotations: have 1048577 bytes"),
             (ContainerConfig { cdi_devices: cdi, ..config() }, "vendor.com/gpu=0"),
             (ContainerConfig { stop_signal: 77, ..config() }, "stop_signal: 77"),
             (ContainerConfig { command: Vec::new(), ..config() }, "command"),

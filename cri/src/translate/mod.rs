@@ -17,6 +17,30 @@ pub use mounts::{ImageVolume, image_volumes};
 pub use network::{ADDRESS_ANNOTATION, NetworkWish, ROUTE_ANNOTATION};
 pub use pod::{Pod, pod, pod_resources};
 
+/// The longest name, uid or namespace, in bytes: four times what Kubernetes allows. They make the name that is reserved.
+const NAME_LENGTH: usize = 1024;
+/// All labels or all annotations of one object, in bytes: four times what Kubernetes allows (256 KiB). Each is kept in memory and
+/// in every list.
+const LABELS_SIZE: usize = 1 << 20;
+
+/// A word of an object's name: not empty, and not longer than a name can be.
+fn name(field: &str, value: &str) -> Result<(), Refusal> {
+    match value.len() {
+        0 => Err(invalid(field, "empty")),
+        length if length > NAME_LENGTH => Err(invalid(field, format!("has {length} bytes, at most {NAME_LENGTH}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Labels or annotations, together not larger than any can be.
+fn labels(field: &str, map: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {
+    let size: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > LABELS_SIZE {
+        return Err(invalid(field, format!("have {size} bytes together, at most {LABELS_SIZE}")));
+    }
+    Ok(())
+}
+
 /// Why a request cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -5,7 +5,7 @@ use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxCo
 use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
-use super::{Refusal, dns, invalid, required, resources, security, unsupported};
+use super::{Refusal, dns, invalid, labels, name, required, resources, security, unsupported};
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -63,16 +63,11 @@ pub fn pod_resources(linux: &LinuxPodSandboxConfig) -> Result<Resources, Refusal
 
 fn check_metadata(config: &PodSandboxConfig) -> Result<(), Refusal> {
     let metadata = required("metadata", config.metadata.as_ref())?;
-    for (field, value) in [
-        ("metadata.name", &metadata.name),
-        ("metadata.uid", &metadata.uid),
-        ("metadata.namespace", &metadata.namespace),
-    ] {
-        if value.is_empty() {
-            return Err(invalid(field, "empty"));
-        }
-    }
-    Ok(())
+    name("metadata.name", &metadata.name)?;
+    name("metadata.uid", &metadata.uid)?;
+    name("metadata.namespace", &metadata.namespace)?;
+    labels("labels", &config.labels)?;
+    labels("annotations", &config.annotations)
 }
 
 /// The pod's own seccomp, user and root concern containerd's pause container; a pod here has no process, so only what the
@@ -133,6 +128,12 @@ mod tests {
         PodSandboxConfig { metadata: Some(metadata), hostname: "web".to_owned(), ..PodSandboxConfig::default() }
     }
 
+    fn with_name(name: &str) -> PodSandboxConfig {
+        let mut config = config();
+        config.metadata.as_mut().unwrap().name = name.to_owned();
+        config
+    }
+
     fn translate(config: &PodSandboxConfig) -> Result<Pod, Refusal> {
         pod(&PodId::random(), config, "", &[])
     }
@@ -169,6 +170,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_with_its_field() {
+        let large = std::collections::BTreeMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
         let label = SeLinuxOption { user: "u".to_owned(), ..SeLinuxOption::default() };
         let labelled = LinuxPodSandboxConfig {
             security_context: Some(LinuxSandboxSecurityContext { selinux_options: Some(label), ..Default::default() }),
@@ -180,6 +182,9 @@ mod tests {
             (PodSandboxConfig { metadata: None, ..config() }, "metadata: missing"),
             (PodSandboxConfig { metadata: Some(PodSandboxMetadata::default()), ..config() }, "metadata.name: empty"),
             (PodSandboxConfig { hostname: "a b".to_owned(), ..config() }, "hostname: \"a b\""),
+            (with_name(&"n".repeat(1025)), "metadata.name: has 1025 bytes, at most 1024"),
+            (PodSandboxConfig { labels: large.clone(), ..config() }, "labels: have 1048577 bytes"),
+            (PodSandboxConfig { annotations: large, ..config() }, "annotations: have 1048577 bytes"),
             (PodSandboxConfig { windows: Some(WindowsPodSandboxConfig::default()), ..config() }, "windows"),
             (with_linux(sysctl("kernel.shm..x", "1")), "linux.sysctls[kernel.shm..x]"),
             (with_linux(labelled), "linux.security_context.selinux_options"),

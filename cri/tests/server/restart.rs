@@ -174,7 +174,7 @@ fn spares_are_used_refilled_and_swept() {
 #[test]
 fn spares_wait_for_a_pod_network() {
     let mut world = World::with_spares(2);
-    world.has_networks = false;
+    world.networks.clear();
     let count = |world: &World| world.leftovers().iter().filter(|left| left.starts_with("spare")).count();
     let server = world.start();
     let mut client = server.client();

@@ -9,8 +9,8 @@ use proto::v1::*;
 use crate::lifecycle::exited;
 use crate::world::{Running, World, create, run_pod};
 
-/// Steps of a walk in an ordinary test run: some seconds.
-const STEPS: u64 = 300;
+/// Steps of a walk in an ordinary test run: half a minute.
+const STEPS: u64 = 1500;
 /// The walk that every test run takes besides a fresh one.
 const FIXED_SEED: u64 = 0x5eed_ce11_b10c;
 /// As many as are there at once.

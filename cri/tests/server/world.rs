@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cri::config::Config;
 use cri::demo::registry::{self, Contents, Manifest};
 use cri::node::{Backends, Node, Opening};
-use cri::server::{self, Server};
+use cri::server::{self, MESSAGE_LIMIT, Server};
 use host::fault::Faults;
 use host::worker::Workers;
 use hyper_util::rt::TokioIo;
@@ -38,8 +38,8 @@ pub(crate) struct World {
     pub(crate) kernel: Kernel,
     network: FakeKernel,
     spares: u32,
-    /// Whether its configuration names pod networks; if not, kubelet must.
-    pub(crate) has_networks: bool,
+    /// The pod networks of its configuration; none: kubelet must name them.
+    pub(crate) networks: Vec<&'static str>,
     /// The image that its registry serves.
     pub(crate) image: String,
 }
@@ -66,13 +66,13 @@ impl World {
         let kernel = Kernel::default();
         let faults = kernel.faults.clone();
         let network = FakeKernel::new(faults.clone());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = directory();
         let registry = registry_address();
         let hosts = directory.path().join("certs.d").join(registry.to_string());
         std::fs::create_dir_all(&hosts).unwrap();
         std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
         let image = format!("{registry}/test/pause:latest");
-        Self { directory, faults, kernel, network, spares, has_networks: true, image }
+        Self { directory, faults, kernel, network, spares, networks: vec!["10.20.0.0/24", "fd00:20::/64"], image }
     }
 
     fn config(&self) -> Config {
@@ -83,9 +83,7 @@ impl World {
             runtime_handlers: vec!["other".to_owned()],
             ..Config::default()
         };
-        if self.has_networks {
-            config.network.pod_cidrs = vec!["10.20.0.0/24".parse().unwrap(), "fd00:20::/64".parse().unwrap()];
-        }
+        config.network.pod_cidrs = self.networks.iter().map(|text| text.parse().unwrap()).collect();
         config
     }
 
@@ -155,6 +153,13 @@ impl World {
     }
 }
 
+/// A directory in memory where there is room, since every change of a record waits for the disk that it is on.
+fn directory() -> tempfile::TempDir {
+    const MEMORY: &str = "/dev/shm";
+    let room = nix::sys::statvfs::statvfs(MEMORY).map(|stat| stat.blocks_available() * stat.fragment_size());
+    if room.is_ok_and(|room| room > 1 << 30) { tempfile::tempdir_in(MEMORY) } else { tempfile::tempdir() }.unwrap()
+}
+
 /// The kernel gives a killed server's lock back when its last thread lets go.
 fn take_lock(config: &Config) -> host::fs::Lock {
     let deadline = Instant::now() + PATIENCE;
@@ -185,7 +190,7 @@ impl Running {
 
     /// A client of the runtime service.
     pub(crate) fn client(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
+        RuntimeServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
     /// Runs a client's work.

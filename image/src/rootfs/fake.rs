@@ -26,7 +26,11 @@ impl Fake {
     }
 
     fn call<T>(&self, operation: &str, effect: impl FnOnce(&Copy) -> Result<T, Error>) -> Result<T, Error> {
-        self.faults.call(operation, || effect(&self.copy), |text| Error::failed(operation)(text))
+        self.faults.call(
+            operation,
+            || effect(&self.copy),
+            |source| Error::Failed { operation: operation.to_owned(), source },
+        )
     }
 }
 

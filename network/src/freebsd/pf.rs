@@ -28,8 +28,19 @@ pub(super) fn is_loaded() -> bool {
 
 /// Loads the rules of an anchor in the place of those that it has.
 pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
-    run(&["-q", "-a", anchor, "-f", "-"], rules).map_err(Error::failed(format!("cannot load anchor {anchor}")))?;
-    Ok(())
+    let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], rules) else { return Ok(()) };
+    let operation = format!("cannot load anchor {anchor}");
+    match used_up() {
+        Some(limit) => Err(Error::Exhausted {
+            what: format!("{operation}: pf has no anchor left, all {limit} are taken (set limit anchors, pf.conf(5))"),
+        }),
+        None => Err(Error::failed(operation)(error)),
+    }
+}
+
+/// How many anchors there may be, when there are so many. Asked only where a load failed; no answer is as good as a no.
+fn used_up() -> Option<usize> {
+    anchors::used_up(&run(&["-s", "memory"], "").ok()?, &run(&["-v", "-s", "Anchors"], "").ok()?)
 }
 
 /// Empties an anchor, which removes it; one that is not there is removed already. One that had tables stays in the list of

@@ -33,6 +33,8 @@ const PID: &str = "listener.pid";
 const READY: &str = "ready";
 /// What it prints before the reason when a port is taken.
 const TAKEN: &str = "taken ";
+/// What stands before the reason when the host has nothing left of something.
+const EXHAUSTED: &str = "exhausted ";
 /// How long a killed listener may take to be gone: the kernel only has to close its sockets.
 const DEATH: Duration = Duration::from_secs(5);
 
@@ -132,9 +134,11 @@ pub(crate) fn start(
     let _ = child.kill();
     let _ = child.wait();
     read.map_err(failed)?;
-    match answer.trim_end().strip_prefix(TAKEN) {
-        Some(port) => Err(Error::Conflict { what: format!("host port {port} is taken by a process of the node") }),
-        None => Err(failed(io::Error::other(answer.trim_end().to_owned()))),
+    let answer = answer.trim_end();
+    match (answer.strip_prefix(TAKEN), answer.strip_prefix(EXHAUSTED)) {
+        (Some(port), _) => Err(Error::Conflict { what: format!("host port {port} is taken by a process of the node") }),
+        (_, Some(what)) => Err(failed(io::Error::other(host::Exhausted(what.to_owned())))),
+        (None, None) => Err(failed(io::Error::other(answer.to_owned()))),
     }
 }
 
@@ -190,7 +194,10 @@ pub fn main(args: &[OsString]) -> ExitCode {
             tell(&error.to_string(), ExitCode::FAILURE)
         }
         Err(Refused::Taken(port)) => tell(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
-        Err(Refused::Other(error)) => tell(&host::chain(&*error), ExitCode::FAILURE),
+        Err(Refused::Other(error)) => {
+            let before = if host::is_exhausted(&*error) { EXHAUSTED } else { "" };
+            tell(&format!("{before}{}", host::chain(&*error)), ExitCode::FAILURE)
+        }
     }
 }
 

@@ -1,6 +1,20 @@
-//! An error and its causes as one line, printed once at the edge of the program.
+//! An error and its causes as one line, printed once at the edge of the program; and whether its cause is that the host has
+//! nothing left of something, which passes by itself or by somebody's making room.
 
 use std::error::Error;
+use std::io;
+
+use nix::errno::Errno;
+
+/// What the kernel says when something is used up: space on a disk or of a quota, open files of the system or of the process,
+/// memory, processes (fork(2)) or threads, buffers of sockets.
+const USED_UP: [Errno; 7] =
+    [Errno::ENOSPC, Errno::EDQUOT, Errno::ENFILE, Errno::EMFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::ENOBUFS];
+
+/// Something was used up where only text comes from: in a worker, or by the word of a tool.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Exhausted(pub String);
 
 /// Joins an error and all its sources with `: `, leaving out a source whose text the line already ends with.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -17,9 +31,42 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Whether an error or one of its causes says that something is used up.
+#[must_use]
+pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if says_used_up(cause) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn says_used_up(cause: &(dyn Error + 'static)) -> bool {
+    if cause.is::<Exhausted>() {
+        return true;
+    }
+    if let Some(errno) = cause.downcast_ref::<Errno>() {
+        return USED_UP.contains(errno);
+    }
+    let Some(error) = cause.downcast_ref::<io::Error>() else { return false };
+    match (error.raw_os_error(), error.get_ref()) {
+        (Some(number), _) => USED_UP.contains(&Errno::from_raw(number)),
+        // What it wraps is not among its sources.
+        (None, Some(wrapped)) => is_exhausted(wrapped),
+        (None, None) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::chain;
+    use std::io;
+
+    use nix::errno::Errno;
+
+    use super::{Exhausted, chain, is_exhausted};
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot attach pod 4f1c")]
@@ -29,5 +76,17 @@ mod tests {
     fn causes_follow_their_error_once() {
         let error = Outer(std::io::Error::other("no such bridge"));
         assert_eq!(chain(&error), "cannot attach pod 4f1c: no such bridge");
+    }
+
+    #[test]
+    fn what_is_used_up_is_seen_below_every_wrapping() {
+        let raw = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+        for errno in [Errno::ENOSPC, Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN] {
+            assert!(is_exhausted(&errno) && is_exhausted(&raw(errno)) && is_exhausted(&Outer(raw(errno))), "{errno}");
+            assert!(is_exhausted(&Outer(io::Error::other(Outer(raw(errno))))), "{errno}");
+        }
+        assert!(is_exhausted(&Outer(io::Error::other(Exhausted("no room".to_owned())))));
+        assert!(!is_exhausted(&Errno::EPERM) && !is_exhausted(&raw(Errno::EIO)) && !is_exhausted(&raw(Errno::EBUSY)));
+        assert!(!is_exhausted(&Outer(io::Error::other("no room, says a text"))));
     }
 }

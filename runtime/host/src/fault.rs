@@ -1,4 +1,5 @@
-//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect. One [`Faults`] is shared
+//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect, or the kernel has nothing
+//! left for it. One [`Faults`] is shared
 //! by the fakes of runtime, network and image, so that N counts the calls of all three. A hanging call stands for a server
 //! that dies there: the test drops the server, starts another on the same state, and the hung thread is let go at the end.
 
@@ -12,11 +13,16 @@ pub enum Fault {
     FailBefore,
     /// It has done its work, and reports a failure all the same.
     FailAfter,
-    /// It never does its work and never returns.
+    /// It fails with this errno and has done nothing.
+    Errno(i32),
+    /// It does nothing and does not return until it is let go.
     HangBefore,
-    /// It does its work and never returns.
+    /// It does its work and does not return until it is let go.
     HangAfter,
 }
+
+/// What a fault's error is made from.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The plan of faults that fakes share; a clone is the same plan.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +42,8 @@ struct Plan {
     armed: Option<(u64, Fault)>,
     hung: u64,
     generation: u64,
+    /// Whether the hung calls of the last generation went on as if nothing had been.
+    resumed: bool,
 }
 
 impl Faults {
@@ -71,16 +79,26 @@ impl Faults {
         true
     }
 
-    /// Lets every hung call return with a failure: for the end of a test.
+    /// Lets every hung call return with a failure.
     pub fn release(&self) {
+        self.let_go(false);
+    }
+
+    /// Lets every hung call go on, as if it had only been slow.
+    pub fn resume(&self) {
+        self.let_go(true);
+    }
+
+    fn let_go(&self, resumed: bool) {
         let mut plan = self.lock();
         plan.generation += 1;
         plan.hung = 0;
+        plan.resumed = resumed;
         self.shared.changed.notify_all();
     }
 
     /// Runs one call of a fake: `effect`, and before or after it the fault whose turn it is, made an error by `error`, which
-    /// is given a text.
+    /// is given the cause.
     ///
     /// # Errors
     /// The effect's own, or the injected one.
@@ -88,23 +106,27 @@ impl Faults {
         &self,
         operation: &str,
         effect: impl FnOnce() -> Result<T, E>,
-        error: impl FnOnce(String) -> E,
+        error: impl FnOnce(Cause) -> E,
     ) -> Result<T, E> {
+        let injected = |how: &str| Cause::from(format!("injected: {operation} {how}"));
         match self.turn() {
             None => effect(),
-            Some(Fault::FailBefore) => Err(error(format!("injected: {operation} fails"))),
+            Some(Fault::FailBefore) => Err(error(injected("fails"))),
             Some(Fault::FailAfter) => {
                 effect()?;
-                Err(error(format!("injected: {operation} fails after its work")))
+                Err(error(injected("fails after its work")))
             }
+            Some(Fault::Errno(number)) => Err(error(std::io::Error::from_raw_os_error(number).into())),
             Some(Fault::HangBefore) => {
-                self.hang();
-                Err(error(format!("injected: {operation} hung")))
+                if self.hang() {
+                    effect()
+                } else {
+                    Err(error(injected("hung")))
+                }
             }
             Some(Fault::HangAfter) => {
                 let done = effect();
-                self.hang();
-                done.and_then(|_| Err(error(format!("injected: {operation} hung after its work"))))
+                if self.hang() { done } else { done.and_then(|_| Err(error(injected("hung after its work")))) }
             }
         }
     }
@@ -117,7 +139,8 @@ impl Faults {
         Some(fault)
     }
 
-    fn hang(&self) {
+    /// True: it goes on.
+    fn hang(&self) -> bool {
         let mut plan = self.lock();
         let generation = plan.generation;
         plan.hung += 1;
@@ -125,6 +148,7 @@ impl Faults {
         while plan.generation == generation {
             plan = self.shared.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
         }
+        plan.resumed
     }
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
@@ -145,7 +169,7 @@ mod tests {
                 *count += 1;
                 Ok(*count)
             },
-            |text| text,
+            |cause| cause.to_string(),
         )
     }
 
@@ -168,14 +192,28 @@ mod tests {
     }
 
     #[test]
-    fn a_hung_call_returns_only_when_it_is_released() {
+    fn a_hung_call_returns_only_when_it_is_let_go() {
+        for (fault, resumed) in [(Fault::HangBefore, false), (Fault::HangBefore, true), (Fault::HangAfter, true)] {
+            let faults = Faults::default();
+            faults.arm(1, fault);
+            let other = faults.clone();
+            let thread = std::thread::spawn(move || call(&other, &mut 0));
+            assert!(faults.wait_until_hung(Duration::from_secs(10)));
+            assert!(!thread.is_finished());
+            if resumed {
+                faults.resume()
+            } else {
+                faults.release()
+            }
+            assert_eq!(thread.join().unwrap().is_ok(), resumed);
+        }
+    }
+
+    #[test]
+    fn an_errno_is_the_cause() {
         let faults = Faults::default();
-        faults.arm(1, Fault::HangBefore);
-        let other = faults.clone();
-        let thread = std::thread::spawn(move || call(&other, &mut 0));
-        assert!(faults.wait_until_hung(Duration::from_secs(10)));
-        assert!(!thread.is_finished());
-        faults.release();
-        assert!(thread.join().unwrap().is_err());
+        faults.arm(1, Fault::Errno(nix::libc::EMFILE));
+        let error = faults.call("open", || Ok(()), |cause| cause).unwrap_err();
+        assert!(crate::is_exhausted(&*error), "{error}");
     }
 }

@@ -12,7 +12,7 @@ mod place;
 pub mod run;
 pub mod worker;
 
-pub use error::chain;
+pub use error::{Exhausted, chain, is_exhausted};
 pub use id::{ContainerId, IdError, PodId, Prefix};
 pub use need::Need;
 pub use place::Place;

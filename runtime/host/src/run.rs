@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How much of a program's output is kept, in bytes: tools print lists, not files.
@@ -114,16 +114,17 @@ impl Tool {
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         std::thread::scope(|scope| {
-            let input = &self.stdin;
-            scope.spawn(move || {
-                let mut stdin = stdin;
-                // A tool that ends without reading its input says why by its exit code.
-                let _ = stdin.write_all(input);
-            });
-            let out = scope.spawn(move || read_capped(stdout));
-            let err = scope.spawn(move || read_capped(stderr));
-            let status = wait(&mut child, started, self.timeout);
             let pipe = |source| RunError::Pipe { command: command.clone(), source };
+            let begun = begin(scope, &self.stdin, (stdin, stdout, stderr));
+            // Without threads to talk to it nobody would notice what it does.
+            let (out, err) = match begun {
+                Ok(readers) => readers,
+                Err(source) => {
+                    kill(&mut child).map_err(pipe)?;
+                    return Err(pipe(source));
+                }
+            };
+            let status = wait(&mut child, started, self.timeout);
             let stdout = out.join().expect("the reader does not panic").map_err(pipe)?;
             let stderr = err.join().expect("the reader does not panic").map_err(pipe)?;
             match status.map_err(pipe)? {
@@ -180,6 +181,24 @@ impl std::fmt::Display for Tool {
     }
 }
 
+type Reader<'scope> = std::thread::ScopedJoinHandle<'scope, io::Result<Vec<u8>>>;
+
+/// Starts the threads that write a program's input and read what it prints. The kernel may have no thread left (EAGAIN).
+fn begin<'scope, 'env>(
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    input: &'env [u8],
+    (mut stdin, stdout, stderr): (ChildStdin, ChildStdout, ChildStderr),
+) -> io::Result<(Reader<'scope>, Reader<'scope>)> {
+    let thread = std::thread::Builder::new;
+    thread().spawn_scoped(scope, move || {
+        // A tool that ends without reading its input says why by its exit code.
+        let _ = stdin.write_all(input);
+    })?;
+    let out = thread().spawn_scoped(scope, move || read_capped(stdout))?;
+    let err = thread().spawn_scoped(scope, move || read_capped(stderr))?;
+    Ok((out, err))
+}
+
 /// Reads to the end of a pipe, keeping the first [`OUTPUT_LIMIT`] bytes: the rest is read and dropped, so that the writer
 /// is not stopped half way.
 fn read_capped(mut pipe: impl Read) -> io::Result<Vec<u8>> {
@@ -197,15 +216,20 @@ fn wait(child: &mut Child, started: Instant, timeout: Duration) -> io::Result<Op
             return Ok(Some(status));
         }
         if started.elapsed() >= timeout {
-            let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"));
-            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
-            child.wait()?;
+            kill(child)?;
             return Ok(None);
         }
         std::thread::sleep(pause);
         // A sixteenth of the time that it took so far: the wait adds little to a short run and costs a long one nothing.
         pause = (started.elapsed() / 16).clamp(Duration::from_micros(200), Duration::from_millis(10));
     }
+}
+
+/// Kills a program with its whole process group, and reaps it.
+fn kill(child: &mut Child) -> io::Result<()> {
+    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"));
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
+    child.wait().map(drop)
 }
 
 /// Whether a program's failure was this exit code.

@@ -71,8 +71,8 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     let mut command = workers.command(WORKER);
     command.arg(directory).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     // The worker forks and its parent half ends at once.
-    let status = command.spawn()?.wait()?;
-    if status.success() { Ok(connection) } else { Err(io::Error::other(format!("the monitor ended with {status}"))) }
+    super::left(command.spawn()?)?;
+    Ok(connection)
 }
 
 /// What is known of the container.

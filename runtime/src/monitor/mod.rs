@@ -36,6 +36,22 @@ pub const WORKER: &str = "monitor";
 /// The argument of a monitor that executes one more process; without it, it is a container's directory.
 const EXEC: &str = "exec";
 
+/// How a monitor exits that could not leave the server behind because the host has no process left: EX_TEMPFAIL of
+/// sysexits(3). Nobody reads what it prints then.
+const EXHAUSTED: u8 = 75;
+
+/// Waits for the half of a monitor that stays behind, which ends at once, and says why when the other half is not there.
+pub(crate) fn left(mut child: std::process::Child) -> io::Result<()> {
+    let status = child.wait()?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) if code == i32::from(EXHAUSTED) => {
+            Err(io::Error::other(host::Exhausted("the monitor: the system has no process left for it".to_owned())))
+        }
+        _ => Err(io::Error::other(format!("the monitor ended with {status}"))),
+    }
+}
+
 /// What the binary does when it is started as the worker `monitor`: a container's directory, or `exec`, or a word that the
 /// backend keeps for itself.
 #[must_use]
@@ -52,7 +68,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cellblock monitor: {}", host::chain(&error));
-            ExitCode::FAILURE
+            if host::is_exhausted(&error) { ExitCode::from(EXHAUSTED) } else { ExitCode::FAILURE }
         }
     }
 }

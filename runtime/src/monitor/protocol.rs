@@ -80,6 +80,9 @@ pub(super) struct Failure {
     subject: String,
     #[serde(default)]
     exit_code: i32,
+    /// Whether the host has nothing left of something.
+    #[serde(default)]
+    exhausted: bool,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -101,11 +104,11 @@ impl Failure {
             Error::Invalid { field, reason } => (Kind::Invalid, field.clone(), reason.clone(), 0),
             other => (Kind::Failed, String::new(), host::chain(other), 0),
         };
-        Self { kind, text, subject, exit_code }
+        Self { kind, text, subject, exit_code, exhausted: host::is_exhausted(error) }
     }
 
     pub(super) fn conflict(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Conflict, text: text.into(), subject: String::new(), exit_code: 0 }
+        Self { kind: Kind::Conflict, text: text.into(), subject: String::new(), exit_code: 0, exhausted: false }
     }
 
     pub(super) fn into_error(self, operation: &str) -> Error {
@@ -113,7 +116,8 @@ impl Failure {
             Kind::Command => Error::Command { program: self.subject, reason: self.text, exit_code: self.exit_code },
             Kind::Conflict => Error::Conflict { what: self.text },
             Kind::Invalid => Error::Invalid { field: self.subject, reason: self.text },
-            Kind::Failed => Error::Failed { operation: operation.to_owned(), source: self.text.into() },
+            Kind::Failed if self.exhausted => Error::failed(operation)(host::Exhausted(self.text)),
+            Kind::Failed => Error::failed(operation)(self.text),
         }
     }
 }

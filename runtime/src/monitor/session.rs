@@ -31,11 +31,8 @@ pub fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Sess
     let (control, theirs) = UnixStream::pair().map_err(Error::failed(operation))?;
     let mut command = workers.command(WORKER);
     command.arg(EXEC).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = command.spawn().and_then(|mut child| child.wait()).map_err(Error::failed(operation))?;
+    command.spawn().and_then(super::left).map_err(Error::failed(operation))?;
     drop(command);
-    if !status.success() {
-        return Err(Error::failed(operation)(format!("it ended with {status}")));
-    }
     let begun = begin(&control, directory, spec).map_err(Error::failed(operation))?;
     let (reply, descriptors) = begun.answer;
     match reply {
