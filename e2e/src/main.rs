@@ -48,6 +48,10 @@ enum Command {
     Soak {
         #[command(flatten)]
         plan: soak::Plan,
+        /// Pulls the test images as the files below this directory say, instead of from a registry of its own: without
+        /// outages of it, and where none can be made.
+        #[arg(long, value_name = "DIR")]
+        registry_config: Option<PathBuf>,
         /// Keeps the directory of the run, with its logs.
         #[arg(long)]
         keep: bool,
@@ -136,7 +140,8 @@ fn command(command: Command) -> Result<()> {
         Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
         Command::Critest(options) => run(&Parts { critest: true, ..Parts::default() }, &options),
         Command::Specs(options) => run_specs(options),
-        Command::Soak { plan, keep } => {
+        Command::Soak { plan, registry_config: Some(certs), keep } => soak_without_registry(&plan, &certs, keep),
+        Command::Soak { plan, registry_config: None, keep } => {
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
         Command::Tools { freebsd } => {
@@ -184,10 +189,9 @@ fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
 /// Runs the parts on servers of their own, in a directory that is removed at the end unless something failed.
 fn run(parts: &Parts, options: &Options) -> Result<()> {
     let tools = Tools::open()?;
-    // Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long for a socket.
-    let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
+    let dir = run_directory()?;
     let mut registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
     let mut checks = Checks::default();
     if let Some(address) = &options.address {
         let site = site.at(address);
@@ -207,15 +211,38 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
         clients(&site, &tools, (parts, options), &mut checks)?;
     }
     if let Some(plan) = &parts.soak {
-        checks.check("a soak", || soak::run(&site, &mut registry, plan));
-        checks.check("a server killed under many pods", || soak::many::run(&site, plan.pods));
+        soak_at(&site, Some(&mut registry), plan, &mut checks);
     }
     registry.stop()?;
+    finish(checks, &site, dir, options.keep)
+}
+
+/// Where the files of a run go. Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long
+/// for a socket.
+fn run_directory() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?)
+}
+
+fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, checks: &mut Checks) {
+    checks.check("a soak", || soak::run(site, registry, plan));
+    checks.check("a server killed under many pods", || soak::many::run(site, plan.pods));
+}
+
+fn soak_without_registry(plan: &soak::Plan, certs: &Path, keep: bool) -> Result<()> {
+    let dir = run_directory()?;
+    let site = Site::new(&dir.path().join("site"), &std::path::absolute(certs)?, PathBuf::from("crictl"))?;
+    let mut checks = Checks::default();
+    soak_at(&site, None, plan, &mut checks);
+    finish(checks, &site, dir, keep)
+}
+
+/// The end of a run: its directory is removed unless something failed.
+fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Result<()> {
     let result = checks.finish();
     if result.is_err() {
         println!("the server's log ends:\n{}", tail(&site.dir().join("cellblock.log")));
     }
-    if result.is_err() || options.keep {
+    if result.is_err() || keep {
         println!("kept: {}", dir.keep().display());
     }
     result
@@ -275,10 +302,10 @@ fn run_specs(options: SpecsOptions) -> Result<()> {
 /// Measures a server of its own beside another.
 fn bench_streaming(beside: &str) -> Result<()> {
     let tools = Tools::open()?;
-    let dir = tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?;
+    let dir = run_directory()?;
     let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), &tools)?;
-    let other = Site::new(&dir.path().join("other"), registry.certs(), &tools)?.at(beside);
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
+    let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(beside);
     let server = site.serve()?;
     let compared = e2e::streaming::compare(&site, &other);
     server.stop()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{Background, Output, Program};
-use crate::tools::{Tools, beside};
+use crate::tools::beside;
 
 /// How long a server may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -22,14 +22,9 @@ pub struct Site {
 
 impl Site {
     /// A site in this directory, its names taken from the number of this process.
-    pub fn new(dir: &Path, certs: &Path, tools: &Tools) -> Result<Self> {
+    pub fn new(dir: &Path, certs: &Path, crictl: PathBuf) -> Result<Self> {
         let letter = u8::try_from(std::process::id() % 26).context("a remainder is small")?;
-        let site = Self {
-            dir: dir.to_owned(),
-            prefix: format!("e{}", char::from(b'a' + letter)),
-            crictl: tools.crictl()?,
-            other: None,
-        };
+        let site = Self { dir: dir.to_owned(), prefix: format!("e{}", char::from(b'a' + letter)), crictl, other: None };
         std::fs::create_dir_all(&site.dir)?;
         std::fs::write(
             site.dir.join("cellblock.toml"),

@@ -20,22 +20,25 @@ const MOST_AWAY_MS: u64 = 3000;
 #[derive(Debug)]
 pub(super) struct Chaos<'a> {
     pub(super) server: Option<Background>,
-    pub(super) registry: &'a mut Registry,
+    pub(super) registry: Option<&'a mut Registry>,
     pub(super) random: Random,
 }
 
 impl Chaos<'_> {
     /// Makes faults until the soak is over.
     pub(super) fn run(&mut self, scene: &Scene<'_>) -> Result<()> {
-        let mut until_outage = 3;
+        let mut until_outage: u64 = 3;
         while scene.goes_on() {
             self.quiet(scene);
-            until_outage -= 1;
-            if until_outage == 0 {
-                until_outage = 1 + self.random.below(6);
-                self.outage(scene)?;
-            } else {
-                self.restart(scene)?;
+            match &mut self.registry {
+                Some(registry) if until_outage == 1 => {
+                    until_outage = 1 + self.random.below(6);
+                    outage(registry, Duration::from_millis(self.random.below(MOST_AWAY_MS)), scene)?;
+                }
+                _ => {
+                    until_outage = (until_outage - 1).max(1);
+                    self.restart(scene)?;
+                }
             }
         }
         Ok(())
@@ -61,14 +64,14 @@ impl Chaos<'_> {
         tally.memory_kib[1] = tally.memory_kib[1].max(memory);
         Ok(())
     }
+}
 
-    fn outage(&mut self, scene: &Scene<'_>) -> Result<()> {
-        scene.registry.fetch_add(1, Ordering::SeqCst);
-        self.registry.kill()?;
-        std::thread::sleep(Duration::from_millis(self.random.below(MOST_AWAY_MS)));
-        self.registry.start_again()?;
-        scene.registry.fetch_add(1, Ordering::SeqCst);
-        scene.tally().outages += 1;
-        Ok(())
-    }
+fn outage(registry: &mut Registry, away: Duration, scene: &Scene<'_>) -> Result<()> {
+    scene.registry.fetch_add(1, Ordering::SeqCst);
+    registry.kill()?;
+    std::thread::sleep(away);
+    registry.start_again()?;
+    scene.registry.fetch_add(1, Ordering::SeqCst);
+    scene.tally().outages += 1;
+    Ok(())
 }
