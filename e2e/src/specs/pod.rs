@@ -27,7 +27,7 @@ impl<'a> Pod<'a> {
         self.stage.ground.client.pod(&self.id).context("PodSandboxStatus")
     }
 
-    /// RemovePodSandbox; at the end of the spec it is done once more, which must be no error.
+    /// RemovePodSandbox, before the end of the spec.
     pub(super) fn remove(&self) -> Result<()> {
         self.stage.ground.client.remove_pod(&self.id).context("RemovePodSandbox")
     }
@@ -69,7 +69,7 @@ impl<'a> Pod<'a> {
         refused("CreateContainer", self.create(change).map(|container| container.id), word)
     }
 
-    /// What a container's command printed, which must have been a success; by default a script.
+    /// What a script printed that was a container's command, and succeeded.
     pub(super) fn output(&self, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<String> {
         let container = self.container(|config| {
             config.command = ["sh", "-c", script].map(str::to_owned).to_vec();

@@ -1,6 +1,7 @@
 //! What a spec works with: it makes what is needed, and at the end of the spec removes all of it, whatever became of the spec.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use crate::process::{Background, Program};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// The label that all pods of a stage have, with its name.
+const LABEL: &str = "stage";
 /// The first key of shared memory segments: no other program's.
 const FIRST_KEY: i32 = 0x0cb0_0000;
 
@@ -30,7 +33,6 @@ pub(super) struct Stage<'a> {
     pub(super) system: &'static System,
     name: String,
     dir: PathBuf,
-    pods: RefCell<Vec<String>>,
     segments: RefCell<Vec<Segment>>,
     count: Cell<u32>,
 }
@@ -42,15 +44,7 @@ impl<'a> Stage<'a> {
         std::fs::create_dir_all(&dir)?;
         // Its real path: the server says where a mount leads.
         let dir = dir.canonicalize()?;
-        Ok(Self {
-            ground,
-            system,
-            name,
-            dir,
-            pods: RefCell::default(),
-            segments: RefCell::default(),
-            count: Cell::new(0),
-        })
+        Ok(Self { ground, system, name, dir, segments: RefCell::default(), count: Cell::new(0) })
     }
 
     /// A number that it has not given before.
@@ -103,6 +97,7 @@ impl<'a> Stage<'a> {
             metadata: Some(metadata),
             hostname: name.clone(),
             log_directory: self.dir.join(name).to_string_lossy().into_owned(),
+            labels: self.label(),
             linux: Some(LinuxPodSandboxConfig::default()),
             ..PodSandboxConfig::default()
         };
@@ -110,7 +105,6 @@ impl<'a> Stage<'a> {
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let client = self.ground.client;
         let id = client.call(client.runtime().run_pod_sandbox(request))?.into_inner().pod_sandbox_id;
-        self.pods.borrow_mut().push(id.clone());
         Ok(Pod { stage: self, id, config })
     }
 
@@ -122,13 +116,28 @@ impl<'a> Stage<'a> {
         program.background(&self.dir.join("port-forward.log"))
     }
 
+    fn label(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(LABEL.to_owned(), self.name.clone())])
+    }
+
+    /// Every pod of this stage, by the server's word: also one whose maker did not get an answer.
+    fn pods(&self) -> Result<Vec<String>, Status> {
+        let filter = PodSandboxFilter { label_selector: self.label(), ..PodSandboxFilter::default() };
+        let client = self.ground.client;
+        let request = ListPodSandboxRequest { filter: Some(filter) };
+        let answer = client.call(client.runtime().list_pod_sandbox(request))?;
+        Ok(answer.into_inner().items.into_iter().map(|pod| pod.id).collect())
+    }
+
     /// Removes everything that the spec made; everything is tried, and each error is told.
     pub(super) fn remove(self) -> Result<()> {
         let mut errors = Vec::new();
-        for pod in self.pods.into_inner() {
-            if let Err(error) = self.ground.client.remove_pod(&pod) {
-                errors.push(format!("cannot remove pod {pod}: {error}"));
-            }
+        match self.pods() {
+            Ok(pods) => errors.extend(pods.iter().filter_map(|pod| {
+                let removed = self.ground.client.remove_pod(pod);
+                removed.err().map(|error| format!("cannot remove pod {pod}: {error}"))
+            })),
+            Err(error) => errors.push(format!("cannot list the pods: {error}")),
         }
         for segment in self.segments.into_inner() {
             match segment.is_on_host() {

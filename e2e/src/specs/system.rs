@@ -52,7 +52,7 @@ const SYSTEMS: [System; 2] = [
         hosts_parameters: &["kern.maxproc", "vm.overcommit"],
         refused_capability: "CAP_NET_ADMIN",
         interfaces: "ifconfig -l",
-        serve: "while :; do echo LINE | nc -N -l 127.0.0.1 PORT >/dev/null; done",
+        serve: "while :; do echo LINE | nc -N -l 127.0.0.1 PORT >/dev/null 2>&1; done",
     },
 ];
 
