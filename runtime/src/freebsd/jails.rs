@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::params;
 use super::sys::{accounting, jail, process};
 use crate::Error;
 
@@ -39,6 +40,9 @@ pub(super) fn end(name: &str) -> Result<(), Error> {
 /// The same for a jail that was found.
 pub(super) fn end_found(found: &jail::Jail, name: &str) -> Result<(), Error> {
     let failed = || format!("cannot remove jail {name}");
+    // Of one that goes at this moment by another hand (jail_set(2): ENOENT, or EINVAL while it is dying) nothing is to be taken;
+    // and whatever the kernel says, the jail must go.
+    let taken = jail::update(found.jid, &params::own_ipc());
     found.remove().map_err(Error::failed(failed()))?;
     let deadline = Instant::now() + DEATH;
     let mut pause = LOOK;
@@ -49,7 +53,12 @@ pub(super) fn end_found(found: &jail::Jail, name: &str) -> Result<(), Error> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(DEATH / 100);
     }
-    Ok(())
+    match taken {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+            Err(Error::failed(format!("cannot take the System V objects of jail {name} away"))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the rules on a jail's name, which the kernel keeps when the jail goes. Accounting off: there are none.

@@ -84,6 +84,13 @@ pub(super) fn spare_to_pod(name: &str, spec: &PodSpec) -> Option<Params> {
     Some(params)
 }
 
+/// What makes the System V objects of a jail its own, so that they end with it, by JAIL_UPDATE. Before, they are its parent's or
+/// the host's, and the kernel keeps what the jail made: each object holds on to the jail, which stays dying, and with it its
+/// pod's network, for ever (`shm_prison_remove` and `shm_prison_cleanup` in kern/sysv_shm.c, and their like for the others).
+pub(super) fn own_ipc() -> Params {
+    SYSV.map(|kind| number(kind, NEW)).into()
+}
+
 fn shared(scope: Scope) -> i32 {
     match scope {
         Scope::Pod => NEW,
@@ -204,6 +211,15 @@ mod tests {
             assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
         }
         assert_eq!(get(&params, "vnet"), None);
+    }
+
+    #[test]
+    fn a_jail_that_ends_takes_its_ipc_objects_with_it() {
+        let params = super::own_ipc();
+        for name in ["sysvmsg", "sysvsem", "sysvshm"] {
+            assert_eq!(get(&params, name), Some(&Value::Number(NEW)), "{name}");
+        }
+        assert_eq!(params.len(), 3);
     }
 
     #[test]
