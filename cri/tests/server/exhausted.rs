@@ -96,8 +96,9 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // The server's files may still be open in a thread that ends just now.
-        let _ = Tool::new("umount").args(["-l"]).args([&self.0]).run();
+        // The server's files may still be open in a thread that ends just now: lazily on Linux, by force on FreeBSD.
+        let umount = |how: &str| Tool::new("umount").args([how]).args([&self.0]).run();
+        let _ = umount("-l").or_else(|_| umount("-f"));
     }
 }
 

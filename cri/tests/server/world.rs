@@ -68,11 +68,18 @@ impl World {
         let network = FakeKernel::new(faults.clone());
         let directory = directory();
         let registry = registry_address();
-        let hosts = directory.path().join("certs.d").join(registry.to_string());
+        let image = format!("{registry}/test/pause:latest");
+        let networks = vec!["10.20.0.0/24", "fd00:20::/64"];
+        let world = Self { directory, faults, kernel, network, spares, networks, image };
+        world.trust(registry);
+        world
+    }
+
+    /// Lets a registry be asked without encryption.
+    pub(crate) fn trust(&self, registry: std::net::SocketAddr) {
+        let hosts = self.directory.path().join("certs.d").join(registry.to_string());
         std::fs::create_dir_all(&hosts).unwrap();
         std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
-        let image = format!("{registry}/test/pause:latest");
-        Self { directory, faults, kernel, network, spares, networks: vec!["10.20.0.0/24", "fd00:20::/64"], image }
     }
 
     fn config(&self) -> Config {

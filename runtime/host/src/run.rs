@@ -264,6 +264,27 @@ mod tests {
     }
 
     #[test]
+    fn where_no_process_can_be_made_the_error_says_so() {
+        // The test itself, again: limits hold for a whole process.
+        const NAME: &str = "run::tests::where_no_process_can_be_made_the_error_says_so";
+        const AGAIN: &str = "CELLBLOCK_TEST_AGAIN";
+        if std::env::var_os(AGAIN).is_none() {
+            let program = std::env::current_exe().unwrap();
+            let script = format!("{AGAIN}=1 exec \"$0\" --exact {NAME} --nocapture");
+            let output = Tool::new("sh").args(["-c", script.as_str()]).args([&program]).run().unwrap();
+            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+            return;
+        }
+        // Root has no such limit, nobody has it.
+        if nix::unistd::geteuid().is_root() {
+            nix::unistd::setuid(nix::unistd::Uid::from_raw(65_534)).unwrap();
+        }
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NPROC, 0, 0).unwrap();
+        let error = Tool::new("true").run().unwrap_err();
+        assert!(matches!(error, RunError::Start { .. }) && crate::is_exhausted(&error), "{error:?}");
+    }
+
+    #[test]
     fn the_whole_group_dies_at_the_time_out() {
         // The inner sleep holds the pipes: the call returns only because it was killed too.
         let error =

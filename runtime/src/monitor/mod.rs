@@ -17,6 +17,8 @@ mod serve;
 mod session;
 mod signal;
 mod sys;
+#[cfg(test)]
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io;

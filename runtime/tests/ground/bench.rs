@@ -74,7 +74,7 @@ impl Bench {
 }
 
 /// The text of a log: the fourth field of each entry, the line feed of a part taken away.
-fn logged(path: &Path) -> String {
+pub(crate) fn logged(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let entry = |line: &str| {
         let mut fields = line.splitn(4, ' ').skip(2);

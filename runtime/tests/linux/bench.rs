@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use runtime::spec::{ContainerSpec, PodSpec};
 
-pub(crate) use crate::shared::{Bench, PATIENCE, eventually, readable};
+pub(crate) use crate::shared::{Bench, PATIENCE, eventually, logged, readable};
 
 impl Bench {
     pub(crate) fn spec(&self, script: &str) -> ContainerSpec {

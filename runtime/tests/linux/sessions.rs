@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use host::run::Tool;
 use runtime::ContainerState;
 use runtime::spec::ExecSpec;
 
-use crate::bench::{PATIENCE, eventually, in_pod, readable};
+use crate::bench::{PATIENCE, eventually, in_pod, logged, readable};
 
 /// Reads until the text has come.
 fn read_until(output: &mut File, wanted: &str) -> String {
@@ -66,6 +67,72 @@ fn a_client_that_stands_still_is_cut_off_and_another_loses_nothing() {
             assert_eq!(bench.wait(&spec).code, 0);
             assert!(bench.log(&spec) == expected, "the log has every line");
             drop(still);
+        },
+    );
+}
+
+#[test]
+fn a_log_that_is_rotated_while_it_is_written_has_every_line() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let spec = bench.spec("i=0; while [ $i -lt 40000 ]; do echo line $i; i=$((i+1)); done");
+            bench.start(&spec);
+            let ended = bench.runtime.exit_descriptor(&spec.id).unwrap();
+            let log = spec.log_path.clone().unwrap();
+            let (rotated, mut text, mut rotations) = (log.with_extension("rotated"), String::new(), 0);
+            // As kubelet does it: what was written before the answer is in the old file, and nothing else.
+            while !readable(&ended, Duration::from_millis(10)) {
+                std::fs::rename(&log, &rotated).unwrap();
+                match bench.runtime.reopen_log(&spec.id) {
+                    Ok(()) => text.push_str(&logged(&rotated)),
+                    // It has ended in this moment, and its log is where it was moved to.
+                    Err(runtime::Error::Conflict { .. }) => std::fs::rename(&rotated, &log).unwrap(),
+                    Err(error) => panic!("{}", host::chain(&error)),
+                }
+                rotations += 1;
+            }
+            assert_eq!(bench.wait(&spec).code, 0);
+            text.push_str(&bench.log(&spec));
+            let expected: String = (0..40000).map(|i| format!("line {i}\n")).collect();
+            assert!(text == expected, "{} of {} bytes after {rotations} rotations", text.len(), expected.len());
+            assert!(rotations > 2, "it was rotated while it was written");
+        },
+    );
+}
+
+#[test]
+fn a_full_disk_under_a_log_does_not_hold_its_container_up_and_is_told_when_there_is_room() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let disk = bench.directory.path().join("small");
+            std::fs::create_dir(&disk).unwrap();
+            let mount = |args: &[&str]| Tool::new(args[0]).args(&args[1..]).args([&disk]).run().unwrap();
+            mount(&["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
+            let mut spec = bench
+                .spec("read go; i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; read go; echo last");
+            (spec.stdin, spec.log_path) = (true, Some(disk.join("0.log")));
+            bench.start(&spec);
+            let log = spec.log_path.clone().unwrap();
+            let session = bench.runtime.attach(&spec.id, true).unwrap();
+            let (mut input, mut output) = (File::from(session.stdin.unwrap()), File::from(session.stdout.unwrap()));
+            input.write_all(b"go\n").unwrap();
+            // Everything was taken from the container, and told to who is attached, although the log cannot keep it.
+            read_until(&mut output, "line 4999\n");
+            let other = bench.spec("echo beside");
+            assert_eq!(bench.output(&other).1, "beside\n");
+            std::fs::rename(&log, disk.join("old")).unwrap();
+            std::fs::remove_file(disk.join("old")).unwrap();
+            bench.runtime.reopen_log(&spec.id).unwrap();
+            input.write_all(b"go\n").unwrap();
+            assert_eq!(bench.wait(&spec).code, 0);
+            let text = bench.log(&spec);
+            assert!(
+                text.ends_with("last\n") && text.contains("entries of this log are lost here: No space left"),
+                "{text}"
+            );
+            mount(&["umount"]);
         },
     );
 }

@@ -1,0 +1,89 @@
+//! A server and the monitors that an older one started: a monitor of version 1 stands here as what it was asked and what it
+//! answered. The server must still ask at least that, and understand the answers. The fixtures are never changed; another version
+//! gets its own beside them.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::client::{self, Probe};
+use super::protocol::{MESSAGE_LIMIT, receive, send};
+use super::record;
+use crate::Error;
+
+const PROTOCOL: &str = include_str!("fixtures/protocol-v1.json");
+const EXIT: &str = include_str!("fixtures/exit-v1.json");
+/// How long the server may take to ask the next thing on a connection.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// The old monitor.
+struct Old {
+    exchanges: Vec<Value>,
+    /// Which of the exchanges there were.
+    seen: Mutex<Vec<bool>>,
+    /// Connections that wait for the end of the container.
+    waiting: Mutex<Vec<UnixStream>>,
+}
+
+impl Old {
+    /// Answers on one connection until it ends.
+    fn serve(&self, connection: UnixStream) {
+        send(connection.as_fd(), &json!({"version": 1}), &[]).unwrap();
+        while let Ok((asked, _)) = receive::<Value>(connection.as_fd(), MESSAGE_LIMIT, WAIT) {
+            let same = |exchange: &Value| {
+                // A monitor ignores fields that it does not know.
+                exchange["request"].as_object().unwrap().iter().all(|(field, value)| asked.get(field) == Some(value))
+            };
+            let number = self.exchanges.iter().position(same);
+            let number = number.unwrap_or_else(|| panic!("a monitor of version 1 does not know {asked}"));
+            self.seen.lock().unwrap()[number] = true;
+            let (output, _) = std::io::pipe().unwrap();
+            let descriptors = if asked["do"] == "attach" { vec![output.as_fd()] } else { Vec::new() };
+            send(connection.as_fd(), &self.exchanges[number]["reply"], &descriptors).unwrap();
+            match asked["do"].as_str() {
+                Some("wait") => self.waiting.lock().unwrap().push(connection.try_clone().unwrap()),
+                Some("kill") => {
+                    for connection in self.waiting.lock().unwrap().drain(..) {
+                        connection.shutdown(std::net::Shutdown::Both).unwrap();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_monitor_of_version_1_is_driven() {
+    let directory = tempfile::tempdir().unwrap();
+    let exchanges: Vec<Value> = serde_json::from_str(PROTOCOL).unwrap();
+    let seen = Mutex::new(vec![false; exchanges.len()]);
+    let old = Arc::new(Old { exchanges, seen, waiting: Mutex::default() });
+    let listener = UnixListener::bind(record::socket_path(directory.path())).unwrap();
+    let monitor = Arc::clone(&old);
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (monitor, connection) = (Arc::clone(&monitor), connection.unwrap());
+            std::thread::spawn(move || monitor.serve(connection));
+        }
+    });
+    let directory = directory.path();
+    let Probe::Running(started) = client::probe(directory).unwrap() else { panic!("it runs") };
+    assert_eq!((started.pid, started.at), (4711, UNIX_EPOCH + Duration::from_secs(1_795_000_000)));
+    assert!(client::signal(directory, 15).unwrap());
+    let refused = client::reopen_log(directory).unwrap_err();
+    assert!(matches!(&refused, Error::Failed { .. }) && host::chain(&refused).contains("No space left"), "{refused:?}");
+    let session = client::attach(directory, false).unwrap();
+    assert_eq!((session.stdin.is_some(), session.stdout.is_some(), session.stderr.is_some()), (false, true, false));
+    session.control.resize(80, 25).unwrap();
+    assert!(client::kill(directory).unwrap());
+    assert!(old.seen.lock().unwrap().iter().all(|seen| *seen), "the server asks {:?} no more", old.seen);
+
+    // Its end is in its own words too.
+    std::fs::write(directory.join("exit.json"), EXIT).unwrap();
+    let Probe::Exited { exit, .. } = client::probe(directory).unwrap() else { panic!("it has ended") };
+    assert_eq!((exit.code, exit.at), (143, UNIX_EPOCH + Duration::from_secs(1_795_000_001)));
+}
