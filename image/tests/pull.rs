@@ -312,6 +312,67 @@ async fn endless_answers_are_cut_off() {
     store.wait_until_empty().await;
 }
 
+/// Bytes that no compression makes few.
+fn noise(length: u32) -> String {
+    (0..length)
+        .map(|n| char::from(b'!' + (n.wrapping_mul(2_654_435_761).rotate_left(n % 31) >> 24) as u8 % 90))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_pull_and_what_fits_is_pulled_beside_it() {
+    for part in ["root", "fake"] {
+        let Some((store, _disk)) = Store::on_small_disk(part) else { return };
+        let mut content = content();
+        let large = content.image("linux/amd64", &[(layer(&[("noise", &noise(3 << 20))]), "gzip")]);
+        content.tag("large", &large);
+        let registry = serve(content).await;
+        let error = store.images.pull(&format!("{}/t:large", registry.address), None).await.unwrap_err();
+        let said = host::chain(&error);
+        assert!(matches!(error, Error::Unavailable { .. }) && host::is_exhausted(&error), "{error:?}");
+        assert!(said.contains("No space left on device") && said.contains("sha256:"), "{said}");
+        store.wait_until_empty().await;
+        store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap();
+        let id = ContainerId::random();
+        store.images.prepare(&id, &store.images.list()[0].id).unwrap();
+        store.images.discard(&id).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn indexes_that_lead_too_deep_are_refused() {
+    let mut content = Content::default();
+    let mut inner = content.image("linux/amd64", &[(layer(&[("a", "a")]), "")]);
+    for depth in 1..=6 {
+        inner = content.index(&[("linux/amd64", inner)]);
+        content.tag(&depth.to_string(), &inner);
+    }
+    let registry = serve(content).await;
+    let store = Store::new();
+    store.images.pull(&format!("{}/t:2", registry.address), None).await.unwrap();
+    let error = store.images.pull(&format!("{}/t:6", registry.address), None).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains("in a circle or too deep"), "{error}");
+    assert!(registry.count("/manifests/") < 12, "it is not followed for ever");
+}
+
+#[tokio::test]
+async fn a_registry_that_never_lets_in_is_not_asked_for_ever() {
+    // It gives tokens to everybody, and takes none.
+    let own = Arc::new(std::sync::OnceLock::<String>::new());
+    let address = Arc::clone(&own);
+    let registry = Registry::start(move |seen| match seen.target.starts_with("/token") {
+        true => Reply::new(200, r#"{"token":"token-x"}"#),
+        false => Reply::new(401, "")
+            .with("www-authenticate", format!("Bearer realm=\"http://{}/token\"", own.get().unwrap())),
+    })
+    .await;
+    address.set(registry.address.clone()).unwrap();
+    let store = Store::new();
+    let error = store.images.pull(&format!("{}/t:1", registry.address), Some(credentials())).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(registry.seen().len() < 6, "{:?}", registry.seen());
+}
+
 #[tokio::test]
 async fn a_pull_that_is_given_up_leaves_nothing() {
     let content = content();
