@@ -217,6 +217,7 @@ mod tests {
             ),
             (Some(ContainerPhase::Exited(end.clone())), [None, None, Some(Action::KillContainer(id.clone())), None]),
             (Some(ContainerPhase::Removing(Some(end))), [remove(), remove(), remove(), remove()]),
+            (Some(ContainerPhase::Removing(None)), [remove(), remove(), remove(), remove()]),
         ];
         for (phase, wanted) in rows {
             for (state, wanted) in states.iter().zip(wanted) {
@@ -233,8 +234,31 @@ mod tests {
                     ..Found::default()
                 };
                 assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {state:?}");
+                // Without its pod's record it goes whatever it is; with one that cannot be read it stays.
+                let orphaned = Known { pods: BTreeMap::new(), ..known };
+                let found = Found { pods: BTreeSet::new(), networks: BTreeSet::new(), ..found };
+                let wanted = if phase.is_some() || state.is_some() { remove() } else { None };
+                assert_eq!(plan(&orphaned, &found), Vec::from_iter(wanted), "{phase:?} {state:?} without its pod");
+                let unreadable = BTreeSet::from([pod_id().to_string()]);
+                assert_eq!(plan(&Known { unreadable, ..orphaned }, &found), [], "{phase:?} {state:?}, its pod unread");
             }
         }
+    }
+
+    #[test]
+    fn after_a_reboot_nothing_is_ready_or_runs_and_nothing_is_removed() {
+        let (pod, created, running) = (pod_id(), container_id(), "d".repeat(64).parse::<ContainerId>().unwrap());
+        let known = Known {
+            pods: BTreeMap::from([(pod.clone(), PodPhase::Ready)]),
+            containers: BTreeMap::from([
+                (created.clone(), (pod.clone(), ContainerPhase::Created)),
+                (running.clone(), (pod.clone(), ContainerPhase::Running { pid: 1, started_at: 0 })),
+            ]),
+            ..Known::default()
+        };
+        // Roots are on a disk; all else is gone.
+        let found = Found { roots: BTreeSet::from([created, running.clone()]), ..Found::default() };
+        assert_eq!(plan(&known, &found), [Action::LoseContainer(running), Action::LosePod(pod)]);
     }
 
     #[test]

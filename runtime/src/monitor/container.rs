@@ -31,6 +31,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 /// How many connections a monitor serves at once: the server's own few, and the attached clients.
 const CLIENT_LIMIT: usize = 64;
+/// How long nothing is accepted after the system had no descriptor left; the container's output waits in its pipes.
+const BREATH: Duration = Duration::from_millis(20);
 /// How long a failed start waits for the server to ask for its reason.
 const FAILURE_WAIT: Duration = Duration::from_secs(10);
 
@@ -181,7 +183,17 @@ impl Monitor {
     }
 
     fn accept(&mut self) {
-        let Some(Ok((connection, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
+        let connection = match self.listener.as_ref().map(UnixListener::accept) {
+            Some(Ok((connection, _))) => connection,
+            Some(Err(error)) => {
+                // poll(2) would tell of the same client again at once.
+                if matches!(error.raw_os_error(), Some(libc::ENFILE | libc::EMFILE)) {
+                    std::thread::sleep(BREATH);
+                }
+                return;
+            }
+            None => return,
+        };
         if self.clients.len() >= CLIENT_LIMIT || connection.set_nonblocking(true).is_err() {
             return;
         }
