@@ -3,6 +3,7 @@
 
 CARGO = cargo
 SOAK_SECONDS = 300
+FUZZ_SECONDS = 60
 
 all: build
 
@@ -15,6 +16,7 @@ test: deps
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
 	$(MAKE) freebsd-check
+	$(MAKE) fuzz
 	$(MAKE) e2e
 
 # The real binary, a real kernel, crictl, our own specs and critest; artifacts/ holds the reports. Run from where cargo put it:
@@ -26,6 +28,10 @@ e2e: build
 # Pods come and go under kills and other faults; then 110 pods under a server that is killed. Nothing may be lost or left.
 soak: deps build
 	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS)
+
+# The fuzz targets, two at a time, each for so long. cargo-fuzz is installed into the target directory when it is not there.
+fuzz: deps
+	FUZZ_SECONDS=$(FUZZ_SECONDS) sh ci/fuzz.sh
 
 # A pod from a pulled image, step by step, from the binary alone.
 demo: deps-demo
@@ -59,4 +65,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e soak demo freebsd-check freebsd-e2e bench-freebsd deny deps deps-demo clean
+.PHONY: all build test e2e soak fuzz demo freebsd-check freebsd-e2e bench-freebsd deny deps deps-demo clean

@@ -7,7 +7,7 @@ set -eu
 
 # program:package; a program is looked for where root's PATH may not lead.
 demo="cc:gcc runc:runc nft:nftables ip:iproute2"
-test="$demo protoc:protobuf-compiler docker-registry:docker-registry go:golang-go ipcmk:util-linux
+test="$demo c++:g++ protoc:protobuf-compiler docker-registry:docker-registry go:golang-go ipcmk:util-linux
  ldd:libc-bin dpkg:dpkg ps:procps"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
