@@ -5,13 +5,14 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario loop specs critest (all), or bench.
+# Parts: suites demo scenario loop soak specs critest (all), or bench.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
 # FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
 # FREEBSD_FOCUS   only the specs of critest that match
 # FREEBSD_ONLY    only our own specs whose names contain this
+# FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soak (60)
 # PROFILE         dev or release
 set -eu
 
@@ -69,8 +70,9 @@ send() {
 build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
-    sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p cri --bin cellblock
-    case " $* " in *" specs "*) sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p e2e --bin e2e ;; esac
+    sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p cri --bin cellblock -p runtime \
+        --bin cellblock-monitor -p network --bin cellblock-vnet
+    case " $* " in *" specs "* | *" soak "*) sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p e2e --bin e2e ;; esac
     : >"$work/suites"
     case " $* " in *" suites "*)
         sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p runtime -p network -p image --lib \
@@ -105,7 +107,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario loop specs critest
+[ $# -gt 0 ] || set -- suites demo scenario loop soak specs critest
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
@@ -114,10 +116,10 @@ if [ -z "${FREEBSD_SSH:-}" ]; then
 fi
 say "on $($FREEBSD_SSH 'uname -srm' </dev/null)"
 $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports && rm -f $remote/reports/*" </dev/null
-send "$built/cellblock" cellblock
+for program in cellblock cellblock-monitor cellblock-vnet; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
-case " $* " in *" specs "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" specs "* | *" soak "*) send "$built/e2e" e2e ;; esac
 while read -r suite; do
     send "$suite" "suites/$(basename "$suite" | sed 's/-[0-9a-f]*$//')"
 done <"$work/suites"
@@ -128,9 +130,9 @@ serve_images
 code=0
 if [ "$*" = bench ]; then
     send "$(sh "$here/bench/build-floor.sh" "$work")" floor
-    $FREEBSD_SSH "sh $remote/bench.sh" </dev/null || code=$?
+    $FREEBSD_SSH "CELLBLOCK_BENCH_ZFS=${FREEBSD_ZFS:-} sh $remote/bench.sh" </dev/null || code=$?
 else
-    $FREEBSD_SSH "sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
+    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi
 mkdir -p "$reports"
 $FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -
