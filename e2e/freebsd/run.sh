@@ -70,9 +70,10 @@ send() {
 build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
-    sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p cri --bin cellblock -p runtime \
-        --bin cellblock-monitor -p network --bin cellblock-vnet
-    case " $* " in *" specs "* | *" soak "*) sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" -p e2e --bin e2e ;; esac
+    programs="--bin cellblock --bin cellblock-monitor --bin cellblock-vnet"
+    case " $* " in *" specs "* | *" soak "*) programs="$programs --bin e2e" ;; esac
+    # shellcheck disable=SC2086 # a list of words
+    sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
     case " $* " in *" suites "*)
         sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p runtime -p network -p image --lib \
@@ -81,7 +82,7 @@ build() {
         ;;
     esac
     CARGO_TARGET_DIR=$tree_target
-    cargo build -q --locked -p e2e
+    cargo build -q --locked --workspace
     "$CARGO_TARGET_DIR/debug/e2e" tools --freebsd >"$work/tools"
     crictl=$(grep '/crictl-' "$work/tools" | tail -1)
     critest=$(grep '/critest-' "$work/tools" | tail -1)

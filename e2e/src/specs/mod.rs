@@ -82,7 +82,7 @@ pub fn run(ground: &Ground<'_>, plan: &Plan, checks: &mut Checks) -> Result<()> 
     let system = System::here()?;
     let wanted = |spec: &&Spec| plan.only.as_ref().is_none_or(|only| spec.name.contains(only.as_str()));
     let specs: Vec<&Spec> = all().filter(wanted).collect();
-    ensure!(!specs.is_empty(), "no spec has {:?} in its name", plan.only);
+    ensure!(!specs.is_empty(), "no spec has {:?} in its name", plan.only.as_deref().unwrap_or_default());
     let mut own = Checks::default();
     if let Some(pulled) = own.check("specs: the images are pulled", || pull(ground)) {
         for (number, spec) in specs.into_iter().enumerate() {

@@ -36,7 +36,7 @@ pub(super) fn has_parameter(name: &str) -> bool {
     known.contains(name) || sysctl::exists(&parameter_oid(name))
 }
 
-/// A node of its own below which others are (`allow.mount`) ends with a dot in libjail's lists; the sysctl has the plain name.
+/// Where the kernel says that it has a parameter.
 fn parameter_oid(name: &str) -> String {
     format!("security.jail.param.{name}")
 }

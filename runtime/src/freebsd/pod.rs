@@ -59,9 +59,18 @@ pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -
     refuse::pod(spec)?;
     let spec = &named(spec)?;
     let name = names::pod(backend.prefix(), &spec.id);
-    if self::spec(backend, &spec.id).is_ok() && jails::find(&name)?.is_some() {
-        return Ok(place_of(backend, spec));
+    if self::spec(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {
+        make(backend, spec, &name, spare)?;
     }
+    // Also of a pod that is there: an earlier call may have failed at one of them.
+    for (parameter, value) in &spec.sysctls {
+        inside::set(&backend.settings.workers, &name, parameter, value)?;
+    }
+    Ok(place_of(backend, spec))
+}
+
+/// Makes the jail of a pod.
+fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) -> Result<(), Error> {
     // A spare that cannot be used is found out before anything is made.
     let spare = spare.map(|id| usable_spare(backend, id, spec)).transpose()?;
     write(backend, spec)?;
@@ -69,18 +78,14 @@ pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -
         Some((id, found, changes)) => {
             jail::update(found.jid, &changes)
                 .map_err(Error::failed(format!("cannot make a pod of spare {}", id.short())))?;
-            remove_directory(spare_directory(backend.state(), id))?;
+            remove_directory(spare_directory(backend.state(), id))
         }
-        None if jails::find(&name)?.is_none() => {
-            let wanted = params::pod(&name, spec, backend.empty(), &kernel::has_parameter);
-            jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
+        None if jails::find(name)?.is_none() => {
+            let wanted = params::pod(name, spec, backend.empty(), &kernel::has_parameter);
+            jail::create(&wanted).map(drop).map_err(Error::failed(format!("cannot create jail {name}")))
         }
-        None => {}
+        None => Ok(()),
     }
-    for (parameter, value) in &spec.sysctls {
-        inside::set(&backend.settings.workers, &name, parameter, value)?;
-    }
-    Ok(place_of(backend, spec))
 }
 
 /// The pod with a host name: without one of its own it has the host's as it is now. A jail with a vnet, and a spare above all,

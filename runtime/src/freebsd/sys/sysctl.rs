@@ -40,12 +40,14 @@ pub(in crate::freebsd) fn text(name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&value).trim_end_matches('\0').to_owned())
 }
 
-/// Whether there is such a name: security.jail.param tells the parameters that a kernel has.
+/// Whether there is such a name: security.jail.param tells the parameters that a kernel has. One below which others are
+/// (`allow.mount`) is a name too, though it has no value of its own to ask for.
 pub(in crate::freebsd) fn exists(name: &str) -> bool {
     let Ok(name) = CString::new(name) else { return false };
-    let mut length = 0usize;
-    // SAFETY: the name ends in a NUL; without a buffer the kernel only tells the length.
-    let result = unsafe { libc::sysctlbyname(name.as_ptr(), null_mut(), &raw mut length, null(), 0) };
+    let mut numbers = [0; libc::CTL_MAXNAME as usize];
+    let mut length = numbers.len();
+    // SAFETY: the name ends in a NUL, and `numbers` has the `length` numbers that may be written.
+    let result = unsafe { libc::sysctlnametomib(name.as_ptr(), numbers.as_mut_ptr(), &raw mut length) };
     result == 0
 }
 
