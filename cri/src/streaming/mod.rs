@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 pub use command::Command;
 pub use forward::Forward;
-pub use server::{Server, Settings};
+pub use server::{CONNECTIONS, Server, Settings};
 pub use tls::Certificate;
 
 /// Why there is no server, or no URL.

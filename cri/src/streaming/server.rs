@@ -30,7 +30,7 @@ use super::token::Tokens;
 use super::tunnel::Tunnel;
 
 /// Connections at once; those beyond wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
+pub const CONNECTIONS: usize = 1024;
 /// Streams of one connection: an exec has five, a port-forward two for each of its connections.
 const STREAMS: u32 = 512;
 /// Bytes of a request's head.
