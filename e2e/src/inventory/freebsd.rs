@@ -31,12 +31,14 @@ pub(super) fn lines() -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-/// A line of the inventory; None for a kernel's thread, and for the question's own process.
+/// A line of the inventory; None for what is no trace of a pod: a kernel's thread, the question's own process, an empty anchor.
 fn of(kind: &str, printed: &str) -> Option<String> {
     let words: Vec<&str> = printed.split_whitespace().collect();
     match (kind, &words[..]) {
         (_, []) => None,
         ("process", [_, _, command, ..]) if command.starts_with('[') || *command == "ps" => None,
+        // pf keeps an anchor that had tables, empty, and so its parent (seen on 15.1): what all pods share of a server.
+        ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
         ("process", [pid, "-", command @ ..]) => Some(format!("process {pid} {}", command.join(" "))),
         ("process", [pid, jail, command @ ..]) => Some(format!("process {pid} {} (jail {jail})", command.join(" "))),
         _ => Some(format!("{kind} {}", words.join(" "))),
@@ -51,7 +53,9 @@ fn what_is_printed_is_read() {
         ("process", "   0  -  [kernel]", None),
         ("process", " 902  -  ps -axww", None),
         ("mount", "devfs\t\t/dev\t\tdevfs\trw \t\t0 0", Some("mount devfs /dev devfs rw 0 0")),
-        ("anchor", "  cellblock-ed/node", Some("anchor cellblock-ed/node")),
+        ("anchor", "  cellblock-ed/0123456789ab", Some("anchor cellblock-ed/0123456789ab")),
+        ("anchor", "  cellblock-ed/node", None),
+        ("anchor", "  cellblock-ed", None),
         ("jail", "", None),
     ] {
         assert_eq!(of(kind, printed).as_deref(), line, "{printed:?}");
