@@ -317,14 +317,23 @@ run_specs() {
     nothing_left || { echo "FAILED  specs: left behind"; failures=$((failures + 1)); }
 }
 
+# One run of critest: what the names of its report and its log end with, then its arguments.
+specs_of_critest() {
+    suffix=$1
+    shift
+    env TMPDIR="$dir/tmp" ./critest -config=crictl.yaml -runtime-endpoint="$socket" -image-endpoint="$socket" \
+        -ginkgo.no-color -ginkgo.junit-report="$dir/reports/junit-critest-freebsd$suffix.xml" "$@" \
+        >"critest$suffix.log" 2>&1 || failures=$((failures + 1))
+    grep -E '^(Ran |FAIL|SUCCESS|(FAIL|SUCCESS)!)' "critest$suffix.log"
+}
+
 run_critest() {
     serve || { failures=$((failures + 1)); return; }
     # Held, so that the layer that all test images share is unpacked once.
     cri pull "$web" >/dev/null
-    env TMPDIR="$dir/tmp" ./critest -config=crictl.yaml -runtime-endpoint="$socket" -image-endpoint="$socket" \
-        -ginkgo.no-color -ginkgo.junit-report="$dir/reports/junit-critest-freebsd.xml" ${focus:+"-ginkgo.focus=$focus"} \
-        >critest.log 2>&1 || failures=$((failures + 1))
-    grep -E '^(Ran |FAIL|SUCCESS|(FAIL|SUCCESS)!)' critest.log
+    specs_of_critest "" ${focus:+"-ginkgo.focus=$focus"}
+    [ -n "$focus" ] || specs_of_critest -websocket "-ginkgo.focus=Streaming runtime should support" -websocket-exec -websocket-attach \
+        -websocket-portforward
     stop
 }
 
