@@ -70,7 +70,7 @@ send() {
 build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
-    programs="--bin cellblock --bin cellblock-monitor --bin cellblock-vnet"
+    programs="--bin cellblock --bin cellblock-monitor --bin cellblock-hostport --bin cellblock-vnet"
     case " $* " in *" specs "* | *" soak "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
@@ -117,7 +117,7 @@ if [ -z "${FREEBSD_SSH:-}" ]; then
 fi
 say "on $($FREEBSD_SSH 'uname -srm' </dev/null)"
 $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports && rm -f $remote/reports/*" </dev/null
-for program in cellblock cellblock-monitor cellblock-vnet; do send "$built/$program" "$program"; done
+for program in cellblock cellblock-monitor cellblock-hostport cellblock-vnet; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
 case " $* " in *" specs "* | *" soak "*) send "$built/e2e" e2e ;; esac
