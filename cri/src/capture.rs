@@ -33,14 +33,15 @@ pub async fn capture(descriptor: OwnedFd, limit: usize, enough: &CancellationTok
     let mut kept = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
-        let read = tokio::select! {
+        let (read, is_last) = tokio::select! {
             biased;
-            () = enough.cancelled() => 0,
-            read = file.async_io(Interest::READABLE, |mut file| file.read(&mut chunk)) => read?,
+            // What stands in the pipe was written before, and a chunk holds all of it.
+            () = enough.cancelled() => (file.get_ref().read(&mut chunk).unwrap_or(0), true),
+            read = file.async_io(Interest::READABLE, |mut file| file.read(&mut chunk)) => (read?, false),
         };
-        match read {
-            0 => return Ok(kept),
-            count => kept.extend_from_slice(&chunk[..count.min(limit.saturating_sub(kept.len()))]),
+        kept.extend_from_slice(&chunk[..read.min(limit.saturating_sub(kept.len()))]);
+        if read == 0 || is_last {
+            return Ok(kept);
         }
     }
 }
@@ -74,5 +75,15 @@ mod tests {
         let kept = reader.await.unwrap().unwrap();
         assert!(kept.len() <= 1000 && b"more".repeat(250).starts_with(&kept), "{} bytes", kept.len());
         writer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_it_was_enough_is_kept() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"before").unwrap();
+        let enough = CancellationToken::new();
+        enough.cancel();
+        assert_eq!(capture(ours.into(), 1000, &enough).await.unwrap(), b"before");
+        drop(theirs);
     }
 }
