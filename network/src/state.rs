@@ -54,7 +54,7 @@ impl State {
         let path = self.of(&network.id).join(SPEC);
         let stored = Stored { version: VERSION, network: network.clone() };
         let text = serde_json::to_vec(&stored).expect("a network has no keys but texts");
-        host::fs::write_atomic(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+        host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
     }
 
     /// What was wanted for a pod; None: nothing was, or it is a spare.

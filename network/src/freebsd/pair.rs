@@ -106,7 +106,7 @@ fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
         if find(vnet, &format!("{name}a"))? {
             continue;
         }
-        host::fs::write_atomic(&note, name.as_bytes(), 0o600)
+        host::fs::replace(&note, name.as_bytes(), 0o600)
             .map_err(Error::failed(format!("cannot write {}", note.display())))?;
         match sys::create(&vnet.inet, &name) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => (),

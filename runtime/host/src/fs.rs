@@ -11,23 +11,38 @@ use std::path::Path;
 /// # Errors
 /// Any error of these calls; the temporary file is gone then.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent directory"))?;
+    write_beside(path, contents, mode, File::sync_all)?;
+    File::open(parent(path)?)?.sync_all()
+}
+
+/// Writes a file so that a reader sees either the old contents or the new ones, for what does not outlive a reboot: no fsync,
+/// which takes longer than making the jail or the network that it is written for.
+///
+/// # Errors
+/// Any error of these calls; the temporary file is gone then.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    write_beside(path, contents, mode, |_| Ok(()))
+}
+
+fn write_beside(path: &Path, contents: &[u8], mode: u32, finish: fn(&File) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
-    let temporary = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = write_and_rename(&temporary, path, contents, mode);
+    let temporary = parent(path)?.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(mode).open(&temporary);
+    let written = opened.and_then(|mut file| {
+        file.write_all(contents)?;
+        finish(&file)?;
+        fs::rename(&temporary, path)
+    });
     if written.is_err() {
         // The first error is the one to report; a temporary file that cannot be removed is found by its name.
         let _ = fs::remove_file(&temporary);
     }
-    written?;
-    File::open(directory)?.sync_all()
+    written
 }
 
-fn write_and_rename(temporary: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(temporary, path)
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent directory"))
 }
 
 /// Removes a file; one that is not there is removed already.
@@ -75,7 +90,7 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lock, write_atomic};
+    use super::{Lock, replace, write_atomic};
 
     #[test]
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
@@ -84,6 +99,8 @@ mod tests {
         write_atomic(&path, b"one", 0o600).unwrap();
         write_atomic(&path, b"two", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        replace(&path, b"three", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
@@ -93,6 +110,7 @@ mod tests {
         let path = directory.path().join("d");
         std::fs::create_dir(&path).unwrap();
         assert!(write_atomic(&path, b"x", 0o600).is_err());
+        assert!(replace(&path, b"x", 0o600).is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

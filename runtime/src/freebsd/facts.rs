@@ -91,13 +91,11 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
     serde_json::from_slice(&text).map(Some).map_err(Error::failed(format!("cannot read {}", path.display())))
 }
 
-/// Writes a file of JSON so that a reader sees the old text or the new one. Nothing of it outlives a reboot: no fsync.
+/// Writes a file of JSON so that a reader sees the old text or the new one.
 pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let failed = || format!("cannot write {}", path.display());
     let text = serde_json::to_vec(value).map_err(Error::failed(failed()))?;
-    let temporary = path.with_extension(format!("new{}", std::process::id()));
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(Error::failed(failed()))
+    host::fs::replace(path, &text, 0o600).map_err(Error::failed(failed()))
 }
 
 /// The names in a directory; one that is not there has none.

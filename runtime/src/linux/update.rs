@@ -58,7 +58,7 @@ fn merge(path: &Path, limits: &serde_json::Value) -> Result<(), Error> {
             _ => *place = json!(values),
         }
     }
-    host::fs::write_atomic(path, document.to_string().as_bytes(), 0o600).map_err(operation())
+    host::fs::replace(path, document.to_string().as_bytes(), 0o600).map_err(operation())
 }
 
 /// Changes what all containers of a pod together may use.

@@ -94,14 +94,10 @@ fn time(ns: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(ns)
 }
 
-/// Writes the start. It need not survive a power failure, as the container does not: no fsync.
 pub(super) fn write_start(directory: &Path, record: &StartRecord) -> Result<(), Error> {
     let path = directory.join(START);
-    let temporary = directory.join(".start");
     let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode a start record"))?;
-    std::fs::write(&temporary, text)
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(Error::failed(format!("cannot write {}", path.display())))
+    write(&path, &text)
 }
 
 /// Takes the start back: the process could not be started.
@@ -113,7 +109,12 @@ pub(super) fn remove_start(directory: &Path) -> Result<(), Error> {
 pub(super) fn write_exit(directory: &Path, record: &ExitRecord) -> Result<(), Error> {
     let path = directory.join(EXIT);
     let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode an exit record"))?;
-    host::fs::write_atomic(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+    write(&path, &text)
+}
+
+/// Records are in the state directory, which does not outlive a reboot.
+fn write(path: &Path, text: &[u8]) -> Result<(), Error> {
+    host::fs::replace(path, text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
 }
 
 pub(super) fn read_start(directory: &Path) -> Result<Option<StartRecord>, Error> {
