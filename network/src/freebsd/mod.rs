@@ -9,9 +9,10 @@ mod sys;
 mod tcp;
 mod vnet;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::run::Tool;
 use host::{Need, Place, PodId};
@@ -43,7 +44,12 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork { node, networks: Mutex::default(), loaded: AtomicBool::new(false) }))
+    Ok(Arc::new(FreebsdNetwork {
+        node,
+        networks: Mutex::default(),
+        loaded: AtomicBool::new(false),
+        prepared: Mutex::default(),
+    }))
 }
 
 struct FreebsdNetwork {
@@ -52,6 +58,8 @@ struct FreebsdNetwork {
     networks: Mutex<Vec<IpNetwork>>,
     /// Whether the rules that all pods share were loaded into pf: it may come later than the server.
     loaded: AtomicBool,
+    /// The sockets of spares that this server made. As long as one is open the kernel keeps its jail.
+    prepared: Mutex<HashMap<PodId, Vnet>>,
 }
 
 impl Network for FreebsdNetwork {
@@ -89,17 +97,16 @@ impl Network for FreebsdNetwork {
         let Some(jail) = jail(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
-        let (vnet, inside) = (node_vnet()?, Vnet::of_jail(&self.node.settings.workers, jail)?);
-        match spare {
-            Some(spare) if !pair::is_whole(&vnet, &inside, &self.node.settings.prefix, &wanted.id)? => {
-                pair::take(&self.node, &vnet, &inside, spare, &wanted.id)?;
-            }
-            _ => pair::make(&self.node, &vnet, &inside, jail, &wanted.id)?,
-        }
-        up_loopback(&inside)?;
-        configure_inside(&inside, wanted)?;
-        self.apply_rules(&vnet, before.as_ref(), wanted)?;
-        self.node.listen(wanted)?;
+        let vnet = node_vnet()?;
+        // pf's rules are a program's work, which takes as long as all the rest: so both are done at once.
+        std::thread::scope(|scope| {
+            let rules = std::thread::Builder::new()
+                .spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted))
+                .map_err(Error::failed("cannot start a thread"))?;
+            let wired = self.wire(&vnet, jail, wanted, spare).and_then(|()| self.node.listen(wanted));
+            let ruled = rules.join().expect("loading rules does not panic");
+            node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled])
+        })?;
         let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
         Ok(Attachment { host_interface, addresses: wanted.addresses.iter().map(IpNetwork::ip).collect() })
     }
@@ -109,11 +116,14 @@ impl Network for FreebsdNetwork {
         self.node.state.add(spare)?;
         let (vnet, inside) = (node_vnet()?, Vnet::of_jail(&self.node.settings.workers, jail)?);
         pair::make(&self.node, &vnet, &inside, jail, spare)?;
-        up_loopback(&inside)
+        up_loopback(&inside)?;
+        self.prepared().insert(spare.clone(), inside);
+        Ok(())
     }
 
     fn detach(&self, id: &PodId, place: Option<&Place>) -> Result<(), Error> {
         let settings = &self.node.settings;
+        self.prepared().remove(id);
         let drop = match place {
             Some(Place::Jail(name)) => vnet::drop_connections(&settings.workers, name),
             _ => Ok(()),
@@ -159,6 +169,27 @@ impl Network for FreebsdNetwork {
 impl FreebsdNetwork {
     fn networks(&self) -> Vec<IpNetwork> {
         self.networks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, HashMap<PodId, Vnet>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the jail of a pod its interface, address and route; where it was a spare, the spare's.
+    fn wire(&self, vnet: &Vnet, jail: &str, wanted: &PodNetwork, spare: Option<&PodId>) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
+            Some(inside) => inside,
+            None => Vnet::of_jail(&settings.workers, jail)?,
+        };
+        match spare {
+            Some(spare) if !pair::is_whole(vnet, &inside, &settings.prefix, &wanted.id)? => {
+                pair::take(&self.node, vnet, &inside, spare, &wanted.id)?;
+            }
+            _ => pair::make(&self.node, vnet, &inside, jail, &wanted.id)?,
+        }
+        up_loopback(&inside)?;
+        configure_inside(&inside, wanted)
     }
 
     /// Makes the bridge, up; one that is there is kept.
