@@ -89,6 +89,8 @@ pub struct Config {
 pub struct ImageConfig {
     /// The directory of registry hosts, in containerd's form.
     pub registry_config: PathBuf,
+    /// How long a registry may say nothing, in seconds.
+    pub registry_timeout_seconds: u64,
     /// The file system of layers and roots.
     pub rootfs: RootfsKind,
     /// The dataset below which everything is kept.
@@ -144,6 +146,7 @@ impl Default for ImageConfig {
     fn default() -> Self {
         Self {
             registry_config: "/etc/cellblock/certs.d".into(),
+            registry_timeout_seconds: 60,
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
             allow_linux: false,
@@ -210,6 +213,9 @@ impl Config {
             );
         }
         check_pod_cidrs("network.pod_cidrs", &self.network.pod_cidrs)?;
+        if self.image.registry_timeout_seconds == 0 {
+            return value("image.registry_timeout_seconds", "0: no registry answers in no time".to_owned());
+        }
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
         }
@@ -305,6 +311,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "image",
+        "registry_timeout_seconds",
+        "A registry that says nothing for this long, takes longer for a manifest, or brings less than 64 KiB of a layer\nin it, is asked again, four times at most.",
+    ),
+    (
+        "image",
         "rootfs",
         "zfs, overlay (Linux), copy (any file system), or auto: zfs where zfs_dataset is set, else overlay on\nLinux and copy on FreeBSD.",
     ),
@@ -378,6 +389,7 @@ mod tests {
             ("prefix = 'cellblock'", "cellblock"),
             ("root = 'var'", "root: var"),
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
+            ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),

@@ -89,6 +89,7 @@ fn backends(config: &Config) -> anyhow::Result<Backends> {
     let images = image::Images::open(image::Settings {
         root: config.root.join("images"),
         registry_config: Some(config.image.registry_config.clone()),
+        registry_timeout: Duration::from_secs(config.image.registry_timeout_seconds),
         workers: workers()?,
         rootfs,
         platforms: platforms(config, &runtime.platforms()),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use host::worker::Workers;
 use host::{ContainerId, Need};
@@ -28,6 +29,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// The directory of `HOST/hosts.toml`, as containerd's `certs.d`.
     pub registry_config: Option<PathBuf>,
+    /// How long a registry may say nothing, take for a manifest, or bring less than 64 KiB of a blob in.
+    pub registry_timeout: Duration,
     /// Where the unpacking worker is.
     pub workers: Workers,
     /// Where layers are unpacked to and containers get their roots from.
@@ -76,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) rootfs: Arc<dyn Rootfs>,
     pub(crate) locks: Arc<Locks>,
     pub(crate) hosts: Hosts,
+    pub(crate) registry_timeout: Duration,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
     /// Slots of the pulls that run at the same time.
@@ -96,6 +100,9 @@ impl Images {
         if platforms.is_empty() {
             return Err(Error::invalid("platforms", "the list is empty"));
         }
+        if settings.registry_timeout.is_zero() {
+            return Err(Error::invalid("registry_timeout", "no registry answers in no time"));
+        }
         settings.rootfs.sweep()?;
         let shared = Shared {
             blobs: Blobs::open(&settings.root)?,
@@ -103,6 +110,7 @@ impl Images {
             rootfs: settings.rootfs,
             locks: Arc::default(),
             hosts: Hosts::new(settings.registry_config),
+            registry_timeout: settings.registry_timeout,
             platforms,
             unpacker: Unpacker::new(settings.workers),
             pulls: Semaphore::new(PULLS),

@@ -72,9 +72,11 @@ impl Drop for Work {
 pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credentials) -> Result<Image, Error> {
     let reference = Reference::parse(text)?;
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
-    let hosts = Arc::clone(shared);
+    let asked = Arc::clone(shared);
     let named = reference.clone();
-    let source = blocking(move || Source::new(hosts.hosts.of(named.domain())?, &named, &credentials)).await?;
+    let source =
+        blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &credentials, asked.registry_timeout))
+            .await?;
     let pins = Some(shared.locks.pin());
     let work = Arc::new(Work { shared: Arc::clone(shared), source, pins, kept: false.into() });
     let plan = plan(&work, &reference).await?;

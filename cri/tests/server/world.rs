@@ -108,6 +108,7 @@ impl World {
         let images = image::Images::open(image::Settings {
             root: self.directory.path().join("images"),
             registry_config: Some(self.directory.path().join("certs.d")),
+            registry_timeout: Duration::from_secs(60),
             workers: Workers::of_program(env!("CARGO_BIN_EXE_cellblock").as_ref()),
             rootfs: Arc::new(rootfs),
             platforms: runtime.platforms(),

@@ -5,7 +5,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-use super::client::{Registry, body, passing};
+use super::client::Registry;
 use super::{Fault, basic_value};
 use crate::Error;
 
@@ -80,11 +80,11 @@ impl Registry {
             self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
         };
         let operation = format!("cannot get a token for registry {}", self.name());
-        let response = request.send().await.map_err(|error| passing(&operation, error))?;
+        let response = self.answer(request, &operation).await?;
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
-        let bytes = body(response, TOKEN_BYTES_MAX, &operation).await?;
+        let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
         let token = token
             .token

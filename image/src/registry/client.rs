@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
@@ -15,10 +16,8 @@ use crate::{Credentials, Digest, Error, Reference, Target};
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a host may say nothing.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a document may take in all.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Why a host is not waited for any longer.
+const SILENT: &str = "it said nothing for";
 /// Redirects of one request: content networks use one or two.
 const REDIRECTS_MAX: usize = 5;
 /// Bytes that are read of a refusal.
@@ -39,6 +38,8 @@ pub(super) struct Registry {
     pub(super) http: Client,
     pub(super) credentials: Credentials,
     pub(super) repository: String,
+    /// How long it may say nothing, and a document may take in all.
+    pub(super) patience: Duration,
     reference: String,
     authorization: Mutex<Option<HeaderValue>>,
 }
@@ -66,7 +67,12 @@ struct RefusalEntry {
 
 impl Registry {
     /// Prepares to ask a host. Reads certificate files: blocking.
-    pub(super) fn new(endpoint: Endpoint, reference: &Reference, credentials: &Credentials) -> Result<Self, Error> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        reference: &Reference,
+        credentials: &Credentials,
+        patience: Duration,
+    ) -> Result<Self, Error> {
         let http = client(&endpoint)?;
         let credentials = if is_for(credentials, &endpoint) { credentials.clone() } else { Credentials::default() };
         Ok(Self {
@@ -74,6 +80,7 @@ impl Registry {
             http,
             credentials,
             repository: reference.path().to_owned(),
+            patience,
             reference: reference.to_string(),
             authorization: Mutex::new(None),
         })
@@ -100,14 +107,9 @@ impl Registry {
                 .get("docker-content-digest")
                 .and_then(|value| value.to_str().ok())
                 .map(str::to_owned);
-            Ok::<_, Fault>((body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
+            Ok::<_, Fault>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
         };
-        let (bytes, announced) = tokio::time::timeout(DOCUMENT_TIMEOUT, document).await.map_err(|_| {
-            Fault::Passing(
-                Error::unavailable(&operation)(format!("it took more than {} s", DOCUMENT_TIMEOUT.as_secs())),
-                None,
-            )
-        })??;
+        let (bytes, announced) = within(self.patience, &operation, "it took longer than", document).await??;
         let digest = Digest::of(&bytes);
         let expected = if let Target::Digest(expected) = target { Some(expected.to_string()) } else { announced };
         match expected {
@@ -169,8 +171,7 @@ impl Registry {
             headers.extend(request.accept.and_then(|accept| Some((ACCEPT, HeaderValue::from_str(accept).ok()?))));
             let range = (request.offset > 0).then(|| HeaderValue::from_str(&format!("bytes={}-", request.offset)).ok());
             headers.extend(range.flatten().map(|range| (RANGE, range)));
-            let response =
-                self.http.get(url.clone()).headers(headers).send().await.map_err(|error| passing(&operation, error))?;
+            let response = self.answer(self.http.get(url.clone()).headers(headers), &operation).await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
@@ -199,7 +200,7 @@ impl Registry {
     pub(super) async fn refused(&self, response: Response) -> Fault {
         let status = response.status();
         let wait = retry_after(response.headers());
-        let said = body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
+        let said = self.body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
         let reason = format!("{status}: {}", self.credentials.wash(&reason(&said)));
         let reason = reason.trim_end_matches([':', ' ']).to_owned();
         match status {
@@ -215,6 +216,30 @@ impl Registry {
 
     fn unavailable(&self, reason: String) -> Error {
         Error::unavailable(format!("registry {} does not serve {} now", self.name(), self.reference))(reason)
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn answer(&self, request: RequestBuilder, operation: &str) -> Result<Response, Fault> {
+        let sent = within(self.patience, operation, SILENT, request.send()).await?;
+        sent.map_err(|error| passing(operation, error))
+    }
+
+    /// The next bytes of a response; None: it has ended.
+    pub(super) async fn chunk(&self, response: &mut Response, operation: &str) -> Result<Option<Bytes>, Fault> {
+        let chunk = within(self.patience, operation, SILENT, response.chunk()).await?;
+        chunk.map_err(|error| passing(operation, error))
+    }
+
+    /// Reads a response whole, up to a limit.
+    pub(super) async fn body(&self, mut response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Fault> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(&mut response, operation).await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > limit {
+                return Err(Error::invalid(operation, format!("the answer is longer than {limit} bytes")).into());
+            }
+        }
+        Ok(bytes)
     }
 }
 
@@ -260,20 +285,16 @@ fn reason(body: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_LENGTH).collect()
 }
 
-/// Reads a response whole, up to a limit.
-pub(super) async fn body(mut response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| passing(operation, error))? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > limit {
-            return Err(Error::invalid(operation, format!("the answer is longer than {limit} bytes")).into());
-        }
-    }
-    Ok(bytes)
+/// Waits so long and no longer: what takes more may pass.
+async fn within<F: Future>(patience: Duration, operation: &str, reason: &str, work: F) -> Result<F::Output, Fault> {
+    tokio::time::timeout(patience, work).await.map_err(|_| {
+        let reason = format!("{reason} {} s", patience.as_secs_f32());
+        Fault::Passing(Error::unavailable(operation)(reason), None)
+    })
 }
 
 /// A connection that failed. Addresses are left out of its text: those of redirects hold signatures.
-pub(super) fn passing(operation: &str, error: reqwest::Error) -> Fault {
+fn passing(operation: &str, error: reqwest::Error) -> Fault {
     Fault::Passing(Error::unavailable(operation)(error.without_url()), None)
 }
 
@@ -282,7 +303,6 @@ fn builder() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
         .redirect(redirect::Policy::none())
         .user_agent(concat!("cellblock/", env!("CARGO_PKG_VERSION")))
 }

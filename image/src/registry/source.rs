@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Fault;
-use super::client::{Registry, passing};
+use super::client::Registry;
 use crate::document::Blob;
 use crate::hosts::Endpoint;
 use crate::{Credentials, Error, Reference, Target};
@@ -16,10 +16,9 @@ use crate::{Credentials, Error, Reference, Target};
 /// How often a host is asked for the same, and the pause before the second time; each further one is twice as long.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(300);
-/// A download must bring this many bytes …
+/// A download must bring this many bytes in the time that its host may say nothing, or come to its end: slower than an old
+/// modem is no download.
 const PROGRESS_BYTES: u64 = 64 << 10;
-/// … in this time, or come to its end: slower than an old modem is no download.
-const PROGRESS_TIME: Duration = Duration::from_secs(60);
 
 /// The hosts that have an image.
 pub(crate) struct Source {
@@ -44,8 +43,9 @@ impl Source {
         endpoints: Vec<Endpoint>,
         reference: &Reference,
         credentials: &Credentials,
+        patience: Duration,
     ) -> Result<Self, Error> {
-        let registry = |endpoint| Registry::new(endpoint, reference, credentials);
+        let registry = |endpoint| Registry::new(endpoint, reference, credentials, patience);
         let registries = endpoints.into_iter().map(registry).collect::<Result<_, _>>()?;
         Ok(Self { registries, reference: reference.clone() })
     }
@@ -134,12 +134,12 @@ async fn download(registry: &Registry, blob: &Blob, done: &mut u64, pieces: &mps
         pieces.send(Piece::Restart).await.map_err(|_| gone())?;
     }
     let (mut window, mut brought) = (Instant::now(), 0u64);
-    while let Some(bytes) = response.chunk().await.map_err(|error| passing(&operation, error))? {
+    while let Some(bytes) = registry.chunk(&mut response, &operation).await? {
         *done += bytes.len() as u64;
         brought += bytes.len() as u64;
-        if window.elapsed() > PROGRESS_TIME {
+        if window.elapsed() > registry.patience {
             if brought < PROGRESS_BYTES {
-                let reason = format!("only {brought} bytes came in {} s", PROGRESS_TIME.as_secs());
+                let reason = format!("only {brought} bytes came in {} s", registry.patience.as_secs_f32());
                 return Err(Fault::Passing(Error::unavailable(&operation)(reason), None));
             }
             (window, brought) = (Instant::now(), 0);

@@ -54,6 +54,10 @@ pub(crate) enum Contents {
     Endless(Vec<u8>),
     /// These bytes, and then nothing more.
     Stalled(Vec<u8>),
+    /// Nothing at all, not even a head.
+    Silent,
+    /// These bytes, one by one and slowly.
+    Trickling(Vec<u8>),
 }
 
 impl Reply {
@@ -130,6 +134,14 @@ async fn respond(
         Contents::Endless(bytes) => BodyExt::boxed_unsync(StreamBody::new(stream::repeat(bytes).map(frame))),
         Contents::Stalled(bytes) => {
             BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]).chain(stream::pending())))
+        }
+        Contents::Silent => std::future::pending().await,
+        Contents::Trickling(bytes) => {
+            let slowly = stream::iter(bytes).then(move |byte| async move {
+                tokio::time::sleep(PATIENCE / 8).await;
+                frame(vec![byte])
+            });
+            BodyExt::boxed_unsync(StreamBody::new(slowly))
         }
     };
     let mut response = Response::builder().status(reply.status);
@@ -247,6 +259,9 @@ pub(crate) fn layer(files: &[(&str, &str)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// How long a store of [`Store::impatient`] waits for a registry.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
+
 /// A store in a directory of its own.
 pub(crate) struct Store {
     pub(crate) images: Images,
@@ -288,9 +303,18 @@ impl Drop for SmallDisk {
 
 impl Store {
     pub(crate) fn new() -> Self {
+        Self::waiting(Duration::from_secs(60))
+    }
+
+    /// A store that waits for a registry no longer than [`PATIENCE`].
+    pub(crate) fn impatient() -> Self {
+        Self::waiting(PATIENCE)
+    }
+
+    fn waiting(patience: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let faults = Faults::default();
-        let images = open(directory.path(), &faults);
+        let images = open(directory.path(), &faults, patience);
         Self { images, faults, directory }
     }
 
@@ -299,13 +323,13 @@ impl Store {
         let directory = tempfile::tempdir().unwrap();
         let disk = SmallDisk::mount(&directory.path().join(part))?;
         let faults = Faults::default();
-        let images = open(directory.path(), &faults);
+        let images = open(directory.path(), &faults, Duration::from_secs(60));
         Some((Self { images, faults, directory }, disk))
     }
 
     /// As after a restart.
     pub(crate) fn reopen(&mut self) {
-        self.images = open(self.directory.path(), &self.faults);
+        self.images = open(self.directory.path(), &self.faults, Duration::from_secs(60));
     }
 
     /// What is left of blobs, downloads and chains: nothing but what images use.
@@ -328,10 +352,11 @@ impl Store {
     }
 }
 
-fn open(directory: &Path, faults: &Faults) -> Images {
+fn open(directory: &Path, faults: &Faults, patience: Duration) -> Images {
     let settings = Settings {
         root: directory.join("root"),
         registry_config: Some(directory.join("certs.d")),
+        registry_timeout: patience,
         workers: workers(),
         rootfs: Arc::new(Fake::open(&directory.join("fake"), faults.clone()).unwrap()),
         platforms: vec!["linux/amd64".to_owned(), "linux/386".to_owned()],
