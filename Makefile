@@ -51,6 +51,12 @@ freebsd-e2e:
 bench-freebsd:
 	sh e2e/freebsd/run.sh bench
 
+# How fast exec and port-forward are beside containerd, on this machine.
+bench-streaming: deps-bench
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-streaming
+
 # Licences, advisories and bans, for who has cargo-deny; the bans that matter are tests of e2e/tests/tidy too.
 deny:
 	$(CARGO) deny check
@@ -61,8 +67,11 @@ deps:
 deps-demo:
 	sh ci/deps.sh demo
 
+deps-bench:
+	sh ci/deps.sh bench
+
 clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e soak fuzz demo freebsd-check freebsd-e2e bench-freebsd deny deps deps-demo clean
+.PHONY: all build test e2e soak fuzz demo freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean

@@ -1,21 +1,23 @@
 #!/bin/sh
-# Installs the programs that `make demo` or `make test` need and that are not there, from Debian's packages, and says which.
+# Installs the programs that `make demo`, `make test` or `make bench-streaming` need and that are not there, from Debian's packages, and says which.
 # Where there is no apt-get it says what is missing.
 #
-#   ci/deps.sh demo|test
+#   ci/deps.sh demo|test|bench
 set -eu
 
 # program:package; a program is looked for where root's PATH may not lead.
 demo="cc:gcc runc:runc nft:nftables ip:iproute2"
 test="$demo c++:g++ protoc:protobuf-compiler docker-registry:docker-registry go:golang-go ipcmk:util-linux
  ldd:libc-bin dpkg:dpkg ps:procps"
+bench="$test containerd:containerd"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 case ${1:-} in
 demo) wanted=$demo ;;
 test) wanted=$test ;;
+bench) wanted=$bench ;;
 *)
-    echo "usage: $0 demo|test" >&2
+    echo "usage: $0 demo|test|bench" >&2
     exit 2
     ;;
 esac

@@ -22,6 +22,8 @@ pub struct Published {
 
 /// critest's default image: BusyBox.
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
+/// What another runtime keeps a pod alive with.
+pub const PAUSE: &str = "registry.k8s.io/pause:3.9";
 /// critest's web server: nginx on port 80.
 pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 /// critest's second web server, BusyBox's here, which answers on IPv6 too.

@@ -3,6 +3,7 @@
 pub mod base_images;
 pub mod checks;
 pub mod client;
+pub mod containerd;
 pub mod critest;
 pub mod crowd;
 pub mod images;

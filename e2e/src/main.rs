@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
 use e2e::client::Client;
+use e2e::containerd::Containerd;
 use e2e::critest::{Critest, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::images::{self, Published};
@@ -38,11 +39,12 @@ enum Command {
     Critest(Options),
     /// Our own conformance suite.
     Specs(SpecsOptions),
-    /// How fast exec and port-forward are beside another server, which runs already and has the image busybox.
+    /// How fast exec and port-forward are beside containerd, which is started for it. With a release build the figures mean
+    /// something.
     BenchStreaming {
-        /// Its socket (`unix://PATH`): containerd's.
+        /// The socket (`unix://PATH`) of another server, which runs already and has the image busybox.
         #[arg(long)]
-        beside: String,
+        beside: Option<String>,
     },
     /// Pods come and go under faults; then the server is killed under many of them.
     Soak {
@@ -132,7 +134,7 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> Result<()> {
     match command {
-        Command::BenchStreaming { beside } => bench_streaming(&beside),
+        Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             run(&Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK) }, &options)
@@ -299,16 +301,26 @@ fn run_specs(options: SpecsOptions) -> Result<()> {
     checks.finish()
 }
 
-/// Measures a server of its own beside another.
-fn bench_streaming(beside: &str) -> Result<()> {
+/// Measures a server of its own beside another, or beside a containerd of its own.
+fn bench_streaming(beside: Option<&str>) -> Result<()> {
     let tools = Tools::open()?;
     let dir = run_directory()?;
     let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
     let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
-    let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(beside);
+    let peer = match beside {
+        Some(_) => None,
+        None => Some(Containerd::start(&dir.path().join("containerd"), registry.certs())?),
+    };
+    let address = beside.or(peer.as_ref().map(Containerd::address)).context("there is another server")?;
+    let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
     let server = site.serve()?;
     let compared = e2e::streaming::compare(&site, &other);
     server.stop()?;
+    if let Some(peer) = peer {
+        // Also what a comparison that failed has left.
+        other.run(["rmp", "--all", "--force"])?;
+        peer.stop()?;
+    }
     registry.stop()?;
     compared
 }

@@ -45,6 +45,14 @@ struct Measured {
 /// have the image already.
 pub fn compare(ours: &Site, theirs: &Site) -> Result<()> {
     let subjects = [Subject::start(ours, "ours", 18_421)?, Subject::start(theirs, "theirs", 18_431)?];
+    let compared = measure(&subjects);
+    for subject in &subjects {
+        subject.site.run(["rmp", "--force", &subject.pod])?;
+    }
+    compared
+}
+
+fn measure(subjects: &[Subject<'_>; 2]) -> Result<()> {
     let mut measured = [Measured::default(), Measured::default()];
     let forwards = [subjects[0].forward()?, subjects[1].forward()?];
     for _ in 0..ROUNDS {
@@ -55,9 +63,6 @@ pub fn compare(ours: &Site, theirs: &Site) -> Result<()> {
         }
     }
     forwards.into_iter().flatten().try_for_each(Background::kill)?;
-    for subject in &subjects {
-        subject.site.run(["rmp", "--force", &subject.pod])?;
-    }
     let [ours, theirs] = measured;
     let exec = ratio("exec, MiB/s", ours.exec, theirs.exec);
     let forward = ratio("port-forward, MiB/s", ours.forward, theirs.forward);
