@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use host::reserve::Reserve;
 use serde::{Deserialize, Serialize};
 
 use crate::document::ImageConfig;
@@ -15,6 +16,8 @@ use crate::{Digest, Error};
 /// The version that is written. A newer one is refused: what it means is not known.
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
+/// Bytes that are kept back for the removal of an image: the records of a hundred images are half of it.
+const RESERVE: usize = 1 << 20;
 
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,7 @@ struct Version {
 #[derive(Debug)]
 pub(crate) struct Records {
     path: PathBuf,
+    reserve: Reserve,
     images: BTreeMap<Digest, ImageRecord>,
 }
 
@@ -94,10 +98,13 @@ impl Records {
     /// Reads the file; none: no images. One that cannot be read is left as it is, and nothing starts on top of it.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let path = root.join("images.json");
+        let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
         let name = path.display().to_string();
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, images: BTreeMap::new() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path, reserve, images: BTreeMap::new() });
+            }
             Err(error) => return Err(Error::io(format!("cannot read {name}"))(error)),
         };
         let unreadable = |error: serde_json::Error| {
@@ -112,7 +119,8 @@ impl Records {
             return Err(Error::invalid(name, reason));
         }
         let stored: Stored = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        Ok(Self { path, images: stored.images.into_iter().map(|image| (image.id.clone(), image)).collect() })
+        let images = stored.images.into_iter().map(|image| (image.id.clone(), image)).collect();
+        Ok(Self { path, reserve, images })
     }
 
     /// All images.
@@ -170,7 +178,9 @@ impl Records {
             image.tags.insert(tag);
         }
         images.insert(image.id.clone(), image.clone());
-        self.replace(images)?;
+        self.write(&images)?;
+        self.images = images;
+        self.reserve.restore();
         Ok(image)
     }
 
@@ -178,17 +188,16 @@ impl Records {
     pub(crate) fn remove(&mut self, id: &Digest) -> Result<(), Error> {
         let mut images = self.images.clone();
         images.remove(id);
-        self.replace(images)
+        self.reserve.spend(|| self.write(&images))?;
+        self.images = images;
+        Ok(())
     }
 
-    /// Writes the images and only then takes them as what there is.
-    fn replace(&mut self, images: BTreeMap<Digest, ImageRecord>) -> Result<(), Error> {
+    fn write(&self, images: &BTreeMap<Digest, ImageRecord>) -> Result<(), Error> {
         let stored = Stored { version: VERSION, images: images.values().cloned().collect() };
         let bytes = serde_json::to_vec_pretty(&stored).expect("records have string keys only");
         host::fs::write_atomic(&self.path, &bytes, MODE)
-            .map_err(Error::io(format!("cannot write {}", self.path.display())))?;
-        self.images = images;
-        Ok(())
+            .map_err(Error::io(format!("cannot write {}", self.path.display())))
     }
 }
 

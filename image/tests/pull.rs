@@ -384,7 +384,7 @@ fn noise(length: u32) -> String {
 #[tokio::test]
 async fn a_full_disk_fails_the_pull_and_what_fits_is_pulled_beside_it() {
     for part in ["root", "fake"] {
-        let Some((store, _disk)) = Store::on_small_disk(part) else { return };
+        let Some((store, _disk)) = Store::on_small_disk(part, 3) else { return };
         let mut content = content();
         let large = content.image("linux/amd64", &[(layer(&[("noise", &noise(3 << 20))]), "gzip")]);
         content.tag("large", &large);
@@ -399,6 +399,28 @@ async fn a_full_disk_fails_the_pull_and_what_fits_is_pulled_beside_it() {
         store.images.prepare(&id, &store.images.list()[0].id).unwrap();
         store.images.discard(&id).unwrap();
     }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_an_image_can_be_removed() {
+    let Some((store, disk)) = Store::on_small_disk("root", 4) else { return };
+    let mut content = content();
+    let other = content.image("linux/amd64", &[(layer(&[("a", "a")]), "gzip")]);
+    content.tag("other", &other);
+    let registry = serve(content).await;
+    let (name, other) = (format!("{}/t:1", registry.address), format!("{}/t:other", registry.address));
+    store.images.pull(&name, None).await.unwrap();
+    let filler = disk.fill().unwrap();
+    let error = store.images.pull(&other, None).await.unwrap_err();
+    assert!(host::is_exhausted(&error), "{error:?}");
+    store.images.remove(&name).unwrap();
+    assert!(store.images.list().is_empty());
+    store.wait_until_empty().await;
+    std::fs::remove_file(filler).unwrap();
+    store.images.pull(&other, None).await.unwrap();
+    let filler = disk.fill().unwrap();
+    store.images.remove(&other).unwrap();
+    std::fs::remove_file(filler).unwrap();
 }
 
 #[tokio::test]

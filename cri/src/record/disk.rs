@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use host::fault::Faults;
+use host::reserve::Reserve;
 use host::{ContainerId, PodId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerRecord, PodRecord, VERSION};
+use super::{ContainerPhase, ContainerRecord, PodPhase, PodRecord, VERSION};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -25,6 +26,9 @@ const SETTINGS: Table = TableDefinition::new("settings");
 const POD_NETWORKS: &str = "pod_networks";
 /// How much of the database is kept in memory, in bytes: the records of 250 pods are about a megabyte.
 const CACHE: usize = 4 << 20;
+
+/// Bytes that are kept back for changes that give room back: a hundred of them with usual records, and the largest record thrice.
+const RESERVE: usize = 1 << 20;
 
 /// Why the records could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,20 @@ pub enum Change<'a> {
     DeleteSpare(&'a PodId),
     /// Writes the pod networks.
     PutPodNetworks(&'a [ipnetwork::IpNetwork]),
+}
+
+impl Change<'_> {
+    /// Whether room comes of it, sooner or later: something ends or goes.
+    fn gives_room(&self) -> bool {
+        match self {
+            Self::PutPod(record) => record.phase >= PodPhase::Stopping,
+            Self::PutContainer(record) => {
+                matches!(record.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing(_))
+            }
+            Self::DeletePod(_) | Self::DeleteContainer(_) | Self::DeleteSpare(_) => true,
+            Self::PutSpare(_) | Self::PutPodNetworks(_) => false,
+        }
+    }
 }
 
 /// A record that cannot be read: it stays where it is.
@@ -102,6 +120,7 @@ struct Read<T> {
 pub struct Disk {
     path: PathBuf,
     database: Mutex<State>,
+    reserve: Reserve,
     faults: Faults,
 }
 
@@ -121,7 +140,8 @@ impl Disk {
     /// The file cannot be opened, is not a database, or another process has it.
     pub fn open(path: &Path, faults: Faults) -> Result<Self, RecordError> {
         let database = open(path).map_err(error("open", path))?;
-        Ok(Self { path: path.to_owned(), database: Mutex::new(State::Open(database)), faults })
+        let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
+        Ok(Self { path: path.to_owned(), database: Mutex::new(State::Open(database)), reserve, faults })
     }
 
     /// Reads everything.
@@ -142,15 +162,22 @@ impl Disk {
         self.faults.call(
             "change of the records",
             || {
-                let mut state = self.lock();
-                let applied = apply(self.database(&mut state)?, changes);
-                if applied.is_err() {
-                    *state = State::Failed;
+                if changes.iter().all(Change::gives_room) {
+                    return self.reserve.spend(|| self.apply_once(changes));
                 }
-                applied.map_err(error("change", &self.path))
+                self.apply_once(changes).inspect(|()| self.reserve.restore())
             },
             error("change", &self.path),
         )
+    }
+
+    fn apply_once(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
+        let mut state = self.lock();
+        let applied = apply(self.database(&mut state)?, changes);
+        if applied.is_err() {
+            *state = State::Failed;
+        }
+        applied.map_err(error("change", &self.path))
     }
 
     /// Closes the file for good: what comes after is refused.

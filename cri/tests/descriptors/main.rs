@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::*;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -24,10 +24,10 @@ use world::{Running, World, run_pod};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The limit that there is as long as this lives; then the old one again.
-struct Limit(u64, u64);
+struct Limit(rlim_t, rlim_t);
 
 impl Limit {
-    fn set(descriptors: u64) -> Self {
+    fn set(descriptors: rlim_t) -> Self {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert!(descriptors <= hard, "{descriptors} descriptors are needed, {hard} allowed");
         setrlimit(Resource::RLIMIT_NOFILE, descriptors, hard).unwrap();
@@ -102,7 +102,7 @@ fn one_connection_too_many_waits_until_another_ends() {
     let server = world.start();
     let most = cri::connections::CONNECTIONS;
     // Both ends of each are this process's.
-    let limit = Limit::set(2 * most as u64 + 512);
+    let limit = Limit::set(2 * rlim_t::try_from(most).unwrap() + 512);
     let mut first = server.client();
     server.run(answers(&mut first));
     let connect = || UnixStream::connect(&server.socket).unwrap();

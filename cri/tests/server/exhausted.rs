@@ -1,12 +1,8 @@
 //! What happens when something is used up: addresses, host ports, the disk of the records, the room in one message. A clear
 //! error, nothing half made, what is there goes on, and once there is room again it works again.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use cri::server::MESSAGE_LIMIT;
-use host::run::Tool;
+use host::small_disk::SmallDisk;
 use proto::v1::*;
 use tonic::{Code, Status};
 
@@ -70,42 +66,10 @@ fn a_host_port_that_another_pod_has_is_named_with_that_pod_and_can_be_had_later(
     });
 }
 
-/// A file system of a few megabytes, which only root can make.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            println!("skipped: only root can mount a small file system");
-            assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
-            return None;
-        }
-        std::fs::create_dir_all(at).unwrap();
-        Tool::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).args([at]).run().unwrap();
-        Some(Self(at.to_owned()))
-    }
-
-    /// Takes all the room that is left; it comes back when the file is removed.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = File::create(&path).unwrap();
-        while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // The server's files may still be open in a thread that ends just now: lazily on Linux, by force on FreeBSD.
-        let umount = |how: &str| Tool::new("umount").args([how]).args([&self.0]).run();
-        let _ = umount("-l").or_else(|_| umount("-f"));
-    }
-}
-
 #[test]
 fn a_full_disk_of_the_records_refuses_changes_and_loses_none() {
     let world = World::new();
-    let Some(disk) = SmallDisk::mount(world.records().parent().unwrap()) else { return };
+    let Some(disk) = SmallDisk::mount(world.records().parent().unwrap(), 6) else { return };
     let server = world.start();
     let mut client = server.client();
     // Records so large that the file must grow for them.
@@ -116,8 +80,11 @@ fn a_full_disk_of_the_records_refuses_changes_and_loses_none() {
         request
     };
     let made = server.run(async {
-        let mut pods = vec![run(&mut client, large("first")).await.unwrap()];
-        let filler = disk.fill();
+        let mut pods = Vec::new();
+        for name in ["first", "second", "third"] {
+            pods.push(run(&mut client, large(name)).await.unwrap());
+        }
+        let filler = disk.fill().unwrap();
         let (refused, status) = loop {
             let request = large(&format!("pod{}", pods.len()));
             match run(&mut client, request.clone()).await {
@@ -130,8 +97,15 @@ fn a_full_disk_of_the_records_refuses_changes_and_loses_none() {
         let said = status.message().contains("records.redb") && status.message().contains("No space left");
         assert!(said, "{status}");
         assert_eq!((ready(&mut client).await, world.leftovers().len()), (pods.len(), 2 * pods.len()));
+        // What gives room back is done all the same.
+        let (stopped, removed) = (pods.swap_remove(0), pods.swap_remove(0));
+        client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: stopped.clone() }).await.unwrap();
+        remove(&mut client, &removed).await;
+        assert_eq!((ready(&mut client).await, world.leftovers().len()), (pods.len(), 2 * pods.len()));
         std::fs::remove_file(filler).unwrap();
+        remove(&mut client, &stopped).await;
         pods.push(run(&mut client, refused).await.unwrap());
+        assert!(world.records().with_extension("reserve").exists(), "room is kept back again");
         pods
     });
     server.kill();

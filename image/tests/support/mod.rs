@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use host::fault::Faults;
-use host::run::Tool;
+use host::small_disk::SmallDisk;
 use host::worker::Workers;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
@@ -277,30 +277,6 @@ pub(crate) fn workers() -> Workers {
     Workers::of_program(&worker)
 }
 
-/// A file system of one megabyte, which only root can make.
-pub(crate) struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            println!("skipped: only root can mount a small file system");
-            assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
-            return None;
-        }
-        std::fs::create_dir_all(at).unwrap();
-        Tool::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).args([at]).run().unwrap();
-        Some(Self(at.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Files may still be open in a thread that ends just now: lazily on Linux, by force on FreeBSD.
-        let umount = |how: &str| Tool::new("umount").args([how]).args([&self.0]).run();
-        let _ = umount("-l").or_else(|_| umount("-f"));
-    }
-}
-
 impl Store {
     pub(crate) fn new() -> Self {
         Self::waiting(Duration::from_secs(60))
@@ -319,9 +295,9 @@ impl Store {
     }
 
     /// A store of which this part (`root`: the blobs, `fake`: what is unpacked) is on a small disk; None where none can be made.
-    pub(crate) fn on_small_disk(part: &str) -> Option<(Self, SmallDisk)> {
+    pub(crate) fn on_small_disk(part: &str, megabytes: u32) -> Option<(Self, SmallDisk)> {
         let directory = tempfile::tempdir().unwrap();
-        let disk = SmallDisk::mount(&directory.path().join(part))?;
+        let disk = SmallDisk::mount(&directory.path().join(part), megabytes)?;
         let faults = Faults::default();
         let images = open(directory.path(), &faults, Duration::from_secs(60));
         Some((Self { images, faults, directory }, disk))

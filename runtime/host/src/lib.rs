@@ -9,7 +9,9 @@ mod id;
 pub mod memory;
 mod need;
 mod place;
+pub mod reserve;
 pub mod run;
+pub mod small_disk;
 pub mod worker;
 
 pub use error::{Exhausted, chain, is_exhausted};
