@@ -2,10 +2,10 @@
 //! error, nothing half made, what is there goes on, and once there is room again it works again.
 
 use cri::server::MESSAGE_LIMIT;
-use host::small_disk::SmallDisk;
 use proto::v1::*;
 use tonic::{Code, Status};
 
+use crate::small_disk::SmallDisk;
 use crate::world::{World, run_pod};
 
 type Client = runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;

@@ -10,5 +10,7 @@ mod lifecycle;
 mod lists;
 mod restart;
 mod retries;
+#[path = "../../../runtime/host/tests/support/small_disk.rs"]
+mod small_disk;
 mod walk;
 mod world;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use host::fault::Faults;
-use host::small_disk::SmallDisk;
 use host::worker::Workers;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
@@ -19,9 +18,14 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use image::rootfs::Fake;
-use image::{Digest, Images, Settings};
+use image::{Credentials, Digest, Images, Settings};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+#[path = "../../../runtime/host/tests/support/small_disk.rs"]
+mod small_disk;
+
+use small_disk::SmallDisk;
 
 /// A request that came.
 #[derive(Debug, Clone)]
@@ -232,6 +236,31 @@ impl Content {
             None => Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
         }
     }
+}
+
+/// A registry with one image of three layers, each compressed in another way, below the tag `1`, in an index.
+pub(crate) fn content() -> Content {
+    let mut content = Content::default();
+    let layers = [
+        (layer(&[("a/", ""), ("a/one", "1"), ("a/two", "2"), ("gone", "x")]), "gzip"),
+        (layer(&[("a/.wh.two", ""), (".wh.gone", ""), ("b", "b")]), "zstd"),
+        (layer(&[("a/three", "3")]), ""),
+    ];
+    let wanted = content.image("linux/amd64", &layers);
+    let other = content.image("freebsd/amd64", &layers);
+    let index = content.index(&[("freebsd/amd64", other), ("linux/amd64", wanted)]);
+    content.tag("1", &index);
+    content.tag("2", &index);
+    content
+}
+
+/// Serves it as a registry should.
+pub(crate) async fn serve(content: Content) -> Registry {
+    Registry::start(move |seen| content.answer(seen)).await
+}
+
+pub(crate) fn credentials() -> Credentials {
+    Credentials { username: "somebody".to_owned(), password: "pass-x".to_owned(), ..Credentials::default() }
 }
 
 pub(crate) fn compress(tar: &[u8], compression: &str) -> Vec<u8> {

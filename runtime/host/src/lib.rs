@@ -11,7 +11,6 @@ mod need;
 mod place;
 pub mod reserve;
 pub mod run;
-pub mod small_disk;
 pub mod worker;
 
 pub use error::{Exhausted, chain, is_exhausted};

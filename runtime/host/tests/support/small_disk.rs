@@ -1,14 +1,14 @@
-//! A disk that tests can fill.
+//! A disk that tests can fill; tests of other crates take this file by its path.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::run::Tool;
+use host::run::Tool;
 
 /// A file system in memory with little room, mounted as long as this lives.
 #[derive(Debug)]
-pub struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts one of so many megabytes; None: only root can. In CI nothing may be skipped.
@@ -16,7 +16,7 @@ impl SmallDisk {
     /// # Panics
     /// It cannot be mounted.
     #[must_use]
-    pub fn mount(at: &Path, megabytes: u32) -> Option<Self> {
+    pub(crate) fn mount(at: &Path, megabytes: u32) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: only root can mount a small file system");
             assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI");
@@ -33,7 +33,7 @@ impl SmallDisk {
     ///
     /// # Errors
     /// The file cannot be made.
-    pub fn fill(&self) -> io::Result<PathBuf> {
+    pub(crate) fn fill(&self) -> io::Result<PathBuf> {
         let path = self.0.join("filler");
         let mut file = File::create(&path)?;
         while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
