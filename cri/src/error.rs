@@ -106,10 +106,8 @@ impl Error {
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Invalid { field, reason } => Self::Invalid { field, reason },
-            Refusal::Unsupported { .. } => Self::State { what: refusal.to_string() },
-        }
+        let Refusal { field, reason } = refusal;
+        Self::Invalid { field, reason }
     }
 }
 

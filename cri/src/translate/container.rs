@@ -8,7 +8,7 @@ use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, PidScope, PodSpec, Resources, Signal};
 
-use super::{Refusal, invalid, labels, mounts, name, process, required, resources, security, signal, unsupported};
+use super::{Refusal, invalid, labels, mounts, name, process, required, resources, security, signal};
 
 /// What a container is made from.
 #[derive(Debug, Clone)]
@@ -100,10 +100,10 @@ fn check(config: &ContainerConfig) -> Result<(), Refusal> {
     labels("annotations", &config.annotations)?;
     labels("image.annotations", &config.image.clone().unwrap_or_default().annotations)?;
     if config.windows.is_some() {
-        return Err(unsupported("windows", "this is no Windows node"));
+        return Err(invalid("windows", "this is no Windows node"));
     }
     if let Some(device) = config.cdi_devices.first() {
-        return Err(unsupported("CDI_devices", format!("{:?}: CDI devices are not supported", device.name)));
+        return Err(invalid("CDI_devices", format!("{:?}: CDI devices are not supported", device.name)));
     }
     Ok(())
 }

@@ -41,35 +41,19 @@ fn labels(field: &str, map: &std::collections::BTreeMap<String, String>) -> Resu
     Ok(())
 }
 
-/// Why a request cannot be honoured.
+/// A field with a value that cannot be, or that asks for what Cellblock does not do. INVALID_ARGUMENT both: UNIMPLEMENTED would be
+/// the whole RPC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A field has a value that cannot be: INVALID_ARGUMENT.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// The field, as CRI names it: `linux.security_context.run_as_user`.
-        field: String,
-        /// The value and what is wrong with it.
-        reason: String,
-    },
-    /// A field asks for what Cellblock does not do: UNIMPLEMENTED would be the RPC, so this is FAILED_PRECONDITION.
-    #[error("{field}: {reason}")]
-    Unsupported {
-        /// The field, as CRI names it.
-        field: String,
-        /// What it asks for.
-        reason: String,
-    },
+#[error("{field}: {reason}")]
+pub struct Refusal {
+    /// The field, as CRI names it: `linux.security_context.run_as_user`.
+    pub field: String,
+    /// The value and what is wrong with it.
+    pub reason: String,
 }
 
-/// An [`Refusal::Invalid`].
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
-    Refusal::Invalid { field: field.into(), reason: reason.into() }
-}
-
-/// An [`Refusal::Unsupported`].
-fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
-    Refusal::Unsupported { field: field.into(), reason: reason.into() }
+    Refusal { field: field.into(), reason: reason.into() }
 }
 
 /// A field that must be there.

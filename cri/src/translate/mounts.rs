@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
 use runtime::spec::{Device, Mount, MountSource, Propagation};
 
-use super::{Refusal, invalid, unsupported};
+use super::{Refusal, invalid};
 
 /// An image that is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) fn mounts(wanted: &[WireMount], volumes: &[PathBuf]) -> Result<Vec<Mo
 fn translate(index: usize, mount: &WireMount, volume: Option<&PathBuf>) -> Result<Mount, Refusal> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(unsupported(field("uidMappings"), "id-mapped mounts are not supported"));
+        return Err(invalid(field("uidMappings"), "id-mapped mounts are not supported"));
     }
     let propagation = propagation(&field("propagation"), mount.propagation)?;
     if mount.recursive_read_only && !(mount.readonly && propagation == Propagation::Private) {

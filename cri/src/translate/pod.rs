@@ -5,7 +5,7 @@ use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxCo
 use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
-use super::{Refusal, dns, invalid, labels, name, required, resources, security, unsupported};
+use super::{Refusal, dns, invalid, labels, name, required, resources, security};
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -29,7 +29,7 @@ pub fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[Str
     }
     check_metadata(config)?;
     if config.windows.is_some() {
-        return Err(unsupported("windows", "this is no Windows node"));
+        return Err(invalid("windows", "this is no Windows node"));
     }
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();

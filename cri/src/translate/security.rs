@@ -8,7 +8,7 @@ use proto::v1::{
 };
 use runtime::spec::{PidScope, Profile, Scope, Security};
 
-use super::{Refusal, invalid, unsupported};
+use super::{Refusal, invalid};
 
 /// The security of a container; `pod_privileged` is the pod's word on whether any of its containers may be privileged.
 pub(super) fn security(context: &LinuxContainerSecurityContext, pod_privileged: bool) -> Result<Security, Refusal> {
@@ -104,7 +104,7 @@ fn localhost(name: &str) -> Profile {
 pub(super) fn selinux(field: &str, options: Option<&SeLinuxOption>) -> Result<(), Refusal> {
     match options {
         Some(options) if *options != SeLinuxOption::default() => {
-            Err(unsupported(field, format!("{options:?}: SELinux labels are not supported")))
+            Err(invalid(field, format!("{options:?}: SELinux labels are not supported")))
         }
         _ => Ok(()),
     }
@@ -147,7 +147,7 @@ pub(super) fn pid_scope(field: &str, options: &NamespaceOption) -> Result<PidSco
 pub(super) fn user_namespace(field: &str, options: Option<&UserNamespace>) -> Result<(), Refusal> {
     match options.map(|options| NamespaceMode::try_from(options.mode)) {
         None | Some(Ok(NamespaceMode::Node)) => Ok(()),
-        Some(_) => Err(unsupported(field, "user namespaces are not supported")),
+        Some(_) => Err(invalid(field, "user namespaces are not supported")),
     }
 }
 

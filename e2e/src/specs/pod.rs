@@ -144,7 +144,7 @@ pub(super) fn refused(call: &str, answer: Result<String, Status>, word: &str) ->
         Err(status) => status,
     };
     ensure!(
-        matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound),
+        matches!(status.code(), Code::InvalidArgument | Code::NotFound),
         "{call} with a bad {word}: not refused as a bad request: {status}"
     );
     ensure!(status.message().contains(word), "{call}: no {word:?} in {status}");
