@@ -12,6 +12,12 @@ image=registry.k8s.io/e2e-test-images/busybox:1.29-2
 
 now() { date +%s.%N; }
 mean() { echo "$1 $2 $pods" | awk '{printf "%.1f", ($2 - $1) * 1000 / $3}'; }
+# What the kernel holds for good: wired pages but for the caches of file systems.
+kernel_memory() {
+    sysctl -n vm.stats.vm.v_wire_count hw.pagesize vfs.bufspace kstat.zfs.misc.arcstats.size 2>/dev/null |
+        awk '{v[NR] = $1} END {printf "%.0f", (v[1] * v[2] - v[3] - v[4]) / 1024}'
+}
+per_pod() { echo "$1 $2 $pods" | awk '{printf "%.0f", ($2 - $1) / $3}'; }
 cri() { ./crictl -c crictl.yaml --runtime-endpoint "$socket" --image-endpoint "$socket" --timeout 300s "$@"; }
 
 : >crictl.yaml
@@ -30,6 +36,7 @@ by_hand() {
     root=$dir/tmp/hand-root
     mkdir -p "$root"
     [ -d "$root/bin" ] || sh base.sh | tar -C "$root" -xf -
+    before=$(kernel_memory)
     start=$(now)
     for n in $(jot "$pods" 2); do
         pair=$(ifconfig epair create)
@@ -46,6 +53,7 @@ by_hand() {
         echo "rdr pass inet proto tcp to self port $((21000 + n)) -> 172.29.0.$n port 80" | pfctl -q -a "cellblock/hand$n" -f -
     done
     created=$(now)
+    held=$(per_pod "$before" "$(kernel_memory)")
     for n in $(jot "$pods" 2); do
         mkdir -p "tmp/hand$n"
         mount -t nullfs -o ro "$root" "tmp/hand$n"
@@ -69,10 +77,11 @@ by_hand() {
     hand_create=$(mean "$start" "$created")
     hand_run=$(mean "$created" "$ran")
     hand_remove=$(mean "$ran" "$removed")
-    echo "by hand: create $hand_create, container $hand_run, remove $hand_remove"
+    echo "by hand: create $hand_create, container $hand_run, remove $hand_remove; the kernel's memory for a pod: $held KiB"
 }
 
-# Serves with a number of spares and a kind of root, makes the pods, one container in each, and removes them.
+# Serves with a number of spares and a kind of root, makes the pods, one container in each, and removes them. With spares one pod
+# a second at most, so that they are what is measured.
 cellblock() {
     spares=$1
     rootfs=$2
@@ -100,6 +109,7 @@ TOML
 {"metadata": {"name": "c"}, "image": {"image": "$image"}, "command": ["top"], "log_path": "c.log"}
 JSON
     ids=
+    before=$(kernel_memory)
     # The spares that were there at the start are to be there.
     [ "$spares" = 0 ] || sleep 5
     for n in $(jot "$pods"); do
@@ -111,7 +121,9 @@ JSON
         id=$(cri create "$pod" tmp/bench-container.json tmp/bench-pod.json 2>/dev/null)
         cri start "$id" >/dev/null 2>&1
         ids="$ids $pod"
+        [ "$spares" = 0 ] || sleep 1
     done
+    held=$(per_pod "$before" "$(kernel_memory)")
     for pod in $ids; do
         cri stopp "$pod" >/dev/null 2>&1
         cri rmp "$pod" >/dev/null 2>&1
@@ -120,16 +132,23 @@ JSON
     wait $server || :
     # Lines end in `Method milliseconds=N` or have the number before; RunPodSandbox{...}: the method's name once.
     for method in RunPodSandbox CreateContainer StartContainer StopPodSandbox RemovePodSandbox; do
-        sed -n "s/.*method=$method}.*milliseconds=\([0-9]*\).*/\1/p" bench.log |
-            awk -v method="$method" -v hand="$hand_create" -v floor="$floor_create" '
-                {sum += $1; n++}
-                END {
-                    mean = n ? sum / n : 0
-                    printf "  %-18s %8.1f", method, mean
-                    if (method == "RunPodSandbox") printf "   %.2f of by hand, %.2f of the floor", mean / hand, mean / floor
-                    printf "   (%d)\n", n
-                }'
-    done
+        sed -n "s/.*method=$method}.*milliseconds=\([0-9]*\).*/$method \1/p" bench.log
+    done | awk -v hand="$hand_create" -v floor="$floor_create" -v container="$hand_run" -v removal="$hand_remove" '
+        {sum[$1] += $2; n[$1]++}
+        function mean(method) {return n[method] ? sum[method] / n[method] : 0}
+        function line(name, value, rest) {printf "  %-18s %8.1f   %s\n", name, value, rest}
+        function of(value, other) {return sprintf("%.2f", value / other)}
+        END {
+            run = mean("RunPodSandbox")
+            line("RunPodSandbox", run, of(run, hand) " of by hand, " of(run, floor) " of the floor")
+            both = mean("CreateContainer") + mean("StartContainer")
+            line("create and start", both, of(both, container) " of by hand")
+            both = mean("StopPodSandbox") + mean("RemovePodSandbox")
+            line("stop and remove", both, of(both, removal) " of by hand")
+            parts = split("CreateContainer StartContainer StopPodSandbox RemovePodSandbox", part, " ")
+            for (i = 1; i <= parts; i++) line("  " part[i], mean(part[i]), "")
+        }'
+    echo "  the kernel's memory for a pod and its container: $held KiB"
 }
 
 echo "FreeBSD $(uname -r), pf hashes: states $(sysctl -n net.pf.states_hashsize), source nodes $(sysctl -n net.pf.source_nodes_hashsize); $pods pods, milliseconds"
