@@ -19,6 +19,9 @@ use crate::teardown;
 /// How long to wait after a spare could not be made: pods are made without one meanwhile.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long after a pod was made the next spare is: its containers come first.
+const REST: Duration = Duration::from_millis(250);
+
 /// The spares that are ready.
 #[derive(Debug)]
 pub struct Spares {
@@ -35,14 +38,14 @@ impl Spares {
         Self { wanted, ready: Mutex::default(), taken: Notify::new() }
     }
 
-    /// Takes one that is ready. It has a record until the pod that it becomes is recorded.
+    /// Takes one that is ready. It has a record until the pod that it becomes is recorded. The next is made once somebody says
+    /// [`Spares::wake`].
     pub fn take(&self) -> Option<PodId> {
-        let spare = self.lock().pop_front();
-        self.taken.notify_one();
-        spare
+        self.lock().pop_front()
     }
 
-    /// There is a pod network now: whoever keeps the pool full looks again.
+    /// There is a pod network, or a pod that was waited for is made: whoever keeps the pool full looks again. Not earlier: what
+    /// the kernel locks for a spare, a pod that somebody waits for would wait for too.
     pub fn wake(&self) {
         self.taken.notify_one();
     }
@@ -70,6 +73,7 @@ pub async fn keep(node: Arc<Node>) {
             }
         }
         node.spares.taken.notified().await;
+        tokio::time::sleep(REST).await;
     }
 }
 

@@ -127,7 +127,8 @@ pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
 /// One host port towards one address of the pod.
 fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut String, rdr: &mut String) {
     let family = if address.is_ipv4() { "inet" } else { "inet6" };
-    let (protocol, from, to) = (port.protocol.name(), port.host_port, port.container_port);
+    // By its number: pfctl would read /etc/nsswitch.conf and /etc/protocols for a name, which takes as long as all else it does.
+    let (protocol, from, to) = (port.protocol.number(), port.host_port, port.container_port);
     let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
     let on = port.only_on().map_or_else(|| "(self)".to_owned(), |host_ip| host_ip.to_string());
     // What the node sends to itself is the listener's: an answer from the pod would not come back by lo0.
@@ -247,15 +248,15 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
             port(Protocol::Tcp, Some("127.0.0.1"), 81),
         ];
         let expected = "\
-nat on cbbr0 inet proto tcp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
-nat on cbbr0 inet proto udp from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
-nat on cbbr0 inet6 proto tcp from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
-no rdr on lo0 inet proto tcp from any to any port 8080
-rdr inet proto tcp from any to (self) port 8080 tag cellblock -> 10.1.0.5 port 80
-no rdr on lo0 inet proto udp from any to any port 53
-rdr inet proto udp from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 80
-no rdr on lo0 inet6 proto tcp from any to any port 8080
-rdr inet6 proto tcp from any to (self) port 8080 tag cellblock -> fd00::5 port 80
+nat on cbbr0 inet proto 6 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat on cbbr0 inet proto 17 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat on cbbr0 inet6 proto 6 from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
+no rdr on lo0 inet proto 6 from any to any port 8080
+rdr inet proto 6 from any to (self) port 8080 tag cellblock -> 10.1.0.5 port 80
+no rdr on lo0 inet proto 17 from any to any port 53
+rdr inet proto 17 from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 80
+no rdr on lo0 inet6 proto 6 from any to any port 8080
+rdr inet6 proto 6 from any to (self) port 8080 tag cellblock -> fd00::5 port 80
 ";
         assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
     }

@@ -63,13 +63,23 @@ pub fn describe(port: &HostPort) -> String {
 }
 
 impl Protocol {
-    /// Its name in pf.conf(5), nft(8) and /etc/protocols.
+    /// Its name in nft(8) and /etc/protocols.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Sctp => "sctp",
+        }
+    }
+
+    /// Its number in IP (IANA's protocol numbers).
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }

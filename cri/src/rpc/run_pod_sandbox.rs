@@ -35,7 +35,9 @@ pub async fn call(node: &Arc<Node>, request: Request<RunPodSandboxRequest>) -> R
     };
     let _lock = node.locks.pod(&id).await;
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler };
-    node.block(move |node| make(node, wanted, ticket)).await?;
+    let made = node.block(move |node| make(node, wanted, ticket)).await;
+    node.spares.wake();
+    made?;
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }
 

@@ -21,7 +21,7 @@ use ipnetwork::IpNetwork;
 pub(crate) use self::demo::{install_demo_ruleset, remove_demo_ruleset};
 use self::vnet::Vnet;
 pub(crate) use self::vnet::main as vnet_main;
-use crate::hostport::Reach;
+use crate::hostport::{self, Reach};
 use crate::node::{self, Node};
 use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, anchors, ipam, names};
 
@@ -43,6 +43,7 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
+    [vnet::WORKER, hostport::WORKER].into_iter().for_each(|worker| settings.workers.keep_ahead(worker));
     let node = Node::open(settings, Reach::Node)?;
     Ok(Arc::new(FreebsdNetwork {
         node,

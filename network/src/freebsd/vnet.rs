@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use host::worker::Workers;
@@ -19,7 +19,7 @@ use crate::links::Links;
 use crate::netlink::Connection;
 
 /// The worker's name.
-const WORKER: &str = "vnet";
+pub(super) const WORKER: &str = "vnet";
 /// Opens sockets and passes them out.
 const OPEN: &str = "open";
 /// Drops every TCP connection.
@@ -84,13 +84,7 @@ fn few() -> io::Error {
 fn run(workers: &Workers, word: &str, jail: i32) -> io::Result<Vec<Socket>> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
-    let mut child = workers
-        .command(WORKER)
-        .args([word, &jail.to_string()])
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let mut child = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
     let answer = receive(&ours);
     if answer.is_err() {
         // It hangs or has ended; either way it is of no use any more.

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
 use host::worker::Workers;
@@ -24,7 +24,7 @@ use crate::{Error, HostPort, PodNetwork, Protocol, ports, state};
 pub(crate) use listen::probe;
 
 /// The worker's name.
-const WORKER: &str = "hostport";
+pub(crate) const WORKER: &str = "hostport";
 /// Held by the listener as long as it lives.
 const LOCK: &str = "listener.lock";
 /// The listener's process id, written while the lock is held.
@@ -113,19 +113,8 @@ pub(crate) fn start(
         return Ok(None);
     }
     let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
-    let mut child = workers
-        .command(WORKER)
-        .arg(directory)
-        .arg(reach.word())
-        // It outlives the server, and must not keep the directory busy that the server was started in.
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
+    let (mut child, mut stdout) = spawn(workers, directory, reach).map_err(failed)?;
     let mut answer = String::new();
-    let mut stdout = child.stdout.take().expect("stdout is piped");
     let read = stdout.read_to_string(&mut answer);
     if read.is_ok() && answer.trim_end() == READY {
         return Ok(Some(child));
@@ -140,6 +129,14 @@ pub(crate) fn start(
         (_, Some(what)) => Err(failed(io::Error::other(host::Exhausted(what.to_owned())))),
         (None, None) => Err(failed(io::Error::other(answer.to_owned()))),
     }
+}
+
+fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child, io::PipeReader)> {
+    let null = std::fs::File::open("/dev/null")?;
+    let (reader, writer) = io::pipe()?;
+    let args = [directory.as_os_str(), reach.word().as_ref()];
+    let child = workers.spawn(WORKER, &args, null.into(), Some(writer.into()))?;
+    Ok((child, reader))
 }
 
 /// Whether the listener of the pod whose directory this is lives.

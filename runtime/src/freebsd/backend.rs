@@ -11,7 +11,7 @@ use host::{ContainerId, Need, Place, PodId, Prefix};
 use super::usage::Counters;
 use super::{NAME, container, inside, inventory, kernel, launch as launching, names, needs, pod};
 use crate::monitor::client::{self, Probe};
-use crate::monitor::{Launch, Wanted, exec, signal_number};
+use crate::monitor::{Launch, WORKER, Wanted, exec, signal_number};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
@@ -33,6 +33,7 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
     // Mounts are named by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
+    settings.workers.keep_ahead(WORKER);
     let empty = settings.state.join(EMPTY);
     for directory in [&empty, &settings.state.join("pods"), &settings.state.join("containers")] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use host::worker::Workers;
@@ -75,11 +75,7 @@ pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Res
 fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_WAIT))?;
-    let mut command = workers.command(WORKER);
-    command.args(words).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    // The command holds the other end; without it the answer ends with the helper.
-    drop(command);
+    let mut child = workers.spawn(WORKER, words, theirs.into(), None)?;
     let answer = answer(&ours);
     if answer.is_err() {
         child.kill()?;

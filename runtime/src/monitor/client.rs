@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use host::worker::Workers;
@@ -68,10 +67,8 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     host::fs::remove_file(&path)?;
     let listener = UnixListener::bind(&path)?;
     let connection = UnixStream::connect(&path)?;
-    let mut command = workers.command(WORKER);
-    command.arg(directory).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     // The worker forks and its parent half ends at once.
-    super::left(command.spawn()?)?;
+    super::left(workers.spawn(WORKER, &[directory], listener.into(), None)?)?;
     Ok(connection)
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,10 +28,8 @@ const CODE_LENGTH: usize = size_of::<i32>();
 pub fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Session, Error> {
     let operation = "cannot start the monitor of a process";
     let (control, theirs) = UnixStream::pair().map_err(Error::failed(operation))?;
-    let mut command = workers.command(WORKER);
-    command.arg(EXEC).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().and_then(super::left).map_err(Error::failed(operation))?;
-    drop(command);
+    let worker = workers.spawn(WORKER, &[EXEC], theirs.into(), None);
+    worker.and_then(super::left).map_err(Error::failed(operation))?;
     let begun = begin(&control, directory, spec).map_err(Error::failed(operation))?;
     let (reply, descriptors) = begun.answer;
     match reply {
