@@ -19,8 +19,8 @@ use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
 pub(crate) use self::demo::{install_demo_ruleset, remove_demo_ruleset};
-use self::vnet::Vnet;
 pub(crate) use self::vnet::main as vnet_main;
+use self::vnet::{Entering, Vnet};
 use crate::hostport::{self, Reach};
 use crate::node::{self, Node};
 use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, anchors, ipam, names};
@@ -99,14 +99,19 @@ impl Network for FreebsdNetwork {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let vnet = node_vnet()?;
-        // pf's rules are a program's work, which takes as long as all the rest: so both are done at once.
+        // pf's rules and the listener are programs, and take as long as all the rest: so all three are done at once.
         std::thread::scope(|scope| {
-            let rules = std::thread::Builder::new()
-                .spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted))
-                .map_err(Error::failed("cannot start a thread"))?;
-            let wired = self.wire(&vnet, jail, wanted, spare).and_then(|()| self.node.listen(wanted));
+            let thread = std::thread::Builder::new;
+            let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted));
+            let rules = rules.map_err(Error::failed("cannot start a thread"))?;
+            let listener = thread().spawn_scoped(scope, || self.node.listen(wanted));
+            let wired = self.wire(&vnet, jail, wanted, spare);
             let ruled = rules.join().expect("loading rules does not panic");
-            node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled])
+            let listening = match listener {
+                Ok(listener) => listener.join().expect("starting a listener does not panic"),
+                Err(error) => Err(Error::failed("cannot start a thread")(error)),
+            };
+            node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled, listening])
         })?;
         let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
         Ok(Attachment { host_interface, addresses: wanted.addresses.iter().map(IpNetwork::ip).collect() })
@@ -115,8 +120,9 @@ impl Network for FreebsdNetwork {
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
         let Some(jail) = jail(place)? else { return Ok(()) };
         self.node.state.add(spare)?;
-        let (vnet, inside) = (node_vnet()?, Vnet::of_jail(&self.node.settings.workers, jail)?);
-        pair::make(&self.node, &vnet, &inside, jail, spare)?;
+        let mut inside = Entering::begin(&self.node.settings.workers, jail)?;
+        pair::make(&self.node, &node_vnet()?, &mut inside, jail, spare)?;
+        let inside = inside.into_vnet()?;
         up_loopback(&inside)?;
         self.prepared().insert(spare.clone(), inside);
         Ok(())
@@ -179,18 +185,18 @@ impl FreebsdNetwork {
     /// Gives the jail of a pod its interface, address and route; where it was a spare, the spare's.
     fn wire(&self, vnet: &Vnet, jail: &str, wanted: &PodNetwork, spare: Option<&PodId>) -> Result<(), Error> {
         let settings = &self.node.settings;
-        let inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
-            Some(inside) => inside,
-            None => Vnet::of_jail(&settings.workers, jail)?,
+        let mut inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
+            Some(inside) => inside.into(),
+            None => Entering::begin(&settings.workers, jail)?,
         };
         match spare {
-            Some(spare) if !pair::is_whole(vnet, &inside, &settings.prefix, &wanted.id)? => {
-                pair::take(&self.node, vnet, &inside, spare, &wanted.id)?;
+            Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &wanted.id)? => {
+                pair::take(&self.node, vnet, inside.vnet()?, spare, &wanted.id)?;
             }
-            _ => pair::make(&self.node, vnet, &inside, jail, &wanted.id)?,
+            _ => pair::make(&self.node, vnet, &mut inside, jail, &wanted.id)?,
         }
-        up_loopback(&inside)?;
-        configure_inside(&inside, wanted)
+        up_loopback(inside.vnet()?)?;
+        configure_inside(inside.vnet()?, wanted)
     }
 
     /// Makes the bridge, up; one that is there is kept.

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use host::{PodId, Prefix};
 
 use super::sys;
-use super::vnet::{Vnet, jail_id};
+use super::vnet::{Entering, Vnet, jail_id};
 use crate::node::Node;
 use crate::{Error, names};
 
@@ -23,12 +23,12 @@ const UNITS: u32 = 0x4000;
 const TRIES: u32 = 64;
 
 /// Whether both ends of a pod's pair are where they belong.
-pub(super) fn is_whole(vnet: &Vnet, inside: &Vnet, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
-    Ok(find(vnet, &names::host_end(prefix, id))? && find(inside, INTERFACE)?)
+pub(super) fn is_whole(vnet: &Vnet, inside: &mut Entering, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
+    Ok(find(vnet, &names::host_end(prefix, id))? && find(inside.vnet()?, INTERFACE)?)
 }
 
 /// Makes the pair; one that is whole is kept, one that is not is made anew.
-pub(super) fn make(node: &Node, vnet: &Vnet, inside: &Vnet, jail: &str, id: &PodId) -> Result<(), Error> {
+pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, id: &PodId) -> Result<(), Error> {
     let settings = &node.settings;
     if is_whole(vnet, inside, &settings.prefix, id)? {
         return Ok(());
@@ -50,9 +50,9 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &Vnet, jail: &str, id: &Pod
         .and_then(|()| links.up(outer_index))
         .map_err(Error::failed(failed()))?;
     join(vnet, &names::bridge(&settings.prefix), &name)?;
-    sys::move_to_jail(&vnet.inet, &inner, jail_id(jail)?)
-        .and_then(|()| sys::rename(&inside.inet, &inner, INTERFACE))
-        .map_err(Error::failed(format!("cannot move {inner} into jail {jail}")))
+    let failed = || format!("cannot move {inner} into jail {jail}");
+    sys::move_to_jail(&vnet.inet, &inner, jail_id(jail)?).map_err(Error::failed(failed()))?;
+    sys::rename(&inside.vnet()?.inet, &inner, INTERFACE).map_err(Error::failed(failed()))
 }
 
 /// Makes the pair of a spare that of a pod.

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 use std::time::Duration;
 
 use host::worker::Workers;
@@ -29,6 +29,19 @@ const SOCKETS: usize = 3;
 /// How long the worker may take: it makes a handful of system calls.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A vnet that is being entered: the worker is on its way, and its sockets are waited for when they are needed.
+pub(super) struct Entering {
+    jail: String,
+    worker: Option<Worker>,
+    entered: Option<Vnet>,
+}
+
+/// A worker and the socket that it answers on.
+struct Worker {
+    child: Child,
+    answer: UnixStream,
+}
+
 /// Sockets of a vnet.
 pub(super) struct Vnet {
     pub(super) inet: Socket,
@@ -42,18 +55,51 @@ impl Vnet {
         Self::new(open_sockets()?)
     }
 
-    /// The vnet of a jail.
-    pub(super) fn of_jail(workers: &Workers, name: &str) -> Result<Self, Error> {
-        let failed = || format!("cannot enter the network of jail {name}");
-        let jail = jail_id(name)?;
-        run(workers, OPEN, jail)
-            .and_then(|sockets| Self::new(sockets.try_into().map_err(|_| few())?))
-            .map_err(Error::failed(failed()))
-    }
-
     fn new([inet, inet6, netlink]: [Socket; SOCKETS]) -> io::Result<Self> {
         Ok(Self { inet, inet6, links: Links::new(Connection::from_socket(netlink)?) })
     }
+}
+
+impl Entering {
+    /// Begins to enter the vnet of a jail.
+    pub(super) fn begin(workers: &Workers, jail: &str) -> Result<Self, Error> {
+        let number = jail_id(jail)?;
+        let worker = Worker::start(workers, OPEN, number).map_err(failed(jail))?;
+        Ok(Self { jail: jail.to_owned(), worker: Some(worker), entered: None })
+    }
+
+    /// Its sockets.
+    pub(super) fn vnet(&mut self) -> Result<&Vnet, Error> {
+        if let Some(worker) = self.worker.take() {
+            let vnet = worker.finish().and_then(|sockets| Vnet::new(sockets.try_into().map_err(|_| few())?));
+            self.entered = Some(vnet.map_err(failed(&self.jail))?);
+        }
+        let gone = || failed(&self.jail)(io::Error::other("it could not be entered before"));
+        self.entered.as_ref().ok_or_else(gone)
+    }
+
+    /// Its sockets, to keep.
+    pub(super) fn into_vnet(mut self) -> Result<Vnet, Error> {
+        self.vnet()?;
+        Ok(self.entered.take().expect("it was entered just now"))
+    }
+}
+
+/// A worker is always waited for, also where its sockets are not needed any more.
+impl Drop for Entering {
+    fn drop(&mut self) {
+        let _sockets = self.worker.take().map(Worker::finish);
+    }
+}
+
+impl From<Vnet> for Entering {
+    fn from(vnet: Vnet) -> Self {
+        Self { jail: String::new(), worker: None, entered: Some(vnet) }
+    }
+}
+
+fn failed(jail: &str) -> impl FnOnce(io::Error) -> Error {
+    Error::failed(format!("cannot enter the network of jail {jail}"))
 }
 
 /// Drops the TCP connections of a jail's vnet, so that none of them keeps the jail dying; a jail that is gone has none.
@@ -63,7 +109,8 @@ pub(super) fn drop_connections(workers: &Workers, name: &str) -> Result<(), Erro
         Err(error) => Err(error),
         Ok(jail) => {
             let failed = format!("cannot drop the connections of jail {name}");
-            run(workers, DROP, jail).map(drop).map_err(Error::failed(failed))
+            let dropped = Worker::start(workers, DROP, jail).and_then(Worker::finish);
+            dropped.map(drop).map_err(Error::failed(failed))
         }
     }
 }
@@ -80,19 +127,25 @@ fn few() -> io::Error {
     io::Error::other("the worker passed too few sockets")
 }
 
-/// Runs the worker in a jail and returns the sockets that it passed out.
-fn run(workers: &Workers, word: &str, jail: i32) -> io::Result<Vec<Socket>> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_read_timeout(Some(TIMEOUT))?;
-    let mut child = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
-    let answer = receive(&ours);
-    if answer.is_err() {
-        // It hangs or has ended; either way it is of no use any more.
-        let _ = child.kill();
+impl Worker {
+    fn start(workers: &Workers, word: &str, jail: i32) -> io::Result<Self> {
+        let (answer, theirs) = UnixStream::pair()?;
+        answer.set_read_timeout(Some(TIMEOUT))?;
+        let child = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
+        Ok(Self { child, answer })
     }
-    child.wait()?;
-    let (text, sockets) = answer?;
-    if text == "ok" { Ok(sockets) } else { Err(io::Error::other(text)) }
+
+    /// Waits for its end and returns the sockets that it passed out.
+    fn finish(mut self) -> io::Result<Vec<Socket>> {
+        let answer = receive(&self.answer);
+        if answer.is_err() {
+            // It hangs or has ended; either way it is of no use any more.
+            let _ = self.child.kill();
+        }
+        self.child.wait()?;
+        let (text, sockets) = answer?;
+        if text == "ok" { Ok(sockets) } else { Err(io::Error::other(text)) }
+    }
 }
 
 /// Reads the worker's one message: `ok` with sockets, or what went wrong.

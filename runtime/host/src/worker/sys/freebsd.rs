@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// Shows these arguments in the place of the last one, as if the process had been started with them (setproctitle(3)).
-pub(in super::super) fn set_title(args: &[OsString]) {
+pub(crate) fn set_title(args: &[OsString]) {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     words.pop();
     words.extend_from_slice(args);

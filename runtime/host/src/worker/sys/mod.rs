@@ -8,9 +8,9 @@ mod other;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 #[cfg(target_os = "freebsd")]
-pub(super) use self::freebsd::set_title;
+pub(crate) use self::freebsd::set_title;
 #[cfg(not(target_os = "freebsd"))]
-pub(super) use self::other::set_title;
+pub(crate) use self::other::set_title;
 
 /// Takes a descriptor that came in a message.
 pub(super) fn own(descriptor: RawFd) -> OwnedFd {

@@ -3,4 +3,4 @@
 use std::ffi::OsString;
 
 /// Nothing: its arguments stay those that it was started with.
-pub(in super::super) fn set_title(_args: &[OsString]) {}
+pub(crate) fn set_title(_args: &[OsString]) {}
