@@ -29,6 +29,9 @@ web=registry.k8s.io/e2e-test-images/nginx:1.14-2
 # Pods that the loop makes and removes, and seconds of the soak.
 LOOP=${CELLBLOCK_E2E_LOOP:-20}
 SOAK=${CELLBLOCK_E2E_SOAK:-60}
+# The pods' gateway, and the port there of which nobody reads.
+GATEWAY=10.130.0.1
+STALLED=20999
 # Seconds that what is being removed may still be seen.
 SETTLE=120
 server=
@@ -69,7 +72,7 @@ registry_config = "$dir/certs.d"
 rootfs = "$([ -n "$dataset" ] && echo zfs || echo copy)"
 zfs_dataset = "$dataset"
 [network]
-pod_cidrs = ["10.130.0.0/16", "fd00:cb:82::/64"]
+pod_cidrs = ["${GATEWAY%.1}.0/16", "fd00:cb:82::/64"]
 [streaming]
 address = "127.0.0.1:0"
 TOML
@@ -194,7 +197,7 @@ run_scenario() {
     client=$(container "$other" other client "$busybox" top)
     jail=$(jls -q name | grep "^cb$(echo "$pod" | cut -c 1-12)" | head -1)
     address=$(cri inspectp -o go-template --template '{{.status.network.ip}}' "$pod")
-    gateway=10.130.0.1
+    gateway=$GATEWAY
     check "a vnet jail for the pod" sh -c "jls -j $jail vnet | grep -x new"
     check "a child jail for the container" sh -c "jls -q name | grep '^$jail[.]'"
     check "no process of the pod itself" test -z "$(ps -J "$jail" -o pid= | head -1)"
@@ -271,10 +274,29 @@ run_loop() {
     inventory >tmp/before
     serve || { failures=$((failures + 1)); return; }
     cri pull "$busybox" >/dev/null
+    # Takes a connection and reads nothing of it, until the end.
+    nc -l "$GATEWAY" $STALLED </dev/null 2>/dev/null | sleep 10000 &
+    listener=$!
+    check "a pod with a stalled connection removed" pod_with_a_stalled_connection
     check "$LOOP pods made and removed" pods_in_a_loop
     cri rmi "$busybox" >/dev/null
     stop
     check "nothing is left of them" nothing_left
+    kill "$listener"
+}
+
+# What it sends nobody reads: without help the kernel would go on sending it when the pod is gone, and keep its jail dying.
+pod_with_a_stalled_connection() {
+    pod_file stalled
+    pod=$(cri runp tmp/pod-stalled.json) || return 1
+    container "$pod" stalled stalled "$busybox" sh -c "nc $GATEWAY $STALLED </dev/zero" >/dev/null || return 1
+    jail=$(jls -q name | grep "^cb$(echo "$pod" | cut -c 1-12)$")
+    for _ in $(jot 60); do
+        netstat -j "$jail" -n -p tcp | awk -v port="$STALLED" '$5 ~ port "$" && $3 > 0 {found = 1} END {exit !found}' && break
+        sleep 1
+    done
+    netstat -j "$jail" -n -p tcp | awk -v port="$STALLED" '$5 ~ port "$" && $3 > 0' | grep . || { echo "nothing is stalled"; return 1; }
+    cri stopp "$pod" && cri rmp "$pod"
 }
 
 pods_in_a_loop() {

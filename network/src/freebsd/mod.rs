@@ -99,18 +99,21 @@ impl Network for FreebsdNetwork {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let vnet = node_vnet()?;
-        // pf's rules and the listener are programs, and take as long as all the rest: so all three are done at once.
+        // pf's rules are a program's work, which takes as long as all the rest: so both are done at once. Making a pair waits for
+        // the kernel: meanwhile the listener is started too.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new;
             let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted));
             let rules = rules.map_err(Error::failed("cannot start a thread"))?;
-            let listener = thread().spawn_scoped(scope, || self.node.listen(wanted));
+            let listen = || self.node.listen(wanted);
+            let listener = spare.is_none().then(|| thread().spawn_scoped(scope, listen));
             let wired = self.wire(&vnet, jail, wanted, spare);
-            let ruled = rules.join().expect("loading rules does not panic");
             let listening = match listener {
-                Ok(listener) => listener.join().expect("starting a listener does not panic"),
-                Err(error) => Err(Error::failed("cannot start a thread")(error)),
+                Some(Ok(listener)) => listener.join().expect("starting a listener does not panic"),
+                Some(Err(error)) => Err(Error::failed("cannot start a thread")(error)),
+                None => listen(),
             };
+            let ruled = rules.join().expect("loading rules does not panic");
             node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled, listening])
         })?;
         let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
