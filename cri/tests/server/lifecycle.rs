@@ -6,7 +6,7 @@ use host::fault::Fault;
 use proto::v1::*;
 use tonic::Code;
 
-use crate::world::{World, create, pod, run_pod};
+use crate::world::{World, create, made, pod, run_pod};
 
 type Client = runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
 
@@ -113,9 +113,7 @@ fn a_program_that_is_not_there_ends_the_container() {
     server.pull(&world);
     let mut client = server.client();
     server.run(async {
-        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
-        let request = create(&world, &id, "web", "main", &["missing"]);
-        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let (_, container) = made(&mut client, &world, &["missing"]).await;
         let error = client.start_container(StartContainerRequest { container_id: container.clone() }).await;
         assert!(error.unwrap_err().message().contains("executable file not found"));
         let status = state(&mut client, &container).await;
@@ -193,9 +191,7 @@ fn events_come_in_order() {
     let mut client = server.client();
     let kinds = server.run(async {
         let mut events = client.get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
-        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
-        let request = create(&world, &id, "web", "main", &["forever"]);
-        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let (id, container) = made(&mut client, &world, &["forever"]).await;
         client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap();
         client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
         let mut kinds = Vec::new();
@@ -230,9 +226,7 @@ fn a_command_runs_to_its_end_or_to_its_time_out() {
     server.pull(&world);
     let mut client = server.client();
     server.run(async {
-        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
-        let request = create(&world, &id, "web", "main", &["forever"]);
-        let container = client.create_container(request).await.unwrap().into_inner().container_id;
+        let (_, container) = made(&mut client, &world, &["forever"]).await;
         let exec = |cmd: &[&str], timeout| ExecSyncRequest {
             container_id: container.clone(),
             cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
@@ -289,9 +283,7 @@ fn a_command_whose_client_goes_away_is_killed() {
     server.pull(&world);
     let mut client = server.client();
     server.run(async {
-        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
-        let request = create(&world, &id, "web", "main", &["forever"]);
-        let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+        let (_, container_id) = made(&mut client, &world, &["forever"]).await;
         client.start_container(StartContainerRequest { container_id: container_id.clone() }).await.unwrap();
         // Every call under way holds the node.
         let (calls, holders) = (world.faults.calls(), std::sync::Arc::strong_count(&server.node));

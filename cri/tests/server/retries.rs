@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::v1::*;
 use tonic::Code;
 
-use crate::world::{World, create, run_pod};
+use crate::world::{World, create, made, run_pod};
 
 #[test]
 fn a_name_is_reserved_once() {
@@ -125,9 +125,7 @@ fn a_second_stop_does_not_wait_for_the_first() {
     server.pull(&world);
     let mut client = server.client();
     server.run(async {
-        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
-        let request = create(&world, &id, "web", "main", &["ignore"]);
-        let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+        let (_, container_id) = made(&mut client, &world, &["ignore"]).await;
         client.start_container(StartContainerRequest { container_id: container_id.clone() }).await.unwrap();
         let slow = tokio::spawn({
             let (mut client, container_id) = (server.client(), container_id.clone());

@@ -302,6 +302,18 @@ pub(crate) fn create(
     }
 }
 
+/// Makes a pod `web` and a container `main` in it, which is not started; their ids.
+pub(crate) async fn made(
+    client: &mut RuntimeServiceClient<Channel>,
+    world: &World,
+    command: &[&str],
+) -> (String, String) {
+    let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+    let request = create(world, &pod, "web", "main", command);
+    let container = client.create_container(request).await.unwrap().into_inner().container_id;
+    (pod, container)
+}
+
 /// The registry that all tests of this process share: one image of one small layer.
 fn registry_address() -> std::net::SocketAddr {
     static ADDRESS: OnceLock<std::net::SocketAddr> = OnceLock::new();
