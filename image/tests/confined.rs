@@ -69,7 +69,8 @@ async fn a_full_disk_is_said_and_nothing_stays() {
     }
     let noise: String =
         (0..600_000u64).map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26)).collect();
-    for (size, compression, full) in [("1m", "", "write blob"), ("1m", "zstd", "unpack"), ("8m", "zstd", "")] {
+    // A megabyte of it is what the store keeps back.
+    for (size, compression, full) in [("2m", "", "write blob"), ("2m", "zstd", "unpack"), ("9m", "zstd", "")] {
         let mut content = Content::default();
         let files = [("a", noise.as_str()), ("b", noise.as_str())];
         content.image("linux/amd64", &[]);
