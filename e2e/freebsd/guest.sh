@@ -34,7 +34,6 @@ GATEWAY=10.130.0.1
 STALLED=20999
 # Seconds that what is being removed may still be seen.
 SETTLE=120
-server=
 failures=0
 
 cri() { "$dir/crictl" -c "$dir/crictl.yaml" --runtime-endpoint "$socket" --image-endpoint "$socket" --timeout 120s "$@"; }
@@ -82,6 +81,7 @@ TOML
 serve() {
     "$dir/cellblock" serve --config cellblock.toml >>cellblock.log 2>&1 &
     server=$!
+    echo $server >tmp/server.pid
     for _ in $(jot 60); do
         cri version >/dev/null 2>&1 && return
         kill -0 "$server" 2>/dev/null || break
@@ -91,11 +91,13 @@ serve() {
     return 1
 }
 
+# Ends the server, also one that a test started in a shell of its own.
 stop() {
-    [ -n "$server" ] || return 0
+    server=$(cat tmp/server.pid) || return 0
+    rm tmp/server.pid
     kill "$server" 2>/dev/null
-    wait "$server"
-    server=
+    wait "$server" 2>/dev/null
+    while kill -0 "$server" 2>/dev/null; do sleep 1; done
 }
 
 # One test of one part: its name, then a command; the report is written at the end of the part.
