@@ -236,7 +236,9 @@ impl Drop for Unread {
 pub fn kill_worker(name: &str, path: &str) -> Result<()> {
     let list = Program::new("ps", ["-axww", "-o", "pid=,command="]).run()?;
     for line in list.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        // FreeBSD's ps(1) adds the program of a process that changed its title.
+        words.pop_if(|word| word.starts_with('('));
         let is_worker = match words[..] {
             [_, program, _] => program.ends_with(&format!("/cellblock-{name}")),
             [_, _, word, _] => word == name,
