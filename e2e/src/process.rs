@@ -234,7 +234,7 @@ impl Drop for Unread {
 /// Kills the server's worker of this name, a program of its own (`cellblock-NAME`) or the server's with that word (`cellblock
 /// NAME`), whose last argument is a path that ends like this.
 pub fn kill_worker(name: &str, path: &str) -> Result<()> {
-    let list = Program::new("ps", ["-axww", "-o", "pid=,command="]).run()?;
+    let list = Program::new("ps", ["-axww", "-o", "pid=", "-o", "command="]).run()?;
     for line in list.lines() {
         let mut words: Vec<&str> = line.split_whitespace().collect();
         // FreeBSD's ps(1) adds the program of a process that changed its title.
