@@ -10,7 +10,8 @@ use crate::process::Program;
 /// What is asked, and what each line that is printed is a line of. A program that is not there, or whose subsystem is not
 /// loaded, has nothing to tell.
 const QUESTIONS: [(&str, &[&str]); 7] = [
-    ("process", &["ps", "-axww", "-o", "pid=,jail=,command="]),
+    // An option for each column: a header goes on to the end of its word.
+    ("process", &["ps", "-axww", "-o", "pid=", "-o", "jail=", "-o", "command="]),
     ("jail", &["jls", "-d", "-q", "name"]),
     ("mount", &["mount", "-p"]),
     ("anchor", &["pfctl", "-q", "-v", "-s", "Anchors"]),
