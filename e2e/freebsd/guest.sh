@@ -93,7 +93,7 @@ serve() {
 
 # Ends the server, also one that a test started in a shell of its own.
 stop() {
-    server=$(cat tmp/server.pid) || return 0
+    server=$(cat tmp/server.pid 2>/dev/null) || return 0
     rm tmp/server.pid
     kill "$server" 2>/dev/null
     wait "$server" 2>/dev/null
