@@ -68,15 +68,14 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     names.filter(|name| names::is_short(name)).collect()
 }
 
-/// Whether pf has no anchor left, and then how many it has: by what `pfctl -s memory` printed of its limits, and `pfctl -v -s
-/// Anchors` of all anchors of the machine. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5)); pfctl's own words
-/// for it are those for any rule that cannot be.
+/// Whether pf has no anchor left, and then how many it may have: by what `pfctl -s memory` printed of its limits, and what
+/// pfctl said when it could not load an anchor. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Anchors
+/// are not counted: some of them are in the caches of the processors, and rules for Ethernet have anchors of their own.
 #[must_use]
-pub fn used_up(limits: &str, anchors: &str) -> Option<usize> {
+pub fn used_up(limits: &str, said: &str) -> Option<usize> {
     let limit = limits.lines().find_map(|line| line.trim().strip_prefix("anchors")?.trim().strip_prefix("hard limit"));
     let limit: usize = limit?.trim().parse().ok()?;
-    let there = anchors.lines().filter(|line| !line.trim().is_empty()).count();
-    (there >= limit).then_some(limit)
+    (limit > 0 && said.trim() == "pfctl: pfctl_rules").then_some(limit)
 }
 
 /// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
@@ -199,13 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn the_last_anchor_is_counted() {
+    fn an_anchor_that_cannot_be_had_is_told_from_rules_that_cannot_be() {
         let limits =
             "states        hard limit   100000\ntable-entries hard limit   200000\nanchors       hard limit        3\n";
-        let anchors = "  cellblock\n  cellblock/0123456789ab\n  cellblock/node\n";
-        assert_eq!(used_up(limits, anchors), Some(3));
-        assert_eq!(used_up(limits, "  cellblock\n\n"), None);
-        assert_eq!(used_up("states        hard limit   100000\n", anchors), None, "FreeBSD 14 has no such limit");
+        // As pfctl of FreeBSD 15.1 said it.
+        let said = "pfctl: pfctl_rules\n";
+        assert_eq!(used_up(limits, said), Some(3));
+        assert_eq!(
+            used_up(limits, "stdin:1: syntax error\npfctl: Syntax error in config file: pf rules not loaded"),
+            None
+        );
+        assert_eq!(used_up("anchors       hard limit        0\n", said), None, "there is no limit");
+        assert_eq!(used_up("states        hard limit   100000\n", said), None, "FreeBSD 14 has no such limit");
     }
 
     #[test]

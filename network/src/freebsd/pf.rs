@@ -30,17 +30,24 @@ pub(super) fn is_loaded() -> bool {
 pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
     let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], rules) else { return Ok(()) };
     let operation = format!("cannot load anchor {anchor}");
-    match used_up() {
+    match used_up(&error) {
         Some(limit) => Err(Error::Exhausted {
-            what: format!("{operation}: pf has no anchor left, all {limit} are taken (set limit anchors, pf.conf(5))"),
+            what: format!("{operation}: pf has no anchor left of {limit} (set limit anchors, pf.conf(5))"),
         }),
         None => Err(Error::failed(operation)(error)),
     }
 }
 
-/// How many anchors there may be, when there are so many. Asked only where a load failed; no answer is as good as a no.
-fn used_up() -> Option<usize> {
-    anchors::used_up(&run(&["-s", "memory"], "").ok()?, &run(&["-v", "-s", "Anchors"], "").ok()?)
+/// How many anchors there may be, when a load failed because there are so many; no answer is as good as a no.
+fn used_up(error: &RunError) -> Option<usize> {
+    let RunError::Failed { stderr, .. } = error else { return None };
+    anchors::used_up(&run(&["-s", "memory"], "").ok()?, stderr)
+}
+
+/// Whether there is an anchor of this name, be it for rules of Ethernet alone.
+fn is_there(anchor: &str) -> Result<bool, Error> {
+    let printed = run(&["-v", "-s", "Anchors"], "").map_err(Error::failed("cannot list the anchors of pf"))?;
+    Ok(printed.lines().any(|line| line.trim() == anchor))
 }
 
 /// Empties an anchor, which removes it; one that is not there is removed already. One that had tables stays in the list of
@@ -48,7 +55,14 @@ fn used_up() -> Option<usize> {
 pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     let failed = || format!("cannot flush anchor {anchor}");
     // Not `-F nat`: that leaves an anchor standing whose load was broken off half way, for ever.
-    run(&["-q", "-a", anchor, "-f", "-"], "").map_err(Error::failed(failed()))?;
+    if let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], "") {
+        // With no anchor left not even nothing can be loaded into one that is not there; and what a load has left that failed
+        // for it is an anchor for rules of Ethernet.
+        let ethernet = run(&["-q", "-a", anchor, "-F", "ethernet"], "");
+        if ethernet.is_err() || is_there(anchor)? {
+            return Err(Error::failed(failed())(error));
+        }
+    }
     if !tables {
         return Ok(());
     }
