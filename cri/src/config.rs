@@ -71,7 +71,7 @@ pub struct Config {
     pub prefix: Prefix,
     /// How much is logged.
     pub log_level: String,
-    /// Spares: how many pods are made ahead.
+    /// Spares: how many pods are made ahead, and for how many images a root.
     pub spares: u32,
     /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
     pub runtime_handlers: Vec<String>,
@@ -301,7 +301,11 @@ const KEYS: &[(&str, &str, &str)] = &[
         "Two lower-case letters that every kernel name starts with: two servers on a machine need two prefixes.",
     ),
     ("", "log_level", "error, warn, info, debug or trace; or a filter such as \"info,image=debug\"."),
-    ("", "spares", "Pods made ahead, where the backend has a use for them (FreeBSD); 0: none."),
+    (
+        "",
+        "spares",
+        "Pods made ahead, and images for whose containers a root is (ZFS), where the backend has a use for them\n(FreeBSD); 0: none.",
+    ),
     ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
     ("image", "", "Images and root file systems."),
     (

@@ -93,6 +93,7 @@ impl Server {
         let serving = serve(node.clone(), listener, gate.clone(), stopped);
         let serving = tokio::spawn(serving);
         node.block(move |node| recover::run(node, &loaded)).await?;
+        node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
         let keeper = tokio::spawn(spares::keep(node.clone()));
@@ -106,7 +107,7 @@ impl Server {
         keeper.abort();
         node.streaming.stop().await;
         let outcome = tokio::time::timeout(STOP_GRACE, serving).await;
-        let removed = node.block(|node| spares::remove_all(node)).await;
+        let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
         }
@@ -125,6 +126,11 @@ impl Server {
             }
         }
     }
+}
+
+fn remove_what_was_made_ahead(node: &Node) -> Result<(), crate::error::Error> {
+    node.images.keep_roots_ahead(0);
+    spares::remove_all(node)
 }
 
 /// Takes back what all pods share of the network, where no pod is left: a node that is given up shows no trace.

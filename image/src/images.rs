@@ -172,6 +172,11 @@ impl Images {
         self.shared.rootfs.prepare(id, &chain)
     }
 
+    /// See [`Rootfs::keep_ahead`]. Blocking.
+    pub fn keep_roots_ahead(&self, most: usize) {
+        self.shared.rootfs.keep_ahead(most);
+    }
+
     /// Unmounts and removes a container's root and its image volumes. Missing: done already. Blocking.
     ///
     /// # Errors

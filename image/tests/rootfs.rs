@@ -130,6 +130,49 @@ mod zfs {
     }
 
     #[test]
+    fn a_container_gets_the_root_that_was_made_ahead_and_takes_it_with_it() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let zfs = Zfs::open(directory.path(), &dataset).unwrap();
+        let containers = || -> Vec<_> {
+            let entries = fs::read_dir(directory.path().join("containers")).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let until = |count: usize| {
+            (0..100).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                containers().len() == count
+            })
+        };
+        let chain = ChainId(image::Digest::of(b"ahead").to_string());
+        let unpacking = zfs.begin(&chain, None).unwrap();
+        fs::write(unpacking.directory.join("f"), "of the layer").unwrap();
+        zfs.commit(&unpacking).unwrap();
+        zfs.keep_ahead(1);
+        let (first, second) = (ContainerId::random(), ContainerId::random());
+        zfs.prepare(&first, &chain).unwrap();
+        assert!(until(2), "one is made ahead: {:?}", containers());
+        assert_eq!(zfs.inventory().unwrap().1, std::slice::from_ref(&first), "it is no container's");
+        let root = zfs.prepare(&second, &chain).unwrap();
+        assert!(!root.to_string_lossy().contains(second.as_str()), "{}", root.display());
+        assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "of the layer");
+        assert_eq!(zfs.prepare(&second, &chain).unwrap(), root);
+        zfs.snapshot(&second, "a").unwrap();
+        assert_eq!(zfs.snapshots(&second).unwrap(), ["a"]);
+        // A server that was killed left one that it had made ahead, which is nobody's now.
+        assert!(until(4), "{:?}", containers());
+        let again = Zfs::open(directory.path(), &dataset).unwrap();
+        assert_eq!(again.inventory().unwrap().1.len(), 3);
+        assert!(again.usage(&second).is_ok());
+        zfs.discard(&second).unwrap();
+        assert!(!root.exists());
+        zfs.discard(&first).unwrap();
+        assert!(zfs.inventory().unwrap().1.is_empty());
+        zfs.remove_chain(&chain).unwrap();
+        assert_eq!(containers(), Vec::<std::path::PathBuf>::new(), "with its chain it goes");
+    }
+
+    #[test]
     fn a_root_goes_back_to_its_snapshots() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();

@@ -131,6 +131,10 @@ pub trait Rootfs: Send + Sync + 'static {
     /// [`Error::NotFound`] for the chain.
     fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
+    /// From now on makes roots ahead, for at most so many of the chains that containers are made from; 0: none, and those that
+    /// there are go. Where making a root takes no time there is nothing to do.
+    fn keep_ahead(&self, _most: usize) {}
+
     /// Where it keeps what it keeps: the mount point that ImageFsInfo names.
     fn mountpoint(&self) -> PathBuf;
 

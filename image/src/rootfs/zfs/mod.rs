@@ -1,15 +1,17 @@
 //! Roots on ZFS: a dataset for each chain, cloned from the one below it and kept by its snapshot `@layer`, and a clone of the
 //! uppermost for each container. All are mounted by hand (`mountpoint=legacy`), where and when they are needed: a chain while
 //! it is unpacked, a container's root until it is discarded, an image volume as the snapshot itself, which nobody can write.
+//! A container whose root was made ahead has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
+mod ahead;
 mod dataset;
 mod sys;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use host::{ContainerId, Need};
@@ -17,6 +19,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, Nmount, unmount};
 use nix::sys::statvfs::statvfs;
 
+use self::ahead::Ahead;
 use self::dataset::Datasets;
 use super::{ChainId, FsUsage, Rootfs, Unpacking, root_need};
 use crate::Error;
@@ -32,14 +35,79 @@ const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
 /// Characters of a snapshot's name.
 const NAME_LENGTH: usize = 64;
 
+/// How long after a root was used the next is made: the container that got it is to be started first.
+const AHEAD_PAUSE: Duration = Duration::from_millis(250);
+
 /// Chains and roots as datasets.
 #[derive(Debug)]
 pub struct Zfs {
-    datasets: Datasets,
-    directory: PathBuf,
+    roots: Arc<Roots>,
+    ahead: Arc<Ahead>,
     /// Roots that were busy for too long: taken up again by the next discard.
     deferred: Mutex<HashSet<ContainerId>>,
     sizes: Mutex<Option<(Instant, HashMap<String, u64>)>>,
+}
+
+/// Datasets and their mount points.
+#[derive(Debug)]
+struct Roots {
+    datasets: Datasets,
+    directory: PathBuf,
+}
+
+impl Roots {
+    fn containers(&self) -> PathBuf {
+        self.directory.join("containers")
+    }
+
+    /// Whose root a container has: its own, or one that was made ahead.
+    fn owner(&self, id: &ContainerId) -> ContainerId {
+        let link = fs::read_link(self.containers().join(id.as_str())).ok();
+        link.and_then(|target| target.to_str()?.parse().ok()).unwrap_or_else(|| id.clone())
+    }
+
+    fn container(&self, id: &ContainerId) -> PathBuf {
+        self.containers().join(self.owner(id).as_str())
+    }
+
+    fn dataset(&self, id: &ContainerId) -> String {
+        self.datasets.container(&self.owner(id))
+    }
+
+    fn root(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("root")
+    }
+
+    /// Clones a chain's snapshot for a container, and mounts it; there already: done.
+    fn make(&self, id: &ContainerId, layer: &str) -> Result<PathBuf, Error> {
+        let (dataset, root) = (self.dataset(id), self.root(id));
+        if !self.datasets.exists(&dataset)? {
+            self.datasets.clone_of(layer, &dataset)?;
+        }
+        mount(&dataset, &root, MntFlags::empty())?;
+        Ok(root)
+    }
+
+    /// Unmounts and destroys a container's things.
+    fn destroy(&self, id: &ContainerId) -> Result<(), Error> {
+        let own = self.container(id);
+        if let Ok(volumes) = fs::read_dir(own.join("volumes")) {
+            for volume in volumes.flatten() {
+                unmount_and_remove(&volume.path())?;
+            }
+        }
+        unmount_and_remove(&own.join("root"))?;
+        let dataset = self.dataset(id);
+        if self.datasets.exists(&dataset)? {
+            for snapshot in self.datasets.snapshots(&dataset)? {
+                patiently(|| self.datasets.destroy_snapshot(&format!("{dataset}@{snapshot}")))?;
+            }
+            patiently(|| self.datasets.destroy(&dataset))?;
+        }
+        super::layout::remove(&own)?;
+        // A link to it goes last: by it the rest is found.
+        super::layout::remove(&self.containers().join(id.as_str()))
+    }
 }
 
 impl Zfs {
@@ -53,25 +121,60 @@ impl Zfs {
             fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
         }
         let datasets = Datasets::open(dataset)?;
-        Ok(Self { datasets, directory: directory.to_owned(), deferred: Mutex::default(), sizes: Mutex::default() })
+        let roots = Arc::new(Roots { datasets, directory: directory.to_owned() });
+        Ok(Self { roots, ahead: Arc::default(), deferred: Mutex::default(), sizes: Mutex::default() })
     }
 
     fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
-        Ok(self.directory.join("begun").join(chain.hex()?))
+        Ok(self.roots.directory.join("begun").join(chain.hex()?))
     }
 
-    fn container(&self, id: &ContainerId) -> PathBuf {
-        self.directory.join("containers").join(id.as_str())
+    fn datasets(&self) -> &Datasets {
+        &self.roots.datasets
+    }
+
+    /// Gives a container the root that was made ahead for its chain, if there is one and it has nothing yet.
+    fn adopt(&self, id: &ContainerId, chain: &ChainId) -> Result<(), Error> {
+        let own = self.roots.containers().join(id.as_str());
+        if own.symlink_metadata().is_ok() || self.datasets().exists(&self.roots.dataset(id))? {
+            return Ok(());
+        }
+        let Some(spare) = self.ahead.take(chain) else { return Ok(()) };
+        symlink(spare.as_str(), &own).map_err(|error| {
+            // What cannot be used goes; what of it stays the next start removes.
+            discard_ahead(&self.roots, &[spare]);
+            Error::io(format!("cannot make {}", own.display()))(error)
+        })
+    }
+
+    /// Makes the next root of a chain, later and on a thread of its own.
+    fn make_ahead(&self, chain: &ChainId, layer: String) {
+        let Some(id) = self.ahead.begin(chain) else { return };
+        let (roots, ahead, of) = (Arc::clone(&self.roots), Arc::clone(&self.ahead), chain.clone());
+        let started = std::thread::Builder::new().spawn(move || {
+            std::thread::sleep(AHEAD_PAUSE);
+            match roots.make(&id, &layer) {
+                Ok(_) => discard_ahead(&roots, ahead.made(&of).as_slice()),
+                Err(error) => {
+                    tracing::debug!(chain = of.0, error = host_chain(&error), "cannot make a root ahead");
+                    discard_ahead(&roots, &[id]);
+                    ahead.failed(&of);
+                }
+            }
+        });
+        if started.is_err() {
+            self.ahead.failed(chain);
+        }
     }
 
     fn layer(&self, chain: &ChainId) -> Result<String, Error> {
-        Ok(format!("{}@{LAYER}", self.datasets.chain(chain)?))
+        Ok(format!("{}@{LAYER}", self.datasets().chain(chain)?))
     }
 
     /// The snapshot of a chain that is there.
     fn whole(&self, chain: &ChainId) -> Result<String, Error> {
         let layer = self.layer(chain)?;
-        if self.datasets.exists(&layer)? {
+        if self.datasets().exists(&layer)? {
             Ok(layer)
         } else {
             Err(Error::not_found(format!("layer chain {}", chain.0)))
@@ -80,32 +183,13 @@ impl Zfs {
 
     fn remove_begun(&self, chain: &ChainId) -> Result<(), Error> {
         unmount_and_remove(&self.begun(chain)?)?;
-        let dataset = self.datasets.chain(chain)?;
-        if self.datasets.exists(&dataset)? { patiently(|| self.datasets.destroy(&dataset)) } else { Ok(()) }
-    }
-
-    /// Unmounts and destroys a container's things.
-    fn destroy(&self, id: &ContainerId) -> Result<(), Error> {
-        let own = self.container(id);
-        if let Ok(volumes) = fs::read_dir(own.join("volumes")) {
-            for volume in volumes.flatten() {
-                unmount_and_remove(&volume.path())?;
-            }
-        }
-        unmount_and_remove(&own.join("root"))?;
-        let dataset = self.datasets.container(id);
-        if self.datasets.exists(&dataset)? {
-            for snapshot in self.datasets.snapshots(&dataset)? {
-                patiently(|| self.datasets.destroy_snapshot(&format!("{dataset}@{snapshot}")))?;
-            }
-            patiently(|| self.datasets.destroy(&dataset))?;
-        }
-        super::layout::remove(&own)
+        let dataset = self.datasets().chain(chain)?;
+        if self.datasets().exists(&dataset)? { patiently(|| self.datasets().destroy(&dataset)) } else { Ok(()) }
     }
 
     /// A snapshot that is mounted is destroyed all the same, and unmounted: whose volume it is, the mount points tell.
     fn check_no_volume(&self, chain: &ChainId) -> Result<(), Error> {
-        let containers = self.directory.join("containers");
+        let containers = self.roots.directory.join("containers");
         let volume = Path::new("volumes").join(chain.hex()?);
         let entries = fs::read_dir(&containers).map_err(Error::io(format!("cannot list {}", containers.display())))?;
         match entries.flatten().find(|entry| entry.path().join(&volume).exists()) {
@@ -126,15 +210,15 @@ impl Zfs {
         {
             return Ok(Some(*bytes));
         }
-        let known = self.datasets.list()?.sizes;
+        let known = self.datasets().list()?.sizes;
         let bytes = known.get(dataset).copied();
         *sizes = Some((Instant::now(), known));
         Ok(bytes)
     }
 
     fn existing(&self, id: &ContainerId) -> Result<String, Error> {
-        let dataset = self.datasets.container(id);
-        let found = self.datasets.exists(&dataset)?;
+        let dataset = self.roots.dataset(id);
+        let found = self.datasets().exists(&dataset)?;
         if found { Ok(dataset) } else { Err(Error::not_found(format!("root of container {id}"))) }
     }
 }
@@ -145,22 +229,22 @@ impl Rootfs for Zfs {
     }
 
     fn needs(&self) -> Vec<Need> {
-        let found = self.datasets.check();
+        let found = self.datasets().check();
         let dataset = Need {
-            name: format!("ZFS dataset {}", self.datasets.base()),
+            name: format!("ZFS dataset {}", self.datasets().base()),
             found: found.as_ref().map_or_else(host_chain, Clone::clone),
             required: true,
-            remedy: found.is_err().then(|| format!("zfs create -p -o mountpoint=none {}", self.datasets.base())),
+            remedy: found.is_err().then(|| format!("zfs create -p -o mountpoint=none {}", self.datasets().base())),
         };
         vec![root_need(), dataset]
     }
 
     fn has(&self, chain: &ChainId) -> Result<bool, Error> {
-        self.datasets.exists(&self.layer(chain)?)
+        self.datasets().exists(&self.layer(chain)?)
     }
 
     fn sweep(&self) -> Result<(), Error> {
-        let listed = self.datasets.list()?;
+        let listed = self.datasets().list()?;
         listed.chains.iter().filter(|chain| !listed.has(chain)).try_for_each(|chain| self.remove_begun(chain))
     }
 
@@ -170,10 +254,10 @@ impl Rootfs for Zfs {
             return Err(Error::Conflict { what: format!("layer chain {} is there already", chain.0) });
         }
         self.remove_begun(chain)?;
-        let (dataset, directory) = (self.datasets.chain(chain)?, self.begun(chain)?);
+        let (dataset, directory) = (self.datasets().chain(chain)?, self.begun(chain)?);
         match below {
-            Some(below) => self.datasets.clone_of(&below, &dataset)?,
-            None => self.datasets.create(&dataset)?,
+            Some(below) => self.datasets().clone_of(&below, &dataset)?,
+            None => self.datasets().create(&dataset)?,
         }
         mount(&dataset, &directory, MntFlags::empty())?;
         Ok(Unpacking { chain: chain.clone(), directory })
@@ -182,15 +266,16 @@ impl Rootfs for Zfs {
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
         if !self.has(&unpacking.chain)? {
             // A snapshot holds all that was written before it, and is on the disk when it is made.
-            self.datasets.snapshot(&self.layer(&unpacking.chain)?)?;
+            self.datasets().snapshot(&self.layer(&unpacking.chain)?)?;
         }
         unmount_and_remove(&self.begun(&unpacking.chain)?)
     }
 
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
+        discard_ahead(&self.roots, self.ahead.forget(chain).as_slice());
         if self.has(chain)? {
             self.check_no_volume(chain)?;
-            let destroyed = self.datasets.destroy_snapshot(&self.layer(chain)?);
+            let destroyed = self.datasets().destroy_snapshot(&self.layer(chain)?);
             // Clones stand on it.
             destroyed.map_err(|error| match errno(&error) {
                 Some(Errno::EEXIST | Errno::EBUSY) => Error::Conflict {
@@ -204,32 +289,31 @@ impl Rootfs for Zfs {
 
     fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error> {
         let missing = || Error::not_found(format!("layer chain {}", chain.0));
-        let bytes = self.size(&self.datasets.chain(chain)?)?.ok_or_else(missing)?;
+        let bytes = self.size(&self.datasets().chain(chain)?)?.ok_or_else(missing)?;
         // ZFS counts no files of what is not mounted.
         Ok(FsUsage { bytes, inodes: 0 })
     }
 
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
         if hold(&self.deferred).contains(id) {
-            self.destroy(id)?;
+            self.roots.destroy(id)?;
             hold(&self.deferred).remove(id);
         }
-        let (layer, dataset, root) = (self.whole(chain)?, self.datasets.container(id), self.container(id).join("root"));
-        if !self.datasets.exists(&dataset)? {
-            self.datasets.clone_of(&layer, &dataset)?;
-        }
-        mount(&dataset, &root, MntFlags::empty())?;
+        let layer = self.whole(chain)?;
+        self.adopt(id, chain)?;
+        let root = self.roots.make(id, &layer)?;
+        self.make_ahead(chain, layer);
         Ok(root)
     }
 
     fn discard(&self, id: &ContainerId) -> Result<(), Error> {
         let waiting: Vec<ContainerId> = hold(&self.deferred).iter().filter(|other| *other != id).cloned().collect();
         for other in waiting {
-            if self.destroy(&other).is_ok() {
+            if self.roots.destroy(&other).is_ok() {
                 hold(&self.deferred).remove(&other);
             }
         }
-        match self.destroy(id) {
+        match self.roots.destroy(id) {
             Err(error) if errno(&error) == Some(Errno::EBUSY) => {
                 tracing::warn!(%id, error = host_chain(&error), "a container's root is busy and is removed later");
                 hold(&self.deferred).insert(id.clone());
@@ -245,29 +329,39 @@ impl Rootfs for Zfs {
     fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error> {
         let dataset = self.existing(id)?;
         let bytes = self.size(&dataset)?.unwrap_or_default();
-        let root = self.container(id).join("root");
+        let root = self.roots.container(id).join("root");
         let counted = statvfs(&root).map_err(Error::io(format!("cannot count the files of {}", root.display())))?;
         Ok(FsUsage { bytes, inodes: counted.files().saturating_sub(counted.files_free()) })
     }
 
     fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
         let layer = self.whole(chain)?;
-        let target = self.container(id).join("volumes").join(chain.hex()?);
+        let target = self.roots.container(id).join("volumes").join(chain.hex()?);
         mount(&layer, &target, MntFlags::MNT_RDONLY)?;
         Ok(target)
     }
 
+    fn keep_ahead(&self, most: usize) {
+        discard_ahead(&self.roots, &self.ahead.keep(most));
+    }
+
     fn mountpoint(&self) -> PathBuf {
-        self.directory.clone()
+        self.roots.directory.clone()
     }
 
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
-        let listed = self.datasets.list()?;
+        let listed = self.datasets().list()?;
         *hold(&self.sizes) = Some((Instant::now(), listed.sizes.clone()));
         let mut containers: HashSet<ContainerId> = listed.containers.iter().cloned().collect();
-        let path = self.directory.join("containers");
+        let mut adopted = Vec::new();
+        let path = self.roots.directory.join("containers");
         let entries = fs::read_dir(&path).map_err(Error::io(format!("cannot list {}", path.display())))?;
-        containers.extend(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        for id in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+            let owner = self.roots.owner(&id);
+            adopted.extend((owner != id).then_some(owner));
+            containers.insert(id);
+        }
+        containers.retain(|id| !adopted.contains(id) && !self.ahead.has(id));
         hold(&self.deferred).iter().for_each(|id| drop(containers.take(id)));
         let chains = listed.chains.iter().filter(|chain| listed.has(chain)).cloned().collect();
         Ok((chains, containers.into_iter().collect()))
@@ -276,26 +370,35 @@ impl Rootfs for Zfs {
     fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
         check_name(name)?;
         let snapshot = format!("{}@{name}", self.existing(id)?);
-        if self.datasets.exists(&snapshot)? {
+        if self.datasets().exists(&snapshot)? {
             return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
         }
-        self.datasets.snapshot(&snapshot)
+        self.datasets().snapshot(&snapshot)
     }
 
     fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
         check_name(name)?;
         let dataset = self.existing(id)?;
-        let all = self.datasets.snapshots(&dataset)?;
+        let all = self.datasets().snapshots(&dataset)?;
         let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
         let at = all.iter().position(|other| other == name).ok_or_else(missing)?;
         for later in all[at + 1..].iter().rev() {
-            self.datasets.destroy_snapshot(&format!("{dataset}@{later}"))?;
+            self.datasets().destroy_snapshot(&format!("{dataset}@{later}"))?;
         }
-        self.datasets.rollback(&dataset, name)
+        self.datasets().rollback(&dataset, name)
     }
 
     fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
-        self.datasets.snapshots(&self.existing(id)?)
+        self.datasets().snapshots(&self.existing(id)?)
+    }
+}
+
+/// Removes roots that no container has. What cannot be removed is found by the next start: it belongs to no container there.
+fn discard_ahead(roots: &Roots, ids: &[ContainerId]) {
+    for id in ids {
+        if let Err(error) = roots.destroy(id) {
+            tracing::warn!(%id, error = host_chain(&error), "a root that was made ahead cannot be removed");
+        }
     }
 }
 
