@@ -20,7 +20,7 @@ use crate::teardown;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// How long after a pod was made the next spare is: its containers come first.
-const REST: Duration = Duration::from_millis(250);
+const REST: Duration = Duration::from_secs(1);
 
 /// The spares that are ready.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
 const NAME_LENGTH: usize = 64;
 
 /// How long after a root was used the next is made: the container that got it is to be started first.
-const AHEAD_PAUSE: Duration = Duration::from_millis(250);
+const AHEAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Chains and roots as datasets.
 #[derive(Debug)]
