@@ -315,9 +315,10 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
     let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
     let server = site.serve()?;
     let compared = e2e::streaming::compare(&site, &other);
+    // Also what a comparison that failed has left.
+    site.run(["rmp", "--all", "--force"])?;
     server.stop()?;
     if let Some(peer) = peer {
-        // Also what a comparison that failed has left.
         other.run(["rmp", "--all", "--force"])?;
         peer.stop()?;
     }
