@@ -55,13 +55,15 @@ impl Ahead {
         Some(id)
     }
 
-    /// The root that was begun for a chain is ready. Gives the one that is too many then.
+    /// The root that was begun for a chain is ready. Gives the one that is too many then; where none is wanted any more, whoever
+    /// said so waits for it and takes it, since the server may end before this thread does.
     pub(super) fn made(&self, chain: &ChainId) -> Option<ContainerId> {
         let mut kept = hold(&self.kept);
         let id = kept.making.remove(chain)?;
         kept.ready.push_back((chain.clone(), id));
         self.settled.notify_all();
-        if kept.ready.len() > kept.most { kept.ready.pop_front().map(|(_, id)| id) } else { None }
+        let too_many = kept.most > 0 && kept.ready.len() > kept.most;
+        if too_many { kept.ready.pop_front().map(|(_, id)| id) } else { None }
     }
 
     /// The root that was begun for a chain could not be made.
@@ -126,5 +128,20 @@ mod tests {
         ahead.begin(&chain("a")).unwrap();
         ahead.failed(&chain("a"));
         assert!(ahead.keep(0).is_empty());
+    }
+
+    #[test]
+    fn one_that_is_made_while_the_server_stops_is_its_to_remove() {
+        let ahead = Ahead::default();
+        ahead.keep(1);
+        let id = ahead.begin(&chain("a")).unwrap();
+        std::thread::scope(|scope| {
+            let kept = scope.spawn(|| ahead.keep(0));
+            while ahead.begin(&chain("b")).is_some() {
+                ahead.failed(&chain("b"));
+            }
+            assert_eq!(ahead.made(&chain("a")), None);
+            assert_eq!(kept.join().unwrap(), [id]);
+        });
     }
 }

@@ -189,7 +189,7 @@ impl Zfs {
 
     /// A snapshot that is mounted is destroyed all the same, and unmounted: whose volume it is, the mount points tell.
     fn check_no_volume(&self, chain: &ChainId) -> Result<(), Error> {
-        let containers = self.roots.directory.join("containers");
+        let containers = self.roots.containers();
         let volume = Path::new("volumes").join(chain.hex()?);
         let entries = fs::read_dir(&containers).map_err(Error::io(format!("cannot list {}", containers.display())))?;
         match entries.flatten().find(|entry| entry.path().join(&volume).exists()) {
@@ -329,7 +329,7 @@ impl Rootfs for Zfs {
     fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error> {
         let dataset = self.existing(id)?;
         let bytes = self.size(&dataset)?.unwrap_or_default();
-        let root = self.roots.container(id).join("root");
+        let root = self.roots.root(id);
         let counted = statvfs(&root).map_err(Error::io(format!("cannot count the files of {}", root.display())))?;
         Ok(FsUsage { bytes, inodes: counted.files().saturating_sub(counted.files_free()) })
     }
@@ -354,7 +354,7 @@ impl Rootfs for Zfs {
         *hold(&self.sizes) = Some((Instant::now(), listed.sizes.clone()));
         let mut containers: HashSet<ContainerId> = listed.containers.iter().cloned().collect();
         let mut adopted = Vec::new();
-        let path = self.roots.directory.join("containers");
+        let path = self.roots.containers();
         let entries = fs::read_dir(&path).map_err(Error::io(format!("cannot list {}", path.display())))?;
         for id in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
             let owner = self.roots.owner(&id);
