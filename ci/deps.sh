@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the programs that `make demo`, `make test` or `make bench-streaming` need and that are not there, from Debian's packages, and says which.
-# Where there is no apt-get it says what is missing.
+# Installs the programs that `make demo`, `make test` or `make bench-streaming` need and that are not there, from Debian's
+# packages, and says which. Where there is no apt-get it says what is missing.
 #
 #   ci/deps.sh demo|test|bench
 set -eu

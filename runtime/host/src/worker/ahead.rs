@@ -128,11 +128,8 @@ fn send(mut socket: &UnixStream, work: &Work<'_>) -> io::Result<()> {
     socket.write_all(&text)
 }
 
-/// The arguments of a worker. One that was started ahead waits here for them, and has its standard streams then.
-///
-/// # Errors
-/// Its server is gone, and nothing is to be done.
-pub fn given(args: Vec<OsString>) -> io::Result<Vec<OsString>> {
+/// See [`super::args`].
+pub(super) fn given(args: Vec<OsString>) -> io::Result<Vec<OsString>> {
     if args != [WAIT] {
         return Ok(args);
     }

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-pub use self::ahead::given;
 use self::ahead::{Ahead, Work};
 
 /// Where the workers' executables are, and those that wait for something to do. A clone is the same.
@@ -83,10 +82,11 @@ impl Workers {
     }
 }
 
-/// The arguments of a worker, all that follows its name; see [`given`].
+/// The arguments of a worker: all that follow so many words. One that was started ahead waits here for them, and has its standard
+/// streams then.
 ///
 /// # Errors
 /// A worker that was started ahead is not needed: its server is gone.
 pub fn args(skip: usize) -> io::Result<Vec<OsString>> {
-    given(std::env::args_os().skip(skip).collect())
+    ahead::given(std::env::args_os().skip(skip).collect())
 }
