@@ -54,6 +54,12 @@ pub struct Gone(pub CancellationToken);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Deadline(pub Option<Instant>);
 
+impl Deadline {
+    fn is_past(self) -> bool {
+        self.0.is_some_and(|at| at <= Instant::now())
+    }
+}
+
 /// Whether the server can answer yet.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<AtomicBool>);
@@ -130,7 +136,10 @@ where
                 Err(error) => Status::internal(format!("the call ended in a defect: {error}")).into_http(),
             };
             unless_answered.disarm();
-            delivery.set_done();
+            // A client that has stopped waiting is there until its word of it arrives.
+            if !deadline.is_past() {
+                delivery.set_done();
+            }
             Ok(response)
         })
     }
@@ -182,9 +191,42 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use super::parse_timeout;
+    use http::{Request, Response};
+    use tonic::body::Body;
+    use tower::{Layer, Service};
+
+    use super::{DeliverLayer, Delivery, Gate, TIMEOUT_HEADER, parse_timeout};
+
+    /// Whether the answer to a call with this deadline counts as delivered.
+    fn is_delivered(timeout: Option<&str>) -> bool {
+        let delivery: Arc<Mutex<Option<Delivery>>> = Arc::default();
+        let seen = Arc::clone(&delivery);
+        let handler = tower::service_fn(move |request: Request<Body>| {
+            *seen.lock().unwrap() = request.extensions().get::<Delivery>().cloned();
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+        });
+        let gate = Gate::default();
+        gate.open();
+        let mut request = Request::new(Body::empty());
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert(TIMEOUT_HEADER, timeout.parse().unwrap());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { DeliverLayer { gate }.layer(handler).call(request).await.unwrap() });
+        let delivery = delivery.lock().unwrap().take().unwrap();
+        delivery.is_done()
+    }
+
+    #[test]
+    fn an_answer_after_its_deadline_is_not_delivered() {
+        assert!(is_delivered(None));
+        assert!(is_delivered(Some("1H")));
+        assert!(!is_delivered(Some("1n")), "its client has stopped waiting");
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {
