@@ -1,9 +1,9 @@
 //! What the backends have in common: the pods that are remembered, the host ports that are taken, and the listeners.
 
 use std::collections::BTreeMap;
-use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use host::worker::Worker;
 use host::{Place, PodId};
 
 use crate::hostport::Reach;
@@ -18,9 +18,8 @@ pub(crate) struct Node {
     pub(crate) state: State,
     reach: Reach,
     ports: Mutex<Ports>,
-    /// Listeners that this server started: they are its children, and are waited for when they are gone. Those of an
-    /// earlier server are init's.
-    children: Mutex<BTreeMap<PodId, Child>>,
+    /// Listeners that this server started, to be reaped when they are gone. Those of an earlier server are init's.
+    listeners: Mutex<BTreeMap<PodId, Worker>>,
 }
 
 impl Node {
@@ -33,7 +32,7 @@ impl Node {
                 tracing::warn!(pod = %network.id, error = host::chain(&error), "a pod's host ports are another's too");
             }
         }
-        Ok(Self { settings, state, reach, ports: Mutex::new(ports), children: Mutex::default() })
+        Ok(Self { settings, state, reach, ports: Mutex::new(ports), listeners: Mutex::default() })
     }
 
     /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
@@ -62,16 +61,16 @@ impl Node {
     /// Makes the pod's host ports answer to the node itself.
     pub(crate) fn listen(&self, wanted: &PodNetwork) -> Result<(), Error> {
         let directory = self.state.of(&wanted.id);
-        if let Some(child) = hostport::start(&self.settings.workers, &directory, wanted, self.reach)? {
-            lock(&self.children).insert(wanted.id.clone(), child);
+        if let Some(listener) = hostport::start(&self.settings.workers, &directory, wanted, self.reach)? {
+            lock(&self.listeners).insert(wanted.id.clone(), listener);
         }
         Ok(())
     }
 
     /// Ends the pod's listener.
     pub(crate) fn stop_listening(&self, id: &PodId) -> Result<(), Error> {
-        let child = lock(&self.children).remove(id);
-        hostport::stop(&self.state.of(id), child)
+        let listener = lock(&self.listeners).remove(id);
+        hostport::stop(&self.state.of(id), listener)
     }
 
     /// Forgets the pod and gives its ports back, once nothing of it is left.

@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use host::worker::Workers;
+use host::worker::{Worker, Workers};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use socket2::{Domain, Socket, Type};
 
@@ -32,13 +32,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A vnet that is being entered: the worker is on its way, and its sockets are waited for when they are needed.
 pub(super) struct Entering {
     jail: String,
-    worker: Option<Worker>,
+    worker: Option<Answering>,
     entered: Option<Vnet>,
 }
 
-/// A worker and the socket that it answers on.
-struct Worker {
-    child: Child,
+/// A worker on its way and the socket that it answers on.
+struct Answering {
+    worker: Worker,
     answer: UnixStream,
 }
 
@@ -64,7 +64,7 @@ impl Entering {
     /// Begins to enter the vnet of a jail.
     pub(super) fn begin(workers: &Workers, jail: &str) -> Result<Self, Error> {
         let number = jail_id(jail)?;
-        let worker = Worker::start(workers, OPEN, number).map_err(failed(jail))?;
+        let worker = Answering::start(workers, OPEN, number).map_err(failed(jail))?;
         Ok(Self { jail: jail.to_owned(), worker: Some(worker), entered: None })
     }
 
@@ -88,7 +88,7 @@ impl Entering {
 /// A worker is always waited for, also where its sockets are not needed any more.
 impl Drop for Entering {
     fn drop(&mut self) {
-        let _sockets = self.worker.take().map(Worker::finish);
+        let _sockets = self.worker.take().map(Answering::finish);
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) fn drop_connections(workers: &Workers, name: &str) -> Result<(), Erro
         Err(error) => Err(error),
         Ok(jail) => {
             let failed = format!("cannot drop the connections of jail {name}");
-            let dropped = Worker::start(workers, DROP, jail).and_then(Worker::finish);
+            let dropped = Answering::start(workers, DROP, jail).and_then(Answering::finish);
             dropped.map(drop).map_err(Error::failed(failed))
         }
     }
@@ -127,22 +127,23 @@ fn few() -> io::Error {
     io::Error::other("the worker passed too few sockets")
 }
 
-impl Worker {
+impl Answering {
     fn start(workers: &Workers, word: &str, jail: i32) -> io::Result<Self> {
         let (answer, theirs) = UnixStream::pair()?;
         answer.set_read_timeout(Some(TIMEOUT))?;
-        let child = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
-        Ok(Self { child, answer })
+        let worker = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
+        Ok(Self { worker, answer })
     }
 
     /// Waits for its end and returns the sockets that it passed out.
-    fn finish(mut self) -> io::Result<Vec<Socket>> {
+    fn finish(self) -> io::Result<Vec<Socket>> {
         let answer = receive(&self.answer);
         if answer.is_err() {
             // It hangs or has ended; either way it is of no use any more.
-            let _ = self.child.kill();
+            self.worker.end();
+        } else {
+            self.worker.reap()?;
         }
-        self.child.wait()?;
         let (text, sockets) = answer?;
         if text == "ok" { Ok(sockets) } else { Err(io::Error::other(text)) }
     }

@@ -13,10 +13,10 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use host::worker::Workers;
+use host::worker::{Worker, Workers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -102,26 +102,25 @@ fn addresses(port: &HostPort, reach: Reach) -> Vec<IpAddr> {
 }
 
 /// Starts the listener of the pod whose directory this is, and waits until it listens. None: it runs already, or nothing
-/// has to be listened for. The child is to be waited for when the pod is gone.
+/// has to be listened for. The worker is to be reaped when the pod is gone.
 pub(crate) fn start(
     workers: &Workers,
     directory: &Path,
     network: &PodNetwork,
     reach: Reach,
-) -> Result<Option<Child>, Error> {
+) -> Result<Option<Worker>, Error> {
     if relays(network, reach).is_empty() || running(directory)? {
         return Ok(None);
     }
     let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
-    let (mut child, mut stdout) = spawn(workers, directory, reach).map_err(failed)?;
+    let (worker, mut stdout) = spawn(workers, directory, reach).map_err(failed)?;
     let mut answer = String::new();
     let read = stdout.read_to_string(&mut answer);
     if read.is_ok() && answer.trim_end() == READY {
-        return Ok(Some(child));
+        return Ok(Some(worker));
     }
     // It has printed why it ends, or has ended.
-    let _ = child.kill();
-    let _ = child.wait();
+    worker.end();
     read.map_err(failed)?;
     let answer = answer.trim_end();
     match (answer.strip_prefix(TAKEN), answer.strip_prefix(EXHAUSTED)) {
@@ -131,12 +130,12 @@ pub(crate) fn start(
     }
 }
 
-fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child, io::PipeReader)> {
+fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Worker, io::PipeReader)> {
     let null = std::fs::File::open("/dev/null")?;
     let (reader, writer) = io::pipe()?;
     let args = [directory.as_os_str(), reach.word().as_ref()];
-    let child = workers.spawn(WORKER, &args, null.into(), Some(writer.into()))?;
-    Ok((child, reader))
+    let worker = workers.spawn(WORKER, &args, null.into(), Some(writer.into()))?;
+    Ok((worker, reader))
 }
 
 /// Whether the listener of the pod whose directory this is lives.
@@ -150,7 +149,7 @@ pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
 }
 
 /// Kills the listener of the pod whose directory this is, and waits until its ports are free. Not running: done already.
-pub(crate) fn stop(directory: &Path, child: Option<Child>) -> Result<(), Error> {
+pub(crate) fn stop(directory: &Path, worker: Option<Worker>) -> Result<(), Error> {
     let path = directory.join(PID);
     let started = Instant::now();
     while running(directory)? {
@@ -168,10 +167,7 @@ pub(crate) fn stop(directory: &Path, child: Option<Child>) -> Result<(), Error> 
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    if let Some(mut child) = child {
-        child.wait().map_err(Error::failed("cannot wait for a listener"))?;
-    }
-    Ok(())
+    worker.map_or(Ok(()), Worker::reap).map_err(Error::failed("cannot wait for a listener"))
 }
 
 /// The worker's entry: `hostport DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,

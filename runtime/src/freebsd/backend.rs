@@ -33,7 +33,7 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
     // Mounts are named by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
-    settings.workers.keep_ahead(WORKER);
+    settings.workers.keep_fork_server(WORKER);
     let empty = settings.state.join(EMPTY);
     for directory in [&empty, &settings.state.join("pods"), &settings.state.join("containers")] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;

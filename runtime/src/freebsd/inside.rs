@@ -75,12 +75,13 @@ pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Res
 fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_WAIT))?;
-    let mut child = workers.spawn(WORKER, words, theirs.into(), None)?;
+    let helper = workers.spawn(WORKER, words, theirs.into(), None)?;
     let answer = answer(&ours);
-    if answer.is_err() {
-        child.kill()?;
+    if answer.is_ok() {
+        helper.reap()?;
+    } else {
+        helper.end();
     }
-    child.wait()?;
     answer
 }
 

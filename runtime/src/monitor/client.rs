@@ -67,8 +67,7 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     host::fs::remove_file(&path)?;
     let listener = UnixListener::bind(&path)?;
     let connection = UnixStream::connect(&path)?;
-    // The worker forks and its parent half ends at once.
-    super::left(workers.spawn(WORKER, &[directory], listener.into(), None)?)?;
+    workers.spawn_detached(WORKER, &[directory], listener.into())?;
     Ok(connection)
 }
 

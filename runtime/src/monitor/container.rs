@@ -69,7 +69,7 @@ pub(super) struct End {
 /// The worker: detaches, starts the container and serves it. The server's listening socket comes as standard input.
 pub(super) fn run(directory: &Path) -> Result<(), Error> {
     let listener = UnixListener::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
-    let signals = sys::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
+    let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
     match Monitor::start(directory) {
         Ok(mut monitor) => {
             listener.set_nonblocking(true).map_err(Error::failed("cannot prepare the monitor's socket"))?;

@@ -14,10 +14,10 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::detach;
 use super::launch::{Launch, Launched, Streams, Wanted};
 use super::protocol::{self, Arrived, Failure, Incoming, LAUNCH_LIMIT, MESSAGE_LIMIT, Reply, Request};
 use super::record::now_ns;
-use super::{detach, sys};
 use crate::Error;
 use crate::spec::ExecSpec;
 
@@ -36,7 +36,7 @@ struct Executed {
 /// The worker: detaches, executes, waits. The control connection comes as standard input.
 pub(super) fn run() -> Result<(), Error> {
     let control = UnixStream::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
-    let signals = sys::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
+    let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
     let (request, descriptors) = protocol::receive::<Request>(control.as_fd(), LAUNCH_LIMIT, REQUEST_WAIT)
         .map_err(Error::failed("cannot read what is to be executed"))?;
     let (reply, terminal, executed) = match execute(request, descriptors) {

@@ -26,8 +26,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::sys::stat::{Mode, umask};
-
 pub use launch::{Launch, Launched, Streams, Wanted};
 pub use record::{UNKNOWN_EXIT_CODE, directory, spec_path};
 pub use session::exec;
@@ -37,22 +35,6 @@ pub use signal::signal_number;
 pub const WORKER: &str = "monitor";
 /// The argument of a monitor that executes one more process; without it, it is a container's directory.
 const EXEC: &str = "exec";
-
-/// How a monitor exits that could not leave the server behind because the host has no process left: EX_TEMPFAIL of
-/// sysexits(3). Nobody reads what it prints then.
-const EXHAUSTED: u8 = 75;
-
-/// Waits for the half of a monitor that stays behind, which ends at once, and says why when the other half is not there.
-pub(crate) fn left(mut child: std::process::Child) -> io::Result<()> {
-    let status = child.wait()?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(code) if code == i32::from(EXHAUSTED) => {
-            Err(io::Error::other(host::Exhausted("the monitor: the system has no process left for it".to_owned())))
-        }
-        _ => Err(io::Error::other(format!("the monitor ended with {status}"))),
-    }
-}
 
 /// What the binary does when it is started as the worker `monitor`: a container's directory, or `exec`, or a word that the
 /// backend keeps for itself.
@@ -70,21 +52,14 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cellblock monitor: {}", host::chain(&error));
-            if host::is_exhausted(&error) { ExitCode::from(EXHAUSTED) } else { ExitCode::FAILURE }
+            if host::is_exhausted(&error) { ExitCode::from(host::worker::EXHAUSTED) } else { ExitCode::FAILURE }
         }
     }
 }
 
-/// Leaves the server behind: a child of init, in a session of its own, with no descriptor but the one that came as
-/// standard input, which is returned and replaced by /dev/null.
+/// Leaves the server behind; returns the descriptor that came as standard input, which is replaced by /dev/null.
 pub(crate) fn detach() -> io::Result<OwnedFd> {
-    sys::close_inherited();
-    if sys::split()?.is_some() {
-        std::process::exit(0);
-    }
-    nix::unistd::setsid()?;
-    std::env::set_current_dir("/")?;
-    umask(Mode::from_bits_truncate(0o022));
+    host::worker::leave()?;
     let given = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(given)

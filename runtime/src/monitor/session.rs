@@ -28,8 +28,7 @@ const CODE_LENGTH: usize = size_of::<i32>();
 pub fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Session, Error> {
     let operation = "cannot start the monitor of a process";
     let (control, theirs) = UnixStream::pair().map_err(Error::failed(operation))?;
-    let worker = workers.spawn(WORKER, &[EXEC], theirs.into(), None);
-    worker.and_then(super::left).map_err(Error::failed(operation))?;
+    workers.spawn_detached(WORKER, &[EXEC], theirs.into()).map_err(Error::failed(operation))?;
     let begun = begin(&control, directory, spec).map_err(Error::failed(operation))?;
     let (reply, descriptors) = begun.answer;
     match reply {

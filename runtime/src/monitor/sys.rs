@@ -1,4 +1,4 @@
-//! The system calls of the monitor that the compiler cannot check: forking away from the server, taking descriptors out of a
+//! The system calls of the monitor that the compiler cannot check: taking descriptors out of a
 //! message, the terminal's size, and the handler that lets SIGCHLD interrupt a wait.
 
 use std::io::{self, IoSliceMut};
@@ -7,29 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 
 /// How many descriptors one message may carry: the streams of an exec and its exit socket are four.
 const DESCRIPTOR_LIMIT: usize = 8;
-
-/// Forks; the child's number, or None in the child.
-pub(super) fn split() -> io::Result<Option<Pid>> {
-    // SAFETY: a worker has only one thread, so the child may do anything.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child)),
-        ForkResult::Child => Ok(None),
-    }
-}
-
-/// Closes every descriptor beyond the first three: what an ancestor left open is none of the monitor's.
-pub(super) fn close_inherited() {
-    // SAFETY: called first thing in a worker, before it opens anything: no owner of these descriptors exists in it.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-}
 
 /// Receives bytes and descriptors (close-on-exec).
 pub(super) fn receive(
@@ -81,19 +65,4 @@ pub(super) fn resize(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::R
     // SAFETY: the descriptor is open and the kernel only reads the structure, which lives through the call.
     unsafe { set_window_size(terminal.as_raw_fd(), &raw const size) }?;
     Ok(())
-}
-
-extern "C" fn interrupt(_: libc::c_int) {}
-
-/// Blocks SIGCHLD except during the waits that are given the returned mask, which it interrupts: no child's end is missed.
-pub(super) fn hold_child_signal() -> io::Result<SigSet> {
-    let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::SA_NOCLDSTOP, SigSet::empty());
-    // SAFETY: the handler does nothing, which is safe at any instant.
-    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
-    let mut held = SigSet::empty();
-    held.add(Signal::SIGCHLD);
-    held.thread_block()?;
-    let mut during_wait = SigSet::thread_get_mask()?;
-    during_wait.remove(Signal::SIGCHLD);
-    Ok(during_wait)
 }

@@ -20,6 +20,8 @@ pub(crate) fn settings(state: &Path) -> Settings {
     let number = std::process::id() + COUNT.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("{}{}", letter(number), letter(number / 26)).parse().unwrap();
     let workers = Workers::of_program(Path::new(env!("CARGO_BIN_EXE_cellblock-monitor")));
+    // As the FreeBSD backend has it; e2e has monitors without it.
+    workers.keep_fork_server(runtime::monitor::WORKER);
     Settings { prefix, state: state.to_owned(), workers }
 }
 

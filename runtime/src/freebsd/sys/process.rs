@@ -18,9 +18,6 @@ const ZOMBIE: u32 = 0x8;
 const VALID: u32 = 0x1;
 /// The most descendants that are looked at in one call: more are seen in the next, when these are gone.
 const DESCENDANTS: usize = 4096;
-/// The last signal (_SIG_MAXSIG in sys/_sigset.h).
-const LAST_SIGNAL: i32 = 128;
-
 /// One process in the table.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::freebsd) struct Process {
@@ -71,12 +68,11 @@ pub(in crate::freebsd) fn adopt(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Gives every signal its default action and blocks none: neither outlives an exec otherwise (the Rust runtime ignores PIPE).
+/// Gives PIPE its default action, which the Rust runtime ignores, and blocks no signal: an exec would keep both. Others are not
+/// ignored by a worker that has left its program, and an exec keeps no handler.
 pub(in crate::freebsd) fn reset_signals() -> io::Result<()> {
-    for signal in (1..=LAST_SIGNAL).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
-        // SAFETY: the default action has no handler that could be unsafe.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    // SAFETY: the default action has no handler that could be unsafe.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     Ok(())
 }

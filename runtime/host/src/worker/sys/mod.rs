@@ -1,19 +1,81 @@
-//! System calls of a worker that was started ahead.
+//! System calls of fork servers, their forks, and workers that leave their program behind.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
 #[cfg(not(target_os = "freebsd"))]
 mod other;
 
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{ForkResult, Pid, fork};
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use self::freebsd::set_title;
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) use self::other::set_title;
 
+/// The last signal: _SIG_MAXSIG in sys/_sigset.h of FreeBSD; Linux has half as many.
+const LAST_SIGNAL: i32 = 128;
+
 /// Takes a descriptor that came in a message.
 pub(super) fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel made it for this process when the message was received, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Forks; the child's number, or None in the child.
+pub(super) fn split() -> io::Result<Option<Pid>> {
+    // SAFETY: a worker has only one thread, so the child may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// Closes every descriptor beyond the first three: what an ancestor left open is none of the worker's.
+pub(super) fn close_inherited() {
+    // SAFETY: called first thing in a worker, before it opens anything: no owner of these descriptors exists in it.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
+/// Gives its default action to every signal that is ignored, which an exec keeps, but to PIPE, which the Rust runtime ignores.
+pub(super) fn ignore_pipe_only() {
+    for signal in (1..=LAST_SIGNAL).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: all zeros is a value of this structure, which the kernel overwrites.
+        let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: nothing is changed, and the structure lives through the call.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut found) } == 0;
+        if known && found.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: the default action has no handler that could be unsafe.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+extern "C" fn interrupt(_: libc::c_int) {}
+
+/// Blocks SIGCHLD except during the waits that are given the returned mask, which it interrupts: no child's end is missed.
+pub(super) fn hold_child_signal() -> io::Result<SigSet> {
+    let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::SA_NOCLDSTOP, SigSet::empty());
+    // SAFETY: the handler does nothing, which is safe at any instant.
+    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
+    let mut held = SigSet::empty();
+    held.add(Signal::SIGCHLD);
+    held.thread_block()?;
+    let mut during_wait = SigSet::thread_get_mask()?;
+    during_wait.remove(Signal::SIGCHLD);
+    Ok(during_wait)
+}
+
+/// Takes that back.
+pub(super) fn release_child_signal() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action has no handler that could be unsafe.
+    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
+    let mut held = SigSet::empty();
+    held.add(Signal::SIGCHLD);
+    held.thread_unblock()?;
+    Ok(())
 }
