@@ -2,6 +2,8 @@
 //! One trait, with a backend each for ZFS (a dataset per chain, a clone per container), any file system (copies), overlayfs
 //! (Linux), and a fake.
 
+#[cfg(any(target_os = "freebsd", test))]
+mod ahead;
 pub mod conformance;
 mod copy;
 mod fake;

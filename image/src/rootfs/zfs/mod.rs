@@ -3,7 +3,6 @@
 //! it is unpacked, a container's root until it is discarded, an image volume as the snapshot itself, which nobody can write.
 //! A container whose root was made ahead has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
-mod ahead;
 mod dataset;
 mod sys;
 
@@ -19,8 +18,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, Nmount, unmount};
 use nix::sys::statvfs::statvfs;
 
-use self::ahead::Ahead;
 use self::dataset::Datasets;
+use super::ahead::Ahead;
 use super::{ChainId, FsUsage, Rootfs, Unpacking, root_need};
 use crate::Error;
 use crate::locks::hold;
@@ -152,7 +151,9 @@ impl Zfs {
         let Some(id) = self.ahead.begin(chain) else { return };
         let (roots, ahead, of) = (Arc::clone(&self.roots), Arc::clone(&self.ahead), chain.clone());
         let started = std::thread::Builder::new().spawn(move || {
-            std::thread::sleep(AHEAD_PAUSE);
+            if !ahead.rest(&of, &id, AHEAD_PAUSE) {
+                return;
+            }
             match roots.make(&id, &layer) {
                 Ok(_) => discard_ahead(&roots, ahead.made(&of).as_slice()),
                 Err(error) => {
