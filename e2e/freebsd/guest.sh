@@ -164,24 +164,27 @@ get_inside() {
     cri exec -s "$id" sh -c "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $*" | has 'It works'
 }
 
+# The tests of the crates, the conformance suites of the backends among them.
 run_suites() {
+    [ -z "$dataset" ] || zfs create "$dataset/suites"
     for suite in suites/*; do
         [ -x "$suite" ] || continue
-        check "${suite##*/}" "$suite" --test-threads=1 conformance
+        check "${suite##*/}" without_rules env CI=true ${dataset:+"CELLBLOCK_TEST_ZFS=$dataset/suites"} "$suite" --test-threads=1
     done
+    [ -z "$dataset" ] || zfs destroy -r "$dataset/suites"
 }
 
 run_demo() {
-    check "cellblock demo" demo_with_anchor
+    check "cellblock demo" without_rules ./cellblock demo
 }
 
-# The demo has a prefix, and so an anchor, of its own: it makes the ruleset itself where there is none.
-demo_with_anchor() {
+# The demo and the network's tests have prefixes, and so anchors, of their own: they make a ruleset themselves where there is none.
+without_rules() {
     rules=$(pfctl -q -sn; pfctl -q -sr)
     # One at a time: pfctl(8) heeds only the last -F.
     pfctl -q -F nat
     pfctl -q -F rules
-    ./cellblock demo
+    "$@"
     code=$?
     echo "$rules" | pfctl -q -f -
     pfctl -q -e 2>/dev/null

@@ -76,9 +76,11 @@ build() {
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
     case " $* " in *" suites "*)
-        sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p runtime -p network -p image --lib \
-            --message-format=json >"$work/messages"
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$work/messages" >"$work/suites"
+        sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p host -p runtime -p network -p image \
+            --lib --test fork_server --test backend --test freebsd --test rootfs --message-format=json >"$work/messages"
+        # CRATE-TARGET and the file.
+        sed -n 's|.*"package_id":"[^"]*/\([a-z]*\)#[^"]*".*"name":"\([a-z_]*\)".*"executable":"\([^"]*\)".*|\1-\2 \3|p' \
+            "$work/messages" >"$work/suites"
         ;;
     esac
     CARGO_TARGET_DIR=$tree_target
@@ -121,9 +123,7 @@ for program in cellblock cellblock-monitor cellblock-hostport cellblock-vnet; do
 send "$crictl" crictl
 send "$critest" critest
 case " $* " in *" specs "* | *" soak "*) send "$built/e2e" e2e ;; esac
-while read -r suite; do
-    send "$suite" "suites/$(basename "$suite" | sed 's/-[0-9a-f]*$//')"
-done <"$work/suites"
+while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
 for script in "$here"/guest.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
 done

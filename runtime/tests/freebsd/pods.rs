@@ -87,7 +87,7 @@ fn a_spare_takes_its_pods_names() {
     bench.runtime.create_pod(&spec, Some(&spare)).unwrap();
     let jail = format!("{}{}", bench.settings.prefix, spec.id.short());
     let names = tool("jls", &["-j", &jail, "name", "host.hostname", "vnet", "sysvshm"]);
-    assert_eq!(names.trim(), format!("{jail} inside new inherit"));
+    assert_eq!(names.trim(), format!("{jail} {} new inherit", spec.hostname.unwrap()));
     bench.runtime.remove_pod(&spec.id).unwrap();
     bench.remove();
 }

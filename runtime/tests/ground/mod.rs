@@ -19,7 +19,9 @@ pub(crate) fn settings(state: &Path) -> Settings {
     let letter = |n: u32| char::from(b'a' + u8::try_from(n % 26).unwrap());
     let number = std::process::id() + COUNT.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("{}{}", letter(number), letter(number / 26)).parse().unwrap();
-    let workers = Workers::of_program(Path::new(env!("CARGO_BIN_EXE_cellblock-monitor")));
+    // Cargo builds it two directories up; on another machine e2e/freebsd/run.sh puts it there.
+    let tests = std::env::current_exe().unwrap();
+    let workers = Workers::of_program(&tests.ancestors().nth(2).unwrap().join("cellblock-monitor"));
     // As the FreeBSD backend has it; e2e has monitors without it.
     workers.keep_fork_server(runtime::monitor::WORKER);
     Settings { prefix, state: state.to_owned(), workers }
