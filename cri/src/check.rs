@@ -15,7 +15,9 @@ use crate::serve;
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
     let (runtime, network, rootfs) = serve::boundaries(config)?;
     let mut ready = true;
-    for (part, needs) in [("runtime", runtime.needs()), ("network", network.needs()), ("images", rootfs.needs())] {
+    let mut images = rootfs.needs();
+    images.extend(serve::linuxulator(config, &runtime.platforms()));
+    for (part, needs) in [("runtime", runtime.needs()), ("network", network.needs()), ("images", images)] {
         ready &= print(part, &needs, output)?;
     }
     Ok(ready)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use host::Need;
 use host::fault::Faults;
 use host::worker::Workers;
 use image::rootfs::{self, Rootfs};
@@ -125,6 +126,17 @@ fn platforms(config: &Config, known: &[String]) -> Vec<String> {
     known.iter().filter(allowed).cloned().collect()
 }
 
+/// What the configuration allows and the kernel does not do: running Linux programs on another system.
+pub(crate) fn linuxulator(config: &Config, known: &[String]) -> Option<Need> {
+    let runs = known.iter().any(|platform| platform.starts_with("linux/"));
+    (config.image.allow_linux && !runs).then(|| Need {
+        name: "linuxulator".to_owned(),
+        found: "not loaded, and image.allow_linux is true".to_owned(),
+        required: false,
+        remedy: Some("service linux enable; service linux start; service cellblock restart".to_owned()),
+    })
+}
+
 fn announce(config: &Config, backends: &Backends) {
     let version = env!("CARGO_PKG_VERSION");
     info!(
@@ -134,7 +146,7 @@ fn announce(config: &Config, backends: &Backends) {
         config.root.display()
     );
     let needs = [backends.runtime.needs(), backends.images.needs(), backends.network.needs()].concat();
-    for need in needs {
+    for need in needs.into_iter().chain(linuxulator(config, &backends.runtime.platforms())) {
         if let Some(remedy) = &need.remedy {
             warn!(required = need.required, "{}: {}: {remedy}", need.name, need.found);
         }
@@ -169,4 +181,24 @@ fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{linuxulator, platforms};
+    use crate::config::Config;
+
+    #[test]
+    fn linux_on_freebsd_is_for_who_allows_it_and_asked_of_a_kernel_without_it() {
+        let mut config = Config::default();
+        let without = ["freebsd/amd64".to_owned()];
+        let both = ["freebsd/amd64".to_owned(), "linux/amd64".to_owned()];
+        assert_eq!(platforms(&config, &both), without);
+        assert_eq!(linuxulator(&config, &without), None);
+        config.image.allow_linux = true;
+        assert_eq!(platforms(&config, &both), both);
+        assert_eq!(linuxulator(&config, &both), None);
+        assert!(linuxulator(&config, &without).is_some_and(|need| !need.holds() && !need.required));
+        assert_eq!(linuxulator(&config, &["linux/amd64".to_owned()]), None, "there it is no question");
+    }
 }

@@ -4,7 +4,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario loop soak specs critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs
+# Parts: suites demo scenario linux loop soak specs critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs
 # of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -26,6 +26,7 @@ shift $((OPTIND - 1))
 socket=unix://$dir/cri.sock
 busybox=registry.k8s.io/e2e-test-images/busybox:1.29-2
 web=registry.k8s.io/e2e-test-images/nginx:1.14-2
+linux=registry.k8s.io/e2e-test-images/linux-busybox:1
 # Pods that the loop makes and removes, and seconds of the soak.
 LOOP=${CELLBLOCK_E2E_LOOP:-20}
 SOAK=${CELLBLOCK_E2E_SOAK:-60}
@@ -70,6 +71,7 @@ address = "$socket"
 registry_config = "$dir/certs.d"
 rootfs = "$([ -n "$dataset" ] && echo zfs || echo copy)"
 zfs_dataset = "$dataset"
+allow_linux = false
 [network]
 pod_cidrs = ["${GATEWAY%.1}.0/16", "fd00:cb:82::/64"]
 [streaming]
@@ -227,6 +229,40 @@ run_scenario() {
     check "stopp, rmp" cri rmp -f "$pod" "$other"
     cri rmi "$busybox" "$web" >/dev/null
     stop
+}
+
+# An image for Linux, under the linuxulator.
+run_linux() {
+    check "the kernel's module" kldload -n linux64
+    serve || { failures=$((failures + 1)); return; }
+    check "the image is refused where it is not allowed" refused_for_linux
+    stop
+    inventory >tmp/before
+    sed -i '' 's/^allow_linux = .*/allow_linux = true/' cellblock.toml
+    serve || { failures=$((failures + 1)); return; }
+    pod_file linux
+    check "pull" cri pull "$linux"
+    pod=$(cri runp tmp/pod-linux.json)
+    id=$(container "$pod" linux linux "$linux" sh -c 'uname -s; ended() { exit 5; }; trap ended TERM; while :; do sleep 1; done')
+    check "its log" sh -c "sleep 3; grep -q 'stdout F Linux' logs/linux.log"
+    check "procfs, links of descriptors, sysfs and shared memory" cri exec -s "$id" sh -c \
+        'grep -q ^Name: /proc/self/status && readlink /proc/self/fd/0 && ls /sys/devices && echo x >/dev/shm/x && hostname | grep -x linux'
+    check "its bridge" cri exec -s "$id" ping -c 1 "$GATEWAY"
+    check "stop, and its exit code" exits "$id" 5
+    check "rmp" cri rmp -f "$pod"
+    cri rmi "$linux" >/dev/null
+    stop
+    sed -i '' 's/^allow_linux = .*/allow_linux = false/' cellblock.toml
+    check "nothing is left" nothing_left
+}
+
+refused_for_linux() {
+    cri pull "$linux" >tmp/pull.out 2>&1 && return 1
+    has 'offers linux/amd64, wanted freebsd/amd64' <tmp/pull.out
+}
+
+exits() {
+    cri stop -t 10 "$1" && cri inspect "$1" | has "\"exitCode\": $2"
 }
 
 pull_both() {

@@ -50,6 +50,13 @@ nobody:x:65534:
 const PGREP: &str = "#!/bin/sh\nexec pidof \"$1\"\n";
 const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
 
+/// A shell for Linux, for the linuxulator.
+pub fn linux_shell(tools: &Tools) -> Result<Published> {
+    let config = Config { cmd: vec!["sh"], ..Config::default() };
+    let image = Image::new(&[busybox_tree(tools)?.layer()?], &config)?;
+    Ok(Published { repository: "e2e-test-images/linux-busybox".into(), tags: vec!["1"], image })
+}
+
 /// Every image that critest and the crictl scenario use.
 pub fn all(tools: &Tools) -> Result<Vec<Published>> {
     let busybox = busybox_tree(tools)?;

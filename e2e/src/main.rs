@@ -157,9 +157,14 @@ fn command(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Registry { dir, base } => {
+            let tools = Tools::open()?;
             let images = match base {
-                Some(base) => base_images::all(&base)?,
-                None => images::all(&Tools::open()?)?,
+                Some(base) => {
+                    let mut images = base_images::all(&base)?;
+                    images.push(images::linux_shell(&tools)?);
+                    images
+                }
+                None => images::all(&tools)?,
             };
             let registry = registry(&std::path::absolute(dir)?, &images)?;
             println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());

@@ -190,6 +190,7 @@ pub fn container_spec(
         pod: pod.clone(),
         rootfs,
         readonly_rootfs: false,
+        for_linux: false,
         process: Process {
             args: args.to_vec(),
             env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin:/rescue".to_owned())],

@@ -67,6 +67,9 @@ pub struct ContainerSpec {
     pub rootfs: PathBuf,
     /// Whether the container may not write to its root.
     pub readonly_rootfs: bool,
+    /// Whether its programs are made for Linux: FreeBSD runs them under the linuxulator.
+    #[serde(default)]
+    pub for_linux: bool,
     /// What its first process is.
     pub process: Process,
     /// Whose processes it sees.

@@ -56,6 +56,7 @@ pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
         pod: inputs.pod.id.clone(),
         rootfs: inputs.rootfs.to_owned(),
         readonly_rootfs: context.readonly_rootfs,
+        for_linux: inputs.image.os == "linux",
         process: process::process(config, inputs.image, inputs.pod.hostname.as_deref(), &context)?,
         pid: pid(&context, inputs.pod)?,
         mounts: mounts::mounts(&config.mounts, inputs.volumes)?,

@@ -24,13 +24,6 @@ use crate::{ContainerState, Error, Exit, Started, users};
 const READONLY_ROOT: &str = "root";
 /// What lies over a masked file, in the state directory.
 const EMPTY_FILE: &str = "empty-file";
-/// The dynamic linkers of Linux: a root that has one is run by the linuxulator, and expects /proc and /sys.
-const LINUX_LOADERS: [&str; 4] = [
-    "/lib64/ld-linux-x86-64.so.2",
-    "/lib/ld-linux-aarch64.so.1",
-    "/lib/ld-musl-x86_64.so.1",
-    "/lib/ld-musl-aarch64.so.1",
-];
 
 /// The directory of a container.
 pub(super) fn directory(backend: &FreeBsd, id: &ContainerId) -> PathBuf {
@@ -88,8 +81,7 @@ fn fill(
     facts.home = home(&passwd, facts.identity.uid);
     facts.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
-    let linux = LINUX_LOADERS.iter().any(|loader| resolve(image.descriptor(), Path::new(loader), None).is_ok());
-    let wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf, linux);
+    let wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf);
     facts.root = mount_all(&image, spec, &wanted, &directory)?;
     cover(backend, spec, &Root::open(&facts.root)?)?;
     facts::write_limits(&directory, limits)?;

@@ -9,12 +9,16 @@ use super::{kernel, rulesets};
 const OLDEST: u64 = 1_400_000;
 /// File systems that a container's root is made of; the kernel loads their modules when they are first mounted.
 const FILE_SYSTEMS: [&str; 4] = ["nullfs", "tmpfs", "fdescfs", "devfs"];
+/// Whose a program is that does not say it, and that it is Linux' (`ELFOSABI_LINUX`, sys/elf_common.h).
+const FALLBACK_BRAND: &str = "kern.elf64.fallback_brand";
+const BRAND_LINUX: u64 = 3;
 /// Fewer free devfs rulesets than this are too few for a full node.
 const RULESETS: usize = 1_000;
 
 /// What is needed, and whether it holds. Every question is a sysctl or a list that the kernel has in memory.
 pub(super) fn needs() -> Vec<Need> {
-    vec![version(), rights(), vimage(), file_systems(), accounting(), rulesets()]
+    let all = [version(), rights(), vimage(), file_systems(), accounting(), rulesets()];
+    all.into_iter().chain(kernel::runs_linux().then(brand)).collect()
 }
 
 fn need(name: &str, found: String, remedy: Option<String>) -> Need {
@@ -67,6 +71,17 @@ fn accounting() -> Need {
         if on { "on" } else { "off: limits on CPU and processes do not hold, memory is watched in the process table" };
     let remedy = (!on).then(|| "/boot/loader.conf: kern.racct.enable=1, and restart".to_owned());
     Need { required: false, ..need("resource accounting", found.to_owned(), remedy) }
+}
+
+/// Optional: whether the linuxulator takes a program for Linux's that does not say whose it is, as a static one of Go's
+/// (brandelf(1)).
+fn brand() -> Need {
+    let linux = sysctl::number(FALLBACK_BRAND).is_ok_and(|brand| brand == BRAND_LINUX);
+    let found =
+        if linux { "Linux programs run" } else { "Linux programs run, but not static ones without a brand (Go's)" };
+    let remedy =
+        (!linux).then(|| format!("/etc/sysctl.conf: {FALLBACK_BRAND}={BRAND_LINUX}, and service sysctl restart"));
+    Need { required: false, ..need("linuxulator", found.to_owned(), remedy) }
 }
 
 fn rulesets() -> Need {

@@ -25,7 +25,9 @@ pub(super) enum Source {
     Tmpfs(Option<u64>),
     /// devfs(5) with this ruleset (0: none).
     Devfs(u16),
-    /// A file system without a source: fdescfs(5), linprocfs(5), linsysfs(5).
+    /// fdescfs(5); whether Linux programs are to see links in it.
+    Fdescfs { links: bool },
+    /// A file system without a source: linprocfs(5), linsysfs(5).
     Pseudo(&'static str),
 }
 
@@ -36,6 +38,7 @@ impl Source {
             Self::Null(..) => "nullfs",
             Self::Tmpfs(_) => "tmpfs",
             Self::Devfs(_) => "devfs",
+            Self::Fdescfs { .. } => "fdescfs",
             Self::Pseudo(name) => name,
         }
     }
@@ -58,24 +61,28 @@ impl Source {
             }
             Self::Devfs(0) => vec![("from", "devfs".to_owned())],
             Self::Devfs(ruleset) => vec![("from", "devfs".to_owned()), ("ruleset", ruleset.to_string())],
+            Self::Fdescfs { links } => {
+                let links = links.then(|| ("linrdlnk", String::new()));
+                std::iter::once(("from", "fdescfs".to_owned())).chain(links).collect()
+            }
             Self::Pseudo(name) => vec![("from", (*name).to_owned())],
         }
     }
 }
 
 /// The mounts of a container: what every container has, then the caller's in its order, then its resolv.conf. What the
-/// caller mounts itself is left out of the first and the last. `linux`: the image runs on the linuxulator.
+/// caller mounts itself is left out of the first and the last. Linux programs get what linux(4) and its rc script say.
 pub(super) fn mounts(
     spec: &ContainerSpec,
     sources: &[Source],
     ruleset: u16,
     resolv_conf: Option<&Path>,
-    linux: bool,
 ) -> Vec<Wanted> {
     let pseudo = |source: Source, at: &str| Wanted { source, destination: at.into(), readonly: false };
     let own = |wanted: &Wanted| spec.mounts.iter().any(|mount| mount.destination == wanted.destination);
-    let mut first = vec![pseudo(Source::Devfs(ruleset), "/dev"), pseudo(Source::Pseudo("fdescfs"), "/dev/fd")];
-    if linux {
+    let mut first =
+        vec![pseudo(Source::Devfs(ruleset), "/dev"), pseudo(Source::Fdescfs { links: spec.for_linux }, "/dev/fd")];
+    if spec.for_linux {
         first.push(pseudo(Source::Pseudo("linprocfs"), "/proc"));
         first.push(pseudo(Source::Pseudo("linsysfs"), "/sys"));
         first.push(pseudo(Source::Tmpfs(None), "/dev/shm"));
@@ -146,13 +153,15 @@ mod tests {
     fn the_callers_mounts_come_between_and_replace() {
         let mut spec = example();
         let data = Source::Null("/data".into(), Kind::Directory);
-        let plain = mounts(&spec, &[], 9, Some(Path::new("/r")), false);
+        let plain = mounts(&spec, &[], 9, Some(Path::new("/r")));
         assert_eq!(places(&plain), ["/dev", "/dev/fd", "/etc/resolv.conf"]);
         assert_eq!(plain[0].source.options(), [("from", "devfs".to_owned()), ("ruleset", "9".to_owned())]);
         spec.mounts = vec![mount("/data"), mount("/etc/resolv.conf")];
-        let both = mounts(&spec, &[data.clone(), data], 9, Some(Path::new("/r")), true);
+        spec.for_linux = true;
+        let both = mounts(&spec, &[data.clone(), data], 9, Some(Path::new("/r")));
         assert_eq!(places(&both), ["/dev", "/dev/fd", "/proc", "/sys", "/dev/shm", "/data", "/etc/resolv.conf"]);
-        assert_eq!(places(&mounts(&example(), &[], 9, None, false)), ["/dev", "/dev/fd"]);
+        assert_eq!(places(&mounts(&example(), &[], 9, None)), ["/dev", "/dev/fd"]);
+        assert_eq!(both[1].source.options()[1..], [("linrdlnk", String::new())]);
         assert!(both[5].readonly && both[6].source == Source::Null("/data".into(), Kind::Directory));
     }
 
