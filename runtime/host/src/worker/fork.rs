@@ -56,8 +56,12 @@ impl ForkServer {
 
     /// Has the worker forked; returns its number. One that ends while it forks is not asked twice: its fork may be at work.
     pub(super) fn begin(&self, workers: &Workers, work: &Work<'_>) -> io::Result<Pid> {
+        let text: Vec<u8> = work.args.iter().flat_map(|arg| arg.as_bytes().iter().copied().chain([0])).collect();
+        let length = i32::try_from(text.len()).ok().filter(|length| length.unsigned_abs() <= MESSAGE_MAX);
+        let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "too many arguments"))?;
+        let streams: Vec<RawFd> = [Some(work.stdin), work.stdout].iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let mut kept = self.lock();
-        let heard = kept.take().and_then(|running| match running.tell(work) {
+        let heard = kept.take().and_then(|running| match running.send(length, &text, &streams) {
             Ok(()) => Some(running),
             Err(error) => {
                 tracing::debug!(name = self.name, %error, "a fork server is gone");
@@ -69,7 +73,7 @@ impl ForkServer {
             Some(running) => running,
             None => {
                 let running = Running::start(workers, self.name)?;
-                running.tell(work)?;
+                running.send(length, &text, &streams)?;
                 running
             }
         };
@@ -117,15 +121,6 @@ impl Running {
         let mut command = workers.command(name);
         command.arg(WORD).current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self { child: command.spawn()?, socket })
-    }
-
-    /// Asks it to fork.
-    fn tell(&self, work: &Work<'_>) -> io::Result<()> {
-        let text: Vec<u8> = work.args.iter().flat_map(|arg| arg.as_bytes().iter().copied().chain([0])).collect();
-        let length = i32::try_from(text.len()).ok().filter(|length| length.unsigned_abs() <= MESSAGE_MAX);
-        let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "too many arguments"))?;
-        let streams: Vec<RawFd> = [Some(work.stdin), work.stdout].iter().flatten().map(AsRawFd::as_raw_fd).collect();
-        self.send(length, &text, &streams)
     }
 
     /// Ends one that does not answer: its forks go on.
