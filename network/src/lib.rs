@@ -17,6 +17,7 @@ mod node;
 pub mod ports;
 pub mod ruleset;
 mod state;
+pub mod tables;
 pub mod vnet;
 
 #[cfg(target_os = "freebsd")]

@@ -9,6 +9,8 @@ use host::Need;
 use host::Prefix;
 use host::run::{RunError, Tool, exited_with};
 
+use super::sys;
+use crate::tables::Sizes;
 use crate::{Error, anchors};
 
 /// pfctl(8).
@@ -129,7 +131,20 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
             (!enabled).then(|| "run: sysrc pf_enable=YES; service pf start".to_owned()),
         ),
         need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| anchors::remedy(&missing))),
+        table_need(),
     ]
+}
+
+/// Optional: pods run with tables of any size.
+fn table_need() -> Need {
+    let size = |name: &str| {
+        let value = sys::sysctl(&format!("net.pf.{name}_hashsize"), size_of::<u64>()).unwrap_or_default();
+        value.first_chunk().map_or(0, |value| u64::from_ne_bytes(*value))
+    };
+    let sizes =
+        Sizes { states: size("states"), source_nodes: size("source_nodes"), udp_endpoints: size("udpendpoint") };
+    let (found, lines) = sizes.judge();
+    need("pf tables", &found, false, lines)
 }
 
 fn need(name: &str, found: &str, required: bool, remedy: Option<String>) -> Need {

@@ -7,6 +7,7 @@ mod facts;
 mod limits;
 mod names;
 mod params;
+mod patches;
 mod plan;
 mod refuse;
 mod resolve;

@@ -3,7 +3,7 @@
 use host::Need;
 
 use super::sys::sysctl;
-use super::{kernel, rulesets};
+use super::{kernel, patches, rulesets};
 
 /// The oldest kernel that the binary runs on (`__FreeBSD_version`): nullfs mounts single files since 14.0.
 const OLDEST: u64 = 1_400_000;
@@ -17,7 +17,7 @@ const RULESETS: usize = 1_000;
 
 /// What is needed, and whether it holds. Every question is a sysctl or a list that the kernel has in memory.
 pub(super) fn needs() -> Vec<Need> {
-    let all = [version(), rights(), vimage(), file_systems(), accounting(), rulesets()];
+    let all = [version(), patches(), rights(), vimage(), file_systems(), accounting(), rulesets()];
     all.into_iter().chain(kernel::runs_linux().then(brand)).collect()
 }
 
@@ -30,6 +30,20 @@ fn version() -> Need {
     let version = sysctl::number("kern.osreldate").unwrap_or(0);
     let remedy = (version < OLDEST).then(|| "run FreeBSD 14.0 or newer".to_owned());
     need("FreeBSD", format!("{release} ({version})"), remedy)
+}
+
+/// Optional: what runs on such a kernel runs.
+fn patches() -> Need {
+    let release = sysctl::text("kern.osrelease").unwrap_or_default();
+    let known = patches::known(&release);
+    let found = known.as_ref().map_or("nothing is known against it", |known| &known.flaw).to_owned();
+    let update = |known: patches::Known| {
+        format!(
+            "update to {} (freebsd-update fetch install, or pkg upgrade -r FreeBSD-base), and restart",
+            known.update
+        )
+    };
+    Need { required: false, ..need("security of the kernel", found, known.map(update)) }
 }
 
 fn rights() -> Need {
