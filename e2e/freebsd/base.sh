@@ -9,13 +9,20 @@ set -eu
 programs="sh cat cp date dd df echo env expr false fetch grep head hostname id ifconfig inetd ipcs kill limits ln ls mkdir mount
 mv nc netstat pgrep ping printenv ps pwd rm sed sleep sort stat sysctl tail test touch tr true uname wc"
 
+path=/bin:/usr/bin:/sbin:/usr/sbin
+missing=
+for name in $programs; do
+    PATH=$path which -s "$name" || missing="$missing $name"
+done
+[ -z "$missing" ] || { echo "the test images need of this machine's base system:$missing" >&2; exit 1; }
+
 stage=$(mktemp -d /var/tmp/cellblock-base.XXXXXX)
 trap 'rm -rf "$stage"' EXIT
 mkdir -p "$stage/bin" "$stage/dev" "$stage/etc" "$stage/libexec" "$stage/root" "$stage/proc" "$stage/var/run" "$stage/var/www" "$stage/tmp"
 chmod 1777 "$stage/tmp"
 
 for name in $programs; do
-    program=$(PATH=/bin:/usr/bin:/sbin:/usr/sbin command -p which "$name") || continue
+    program=$(PATH=$path which "$name")
     mkdir -p "$stage${program%/*}"
     [ -e "$stage$program" ] || cp -p "$program" "$stage$program"
     # Programs that are linked statically have nothing to say here.

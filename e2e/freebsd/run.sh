@@ -9,6 +9,7 @@
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
+# FREEBSD_ACCEL   how QEMU runs it: kvm (where /dev/kvm can be written) or tcg, where KVM boots no FreeBSD
 # FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
 # FREEBSD_FOCUS   only the specs of critest that match
 # FREEBSD_ONLY    only our own specs whose names contain this
@@ -42,8 +43,9 @@ boot() {
     format=$(qemu-img info "$FREEBSD_IMAGE" | sed -n 's/^file format: //p')
     qemu-img create -q -f qcow2 -F "$format" -b "$(realpath "$FREEBSD_IMAGE")" "$work/overlay.qcow2"
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    acceleration=tcg
-    [ -w /dev/kvm ] && acceleration=kvm
+    acceleration=${FREEBSD_ACCEL:-tcg}
+    [ -n "${FREEBSD_ACCEL:-}" ] || [ ! -w /dev/kvm ] || acceleration=kvm
+    say "booting $FREEBSD_IMAGE ($acceleration)"
     set -- -nographic -M q35 -accel "$acceleration" -smp 2 -m 4096 -no-reboot -serial "file:$work/serial.log" -monitor none \
         -drive "if=virtio,file=$work/overlay.qcow2,format=qcow2,cache=unsafe" \
         -netdev "user,id=n,hostfwd=tcp:127.0.0.1:$port-:22" -device virtio-net-pci,netdev=n
@@ -55,7 +57,7 @@ ${FREEBSD_KEY:+-i $FREEBSD_KEY }root@127.0.0.1"
     waited=0
     until $FREEBSD_SSH true </dev/null 2>/dev/null; do
         kill -0 "$machine" || { cat "$work/qemu.log"; exit 1; }
-        [ "$waited" -lt "$BOOT" ] || { say "no ssh after $BOOT s; the console ends:"; tail -20 "$work/serial.log"; exit 1; }
+        [ "$waited" -lt "$BOOT" ] || { say "no ssh after $BOOT s ($acceleration; see FREEBSD_ACCEL); the console ends:"; tail -20 "$work/serial.log"; exit 1; }
         sleep 5
         waited=$((waited + 5))
     done
