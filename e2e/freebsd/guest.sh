@@ -363,8 +363,11 @@ run_soak() {
     inventory >tmp/before
     rules=$(pfctl -q -sn; pfctl -q -sr)
     printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\n' | pfctl -q -f -
-    PATH=$PATH:$dir ./e2e soak --seconds "$SOAK" --pods 20 --registry-config certs.d >soak.log 2>&1 || failures=$((failures + 1))
+    # A dataset of its own too: a server removes what it does not know.
+    [ -z "$dataset" ] || zfs create "$dataset/soak"
+    PATH=$PATH:$dir ./e2e soak --seconds "$SOAK" --pods 20 --registry-config certs.d ${dataset:+--zfs "$dataset/soak"} >soak.log 2>&1 || failures=$((failures + 1))
     tail -30 soak.log
+    [ -z "$dataset" ] || zfs destroy -r "$dataset/soak"
     echo "$rules" | pfctl -q -f -
     nothing_left || { echo "FAILED  soak: left behind"; failures=$((failures + 1)); }
 }

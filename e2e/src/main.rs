@@ -120,7 +120,7 @@ struct Parts {
 }
 
 /// The soak that is part of everything: long enough for some dozens of faults, and pods enough to see that recovery is not slow.
-const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20 };
+const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, zfs: None };
 
 fn main() -> ExitCode {
     match command(Arguments::parse().command) {
@@ -236,6 +236,7 @@ fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, chec
 fn soak_without_registry(plan: &soak::Plan, certs: &Path, keep: bool) -> Result<()> {
     let dir = run_directory()?;
     let site = Site::new(&dir.path().join("site"), &std::path::absolute(certs)?, PathBuf::from("crictl"))?;
+    plan.zfs.iter().try_for_each(|dataset| site.put_roots_on_zfs(dataset))?;
     let mut checks = Checks::default();
     soak_at(&site, None, plan, &mut checks);
     finish(checks, &site, dir, keep)

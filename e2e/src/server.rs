@@ -27,7 +27,7 @@ impl Site {
         let site = Self { dir: dir.to_owned(), prefix: format!("e{}", char::from(b'a' + letter)), crictl, other: None };
         std::fs::create_dir_all(&site.dir)?;
         std::fs::write(
-            site.dir.join("cellblock.toml"),
+            site.config(),
             format!(
                 "root = {:?}\nstate = {:?}\naddress = \"{}\"\nprefix = \"{}\"\n\n[image]\nregistry_config = {certs:?}\n\n\
                  [network]\npod_cidrs = [\"10.{net}.0.0/16\", \"fd00:cb:{net}::/64\"]\n\n\
@@ -40,6 +40,18 @@ impl Site {
             ),
         )?;
         Ok(site)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("cellblock.toml")
+    }
+
+    /// Configures roots on ZFS, below this dataset.
+    pub fn put_roots_on_zfs(&self, dataset: &str) -> Result<()> {
+        let table = "[image]\n";
+        let text = std::fs::read_to_string(self.config())?;
+        let text = text.replace(table, &format!("{table}rootfs = \"zfs\"\nzfs_dataset = {dataset:?}\n"));
+        Ok(std::fs::write(self.config(), text)?)
     }
 
     /// The directory of everything.
@@ -81,7 +93,7 @@ impl Site {
     pub fn start(&self) -> Result<Background> {
         let program = beside()?.join("cellblock");
         ensure!(program.exists(), "{} is not built: cargo build", program.display());
-        let config = self.dir.join("cellblock.toml");
+        let config = self.config();
         let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];
         Program::new(program, args).background(&self.dir.join("cellblock.log"))
     }

@@ -32,7 +32,8 @@ pub(super) fn lines() -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-/// A line of the inventory; None for what is no trace of a pod: a kernel's thread, the question's own process, an empty anchor.
+/// A line of the inventory; None for what is no trace of a pod: a kernel's thread, the question's own process, an empty anchor,
+/// the layers of images.
 fn of(kind: &str, printed: &str) -> Option<String> {
     let words: Vec<&str> = printed.split_whitespace().collect();
     match (kind, &words[..]) {
@@ -40,6 +41,7 @@ fn of(kind: &str, printed: &str) -> Option<String> {
         ("process", [_, _, command, ..]) if command.starts_with('[') || *command == "ps" => None,
         // pf keeps an anchor that had tables, empty, and so its parent (seen on 15.1): what all pods share of a server.
         ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
+        ("dataset", [name]) if name.contains("/chains") || name.ends_with("/containers") => None,
         ("process", [pid, "-", command @ ..]) => Some(format!("process {pid} {}", command.join(" "))),
         ("process", [pid, jail, command @ ..]) => Some(format!("process {pid} {} (jail {jail})", command.join(" "))),
         _ => Some(format!("{kind} {}", words.join(" "))),
@@ -57,6 +59,9 @@ fn what_is_printed_is_read() {
         ("anchor", "  cellblock-ed/0123456789ab", Some("anchor cellblock-ed/0123456789ab")),
         ("anchor", "  cellblock-ed/node", None),
         ("anchor", "  cellblock-ed", None),
+        ("dataset", "tank/cellblock/chains/0123@layer", None),
+        ("dataset", "tank/cellblock/containers", None),
+        ("dataset", "tank/cellblock/containers/0123", Some("dataset tank/cellblock/containers/0123")),
         ("jail", "", None),
     ] {
         assert_eq!(of(kind, printed).as_deref(), line, "{printed:?}");

@@ -50,6 +50,9 @@ pub struct Plan {
     /// As many pods of two containers run when the server is killed under all of them.
     #[arg(long, default_value_t = 110)]
     pub pods: usize,
+    /// Roots are on ZFS, below this dataset, which is there.
+    #[arg(long, value_name = "DATASET")]
+    pub zfs: Option<String>,
 }
 
 /// What happened.

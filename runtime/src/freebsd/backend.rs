@@ -35,7 +35,9 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
     settings.workers.keep_fork_server(WORKER);
     let empty = settings.state.join(EMPTY);
-    for directory in [&empty, &settings.state.join("pods"), &settings.state.join("containers")] {
+    // All of them: a server without pods always looks the same.
+    let kept = ["pods", "spares", "containers"].map(|name| settings.state.join(name));
+    for directory in kept.iter().chain([&empty]) {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
     let backend = FreeBsd { settings, empty, counters: Counters::default() };
