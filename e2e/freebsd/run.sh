@@ -33,7 +33,10 @@ machine= registry= forward=
 say() { echo "freebsd-e2e: $*"; }
 
 finish() {
-    for process in $forward $registry $machine; do kill "$process" 2>/dev/null || :; done
+    # The registry ends with its standard input: killed, it would leave its server behind.
+    exec 8>&-
+    [ -z "$registry" ] || wait "$registry" || :
+    for process in $forward $machine; do kill "$process" 2>/dev/null || :; done
     rm -rf "$work"
 }
 trap finish EXIT
