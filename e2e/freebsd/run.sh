@@ -46,8 +46,9 @@ boot() {
     format=$(qemu-img info "$FREEBSD_IMAGE" | sed -n 's/^file format: //p')
     qemu-img create -q -f qcow2 -F "$format" -b "$(realpath "$FREEBSD_IMAGE")" "$work/overlay.qcow2"
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    acceleration=${FREEBSD_ACCEL:-tcg}
-    [ -n "${FREEBSD_ACCEL:-}" ] || [ ! -w /dev/kvm ] || acceleration=kvm
+    acceleration=tcg
+    [ ! -w /dev/kvm ] || acceleration=kvm
+    acceleration=${FREEBSD_ACCEL:-$acceleration}
     say "booting $FREEBSD_IMAGE ($acceleration)"
     set -- -nographic -M q35 -accel "$acceleration" -smp 2 -m 4096 -no-reboot -serial "file:$work/serial.log" -monitor none \
         -drive "if=virtio,file=$work/overlay.qcow2,format=qcow2,cache=unsafe" \

@@ -18,7 +18,6 @@ use nix::unistd::Pid;
 
 use super::names::PID_PIN;
 use super::pod::init_pid_path;
-use super::sys;
 use crate::Error;
 use crate::monitor::WORKER;
 
@@ -56,7 +55,7 @@ pub(super) fn run(args: &[OsString]) -> ExitCode {
 /// Returns true in the process that was started, once all is done, and false in the init.
 fn begin(directory: &Path) -> io::Result<bool> {
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let Some(child) = sys::split()? else {
+    let Some(child) = host::worker::split()? else {
         leave()?;
         return Ok(false);
     };

@@ -26,12 +26,3 @@ pub(super) fn raise_loopback() -> io::Result<()> {
     unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
     Ok(())
 }
-
-/// Forks; the child's number, or None in the child.
-pub(super) fn split() -> io::Result<Option<nix::unistd::Pid>> {
-    // SAFETY: only a worker calls this, which has one thread.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
-        nix::unistd::ForkResult::Child => Ok(None),
-    }
-}

@@ -1,5 +1,5 @@
 //! The system calls of the monitor that the compiler cannot check: taking descriptors out of a
-//! message, the terminal's size, and the handler that lets SIGCHLD interrupt a wait.
+//! message, signals by number, and the terminal's size.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -78,13 +78,9 @@ impl ForkServer {
             }
         };
         match running.answer() {
-            Ok(pid) if pid > 0 => {
+            Ok(answer) => {
                 *kept = Some(running);
-                Ok(Pid::from_raw(pid))
-            }
-            Ok(errno) => {
-                *kept = Some(running);
-                Err(io::Error::from_raw_os_error(-errno))
+                if answer > 0 { Ok(Pid::from_raw(answer)) } else { Err(io::Error::from_raw_os_error(-answer)) }
             }
             Err(error) => {
                 running.give_up();

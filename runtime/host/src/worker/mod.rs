@@ -176,6 +176,14 @@ pub fn leave() -> io::Result<()> {
     Ok(())
 }
 
+/// Forks a worker, which has one thread; the child's number, or None in the child.
+///
+/// # Errors
+/// The host has no process left.
+pub fn split() -> io::Result<Option<Pid>> {
+    sys::split()
+}
+
 /// Blocks SIGCHLD except during the waits that are given the returned mask, which it interrupts: no child's end is missed.
 ///
 /// # Errors

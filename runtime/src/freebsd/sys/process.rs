@@ -1,12 +1,10 @@
-//! Processes: forking in a monitor, reaping (procctl(2)), the process table (sysctl kern.proc), the terminal, and the timer
+//! Processes: reaping (procctl(2)), the process table (sysctl kern.proc), the terminal, and the timer
 //! and watches of a kqueue(2).
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
-
-use nix::unistd::{ForkResult, Pid, fork};
 
 use super::checked;
 
@@ -18,6 +16,7 @@ const ZOMBIE: u32 = 0x8;
 const VALID: u32 = 0x1;
 /// The most descendants that are looked at in one call: more are seen in the next, when these are gone.
 const DESCENDANTS: usize = 4096;
+
 /// One process in the table.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::freebsd) struct Process {
@@ -33,15 +32,6 @@ pub(in crate::freebsd) struct Process {
     pub(in crate::freebsd) minor_faults: u64,
     /// Page faults that read.
     pub(in crate::freebsd) major_faults: u64,
-}
-
-/// Forks; the child's number, or None in the child.
-pub(in crate::freebsd) fn split() -> io::Result<Option<Pid>> {
-    // SAFETY: the caller is a monitor, which has only one thread: the child may do anything.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child)),
-        ForkResult::Child => Ok(None),
-    }
 }
 
 /// Ends this process without running what the parent registered for its own end.
