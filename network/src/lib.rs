@@ -4,7 +4,6 @@
 //! All of it is blocking. Every call may be repeated, and every kernel name is computed from the prefix and the pod's id, so
 //! that [`Network::detach`] needs nothing else.
 
-pub mod anchors;
 pub mod conformance;
 mod error;
 pub mod fake;
@@ -13,11 +12,11 @@ pub mod ipam;
 mod links;
 mod names;
 pub mod netlink;
+pub mod nft;
 mod node;
+pub mod pf;
 pub mod ports;
-pub mod ruleset;
 mod state;
-pub mod tables;
 pub mod vnet;
 
 #[cfg(target_os = "freebsd")]

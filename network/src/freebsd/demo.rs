@@ -3,8 +3,9 @@
 
 use host::Need;
 
-use super::{FORWARDING, load_modules, pf, sys};
-use crate::{Error, Settings, anchors};
+use super::{FORWARDING, load_modules, pfctl, sys};
+use crate::pf::rules;
+use crate::{Error, Settings};
 
 /// What was changed, one word a line.
 const CHANGED: &str = "demo";
@@ -12,24 +13,24 @@ const CHANGED: &str = "demo";
 /// See [`crate::install_demo_ruleset`].
 pub(crate) fn install_demo_ruleset(settings: &Settings) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
-    if pf::needs(&settings.prefix).iter().any(|need| need.required && !Need::holds(need)) {
-        if !pf::is_loaded() {
+    if pfctl::needs(&settings.prefix).iter().any(|need| need.required && !Need::holds(need)) {
+        if !pfctl::is_loaded() {
             load_modules(&["pf"])?;
             changes.push("kldload pf".to_owned());
         }
-        let (enabled, ruled) = pf::enabled_and_ruled()?;
+        let (enabled, ruled) = pfctl::enabled_and_ruled()?;
         if ruled {
-            let lines = anchors::required_lines(&settings.prefix);
-            let what = format!("pf has a ruleset of its own; {}", anchors::remedy(&lines));
+            let lines = rules::required_lines(&settings.prefix);
+            let what = format!("pf has a ruleset of its own; {}", rules::remedy(&lines));
             return Err(Error::Conflict { what });
         }
-        let lines = anchors::required_lines(&settings.prefix);
+        let lines = rules::required_lines(&settings.prefix);
         note(settings, "ruleset")?;
-        pf::load_main(&format!("{}\npass all\n", lines.join("\n")))?;
+        pfctl::load_main(&format!("{}\npass all\n", lines.join("\n")))?;
         changes.push(format!("pf ruleset: {}; pass all", lines.join("; ")));
         if !enabled {
             note(settings, "enabled")?;
-            pf::enable(true)?;
+            pfctl::enable(true)?;
             changes.push("pfctl -e".to_owned());
         }
     }
@@ -48,8 +49,8 @@ pub(crate) fn remove_demo_ruleset(settings: &Settings) -> Result<(), Error> {
     let path = settings.state.join(CHANGED);
     for word in std::fs::read_to_string(&path).unwrap_or_default().lines() {
         match word {
-            "ruleset" => pf::load_main("")?,
-            "enabled" => pf::enable(false)?,
+            "ruleset" => pfctl::load_main("")?,
+            "enabled" => pfctl::enable(false)?,
             name if FORWARDING.iter().any(|(_, known, _)| *known == name) => {
                 sys::set_sysctl(name, &0i32.to_ne_bytes()).map_err(Error::failed(format!("cannot reset {name}")))?;
             }

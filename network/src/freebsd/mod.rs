@@ -4,7 +4,7 @@
 
 mod demo;
 mod pair;
-mod pf;
+mod pfctl;
 mod sys;
 mod tcp;
 mod vnet;
@@ -23,7 +23,8 @@ pub(crate) use self::vnet::main as vnet_main;
 use self::vnet::{Entering, Vnet};
 use crate::hostport::{self, Reach};
 use crate::node::{self, Node};
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, anchors, ipam, names};
+use crate::pf::rules;
+use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
 
 /// What errors call this backend.
 const BACKEND: &str = "freebsd";
@@ -66,7 +67,7 @@ struct FreebsdNetwork {
 impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
         let networks = self.networks();
-        let mut needs = pf::needs(&self.node.settings.prefix);
+        let mut needs = pfctl::needs(&self.node.settings.prefix);
         for (ipv4, name, line) in FORWARDING {
             // Before the pod networks are known, IPv4 is what they will have.
             if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
@@ -86,7 +87,7 @@ impl Network for FreebsdNetwork {
         *self.networks.lock().unwrap_or_else(PoisonError::into_inner) = pod_networks.to_vec();
         self.loaded.store(false, Ordering::Release);
         // Without pf the bridge is ready all the same: what is missing is said by `needs`.
-        if pf::is_loaded() {
+        if pfctl::is_loaded() {
             self.load_node_rules(&vnet)?;
             self.repair()?;
         }
@@ -157,7 +158,7 @@ impl Network for FreebsdNetwork {
         let mut ids = self.node.state.pods()?;
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
         names::add_from_interfaces(&mut ids, prefix, ends);
-        pf::pods(prefix)?.iter().for_each(|short| names::add_short(&mut ids, short));
+        pfctl::pods(prefix)?.iter().for_each(|short| names::add_short(&mut ids, short));
         Ok(ids)
     }
 
@@ -168,7 +169,7 @@ impl Network for FreebsdNetwork {
         let prefix = &self.node.settings.prefix;
         let bridge = names::bridge(prefix);
         let vnet = node_vnet()?;
-        let flush = if pf::is_loaded() { pf::flush(&anchors::node_anchor(prefix), true) } else { Ok(()) };
+        let flush = if pfctl::is_loaded() { pfctl::flush(&rules::node_anchor(prefix), true) } else { Ok(()) };
         let removed = pair::destroy(&vnet, &bridge);
         self.networks.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.loaded.store(false, Ordering::Release);
@@ -229,8 +230,8 @@ impl FreebsdNetwork {
         let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
         let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
         let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
-        let rules = anchors::node(&networks, &unrouted, &settings.untranslated, &interfaces);
-        pf::load(&anchors::node_anchor(&settings.prefix), &rules)?;
+        let rules = rules::node(&networks, &unrouted, &settings.untranslated, &interfaces);
+        pfctl::load(&rules::node_anchor(&settings.prefix), &rules)?;
         self.loaded.store(true, Ordering::Release);
         Ok(())
     }
@@ -238,12 +239,12 @@ impl FreebsdNetwork {
     /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
     fn repair(&self) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        let anchored = pf::pods(prefix)?;
+        let anchored = pfctl::pods(prefix)?;
         for pod in self.node.state.networks()? {
             if let Some(rules) =
-                anchors::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
+                rules::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
             {
-                pf::load(&anchors::pod_anchor(prefix, &pod.id), &rules)?;
+                pfctl::load(&rules::pod_anchor(prefix, &pod.id), &rules)?;
             }
             self.node.listen(&pod)?;
         }
@@ -257,12 +258,12 @@ impl FreebsdNetwork {
             // With them goes what is said below: the pod is remembered already.
             self.load_node_rules(vnet)?;
         } else if !wanted.route || before.is_some_and(|before| !before.route) {
-            pf::set_routed(&anchors::node_anchor(prefix), addresses_of(wanted), wanted.route)?;
+            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(wanted), wanted.route)?;
         }
-        let anchor = anchors::pod_anchor(prefix, &wanted.id);
-        match anchors::pod(prefix, wanted) {
-            Some(rules) => pf::load(&anchor, &rules),
-            None if before.is_some_and(|before| anchors::pod(prefix, before).is_some()) => pf::flush(&anchor, false),
+        let anchor = rules::pod_anchor(prefix, &wanted.id);
+        match rules::pod(prefix, wanted) {
+            Some(rules) => pfctl::load(&anchor, &rules),
+            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
         }
     }
@@ -274,18 +275,18 @@ impl FreebsdNetwork {
         let is_spare = matches!(read, Ok(None)) && self.node.state.of(id).exists();
         // One that cannot be read is as good as one that is not remembered: by its id alone its anchor is removed.
         let known = read.ok().flatten();
-        if is_spare || !pf::is_loaded() {
+        if is_spare || !pfctl::is_loaded() {
             return Ok(());
         }
         if let Some(unrouted) = known.as_ref().filter(|known| !known.route) {
-            pf::set_routed(&anchors::node_anchor(prefix), addresses_of(unrouted), true)?;
+            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(unrouted), true)?;
         }
-        if known.as_ref().is_some_and(|known| anchors::pod(prefix, known).is_none()) {
+        if known.as_ref().is_some_and(|known| rules::pod(prefix, known).is_none()) {
             return Ok(());
         }
-        pf::flush(&anchors::pod_anchor(prefix, id), false)?;
+        pfctl::flush(&rules::pod_anchor(prefix, id), false)?;
         let led_to = known.filter(|known| !known.host_ports.is_empty());
-        led_to.iter().flat_map(addresses_of).try_for_each(pf::forget_states)
+        led_to.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
     }
 }
 

@@ -22,8 +22,9 @@ use self::link::Veth;
 use self::netns::{INTERFACE, Inside};
 use crate::hostport::Reach;
 use crate::links::{Link, Links};
+use crate::nft::rules;
 use crate::node::{self, Node};
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names, ruleset};
+use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
 
 /// What errors call this backend.
 const BACKEND: &str = "linux (development)";
@@ -80,7 +81,7 @@ impl Network for LinuxNetwork {
         }
         forwarding::enable(&settings.state, pod_networks)?;
         let pods = self.node.state.networks()?;
-        let rules = ruleset::node(
+        let rules = rules::node(
             &settings.prefix,
             &ipam::with_former(pod_networks, pods.iter().flat_map(|pod| &pod.addresses)),
             &settings.untranslated,
@@ -165,7 +166,7 @@ impl Network for LinuxNetwork {
         let links = links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
         let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
         let mut ids = self.node.state.pods()?;
-        ids.extend(tables.iter().filter_map(|table| ruleset::pod_of_table(prefix, table)));
+        ids.extend(tables.iter().filter_map(|table| rules::pod_of_table(prefix, table)));
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
         names::add_from_interfaces(&mut ids, prefix, ends);
         Ok(ids)
@@ -176,11 +177,11 @@ impl Network for LinuxNetwork {
             return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
         }
         let settings = &self.node.settings;
-        let table = ruleset::node_table(&settings.prefix);
+        let table = rules::node_table(&settings.prefix);
         let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
-        let others = tables.iter().any(|name| name.starts_with(ruleset::TABLES) && *name != table);
+        let others = tables.iter().any(|name| name.starts_with(rules::TABLES) && *name != table);
         let delete = if tables.contains(&table) {
-            netfilter::apply("the removal of the node's table", &ruleset::delete_table(&table))
+            netfilter::apply("the removal of the node's table", &rules::delete_table(&table))
         } else {
             Ok(())
         };
@@ -242,29 +243,27 @@ impl LinuxNetwork {
     /// Loads the pod's own table, or removes it where one is not needed any more.
     fn apply_rules(&self, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        match ruleset::pod(prefix, wanted) {
+        match rules::pod(prefix, wanted) {
             Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", wanted.id), &rules),
-            None if before.is_some_and(|before| ruleset::pod(prefix, before).is_some()) => {
-                self.remove_rules(&wanted.id)
-            }
+            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&wanted.id),
             None => Ok(()),
         }
     }
 
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
-        let table = ruleset::pod_table(&self.node.settings.prefix, id);
+        let table = rules::pod_table(&self.node.settings.prefix, id);
         let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
         if !tables.contains(&table) {
             return Ok(());
         }
-        netfilter::apply(&format!("the removal of table {table}"), &ruleset::delete_table(&table))
+        netfilter::apply(&format!("the removal of table {table}"), &rules::delete_table(&table))
     }
 
     /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
     fn repair(&self, pods: &[PodNetwork]) -> Result<(), Error> {
         let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
         for pod in pods {
-            if !tables.contains(&ruleset::pod_table(&self.node.settings.prefix, &pod.id)) {
+            if !tables.contains(&rules::pod_table(&self.node.settings.prefix, &pod.id)) {
                 self.apply_rules(None, pod)?;
             }
             self.node.listen(pod)?;
@@ -274,7 +273,7 @@ impl LinuxNetwork {
 
     /// A firewall that was reloaded may have flushed everything.
     fn table(&self) -> Need {
-        let table = ruleset::node_table(&self.node.settings.prefix);
+        let table = rules::node_table(&self.node.settings.prefix);
         let there = netfilter::tables().is_ok_and(|tables| tables.contains(&table));
         let remedy = (!there).then(|| "restart cellblock, which loads it again".to_owned());
         let found = if there { "loaded" } else { "missing" }.to_owned();

@@ -10,8 +10,9 @@ use host::Prefix;
 use host::run::{RunError, Tool, exited_with};
 
 use super::sys;
-use crate::tables::Sizes;
-use crate::{Error, anchors};
+use crate::Error;
+use crate::pf::rules;
+use crate::pf::sizes::Sizes;
 
 /// pfctl(8).
 const PROGRAM: &str = "/sbin/pfctl";
@@ -43,7 +44,7 @@ pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
 /// How many anchors there may be, when a load failed because there are so many; no answer is as good as a no.
 fn used_up(error: &RunError) -> Option<usize> {
     let RunError::Failed { stderr, .. } = error else { return None };
-    anchors::used_up(&run(&["-s", "memory"], "").ok()?, stderr)
+    rules::used_up(&run(&["-s", "memory"], "").ok()?, stderr)
 }
 
 /// Whether there is an anchor of this name, be it for rules of Ethernet alone.
@@ -78,12 +79,12 @@ pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
 /// Takes addresses out of the translation, or puts them back in: an address that is negated in the table of the pods'
 /// networks is not in it. As it is already is fine; so is a table that is not there, whose rules are not loaded either.
 pub(super) fn set_routed(anchor: &str, addresses: impl Iterator<Item = IpAddr>, routed: bool) -> Result<(), Error> {
-    let mut args = vec!["-q", "-a", anchor, "-t", anchors::PODS, "-T", if routed { "delete" } else { "add" }];
+    let mut args = vec!["-q", "-a", anchor, "-t", rules::PODS, "-T", if routed { "delete" } else { "add" }];
     let negated: Vec<String> = addresses.map(|address| format!("!{address}")).collect();
     args.extend(negated.iter().map(String::as_str));
     match run(&args, "") {
         Err(error) if !(routed && exited_with(&error, 1)) => {
-            Err(Error::failed(format!("cannot change table {} of anchor {anchor}", anchors::PODS))(error))
+            Err(Error::failed(format!("cannot change table {} of anchor {anchor}", rules::PODS))(error))
         }
         _ => Ok(()),
     }
@@ -102,8 +103,8 @@ pub(super) fn pods(prefix: &Prefix) -> Result<Vec<String>, Error> {
     if !is_loaded() {
         return Ok(Vec::new());
     }
-    match run(&["-a", &anchors::root(prefix), "-s", "Anchors"], "") {
-        Ok(printed) => Ok(anchors::pods_of(prefix, &printed).into_iter().map(str::to_owned).collect()),
+    match run(&["-a", &rules::root(prefix), "-s", "Anchors"], "") {
+        Ok(printed) => Ok(rules::pods_of(prefix, &printed).into_iter().map(str::to_owned).collect()),
         // It exits 1 where there is no such anchor.
         Err(error) if exited_with(&error, 1) => Ok(Vec::new()),
         Err(error) => Err(Error::failed("cannot list the anchors of pf")(error)),
@@ -112,16 +113,16 @@ pub(super) fn pods(prefix: &Prefix) -> Result<Vec<String>, Error> {
 
 /// What pf must have, by what pfctl prints.
 pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
-    let lines = anchors::required_lines(prefix);
+    let lines = rules::required_lines(prefix);
     if !is_loaded() {
-        let anchors = anchors::remedy(&lines).replace("service pf reload", "service pf start");
+        let anchors = rules::remedy(&lines).replace("service pf reload", "service pf start");
         let remedy = format!("run: kldload pf; sysrc pf_enable=YES\n{anchors}");
         return vec![need("pf", "not loaded", true, Some(remedy))];
     }
     let printed = |args: &[&str]| run(args, "").unwrap_or_else(|error| host::chain(&error));
     let (info, rules) = (printed(&["-s", "info"]), printed(&["-s", "nat"]));
-    let enabled = anchors::is_enabled(&info);
-    let missing = anchors::missing_lines(prefix, &rules);
+    let enabled = rules::is_enabled(&info);
+    let missing = rules::missing_lines(prefix, &rules);
     let anchored = if missing.is_empty() { "there".to_owned() } else { format!("missing: {}", missing.join(", ")) };
     vec![
         need(
@@ -130,7 +131,7 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
             true,
             (!enabled).then(|| "run: sysrc pf_enable=YES; service pf start".to_owned()),
         ),
-        need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| anchors::remedy(&missing))),
+        need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| rules::remedy(&missing))),
         table_need(),
     ]
 }
@@ -157,7 +158,7 @@ pub(super) fn enabled_and_ruled() -> Result<(bool, bool), Error> {
     let info = run(&["-s", "info"], "").map_err(Error::failed(failed()))?;
     let rules = run(&["-s", "rules"], "").map_err(Error::failed(failed()))?;
     let nat = run(&["-s", "nat"], "").map_err(Error::failed(failed()))?;
-    Ok((anchors::is_enabled(&info), !(rules.trim().is_empty() && nat.trim().is_empty())))
+    Ok((rules::is_enabled(&info), !(rules.trim().is_empty() && nat.trim().is_empty())))
 }
 
 /// Loads a main ruleset: for the demonstration, where there is none.
