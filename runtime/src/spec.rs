@@ -2,7 +2,8 @@
 //! nothing here knows jails or namespaces: what a backend cannot give, it refuses with [`crate::Error::Unsupported`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
 use host::{ContainerId, PodId};
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,21 @@ pub struct PodSpec {
     pub privileged: bool,
     /// What all its containers together may use.
     pub resources: Resources,
+}
+
+impl PodSpec {
+    /// The same pod with a host name: one on its own network that has none gets the node's as it is now, as containerd does. Its
+    /// host name is then its own, and whoever changes it inside does not rename the node.
+    ///
+    /// # Errors
+    /// gethostname(3) fails.
+    pub fn named(&self) -> io::Result<Self> {
+        let mut spec = self.clone();
+        if spec.hostname.is_none() && spec.network == Scope::Pod {
+            spec.hostname = Some(nix::unistd::gethostname()?.to_string_lossy().into_owned());
+        }
+        Ok(spec)
+    }
 }
 
 /// A container that is wanted.
@@ -153,6 +169,16 @@ pub struct Mount {
     pub recursive_readonly: bool,
     /// How mounts made later on one side are seen on the other.
     pub propagation: Propagation,
+}
+
+/// The number of directories that lead to a destination. Mounts are made in the order of it, equal ones in the caller's: a mount
+/// on /m that came after one on /m/n would hide it.
+pub(crate) fn depth(destination: &Path) -> usize {
+    destination.components().fold(0, |depth, part| match part {
+        Component::Normal(_) => depth + 1,
+        Component::ParentDir => depth.saturating_sub(1),
+        _ => depth,
+    })
 }
 
 /// What is mounted.
@@ -283,5 +309,20 @@ impl Signal {
     #[must_use]
     pub fn term() -> Self {
         Self("TERM".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::depth;
+
+    #[test]
+    fn the_depth_of_a_destination_is_that_of_the_directories_to_it() {
+        for (destination, wanted) in [("/", 0), ("/m", 1), ("/m/n", 2), ("/m//n/./", 2), ("/m/n/../o", 2), ("/../m", 1)]
+        {
+            assert_eq!(depth(Path::new(destination)), wanted, "{destination}");
+        }
     }
 }

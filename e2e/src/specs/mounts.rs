@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use proto::v1::MountPropagation;
 
 use super::Spec;
-use super::pod::mount;
+use super::pod::{mount, security};
 use super::stage::Stage;
 
 pub(super) const SPECS: &[Spec] = &[
@@ -18,6 +18,8 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "a symbolic link as host path leads to what it names", run: linked_source },
     Spec { name: "a symbolic link below a mount's place does not lead out of the root", run: linked_destination },
     Spec { name: "mount propagation: as asked, or refused", run: propagation },
+    Spec { name: "a mount does not hide one below it that was named before it", run: nested },
+    Spec { name: "mounts below /dev, as kubelet's termination log", run: below_dev },
 ];
 
 fn writable(stage: &Stage<'_>) -> Result<()> {
@@ -103,6 +105,45 @@ fn linked_destination(stage: &Stage<'_>) -> Result<()> {
     }
     ensure!(std::fs::read_dir(host.join("target"))?.next().is_none(), "it was mounted on the host");
     ensure!(!Path::new("/etc/specs-were-here").exists(), "a directory was made on the host");
+    Ok(())
+}
+
+fn nested(stage: &Stage<'_>) -> Result<()> {
+    let (outer, inner) = (stage.directory("outer")?, stage.directory("inner")?);
+    std::fs::write(outer.join("mark"), "outer\n")?;
+    std::fs::write(inner.join("mark"), "inner\n")?;
+    let container = stage.pod()?.container(|config| {
+        config.mounts = vec![mount(&inner, "/m/n/o", false), mount(&inner, "/m/n", false), mount(&outer, "/m", false)];
+    })?;
+    let text = container.exec("cat /m/mark /m/n/mark /m/n/o/mark")?;
+    ensure!(text == "outer\ninner\ninner", "it reads {text:?}");
+    Ok(())
+}
+
+/// kubelet mounts the file of its termination message there in every container.
+fn below_dev(stage: &Stage<'_>) -> Result<()> {
+    let volume = stage.directory("volume")?;
+    let log = volume.join("log");
+    std::fs::write(&log, "")?;
+    std::fs::create_dir(volume.join("directory"))?;
+    let pod = stage.pod()?;
+    for readonly_rootfs in [false, true] {
+        let container = pod.container(|config| {
+            security(config).readonly_rootfs = readonly_rootfs;
+            let directory = volume.join("directory");
+            config.mounts = vec![
+                mount(&log, "/dev/termination-log", false),
+                mount(&directory, "/dev/made/one", false),
+                mount(&log, "/dev/made/two", true),
+            ];
+        })?;
+        container.exec(&format!("echo {readonly_rootfs} >> /dev/termination-log && echo x > /dev/made/one/file"))?;
+        container.fails("echo x >> /dev/made/two")?;
+        container.exec("echo x > /dev/null && test -c /dev/null")?;
+    }
+    let text = std::fs::read_to_string(&log)?;
+    ensure!(text == "false\ntrue\n", "the host has {text:?}");
+    ensure!(volume.join("directory/file").exists(), "what was written below /dev/made is not in the volume");
     Ok(())
 }
 

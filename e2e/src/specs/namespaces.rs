@@ -18,6 +18,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "pid TARGET: another container's processes, or refused", run: target_pid },
     Spec { name: "the pod's host name is seen by its containers and by nobody else", run: hostname },
     Spec { name: "a container cannot change a host name that is not its own", run: hostname_is_kept },
+    Spec { name: "a pod without a host name has the node's, and cannot rename the node", run: no_hostname },
 ];
 
 fn pod_ipc(stage: &Stage<'_>) -> Result<()> {
@@ -141,4 +142,25 @@ fn hostname_is_kept(stage: &Stage<'_>) -> Result<()> {
         let now = Program::new::<&str>("hostname", []).run()?;
         Ok((now == host).then_some(()))
     })
+}
+
+/// critest once renamed the machine: such a pod shared the host's UTS namespace.
+fn no_hostname(stage: &Stage<'_>) -> Result<()> {
+    let name = || Program::new::<&str>("hostname", []).run();
+    let host = name()?;
+    let pod = stage.pod_with(|config| {
+        config.hostname = String::new();
+        pod_security(config).privileged = true;
+    })?;
+    let container = pod.container(|config| security(config).privileged = true)?;
+    let text = container.exec("hostname")?;
+    ensure!(text == host.trim(), "it is called {text}, the node {host}");
+    // It may be able to rename its pod.
+    container.exec("hostname intruder; echo tried")?;
+    let now = name()?;
+    if now != host {
+        Program::new("hostname", [host.trim()]).run()?;
+    }
+    ensure!(now == host, "the node is called {now} now");
+    Ok(())
 }

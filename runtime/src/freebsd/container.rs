@@ -1,6 +1,7 @@
 //! Containers: their mounts and files are made when they are created; their jail is made by their monitor when they start,
 //! and ends with their first process.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -81,8 +82,9 @@ fn fill(
     facts.home = home(&passwd, facts.identity.uid);
     facts.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
-    let wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf);
-    facts.root = mount_all(&image, spec, &wanted, &directory)?;
+    let mut wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf);
+    let links = plan::link_below_dev(&mut wanted, |name| Path::new("/dev").join(name).symlink_metadata().is_ok())?;
+    facts.root = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
     cover(backend, spec, &Root::open(&facts.root)?)?;
     facts::write_limits(&directory, limits)?;
     // The facts last: with them the container is whole.
@@ -110,8 +112,15 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
     Ok(sources)
 }
 
+/// What is mounted, and the names in /dev of the links to some of it.
+struct Mounting<'a> {
+    wanted: &'a [Wanted],
+    links: &'a BTreeSet<String>,
+}
+
 /// Makes all places, then mounts; the container's root is the image's or a read-only mount of it.
-fn mount_all(image: &Root, spec: &ContainerSpec, wanted: &[Wanted], directory: &Path) -> Result<PathBuf, Error> {
+fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, directory: &Path) -> Result<PathBuf, Error> {
+    let wanted = mounting.wanted;
     for (at, mount) in wanted.iter().enumerate() {
         image.make_place(mount, &wanted[..at])?;
     }
@@ -129,7 +138,12 @@ fn mount_all(image: &Root, spec: &ContainerSpec, wanted: &[Wanted], directory: &
     } else {
         Root::open(&image.path)?
     };
-    wanted.iter().try_for_each(|mount| root.mount(mount))?;
+    for mount in wanted {
+        root.mount(mount)?;
+        if matches!(mount.source, Source::Devfs(_)) {
+            mounting.links.iter().try_for_each(|name| mounts::link_in_dev(&root, name, &plan::linked(name)))?;
+        }
+    }
     if in_a_mount {
         make_cwd(&root, spec)?;
     }
@@ -157,7 +171,12 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
             (true, Kind::File) => backend.state().join(EMPTY_FILE),
             (false, _) => root.path.join(&found.path),
         };
-        root.mount(&Wanted { source: Source::Null(source, kind), destination: path.clone(), readonly: true })?;
+        root.mount(&Wanted {
+            source: Source::Null(source, kind),
+            destination: path.clone(),
+            place: path.clone(),
+            readonly: true,
+        })?;
     }
     Ok(())
 }

@@ -52,6 +52,11 @@ pub(super) fn rules(devices: &[Device]) -> Result<Vec<Rule>, Error> {
     Ok(rules)
 }
 
+/// Whether a pattern of devfs(8) with this text means the one entry of this name.
+pub(super) fn is_pattern_of_itself(name: &str) -> bool {
+    !name.contains(['*', '?', '[', '\\']) && name.len() < PATTERN_LENGTH
+}
+
 fn below_dev(source: &Path) -> Result<&str, Error> {
     let invalid = |reason: &str| Error::Invalid {
         field: "devices.source".to_owned(),
@@ -59,11 +64,8 @@ fn below_dev(source: &Path) -> Result<&str, Error> {
     };
     let name = source.strip_prefix("/dev").ok().and_then(Path::to_str).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| invalid("is not a device below /dev"))?;
-    if name.split('/').any(|part| part == "..") || name.contains(['*', '?', '[', '\\']) {
-        return Err(invalid("is not the name of one device"));
-    }
-    if name.len() >= PATTERN_LENGTH {
-        return Err(invalid("is too long for a rule of devfs"));
+    if name.split('/').any(|part| part == "..") || !is_pattern_of_itself(name) {
+        return Err(invalid("is not the name of one device that a rule of devfs can show"));
     }
     Ok(name)
 }

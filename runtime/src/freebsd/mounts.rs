@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use nix::mount::{MntFlags, Nmount, unmount};
+use nix::unistd::symlinkat;
 
+use super::devices::Rule;
 use super::plan::{Source, Wanted};
 use super::resolve::{Kind, open_root, resolve};
+use super::sys::devfs;
 use super::sys::mount::{Mounted, all, of};
 use crate::Error;
 
@@ -53,10 +56,10 @@ impl Root {
     /// # Errors
     /// [`Error::Invalid`] names the destination.
     pub(super) fn make_place(&self, wanted: &Wanted, earlier: &[Wanted]) -> Result<(), Error> {
-        if earlier.iter().any(|other| wanted.destination.starts_with(&other.destination)) {
+        if earlier.iter().any(|other| wanted.place.starts_with(&other.place)) {
             return Ok(());
         }
-        resolve(&self.opened, &wanted.destination, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
+        resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
     }
 
     /// Mounts, and checks where it went.
@@ -64,8 +67,7 @@ impl Root {
     /// # Errors
     /// [`Error::Invalid`] for a destination that cannot be; else what the kernel said.
     pub(super) fn mount(&self, wanted: &Wanted) -> Result<(), Error> {
-        let place =
-            resolve(&self.opened, &wanted.destination, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
+        let place = resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
         if place.directory != (wanted.source.kind() == Kind::Directory) {
             let reason = if place.directory { "a directory, its source is a file" } else { "no directory" };
             return Err(misplaced(wanted)(io::Error::other(format!("it is {reason}"))));
@@ -78,7 +80,7 @@ impl Root {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let below = of(place.file.as_fd()).map_err(Error::failed(failed()))?;
         nmount(&wanted.source, &on, wanted.readonly).map_err(Error::failed(failed()))?;
-        let arrived = resolve(&self.opened, &wanted.destination, None).and_then(|found| of(found.file.as_fd()));
+        let arrived = resolve(&self.opened, &wanted.place, None).and_then(|found| of(found.file.as_fd()));
         match arrived {
             Ok(found) if found.on == on && found.fsid != below.fsid => Ok(()),
             other => {
@@ -88,6 +90,19 @@ impl Root {
             }
         }
     }
+}
+
+/// Makes a link in the devfs that is mounted on /dev of a root, to the same name in another directory, and shows it. The rule is
+/// for this link only: one of the ruleset's would show a device of the node that gets this name later.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), Error> {
+    let failed = || format!("cannot make the link /dev/{name} in {}", root.path.display());
+    let dev = resolve(root.descriptor(), Path::new("/dev"), None).map_err(Error::failed(failed()))?.file;
+    symlinkat(target, dev.as_fd(), name).map_err(|errno| Error::failed(failed())(io::Error::from(errno)))?;
+    let shown = Rule { pattern: Some(name.to_owned()), show: true };
+    devfs::apply(dev.as_fd(), &shown).map_err(Error::failed(failed()))
 }
 
 fn misplaced(wanted: &Wanted) -> impl FnOnce(io::Error) -> Error {

@@ -1,9 +1,17 @@
 //! What is mounted into a container's root, in order: decided here, done by [`super::mounts`].
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 
+use super::devices::is_pattern_of_itself;
 use super::resolve::Kind;
-use crate::spec::{ContainerSpec, MountSource};
+use crate::Error;
+use crate::spec::{ContainerSpec, MountSource, depth};
+
+/// Where devfs is.
+const DEV: &str = "/dev";
+/// Where the mounts are that links in /dev lead to: an image that has something there changes its own containers only.
+const LINKED: &str = "/.cellblock.dev";
 
 /// One mount that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +20,8 @@ pub(super) struct Wanted {
     pub(super) source: Source,
     /// Where, as the container sees it.
     pub(super) destination: PathBuf,
+    /// Where it is made: the destination itself, or what a link in /dev leads to.
+    pub(super) place: PathBuf,
     /// Whether it cannot be written.
     pub(super) readonly: bool,
 }
@@ -70,36 +80,84 @@ impl Source {
     }
 }
 
-/// The mounts of a container: what every container has, then the caller's in its order, then its resolv.conf. What the
-/// caller mounts itself is left out of the first and the last. Linux programs get what linux(4) and its rc script say.
+/// The mounts of a container, in the order in which they are made: what every container has, then the caller's and its
+/// resolv.conf, from the shallowest to the deepest. What the caller mounts itself is left out of ours. Linux programs get what
+/// linux(4) and its rc script say.
 pub(super) fn mounts(
     spec: &ContainerSpec,
     sources: &[Source],
     ruleset: u16,
     resolv_conf: Option<&Path>,
 ) -> Vec<Wanted> {
-    let pseudo = |source: Source, at: &str| Wanted { source, destination: at.into(), readonly: false };
-    let own = |wanted: &Wanted| spec.mounts.iter().any(|mount| mount.destination == wanted.destination);
+    let wanted = |source: Source, at: &Path, readonly: bool| Wanted {
+        source,
+        destination: at.to_owned(),
+        place: at.to_owned(),
+        readonly,
+    };
+    let pseudo = |source: Source, at: &str| wanted(source, Path::new(at), false);
+    let own = |ours: &Wanted| {
+        let covers = |at: &Path| at == ours.destination || (at == Path::new(DEV) && ours.destination.starts_with(DEV));
+        spec.mounts.iter().any(|mount| covers(&mount.destination))
+    };
     let mut first =
-        vec![pseudo(Source::Devfs(ruleset), "/dev"), pseudo(Source::Fdescfs { links: spec.for_linux }, "/dev/fd")];
+        vec![pseudo(Source::Devfs(ruleset), DEV), pseudo(Source::Fdescfs { links: spec.for_linux }, "/dev/fd")];
     if spec.for_linux {
         first.push(pseudo(Source::Pseudo("linprocfs"), "/proc"));
         first.push(pseudo(Source::Pseudo("linsysfs"), "/sys"));
         first.push(pseudo(Source::Tmpfs(None), "/dev/shm"));
     }
     first.retain(|wanted| !own(wanted));
-    let callers = spec.mounts.iter().zip(sources).map(|(mount, source)| Wanted {
-        source: source.clone(),
-        destination: mount.destination.clone(),
-        readonly: mount.readonly,
-    });
-    let resolv_conf = resolv_conf.map(|path| Wanted {
-        source: Source::Null(path.to_owned(), Kind::File),
-        destination: "/etc/resolv.conf".into(),
-        readonly: true,
-    });
-    let last = resolv_conf.filter(|wanted| !own(wanted));
-    first.into_iter().chain(callers).chain(last).collect()
+    let callers = spec.mounts.iter().zip(sources);
+    let callers = callers.map(|(mount, source)| wanted(source.clone(), &mount.destination, mount.readonly));
+    let resolv_conf =
+        resolv_conf.map(|path| wanted(Source::Null(path.to_owned(), Kind::File), Path::new("/etc/resolv.conf"), true));
+    let mut rest: Vec<Wanted> = callers.chain(resolv_conf.filter(|wanted| !own(wanted))).collect();
+    rest.sort_by_key(|wanted| depth(&wanted.destination));
+    first.into_iter().chain(rest).collect()
+}
+
+/// Gives the mounts below /dev that have no place there a place in the root, and returns the names of the links in /dev that lead
+/// there. devfs(5) takes symbolic links only, so the first component that it does not have becomes one; `exists` says what it has.
+///
+/// # Errors
+/// [`Error::Invalid`] for a name that a rule of devfs cannot show.
+pub(super) fn link_below_dev(wanted: &mut [Wanted], exists: impl Fn(&str) -> bool) -> Result<BTreeSet<String>, Error> {
+    let mut links = BTreeSet::new();
+    if !wanted.iter().any(|mount| matches!(mount.source, Source::Devfs(_))) {
+        return Ok(links);
+    }
+    for mount in wanted {
+        let Some(below) = below_dev(&mount.destination) else { continue };
+        let Some(Component::Normal(first)) = below.components().next() else { continue };
+        let first = first.to_str().filter(|name| is_pattern_of_itself(name)).ok_or_else(|| Error::Invalid {
+            field: "mounts.destination".to_owned(),
+            reason: format!("{}: devfs cannot show a link of this name", mount.destination.display()),
+        })?;
+        if !exists(first) {
+            mount.place = Path::new(LINKED).join(&below);
+            links.insert(first.to_owned());
+        }
+    }
+    Ok(links)
+}
+
+/// What the link of this name in /dev leads to.
+pub(super) fn linked(name: &str) -> PathBuf {
+    Path::new(LINKED).join(name)
+}
+
+/// The way from /dev to a destination, without `.` and `..`; None: it is elsewhere.
+fn below_dev(destination: &Path) -> Option<PathBuf> {
+    let mut way = PathBuf::new();
+    for part in destination.components() {
+        match part {
+            Component::Normal(name) => way.push(name),
+            Component::ParentDir => drop(way.pop()),
+            _ => {}
+        }
+    }
+    way.strip_prefix("dev").ok().map(Path::to_owned)
 }
 
 /// The source of a caller's mount, once it is known what stands on the host.
@@ -131,7 +189,7 @@ pub(super) fn example() -> ContainerSpec {
 mod tests {
     use std::path::Path;
 
-    use super::{Source, Wanted, example, mounts};
+    use super::{Source, Wanted, example, link_below_dev, mounts};
     use crate::freebsd::resolve::Kind;
     use crate::spec::{Mount, MountSource, Propagation};
 
@@ -163,6 +221,40 @@ mod tests {
         assert_eq!(places(&mounts(&example(), &[], 9, None)), ["/dev", "/dev/fd"]);
         assert_eq!(both[1].source.options()[1..], [("linrdlnk", String::new())]);
         assert!(both[5].readonly && both[6].source == Source::Null("/data".into(), Kind::Directory));
+    }
+
+    #[test]
+    fn a_mount_comes_before_those_below_it_and_after_those_of_its_depth_that_came_before_it() {
+        let mut spec = example();
+        spec.mounts = ["/m/n", "/etc", "/m", "/m/n/o", "/m/p"].map(mount).into();
+        let sources = vec![Source::Tmpfs(None); spec.mounts.len()];
+        let all = mounts(&spec, &sources, 9, Some(Path::new("/r")));
+        assert_eq!(places(&all)[2..], ["/etc", "/m", "/m/n", "/m/p", "/etc/resolv.conf", "/m/n/o"]);
+        spec.mounts = vec![mount("/dev")];
+        assert_eq!(places(&mounts(&spec, &sources, 9, None)), ["/dev"], "nothing of ours lies on the caller's");
+    }
+
+    #[test]
+    fn what_devfs_has_no_place_for_is_linked_from_it() {
+        let mut spec = example();
+        spec.mounts =
+            ["/dev/termination-log", "/dev/a/b", "/dev/./a/c", "/dev/shm/x", "/x/../dev/d", "/data"].map(mount).into();
+        let sources = vec![Source::Tmpfs(None); spec.mounts.len()];
+        let mut all = mounts(&spec, &sources, 9, None);
+        let links = link_below_dev(&mut all, |name| ["fd", "shm"].contains(&name)).unwrap();
+        assert_eq!(Vec::from_iter(links), ["a", "d", "termination-log"]);
+        let made: Vec<_> = all.iter().map(|wanted| wanted.place.to_str().unwrap()).collect();
+        let linked = ["/.cellblock.dev/termination-log", "/.cellblock.dev/d", "/data", "/.cellblock.dev/a/b"];
+        assert_eq!(made[..2], ["/dev", "/dev/fd"]);
+        assert!(linked.iter().all(|place| made.contains(place)), "{made:?}");
+        assert!(made.contains(&"/.cellblock.dev/a/c") && made.contains(&"/dev/shm/x"), "{made:?}");
+
+        spec.mounts = vec![mount("/dev/*")];
+        let refused = link_below_dev(&mut mounts(&spec, &sources, 9, None), |_| false).unwrap_err().to_string();
+        assert!(refused.contains("/dev/*"), "{refused}");
+        spec.mounts = vec![mount("/dev"), mount("/dev/x")];
+        let mut all = mounts(&spec, &sources, 9, None);
+        assert!(link_below_dev(&mut all, |_| false).unwrap().is_empty(), "the caller's own /dev takes files");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> Option<PathBuf> 
 /// Makes a pod, of a spare where one is given.
 pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
     refuse::pod(spec)?;
-    let spec = &named(spec)?;
+    let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     let name = names::pod(backend.prefix(), &spec.id);
     if self::spec(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {
         make(backend, spec, &name, spare)?;
@@ -86,17 +86,6 @@ fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) ->
         }
         None => Ok(()),
     }
-}
-
-/// The pod with a host name: without one of its own it has the host's as it is now. A jail with a vnet, and a spare above all,
-/// has a name of its own and does not follow the host's.
-fn named(spec: &PodSpec) -> Result<PodSpec, Error> {
-    let mut spec = spec.clone();
-    if spec.hostname.is_none() && spec.network == Scope::Pod {
-        let name = nix::unistd::gethostname().map_err(Error::failed("cannot read the host's name"))?;
-        spec.hostname = Some(name.to_string_lossy().into_owned());
-    }
-    Ok(spec)
 }
 
 fn usable_spare<'a>(

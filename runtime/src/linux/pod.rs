@@ -29,6 +29,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     if directory.join(WHOLE).exists() {
         return place(names, &spec.id);
     }
+    let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     // What an attempt that was cut short has left is in the way.
     clear(&directory)?;
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));

@@ -155,3 +155,59 @@ fn a_place_that_moves_while_it_is_mounted_leads_nowhere() {
     swapper.join().unwrap();
     bench.remove();
 }
+
+#[test]
+fn what_is_mounted_below_dev_is_seen_by_the_container_and_by_what_is_executed_in_it() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let volume = bench.directory.path().join("volume");
+    fs::create_dir_all(&volume).unwrap();
+    for readonly_rootfs in [false, true] {
+        let log = volume.join("log");
+        fs::write(&log, "").unwrap();
+        let mut spec = bench.spec(
+            "echo ended > /dev/termination-log; cat /dev/termination-log; echo x > /dev/a/b/new && echo made; \
+             (echo x > /dev/a/c) 2>/dev/null || echo c is read-only; echo x > /dev/null && echo null",
+        );
+        spec.readonly_rootfs = readonly_rootfs;
+        spec.mounts = vec![
+            host_mount(&log, "/dev/termination-log", false),
+            host_mount(&volume, "/dev/a/b", false),
+            host_mount(&log, "/dev/a/c", true),
+        ];
+        let (exit, text) = bench.output(&spec);
+        assert_eq!((exit.code, text.as_str()), (0, "ended\nmade\nc is read-only\nnull\n"));
+        assert_eq!(fs::read_to_string(&log).unwrap(), "ended\n");
+        fs::remove_file(volume.join("new")).unwrap();
+        bench.runtime.remove_container(&spec.id).unwrap();
+        let root = spec.rootfs.canonicalize().unwrap();
+        assert!(!tool("mount", &["-p"]).contains(root.to_str().unwrap()), "nothing stays mounted");
+    }
+    bench.remove();
+}
+
+/// A rule that showed the link by its name would show the node's device too, once the link is removed.
+#[test]
+fn a_mount_over_a_hidden_device_does_not_show_the_device() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let file = bench.directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let mut spec = bench.spec("true");
+    spec.mounts = vec![host_mount(&file, "/dev/mem", false)];
+    let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
+    assert!(error.contains("/dev/mem"), "{error}");
+    bench.remove();
+}
+
+#[test]
+fn a_mount_does_not_hide_one_below_it_that_was_named_before_it() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let [outer, inner] = ["outer", "inner"].map(|name| bench.directory.path().join(name));
+    for volume in [&outer, &inner] {
+        fs::create_dir_all(volume).unwrap();
+        fs::write(volume.join("mark"), format!("{}\n", volume.display())).unwrap();
+    }
+    let mut spec = bench.spec("cat /m/mark /m/n/mark");
+    spec.mounts = vec![host_mount(&inner, "/m/n", false), host_mount(&outer, "/m", false)];
+    assert_eq!(bench.output(&spec).1, format!("{}\n{}\n", outer.display(), inner.display()));
+    bench.remove();
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use runtime::ContainerState;
 use runtime::conformance::pod_spec;
 use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
 
@@ -214,6 +215,50 @@ fn containers_of_a_pod_share_processes_when_it_says_so() {
                 assert_eq!(text.matches("sleep").count(), 2, "{text}");
             }
             bench.runtime.kill_container(&first.id).unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_mount_does_not_hide_one_below_it_that_was_named_before_it() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let volumes = ["outer", "inner"].map(|name| bench.directory.path().join(name));
+            for volume in &volumes {
+                std::fs::create_dir(volume).unwrap();
+                std::fs::write(volume.join("mark"), format!("{}\n", volume.display())).unwrap();
+            }
+            let [outer, inner] = volumes;
+            let mut spec = bench.spec("cat /m/mark /m/n/mark; echo x > /memory/y/z && echo memory");
+            let tmpfs = Mount { source: MountSource::Tmpfs { size: None }, ..host_mount("/".into(), "/memory", false) };
+            spec.mounts = vec![
+                host_mount(inner.clone(), "/m/n", false),
+                host_mount(outer.clone(), "/m", false),
+                host_mount(inner.clone(), "/memory/y", false),
+                tmpfs,
+            ];
+            let text = bench.output(&spec).1;
+            assert_eq!(text, format!("{}\n{}\nmemory\n", outer.display(), inner.display()));
+            assert!(inner.join("z").exists());
+        },
+    );
+}
+
+#[test]
+fn a_pod_without_a_host_name_has_a_uts_namespace_of_its_own() {
+    in_pod(
+        |spec| spec.hostname = None,
+        |bench| {
+            let spec = bench.spec("read name < /proc/sys/kernel/hostname; echo $name");
+            assert_eq!(bench.output(&spec).1.trim_end(), nix::unistd::gethostname().unwrap().to_str().unwrap());
+            let spec = bench.spec("while :; do sleep 1; done");
+            bench.start(&spec);
+            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
+                panic!("it runs")
+            };
+            let of = |process: String| std::fs::read_link(format!("/proc/{process}/ns/uts")).unwrap();
+            assert_ne!(of(started.pid.to_string()), of("self".to_owned()));
         },
     );
 }

@@ -228,8 +228,16 @@ fn a_container_whose_monitor_was_killed_is_told_to_be_dead_and_is() {
                 }
                 other => panic!("{other:?}"),
             }
-            let state = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
-            assert!(state.is_empty() || state.contains(") Z"), "{state}");
+            // A process that was killed leaves its cgroup, which is what the kill waits for, before it has ended.
+            let ended = || {
+                let state = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
+                state.is_empty() || state.contains(") Z")
+            };
+            let until = std::time::Instant::now() + PATIENCE;
+            while !ended() {
+                assert!(std::time::Instant::now() < until, "process {} does not end", started.pid);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
         },
     );
 }

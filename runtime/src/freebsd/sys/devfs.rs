@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::freebsd::devices::{PATTERN_LENGTH, Rule};
 
@@ -36,6 +36,7 @@ struct KernelRule {
 
 nix::ioctl_readwrite!(add_rule, b'D', 0, KernelRule);
 nix::ioctl_write_ptr!(delete_rule, b'D', 1, u32);
+nix::ioctl_write_ptr!(apply_rule, b'D', 2, KernelRule);
 nix::ioctl_readwrite!(next_rule, b'D', 4, KernelRule);
 nix::ioctl_readwrite!(next_ruleset, b'D', 12, u16);
 
@@ -60,8 +61,7 @@ fn kernel_rule(ruleset: u16) -> KernelRule {
     }
 }
 
-/// Adds a rule at the end of a ruleset, which exists by having rules.
-pub(in crate::freebsd) fn add(devfs: &File, ruleset: u16, rule: &Rule) -> io::Result<()> {
+fn encoded(ruleset: u16, rule: &Rule) -> io::Result<KernelRule> {
     let mut wanted = kernel_rule(ruleset);
     wanted.actions = HIDES_OR_SHOWS;
     wanted.hide_or_show = if rule.show { SHOW } else { HIDE };
@@ -70,8 +70,22 @@ pub(in crate::freebsd) fn add(devfs: &File, ruleset: u16, rule: &Rule) -> io::Re
         let room = wanted.pattern.get_mut(..pattern.len()).filter(|room| room.len() < PATTERN_LENGTH);
         room.ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?.copy_from_slice(pattern.as_bytes());
     }
+    Ok(wanted)
+}
+
+/// Adds a rule at the end of a ruleset, which exists by having rules.
+pub(in crate::freebsd) fn add(devfs: &File, ruleset: u16, rule: &Rule) -> io::Result<()> {
+    let mut wanted = encoded(ruleset, rule)?;
     // SAFETY: the descriptor is open, and the structure is the header's, alive through the call.
     unsafe { add_rule(devfs.as_raw_fd(), &raw mut wanted) }?;
+    Ok(())
+}
+
+/// Applies a rule to what a devfs has now, and to nothing that appears in it later (DEVFSIO_RAPPLY).
+pub(in crate::freebsd) fn apply(devfs: BorrowedFd<'_>, rule: &Rule) -> io::Result<()> {
+    let wanted = encoded(0, rule)?;
+    // SAFETY: the descriptor is open, and the structure is the header's, alive through the call.
+    unsafe { apply_rule(devfs.as_raw_fd(), &raw const wanted) }?;
     Ok(())
 }
 

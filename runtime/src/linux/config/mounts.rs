@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::mountinfo::{self, Peers};
 use crate::Error;
-use crate::spec::{ContainerSpec, Mount, MountSource, Propagation};
+use crate::spec::{ContainerSpec, Mount, MountSource, Propagation, depth};
 
 /// Where the pod keeps what its containers share.
 #[derive(Debug)]
@@ -37,23 +37,33 @@ pub(crate) fn mounts(spec: &ContainerSpec, pod: &PodFiles) -> Result<Mounts, Err
         .into_iter()
         .filter(|mount| !taken(mount["destination"].as_str().unwrap_or_default()))
         .collect();
+    let mut placed: Vec<(&Path, Value)> = Vec::new();
     if !taken("/dev/shm") {
-        list.push(bind(&pod.shm, Path::new("/dev/shm"), &["rbind", "rw", "rprivate", "nosuid", "nodev", "noexec"]));
+        let at = Path::new("/dev/shm");
+        placed.push((at, bind(&pod.shm, at, &["rbind", "rw", "rprivate", "nosuid", "nodev", "noexec"])));
     }
     let access = if spec.readonly_rootfs { "ro" } else { "rw" };
     for (destination, source) in pod.files.iter().filter(|(destination, _)| !taken(destination)) {
-        list.push(bind(source, Path::new(destination), &["rbind", "rprivate", access]));
+        let at = Path::new(*destination);
+        placed.push((at, bind(source, at, &["rbind", "rprivate", access])));
     }
-    let mut propagation = None;
     for mount in &spec.mounts {
-        list.push(asked_for(mount)?);
-        propagation = match (mount.propagation, propagation) {
-            (Propagation::Bidirectional, _) => Some("rshared"),
-            (Propagation::HostToContainer, None) => Some("rslave"),
-            (_, already) => already,
-        };
+        placed.push((&mount.destination, asked_for(mount)?));
     }
-    Ok(Mounts { list, propagation })
+    // Stable, so that of two mounts on one place the later one lies above.
+    placed.sort_by_key(|(at, _)| depth(at));
+    list.extend(placed.into_iter().map(|(_, mount)| mount));
+    Ok(Mounts { list, propagation: root_propagation(&spec.mounts) })
+}
+
+/// How mounts must propagate from and to the root for its mounts to do so.
+fn root_propagation(mounts: &[Mount]) -> Option<&'static str> {
+    let any = |wanted: Propagation| mounts.iter().any(|mount| mount.propagation == wanted);
+    match (any(Propagation::Bidirectional), any(Propagation::HostToContainer)) {
+        (true, _) => Some("rshared"),
+        (false, true) => Some("rslave"),
+        (false, false) => None,
+    }
 }
 
 /// What every Linux program expects.
