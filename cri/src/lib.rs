@@ -7,6 +7,7 @@ pub mod config;
 pub mod connections;
 pub mod deliver;
 pub mod demo;
+pub mod directories;
 pub mod error;
 pub mod events;
 pub mod exits;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::deliver::{DeliverLayer, Gate};
 use crate::node::{Backends, Node, Opening};
 use crate::service::Service;
-use crate::{connections, recover, spares};
+use crate::{connections, directories, recover, spares};
 
 /// The largest message either way, in bytes: what kubelet and crictl accept.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -174,14 +174,14 @@ async fn serve(
         .await
 }
 
-/// Takes the lock on a root directory, making the directory.
+/// Takes the lock on a root directory, making the directory and closing it to all but root.
 ///
 /// # Errors
 /// [`ServeError::Taken`] when another server has it.
 pub fn lock(root: &Path) -> Result<Lock, ServeError> {
     let failed = |source| ServeError::Host { operation: format!("take the root directory {}", root.display()), source };
-    fs::create_dir_all(root).map_err(failed)?;
-    fs::set_permissions(root, fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    host::fs::make_directory(root, directories::ROOT).map_err(failed)?;
+    host::fs::set_mode(root, directories::ROOT).map_err(failed)?;
     Lock::take(&root.join(LOCK)).map_err(failed)?.ok_or_else(|| ServeError::Taken { root: root.to_owned() })
 }
 
@@ -201,7 +201,7 @@ fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     let private = socket.with_file_name(format!(".{name}.{}", std::process::id()));
     host::fs::remove_file(&private).map_err(failed)?;
     let listener = UnixListener::bind(&private).map_err(failed)?;
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    host::fs::set_mode(&private, 0o600).map_err(failed)?;
     fs::rename(&private, socket).map_err(failed)?;
     Ok(listener)
 }
