@@ -15,6 +15,7 @@ pub mod locks;
 pub mod metrics;
 pub mod names;
 pub mod node;
+pub mod reconcile;
 pub mod record;
 pub mod recover;
 pub mod rpc;

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::deliver::{DeliverLayer, Gate};
 use crate::node::{Backends, Node, Opening};
 use crate::service::Service;
-use crate::{connections, directories, recover, spares};
+use crate::{connections, directories, reconcile, recover, spares};
 
 /// The largest message either way, in bytes: what kubelet and crictl accept.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -96,7 +96,7 @@ impl Server {
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
-        let keeper = tokio::spawn(spares::keep(node.clone()));
+        let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
         tokio::select! {
             () = stop => {}
             () = ended(&serving) => warn!("the socket ended"),
@@ -104,7 +104,7 @@ impl Server {
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
         node.events.close();
-        keeper.abort();
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
         node.streaming.stop().await;
         let outcome = tokio::time::timeout(STOP_GRACE, serving).await;
         let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
