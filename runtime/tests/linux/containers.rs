@@ -246,7 +246,7 @@ fn whatever_keeps_a_container_from_starting_leaves_nothing_of_it() {
             spec.process.cwd = "/bin/sh".into();
             bench.runtime.create_container(&spec).unwrap();
             bench.runtime.start_container(&spec.id).unwrap_err();
-            assert_eq!(bench.runtime.container_state(&spec.id).unwrap(), ContainerState::Created);
+            assert_eq!(bench.runtime.container_state(&spec.id).unwrap(), runtime::ContainerState::Created);
             let states = bench.settings.state.join("runc");
             assert_eq!(std::fs::read_dir(states).unwrap().count(), 0, "runc has no container");
             bench.runtime.kill_container(&spec.id).unwrap();
