@@ -3,21 +3,25 @@
 
 use std::io::Write;
 
+use anyhow::Context as _;
 use host::Need;
 
 use crate::config::Config;
-use crate::serve;
+use crate::{directories, serve};
 
 /// Prints every need of the node and whether it holds; the answer is whether all that are required do.
 ///
 /// # Errors
 /// A backend cannot be opened, or the output cannot be written.
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
+    directories::make(config).context("cannot make the server's directories")?;
+    let directories = directories::needs(config).context("cannot look at the server's directories")?;
     let (runtime, network, rootfs) = serve::boundaries(config)?;
     let mut ready = true;
     let mut images = rootfs.needs();
     images.extend(serve::linuxulator(config, &runtime.platforms()));
-    for (part, needs) in [("runtime", runtime.needs()), ("network", network.needs()), ("images", images)] {
+    let parts = [("host", directories), ("runtime", runtime.needs()), ("network", network.needs()), ("images", images)];
+    for (part, needs) in parts {
         ready &= print(part, &needs, output)?;
     }
     Ok(ready)

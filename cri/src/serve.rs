@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::{Config, RootfsKind};
+use crate::directories;
 use crate::node::{Backends, Opening};
 use crate::rpc::version::RUNTIME_NAME;
 use crate::server::{self, Server};
@@ -34,8 +35,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config)?;
     raise_file_limit()?;
     let lock = server::lock(&config.root)?;
-    std::fs::create_dir_all(&config.state)
-        .with_context(|| format!("cannot make the state directory {}", config.state.display()))?;
+    directories::close_state(&config)
+        .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     // Inside the runtime, since sockets are registered with it; what blocks here keeps nobody waiting yet.
@@ -59,7 +60,7 @@ pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
     let workers = workers()?;
     let runtime = runtime::open(runtime::Settings {
         prefix: config.prefix.clone(),
-        state: config.state.join("runtime"),
+        state: config.state.join(directories::RUNTIME),
         workers,
     })?;
     let network = network::open(network_settings(config)?)?;
@@ -70,7 +71,7 @@ pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
 pub(crate) fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
     Ok(network::Settings {
         prefix: config.prefix.clone(),
-        state: config.state.join("network"),
+        state: config.state.join(directories::NETWORK),
         workers: workers()?,
         untranslated: config.network.untranslated.clone(),
         mtu: config.network.mtu,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::deliver::{DeliverLayer, Gate};
 use crate::node::{Backends, Node, Opening};
 use crate::service::Service;
-use crate::{connections, recover, spares};
+use crate::{connections, directories, reconcile, recover, spares};
 
 /// The largest message either way, in bytes: what kubelet and crictl accept.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -96,7 +96,7 @@ impl Server {
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
-        let keeper = tokio::spawn(spares::keep(node.clone()));
+        let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
         tokio::select! {
             () = stop => {}
             () = ended(&serving) => warn!("the socket ended"),
@@ -104,7 +104,7 @@ impl Server {
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
         node.events.close();
-        keeper.abort();
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
         node.streaming.stop().await;
         let outcome = tokio::time::timeout(STOP_GRACE, serving).await;
         let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
@@ -174,14 +174,14 @@ async fn serve(
         .await
 }
 
-/// Takes the lock on a root directory, making the directory.
+/// Takes the lock on a root directory, making the directory and closing it to all but root.
 ///
 /// # Errors
 /// [`ServeError::Taken`] when another server has it.
 pub fn lock(root: &Path) -> Result<Lock, ServeError> {
     let failed = |source| ServeError::Host { operation: format!("take the root directory {}", root.display()), source };
-    fs::create_dir_all(root).map_err(failed)?;
-    fs::set_permissions(root, fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    host::fs::make_directory(root, directories::ROOT).map_err(failed)?;
+    host::fs::set_mode(root, directories::ROOT).map_err(failed)?;
     Lock::take(&root.join(LOCK)).map_err(failed)?.ok_or_else(|| ServeError::Taken { root: root.to_owned() })
 }
 
@@ -201,7 +201,7 @@ fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     let private = socket.with_file_name(format!(".{name}.{}", std::process::id()));
     host::fs::remove_file(&private).map_err(failed)?;
     let listener = UnixListener::bind(&private).map_err(failed)?;
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    host::fs::set_mode(&private, 0o600).map_err(failed)?;
     fs::rename(&private, socket).map_err(failed)?;
     Ok(listener)
 }

@@ -158,6 +158,21 @@ impl Store {
         Ok(Some(record))
     }
 
+    /// Changes a pod in memory even when the disk refuses: for what the kernel tells and will tell again after a restart.
+    /// Returns whether anything changed, and what the disk said. Blocking.
+    pub fn learn_pod(&self, id: &PodId, change: impl FnOnce(&mut PodRecord)) -> (bool, Result<(), RecordError>) {
+        let _writing = self.writing();
+        let Some(old) = self.pod(id) else { return (false, Ok(())) };
+        let mut record = (*old).clone();
+        change(&mut record);
+        if record == *old {
+            return (false, Ok(()));
+        }
+        let written = self.disk.apply(&[Change::PutPod(&record)]);
+        self.write().pods.insert(id.to_string(), Arc::new(record));
+        (true, written)
+    }
+
     /// Forgets a pod. Missing: done already. Blocking.
     ///
     /// # Errors

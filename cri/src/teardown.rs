@@ -98,8 +98,10 @@ pub fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let mut attempts = Attempts::default();
     attempts.note(stop_container(node, id));
     let record = node.store.change_container(id, begin_removal)?;
-    attempts.note(node.runtime.remove_container(id));
-    attempts.note(node.images.discard(id));
+    if attempts.note(node.runtime.remove_container(id)).is_some() {
+        // Only now: through a mount that is still there, the removal of the root would delete what is a volume's.
+        attempts.note(node.images.discard(id));
+    }
     attempts.finish(|| format!("cannot remove container {}", id.short()))?;
     let Some(record) = record else { return Ok(()) };
     node.store.delete_container(id)?;

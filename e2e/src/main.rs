@@ -1,6 +1,7 @@
 //! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
 //! `e2e all`; each part can be run by itself.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -223,9 +224,10 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
 }
 
 /// Where the files of a run go. Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long
-/// for a socket.
+/// for a socket. Open to everybody, as what is above the server's directories usually is: it must not hide them.
 fn run_directory() -> Result<tempfile::TempDir> {
-    Ok(tempfile::Builder::new().prefix("cellblock-e2e-").tempdir_in("/var/tmp")?)
+    let mode = std::fs::Permissions::from_mode(0o755);
+    Ok(tempfile::Builder::new().prefix("cellblock-e2e-").permissions(mode).tempdir_in("/var/tmp")?)
 }
 
 fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, checks: &mut Checks) {

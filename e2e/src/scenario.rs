@@ -390,6 +390,15 @@ fn bad_input(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     let file = created("no-command", &|value| value["command"] = json!(["no-such-program"]))?;
     let id = site.run(["create", pod, &file, pod_file])?.trim().to_owned();
     says(&["start", &id], &["no-such-program"])?;
+    site.run(["rm", &id])?;
+    let file = created("file-for-a-directory", &|value| value["working_dir"] = json!("/bin/busybox"))?;
+    let id = site.run(["create", pod, &file, pod_file])?.trim().to_owned();
+    says(&["start", &id], &["/bin/busybox"])?;
+    let status = site.json(["inspect", &id])?["status"].clone();
+    ensure!(
+        status["state"] == "CONTAINER_EXITED" && status["exitCode"] == 128 && status["reason"] == "StartError",
+        "a container that cannot be started has not ended: {status}"
+    );
     site.run(["rm", &id]).map(drop)
 }
 

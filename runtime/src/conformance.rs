@@ -30,6 +30,8 @@ pub struct Subject {
     pub scratch: PathBuf,
     /// The words that start the programs.
     pub programs: Programs,
+    /// Takes something from a pod that it cannot be without, behind the backend's back: its jail, a namespace.
+    pub lose: Box<dyn Fn(&PodId)>,
 }
 
 /// How the suite's programs are started in this backend's roots.

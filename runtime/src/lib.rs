@@ -22,7 +22,7 @@ mod platform;
 pub mod spec;
 pub mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -61,8 +61,8 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Makes the pod: everything but its network. With `spare`, a pod made ahead by [`Runtime::create_spare`] becomes this
     /// pod and takes its names; where that cannot be, the call fails and the spare is still there.
-    /// Twice: the pod that is there is kept, its place returned. Failing half way: [`Runtime::remove_pod`] removes what was
-    /// made.
+    /// Twice: the pod that is there is kept, its place returned; one that is not whole is made anew. Failing half way:
+    /// [`Runtime::remove_pod`] removes what was made.
     ///
     /// # Errors
     /// [`Error::Unsupported`] and [`Error::Invalid`] for a spec that cannot be honoured, before anything was made; any other
@@ -79,7 +79,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Where the pod's network is.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`], also for a pod that is not whole.
     fn place(&self, id: &PodId) -> Result<Place, Error>;
 
     /// Removes the pod and every container still in it, by its id alone. Missing: done already. It may fail half way, and
@@ -89,7 +89,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// What could not be removed; the rest was tried.
     fn remove_pod(&self, id: &PodId) -> Result<(), Error>;
 
-    /// Changes what all containers of the pod together may use; what is None stays.
+    /// The pods whose kernel objects are all there: the jail, or every namespace and the init that they were made with. A pod
+    /// that is missing here was never made to its end, or somebody else took something of it. Reads only; cheap enough for
+    /// every second with 250 pods.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error>;
+
+    /// Changes what all containers of the pod together may use, where nobody else sees to that; what is None stays.
+    /// A limit of the pod is the sum of those that its containers have: it never falls on a container that has none.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Unsupported`].
@@ -105,7 +114,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error>;
 
     /// Starts the container's first process and its monitor. Returns when the process runs the program that was asked for.
-    /// Twice: [`Error::Conflict`]. Failing: the container is as it was before.
+    /// Twice: [`Error::Conflict`]. Failing: nothing of it runs or is left but what [`Runtime::create_container`] made, and the
+    /// state is [`ContainerState::Created`] as before; that it counts as ended then is the caller's word.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Command`] for a program that is not there or cannot be run.
@@ -307,7 +317,7 @@ pub struct Usage {
 /// Everything that the kernel holds under one prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
-    /// The pods, spares not counted.
+    /// The pods, whole or not, spares not counted.
     pub pods: Vec<PodId>,
     /// The spares.
     pub spares: Vec<PodId>,

@@ -27,7 +27,7 @@ pub enum PodPhase {
     Creating,
     /// It can hold running containers.
     Ready,
-    /// Being torn down; also: a tear-down or a roll-back that did not succeed yet.
+    /// Being torn down; also: a tear-down or a roll-back that did not succeed yet, and a pod that the kernel has lost.
     Stopping,
     /// The kernel holds nothing of it any more.
     Stopped,

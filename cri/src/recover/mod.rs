@@ -57,6 +57,7 @@ fn found(node: &Node) -> Result<Found, Error> {
     }
     Ok(Found {
         pods: inventory.pods.into_iter().collect(),
+        whole: node.runtime.whole_pods()?,
         spares: inventory.spares.into_iter().collect(),
         containers: inventory.containers,
         networks: node.network.inventory()?.into_iter().collect(),

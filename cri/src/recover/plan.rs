@@ -23,8 +23,10 @@ pub struct Known {
 /// What the kernel holds.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
-    /// Pods of the runtime.
+    /// Pods of the runtime, whole or not.
     pub pods: BTreeSet<PodId>,
+    /// Those of them that lost nothing.
+    pub whole: BTreeSet<PodId>,
     /// Spares of the runtime.
     pub spares: BTreeSet<PodId>,
     /// Containers of the runtime.
@@ -90,7 +92,8 @@ pub fn plan(known: &Known, found: &Found) -> Vec<Action> {
         }
     }
     for (id, phase) in &known.pods {
-        actions.extend(pod(id, *phase, found.pods.contains(id), found.networks.contains(id)));
+        let (held, whole) = (found.pods.contains(id), found.whole.contains(id));
+        actions.extend(pod(id, *phase, (held, whole), found.networks.contains(id)));
     }
     let spares: BTreeSet<_> = found.spares.union(&known.spares).collect();
     for id in found.pods.union(&found.networks) {
@@ -121,17 +124,15 @@ fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&Con
     }
 }
 
-/// One row per triple of the record, the runtime and the network.
-fn pod(id: &PodId, phase: PodPhase, in_runtime: bool, in_network: bool) -> Option<Action> {
+/// One row per triple of the record, the runtime (which holds something of it, or all) and the network.
+fn pod(id: &PodId, phase: PodPhase, (held, whole): (bool, bool), in_network: bool) -> Option<Action> {
     let id = id.clone();
-    match (phase, in_runtime, in_network) {
-        (PodPhase::Creating, _, _) => Some(Action::RemovePod(id)),
-        (PodPhase::Ready, true, true) => None,
-        (PodPhase::Ready, true, false) => Some(Action::AttachPod(id)),
-        (PodPhase::Ready, false, _) => Some(Action::LosePod(id)),
-        (PodPhase::Stopping, _, _) => Some(Action::StopPod(id)),
-        (PodPhase::Stopped, false, false) => None,
-        (PodPhase::Stopped, _, _) => Some(Action::StopPod(id)),
+    match phase {
+        PodPhase::Creating => Some(Action::RemovePod(id)),
+        PodPhase::Ready if !whole => Some(Action::LosePod(id)),
+        PodPhase::Ready => (!in_network).then_some(Action::AttachPod(id)),
+        PodPhase::Stopping => Some(Action::StopPod(id)),
+        PodPhase::Stopped => (held || in_network).then_some(Action::StopPod(id)),
     }
 }
 
@@ -183,12 +184,18 @@ mod tests {
         for (phase, in_runtime, in_network, wanted) in rows {
             let known =
                 Known { pods: phase.map(|phase| (id.clone(), phase)).into_iter().collect(), ..Known::default() };
+            let held: BTreeSet<_> = in_runtime.then(|| id.clone()).into_iter().collect();
             let found = Found {
-                pods: in_runtime.then(|| id.clone()).into_iter().collect(),
+                pods: held.clone(),
+                whole: held,
                 networks: in_network.then(|| id.clone()).into_iter().collect(),
                 ..Found::default()
             };
-            assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {in_runtime} {in_network}");
+            assert_eq!(plan(&known, &found), Vec::from_iter(wanted.clone()), "{phase:?} {in_runtime} {in_network}");
+            // Of a pod that lost something, what is left goes as before, but it is not ready.
+            let wanted = if phase == Some(Ready) { Some(Action::LosePod(id.clone())) } else { wanted };
+            let found = Found { whole: BTreeSet::new(), ..found };
+            assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {in_network}, not whole");
         }
     }
 
@@ -229,6 +236,7 @@ mod tests {
                 };
                 let found = Found {
                     pods: BTreeSet::from([pod_id()]),
+                    whole: BTreeSet::from([pod_id()]),
                     networks: BTreeSet::from([pod_id()]),
                     containers: state.clone().map(|state| (id.clone(), (pod_id(), state))).into_iter().collect(),
                     ..Found::default()

@@ -1,16 +1,18 @@
-//! StartContainer: a container is started once.
+//! StartContainer: a container is started once. One that cannot be started has ended: with exit code 128 and the reason
+//! StartError, as containerd has it (internal/cri/server/container_start.go).
 
 use std::sync::Arc;
 
 use host::ContainerId;
 use proto::v1::{ContainerEventType, StartContainerRequest, StartContainerResponse};
+use tracing::warn;
 
 use crate::error::{Backend, Error};
 use crate::exits;
 use crate::node::{Node, nanoseconds, now};
 use crate::record::{ContainerPhase, Ended, PodPhase};
 
-/// The exit code of a container whose program could not be run, as containerd has it.
+/// The exit code of a container that could not be started.
 const START_ERROR: i32 = 128;
 
 /// Starts it.
@@ -26,19 +28,14 @@ pub async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<St
 fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
     check(node, id)?;
     let started = match node.runtime.start_container(id) {
-        // The server before this one may have started it and died before it could write that down.
-        Err(runtime::Error::Conflict { .. }) => already(node, id)?,
-        Err(error @ runtime::Error::Command { .. }) => {
-            failed(node, id, &error)?;
-            return Err(Error::Backend(Backend::Runtime(error)));
-        }
-        other => other?,
+        Ok(started) => started,
+        Err(error) => running_after(node, id, error)?,
     };
     let phase = ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) };
     // The kernel has it whatever the disk says: recovery asks the kernel.
     let (_, written) = node.store.learn_container(id, |record| record.phase = phase);
     if let Err(error) = written {
-        tracing::warn!(container = id.short(), "it runs, and that is not on disk: {}", host::chain(&error));
+        warn!(container = id.short(), "it runs, and that is not on disk: {}", host::chain(&error));
     }
     if let Some(record) = node.store.container(id) {
         node.tell_container(&record, ContainerEventType::ContainerStartedEvent);
@@ -58,16 +55,24 @@ fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
     pod.map(drop).ok_or_else(|| Error::State { what: format!("sandbox {} is not ready", record.pod.short()) })
 }
 
-fn already(node: &Node, id: &ContainerId) -> Result<runtime::Started, Error> {
-    match node.runtime.container_state(id)? {
-        runtime::ContainerState::Running(started) | runtime::ContainerState::Exited { started, .. } => Ok(started),
-        runtime::ContainerState::Created => {
-            Err(Error::State { what: format!("container {} cannot be started, and was never started", id.short()) })
-        }
+/// What a start that failed has left. A container that runs all the same, or did, was started: by the server before this one,
+/// which died before it could write that down, or by a call whose answer was lost. Any other has ended, whatever failed: left
+/// as it was, kubelet would make another every few seconds, under restartPolicy Never too.
+fn running_after(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
+    use runtime::ContainerState::{Exited, Running};
+    if let Ok(Running(started) | Exited { started, .. }) = node.runtime.container_state(id) {
+        return Ok(started);
     }
+    // A monitor that did not answer in time may still be at it.
+    match node.runtime.kill_container(id) {
+        Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
+        Err(error) => warn!(container = id.short(), "cannot end a start that failed: {}", host::chain(&error)),
+    }
+    note_failure(node, id, &error);
+    Err(Error::Backend(Backend::Runtime(error)))
 }
 
-fn failed(node: &Node, id: &ContainerId, error: &runtime::Error) -> Result<(), Error> {
+fn note_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
     let ended = Ended {
         started_at: 0,
         finished_at: now(),
@@ -75,9 +80,11 @@ fn failed(node: &Node, id: &ContainerId, error: &runtime::Error) -> Result<(), E
         reason: "StartError".to_owned(),
         message: host::chain(error),
     };
-    let record = node.store.change_container(id, |record| record.phase = ContainerPhase::Exited(ended))?;
-    if let Some(record) = record {
+    let (_, written) = node.store.learn_container(id, |record| record.phase = ContainerPhase::Exited(ended));
+    if let Err(error) = written {
+        warn!(container = id.short(), "its start failed, and that is not on disk: {}", host::chain(&error));
+    }
+    if let Some(record) = node.store.container(id) {
         node.tell_container(&record, ContainerEventType::ContainerStoppedEvent);
     }
-    Ok(())
 }

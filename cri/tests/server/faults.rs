@@ -66,8 +66,11 @@ macro_rules! again {
             };
             match answer {
                 Ok(answer) => break answer.into_inner(),
-                // kubelet looks before it starts again: it was started by the call that its client gave up.
-                Err(status) if stringify!($call) == "start_container" && status.message().contains("RUNNING state") => {
+                // kubelet looks before it starts again: it was started by the call that its client gave up, or could not be.
+                Err(status)
+                    if stringify!($call) == "start_container"
+                        && ["RUNNING state", "EXITED state"].iter().any(|state| status.message().contains(state)) =>
+                {
                     break Default::default();
                 }
                 Err(status) => {
@@ -79,19 +82,34 @@ macro_rules! again {
     }};
 }
 
+/// Makes a container and starts it. One that could not be started has ended and makes room for another, as with kubelet.
+async fn started(
+    client: &mut Client,
+    request: &CreateContainerRequest,
+    world: &World,
+    manners: &Manners,
+) -> ContainerStatus {
+    loop {
+        let id = again!(client.create_container(request.clone()), world, manners).container_id;
+        again!(client.start_container(StartContainerRequest { container_id: id.clone() }), world, manners);
+        let status = ContainerStatusRequest { container_id: id.clone(), verbose: true };
+        let status = again!(client.container_status(status), world, manners).status.unwrap();
+        if status.state() == ContainerState::ContainerRunning {
+            return status;
+        }
+        assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"), "{status:?}");
+        again!(client.remove_container(RemoveContainerRequest { container_id: id }), world, manners);
+    }
+}
+
 /// The whole life of a pod, each request made until it succeeds.
 async fn scenario(client: &mut Client, world: &World, manners: &Manners) {
     let pod = again!(client.run_pod_sandbox(run_pod("web")), world, manners).pod_sandbox_id;
     let request = create(world, &pod, "web", "main", &["forever"]);
-    let container = again!(client.create_container(request.clone()), world, manners).container_id;
-    again!(client.start_container(StartContainerRequest { container_id: container.clone() }), world, manners);
-    let status = ContainerStatusRequest { container_id: container.clone(), verbose: true };
-    let status = again!(client.container_status(status), world, manners);
-    assert_eq!(status.status.unwrap().state(), ContainerState::ContainerRunning);
+    let container = started(client, &request, world, manners).await.id;
     again!(client.stop_container(StopContainerRequest { container_id: container.clone(), timeout: 1 }), world, manners);
     again!(client.remove_container(RemoveContainerRequest { container_id: container }), world, manners);
-    let container = again!(client.create_container(request), world, manners).container_id;
-    again!(client.start_container(StartContainerRequest { container_id: container }), world, manners);
+    started(client, &request, world, manners).await;
     again!(client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.clone() }), world, manners);
     again!(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod }), world, manners);
 }
@@ -163,6 +181,37 @@ fn when_a_call_hangs_and_goes_on_after_its_client_has_asked_again_both_are_serve
 #[test]
 fn when_a_call_hangs_and_fails_after_its_client_has_asked_again_that_one_is_served() {
     in_every_call(|_| Fault::HangAfter, &Manners { let_go: Some(Faults::release), ..Manners::patient() });
+}
+
+#[test]
+fn a_root_stays_until_every_mount_in_it_is_gone() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        for nth in 1..MOST_CALLS {
+            let request = create(&world, &pod, "web", "main", &["forever"]);
+            let container = client.create_container(request).await.unwrap().into_inner().container_id;
+            let request = RemoveContainerRequest { container_id: container.clone() };
+            world.faults.arm(nth, Fault::FailBefore);
+            let failed = client.remove_container(request.clone()).await;
+            world.faults.disarm();
+            let failed = failed.expect_err("the fault strikes before every call was made");
+            let has_root = || server.node.images.containers().unwrap().iter().any(|id| id.as_str() == container);
+            let unmounted = !failed.message().contains("injected: remove container");
+            if !unmounted {
+                assert!(has_root(), "its volumes may still be mounted in it");
+            }
+            client.remove_container(request).await.unwrap();
+            assert!(!has_root());
+            if !unmounted {
+                return;
+            }
+        }
+        panic!("no call removes a container");
+    });
 }
 
 #[test]

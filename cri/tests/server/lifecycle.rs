@@ -123,6 +123,36 @@ fn a_program_that_is_not_there_ends_the_container() {
 }
 
 #[test]
+fn whatever_keeps_a_container_from_starting_ends_it_and_one_that_did_start_runs() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let faults = [("before", Fault::FailBefore), ("full", Fault::Errno(28)), ("after", Fault::FailAfter)];
+        for (name, fault) in faults {
+            let request = create(&world, &pod, "web", name, &["forever"]);
+            let container = client.create_container(request).await.unwrap().into_inner().container_id;
+            let request = StartContainerRequest { container_id: container.clone() };
+            world.faults.arm(1, fault);
+            let answer = client.start_container(request.clone()).await;
+            let status = state(&mut client, &container).await;
+            if fault == Fault::FailAfter {
+                answer.unwrap();
+                assert_eq!(status.state(), ContainerState::ContainerRunning);
+                continue;
+            }
+            let error = answer.unwrap_err();
+            assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 128), "{name}");
+            assert_eq!((status.reason.as_str(), status.message.as_str()), ("StartError", error.message()));
+            assert!(status.finished_at > 0 && status.started_at == 0);
+            assert_eq!(client.start_container(request).await.unwrap_err().code(), Code::FailedPrecondition);
+        }
+    });
+}
+
+#[test]
 fn what_is_not_there_is_not_found_or_gone_already() {
     let world = World::new();
     let server = world.start();

@@ -89,6 +89,67 @@ fn after_a_reboot_pods_are_not_ready_and_can_be_removed() {
     });
 }
 
+/// Waits until a pod is not ready.
+async fn not_ready(client: &mut Client, id: &str) -> PodSandboxStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = pod_status(client, id).await;
+        if status.state() == PodSandboxState::SandboxNotready {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "it stays ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_pod_that_the_kernel_loses_is_not_ready_and_makes_room_for_another() {
+    for down in [false, true] {
+        let world = World::new();
+        let server = world.start();
+        server.pull(&world);
+        let mut client = server.client();
+        let (pod, container, other) = server.run(async {
+            let pod = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+            let container = start_one(&mut client, &world, &pod, "main").await;
+            let other = client.run_pod_sandbox(run_pod("other")).await.unwrap().into_inner().pod_sandbox_id;
+            (pod, container, other)
+        });
+        let mut events = server.run(client.get_container_events(GetEventsRequest {})).unwrap().into_inner();
+        let server = if down {
+            server.kill();
+            world.kernel.lose(&pod.parse().unwrap());
+            world.start()
+        } else {
+            world.kernel.lose(&pod.parse().unwrap());
+            server
+        };
+        let mut client = server.client();
+        server.run(async {
+            let status = not_ready(&mut client, &pod).await;
+            assert_eq!(status.network.unwrap().ip, "");
+            assert_eq!(exited(&mut client, &container).await.exit_code, 137);
+            let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+            let info = client.pod_sandbox_status(request).await.unwrap().into_inner().info;
+            assert!(info["info"].contains("somebody removed"), "{info:?}");
+            assert_eq!(pod_status(&mut client, &other).await.state(), PodSandboxState::SandboxReady);
+            while !down {
+                let event = events.message().await.unwrap().unwrap();
+                assert_eq!(event.container_event_type(), ContainerEventType::ContainerStoppedEvent);
+                if event.container_id == pod {
+                    break;
+                }
+            }
+            let mut again = run_pod("web");
+            again.config.as_mut().unwrap().metadata.as_mut().unwrap().attempt = 1;
+            client.run_pod_sandbox(again).await.unwrap();
+            client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+            client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+        });
+        assert_eq!(world.leftovers().len(), 4, "two pods and their networks");
+    }
+}
+
 #[test]
 fn a_record_that_cannot_be_read_is_kept_with_all_that_belongs_to_it() {
     let world = World::new();
@@ -136,12 +197,16 @@ fn only_root_may_use_the_socket_and_only_one_server_the_directory() {
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(std::fs::metadata(world.records()).unwrap().permissions().mode() & 0o777, 0o600);
     let root = world.records().parent().unwrap().to_owned();
+    assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
     let error = cri::server::lock(&root).unwrap_err().to_string();
     assert!(error.contains(root.to_str().unwrap()) && error.contains("another cellblock"), "{error}");
     let socket = server.socket.clone();
     server.stop();
     assert!(!socket.exists());
+    // An older server let others pass.
+    host::fs::set_mode(&root, 0o711).unwrap();
     assert!(cri::server::lock(&root).is_ok());
+    assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

@@ -168,8 +168,12 @@ impl Walk<'_> {
         let Some((pod, id)) = self.any_container(Some(ContainerState::ContainerCreated), true) else { return };
         let mut client = self.server().client();
         let request = StartContainerRequest { container_id: id.clone() };
-        self.server().run(async { again!(client.start_container(request)) });
-        self.set(&pod, &id, ContainerState::ContainerRunning);
+        // One that cannot be started has ended.
+        let state = match self.server().run(client.start_container(request)) {
+            Ok(_) => ContainerState::ContainerRunning,
+            Err(_) => ContainerState::ContainerExited,
+        };
+        self.set(&pod, &id, state);
     }
 
     fn stop(&mut self) {

@@ -1,7 +1,7 @@
 //! What a pod has for itself and what it shares: shared memory, processes, and its host name.
 
 use anyhow::{Result, ensure};
-use proto::v1::{ContainerConfig, NamespaceMode};
+use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxState, StopPodSandboxRequest};
 
 use super::Spec;
 use super::pod::{namespaces, pod_security, security};
@@ -19,6 +19,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "the pod's host name is seen by its containers and by nobody else", run: hostname },
     Spec { name: "a container cannot change a host name that is not its own", run: hostname_is_kept },
     Spec { name: "a pod without a host name has the node's, and cannot rename the node", run: no_hostname },
+    Spec { name: "a pod that loses its jail or network behind the server's back is not ready", run: lost },
 ];
 
 fn pod_ipc(stage: &Stage<'_>) -> Result<()> {
@@ -41,6 +42,22 @@ fn left_segment(stage: &Stage<'_>) -> Result<()> {
     let segment = stage.segment(&pod.container(|_| ())?, "left-behind")?;
     pod.remove()?;
     eventually("the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
+}
+
+/// kubelet makes another pod beside one that is not ready, and stops that one.
+fn lost(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let container = pod.container(|_| ())?;
+    Program::new("sh", ["-c", &stage.system.lose(&pod.id)]).run()?;
+    eventually("a pod that is not ready", || {
+        Ok((pod.status()?.state() == PodSandboxState::SandboxNotready).then_some(()))
+    })?;
+    stage.pod()?.container(|_| ())?;
+    let client = stage.ground.client;
+    client.call(client.runtime().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() }))?;
+    let status = container.ended()?;
+    ensure!(status.exit_code == 137, "exit code {} ({})", status.exit_code, status.reason);
+    pod.remove()
 }
 
 fn host_ipc(stage: &Stage<'_>) -> Result<()> {

@@ -120,6 +120,17 @@ impl Container<'_> {
         self.stage.ground.client.container(&self.id).context("ContainerStatus")
     }
 
+    /// Where its root is on the host.
+    pub(super) fn rootfs(&self) -> Result<PathBuf> {
+        let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
+        let client = self.stage.ground.client;
+        let answer = client.call(client.runtime().container_status(request)).context("ContainerStatus")?.into_inner();
+        let info = answer.info.get("info").context("a verbose status has no info")?;
+        let info: serde_json::Value = serde_json::from_str(info)?;
+        let rootfs = info["runtimeSpec"]["rootfs"].as_str();
+        Ok(PathBuf::from(rootfs.with_context(|| format!("no rootfs in {info}"))?))
+    }
+
     /// How it ended.
     pub(super) fn ended(&self) -> Result<ContainerStatus> {
         eventually("the end of the container", || {

@@ -7,6 +7,7 @@ use super::Spec;
 use super::pod::{Pod, mount, pod_security, security};
 use super::stage::Stage;
 use crate::images::NO_NEW_PRIVS;
+use crate::process::Program;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "readonly_rootfs false: the root can be written", run: writable_root },
@@ -16,6 +17,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "privileged in a pod that is not is refused", run: privileged_in_another_pod },
     Spec { name: "no_new_privs false: a set-user-id program gains its owner", run: new_privileges },
     Spec { name: "no_new_privs true: a set-user-id program gains nothing", run: no_new_privileges },
+    Spec { name: "the host's users do not reach a set-user-id program of a container", run: out_of_reach },
     Spec { name: "a capability that is dropped is gone", run: dropped_capability },
     Spec { name: "a capability that is added is there", run: added_capability },
     Spec { name: "a capability that cannot be given is refused by its name", run: refused_capability },
@@ -25,8 +27,23 @@ pub(super) const SPECS: &[Spec] = &[
 
 /// Only who may mount gets this done.
 const MOUNT: &str = "mount -t tmpfs tmpfs /tmp && echo mounted > /tmp/mark && cat /tmp/mark";
+/// A user of the host who may nothing: nobody, on both systems.
+const NOBODY: u32 = 65_534;
 /// Needs a raw socket.
 const PING: &str = "ping -c 1 127.0.0.1";
+
+/// Run from outside it would make its caller root of the host (jail(8), BUGS; CVE-2024-25621). A user in the container reaches
+/// it: no path of its begins at the host's root.
+fn out_of_reach(stage: &Stage<'_>) -> Result<()> {
+    let container = stage.pod()?.container(|_| ())?;
+    container.exec("cp /bin/sh /mine && chmod 4755 /mine && chmod 755 /")?;
+    let program = container.rootfs()?.join("mine");
+    let may_run = format!("test -x {}", program.display());
+    ensure!(Program::new("sh", ["-c", &may_run]).output()?.status.success(), "root itself does not reach {may_run}");
+    let output = Program::new("sh", ["-c", &may_run]).user(NOBODY).output()?;
+    ensure!(!output.status.success(), "user {NOBODY} reaches {}", program.display());
+    Ok(())
+}
 
 fn writable_root(stage: &Stage<'_>) -> Result<()> {
     let container = stage.pod()?.container(|config| security(config).readonly_rootfs = false)?;

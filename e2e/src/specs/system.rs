@@ -25,9 +25,14 @@ pub(super) struct System {
     pub(super) refused_capability: &'static str,
     /// Prints the network interfaces, in words.
     pub(super) interfaces: &'static str,
+    /// Takes a pod's jail or network away as an administrator would (POD: the beginning of its id in kernel names).
+    lose: &'static str,
     /// Answers requests to a port of 127.0.0.1 (PORT) with a line (LINE), and prints nothing.
     serve: &'static str,
 }
+
+/// Digits of an id in a kernel name.
+const SHORT_ID: usize = 12;
 
 const SYSTEMS: [System; 2] = [
     System {
@@ -40,6 +45,7 @@ const SYSTEMS: [System; 2] = [
         hosts_parameters: &["kernel.pid_max", "vm.swappiness"],
         refused_capability: "CAP_FLY",
         interfaces: "ls /sys/class/net",
+        lose: "umount $(awk '$2 ~ \"/pods/POD/net$\" {print $2}' /proc/mounts)",
         serve: "mkdir /tmp/www && echo LINE > /tmp/www/index.html && exec httpd -f -p 127.0.0.1:PORT -h /tmp/www",
     },
     System {
@@ -52,6 +58,7 @@ const SYSTEMS: [System; 2] = [
         hosts_parameters: &["kern.maxproc", "vm.overcommit"],
         refused_capability: "CAP_NET_ADMIN",
         interfaces: "ifconfig -l",
+        lose: "jail -R $(jls name | grep 'POD$')",
         serve: "while :; do echo LINE | nc -N -l 127.0.0.1 PORT >/dev/null 2>&1; done",
     },
 ];
@@ -61,6 +68,11 @@ impl System {
     pub(super) fn here() -> Result<&'static Self> {
         let os = std::env::consts::OS;
         SYSTEMS.iter().find(|system| system.os == os).with_context(|| format!("no specs for {os}"))
+    }
+
+    /// A script that takes a pod with this id its jail or network away.
+    pub(super) fn lose(&self, pod: &str) -> String {
+        self.lose.replace("POD", &pod[..SHORT_ID])
     }
 
     /// A script that answers every HTTP request to a port of 127.0.0.1, one after the other; the answer ends with a line.

@@ -1,9 +1,13 @@
-//! Files that are whole or absent, and the lock that keeps a second server off a directory.
+//! Files that are whole or absent, directories that only their owner enters, and the lock that keeps a second server off a
+//! directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What the group and all others may do, in a mode.
+const OTHERS: u32 = 0o077;
 
 /// Writes a file so that a reader, or a crash, sees either the old contents or the new ones: a temporary file beside it,
 /// fsync, rename(2), fsync of the directory. The file gets `mode`.
@@ -67,6 +71,68 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a directory with this mode, and those above it that are missing with the usual one. One that is there keeps its mode:
+/// [`set_mode`] changes it.
+///
+/// # Errors
+/// Any error of mkdir(2); something else is there.
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    fs::create_dir_all(parent(path)?)?;
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => set_mode(path, mode),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The permission bits of a file or directory.
+///
+/// # Errors
+/// Any error of stat(2).
+pub fn mode(path: &Path) -> io::Result<u32> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o7777)
+}
+
+/// Gives a file or directory a mode, whatever the umask.
+///
+/// # Errors
+/// Any error of chmod(2).
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// What is directly in a directory and open to others than its owner, with its mode. A symbolic link is open to nobody itself.
+///
+/// # Errors
+/// The directory cannot be read. What goes meanwhile is not there.
+pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() || found.permissions().mode() & OTHERS == 0 => {}
+            Ok(found) => open.push((path, found.permissions().mode() & 0o7777)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(open)
+}
+
+/// Takes from the group and all others what they may do with what is directly in a directory.
+///
+/// # Errors
+/// The directory cannot be read, a mode cannot be changed.
+pub fn close_to_others(directory: &Path) -> io::Result<()> {
+    for (path, mode) in open_to_others(directory)? {
+        match set_mode(&path, mode & !OTHERS) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// A lock on a file, held as long as this value lives and given back by the kernel when the process dies.
 #[derive(Debug)]
 pub struct Lock {
@@ -90,7 +156,9 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lock, replace, write_atomic};
+    use std::path::Path;
+
+    use super::{Lock, close_to_others, make_directory, mode, open_to_others, replace, set_mode, write_atomic};
 
     #[test]
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
@@ -112,6 +180,28 @@ mod tests {
         assert!(write_atomic(&path, b"x", 0o600).is_err());
         assert!(replace(&path, b"x", 0o600).is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_in_a_directory_is_closed_to_others_and_nothing_below_or_outside_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("a/b");
+        make_directory(&directory, 0o711).unwrap();
+        make_directory(&directory, 0o700).unwrap();
+        assert_eq!(mode(&directory).unwrap(), 0o711, "one that is there keeps its mode");
+        make_directory(&directory.join("d"), 0o755).unwrap();
+        let outside = scratch.path().join("outside");
+        for file in [directory.join("f"), directory.join("d/below"), outside.clone()] {
+            std::fs::write(&file, "").unwrap();
+            set_mode(&file, 0o644).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, directory.join("link")).unwrap();
+        assert_eq!(open_to_others(&directory).unwrap().len(), 2);
+        close_to_others(&directory).unwrap();
+        assert_eq!(open_to_others(&directory).unwrap(), []);
+        let modes = ["d", "f", "d/below", "../../outside"].map(|name| mode(&directory.join(Path::new(name))).unwrap());
+        assert_eq!(modes, [0o700, 0o600, 0o644, 0o644]);
+        assert!(make_directory(&outside, 0o700).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("a pod that is missing is removed already", missing),
     ("a pod is found by a server that was started again", found_again),
     ("a pod takes its containers with it", takes_containers),
+    ("a pod that lost something is not whole, and can be removed or made anew", lost),
     ("a pod on the host's network is nowhere else", host_network),
     ("a pod cannot share the processes of a container", no_target),
     ("a spare becomes a pod", spare),
@@ -56,6 +57,31 @@ fn takes_containers(subject: &Subject) {
     for id in [&running.id, &created.id] {
         assert!(matches!(bench.runtime.container_state(id), Err(Error::NotFound { .. })), "{id} is gone");
     }
+}
+
+fn lost(subject: &Subject) {
+    let bench = Bench::new(subject);
+    let is_whole = || bench.runtime.whole_pods().expect("the kernel can be asked").contains(&bench.pod);
+    let running = bench.start(&subject.programs.block);
+    assert!(is_whole());
+    (subject.lose)(&bench.pod);
+    assert!(!is_whole());
+    assert!(matches!(bench.runtime.place(&bench.pod), Err(Error::NotFound { .. })));
+    let refused = bench.runtime.create_container(&bench.spec(&subject.programs.block));
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    let found = bench.runtime.inventory().expect("the inventory can be taken");
+    assert!(found.pods.contains(&bench.pod), "what is left of it is removed by its id");
+    bench.runtime.kill_container(&running.id).expect("what may still run is killed");
+    bench.runtime.remove_pod(&bench.pod).expect("a pod that lost something is removed");
+    assert!(!bench.runtime.inventory().expect("the inventory can be taken").pods.contains(&bench.pod));
+
+    let spec = pod_spec();
+    bench.runtime.create_pod(&spec, None).expect("a pod is created");
+    (subject.lose)(&spec.id);
+    bench.runtime.create_pod(&spec, None).expect("a pod that lost something is made anew");
+    assert!(bench.runtime.whole_pods().expect("the kernel can be asked").contains(&spec.id));
+    bench.runtime.remove_pod(&spec.id).expect("a pod is removed");
+    bench.remove();
 }
 
 fn host_network(subject: &Subject) {

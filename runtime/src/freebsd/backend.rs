@@ -1,5 +1,6 @@
 //! The backend as the server sees it: each method finds its object and hands on.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,10 @@ impl Runtime for FreeBsd {
 
     fn remove_pod(&self, id: &PodId) -> Result<(), Error> {
         pod::remove(self, id)
+    }
+
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
+        inventory::whole_pods(self)
     }
 
     fn update_pod(&self, id: &PodId, resources: &Resources) -> Result<(), Error> {

@@ -47,7 +47,7 @@ pub(super) fn read_spec(directory: &Path) -> Option<ContainerSpec> {
 /// Makes a container, or keeps the one that is there.
 pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity, Error> {
     let (rights, limits) = refuse::container(spec)?;
-    let pod = pod::spec(backend, &spec.pod)?;
+    let pod = pod::whole(backend, &spec.pod)?;
     let directory = directory(backend, &spec.id);
     if let Some(facts) = Facts::read(&directory)? {
         return Ok(facts.identity);

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, pod_directory, read_limits, state_of};
-use super::limits::{Limits, racct_value};
+use super::limits::{Limits, on_sum, racct_value};
 use super::sys::{accounting, process};
-use super::{jails, kernel};
+use super::{jails, kernel, names};
 use crate::Error;
 use crate::spec::ContainerSpec;
 
@@ -114,25 +114,41 @@ impl MemoryWatch {
         if self.own.is_some_and(|limit| own > limit) {
             return true;
         }
-        let Some(limit) = self.pod else { return false };
-        let pod = accounting::usage(&self.pod_jail).ok().and_then(|usage| racct_value(&usage, "memoryuse"));
-        pod.is_some_and(|used| used > limit) && self.is_largest(own)
+        if self.own.is_none() || self.pod.is_none() {
+            return false;
+        }
+        let used = accounting::usage(&self.pod_jail).ok().and_then(|usage| racct_value(&usage, "memoryuse"));
+        if used <= self.pod {
+            return false;
+        }
+        // Looked at only now: what others may use changes without this monitor.
+        let siblings = self.siblings();
+        let limits = siblings.iter().filter_map(|(_, name)| self.limit_of(name)).chain([self.own]);
+        let is_largest = || siblings.iter().all(|(jid, name)| memory_of(name, *jid).unwrap_or(0) <= own);
+        // Of a pod that has too much, the container goes that has the most.
+        on_sum(self.pod, limits).is_some() && is_largest()
     }
 
-    /// Of a pod that has too much, the container goes that has the most.
-    fn is_largest(&self, own: u64) -> bool {
+    /// The jails of the pod's other containers, and what these made of their own.
+    fn siblings(&self) -> Vec<(i32, String)> {
         let below = format!("{}.", self.pod_jail);
-        let siblings = jails::list().unwrap_or_default();
-        let mut siblings = siblings.iter().filter(|(_, name)| name.starts_with(&below) && *name != self.jail);
-        siblings.all(|(jid, name)| memory_of(name, *jid).unwrap_or(0) <= own)
+        let mut all = jails::list().unwrap_or_default();
+        all.retain(|(_, name)| name.starts_with(&below) && *name != self.jail);
+        all
     }
 
-    /// Limits that cannot be read stay as they were; no limit needs no timer.
+    /// The memory limit of the container with this jail; None: it is no container's.
+    fn limit_of(&self, jail: &str) -> Option<Option<u64>> {
+        let directory = self.directory.with_file_name(names::container_in(jail)?);
+        Some(read_limits(&directory).ok().and_then(|limits| limits.memory))
+    }
+
+    /// Limits that cannot be read stay as they were; no limit of its own needs no timer.
     fn reread(&mut self) {
         if let (Ok(own), Ok(pod)) = (read_limits(&self.directory), read_limits(&self.pod_directory)) {
             (self.own, self.pod) = (own.memory, pod.memory);
         }
-        let timer = (self.own.is_some() || self.pod.is_some()).then_some(LOOK_MS);
+        let timer = self.own.map(|_| LOOK_MS);
         let _ = process::set_timer(self.queue.as_fd(), timer);
     }
 }

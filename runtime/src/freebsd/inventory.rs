@@ -61,6 +61,22 @@ pub(super) fn take(backend: &FreeBsd) -> Result<Inventory, Error> {
     Ok(inventory)
 }
 
+/// The pods that have their jails.
+pub(super) fn whole_pods(backend: &FreeBsd) -> Result<BTreeSet<PodId>, Error> {
+    let jails: BTreeSet<String> = jails::list()?.into_iter().map(|(_, name)| name).collect();
+    let pods = backend.state().join("pods");
+    let mut whole = BTreeSet::new();
+    for name in facts::entries(&pods)? {
+        // One that cannot be read is nobody's.
+        if let Ok(Some(spec)) = facts::read::<PodSpec>(&pods.join(&name).join(POD_SPEC))
+            && jails.contains(&names::pod(backend.prefix(), &spec.id))
+        {
+            whole.insert(spec.id);
+        }
+    }
+    Ok(whole)
+}
+
 /// The containers of a pod, whole or not.
 pub(super) fn containers_of(backend: &FreeBsd, pod: &PodId) -> Result<Vec<ContainerId>, Error> {
     let containers = backend.state().join("containers");

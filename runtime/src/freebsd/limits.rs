@@ -66,14 +66,15 @@ impl Limits {
         Ok(())
     }
 
-    /// The container's own, none above its pod's.
+    /// The container's own, none above its pod's. kubelet gives a pod the sum of the limits that its containers have: on a
+    /// container that has none, it does not fall.
     pub(super) fn within(&self, pod: &Self) -> Self {
-        let lower = |own: Option<u64>, pod: Option<u64>| own.into_iter().chain(pod).min();
+        let lower = |own: Option<u64>, pod: Option<u64>| own.map(|own| pod.map_or(own, |pod| own.min(pod)));
         Self {
             cpu_percent: lower(self.cpu_percent, pod.cpu_percent),
             memory: lower(self.memory, pod.memory),
             processes: lower(self.processes, pod.processes),
-            cpus: self.cpus.clone().or_else(|| pod.cpus.clone()),
+            cpus: self.cpus.clone(),
         }
     }
 
@@ -85,6 +86,12 @@ impl Limits {
         let processes = self.processes.map(|count| rule("maxproc", count));
         cpu.into_iter().chain(processes).collect()
     }
+}
+
+/// A pod's limit on the sum over its containers, given each one's own: it holds only where every one of them has a limit, since
+/// what a container without one uses is not in that sum.
+pub(super) fn on_sum(pod: Option<u64>, own: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
+    pod.filter(|_| own.into_iter().all(|own| own.is_some()))
 }
 
 fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
@@ -127,7 +134,7 @@ pub(super) fn racct_value(answer: &str, resource: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Limits, cpu_list, racct_value};
+    use super::{Limits, cpu_list, on_sum, racct_value};
     use crate::Error;
     use crate::spec::Resources;
 
@@ -196,6 +203,30 @@ mod tests {
         let pod = Limits { cpu_percent: Some(20), memory: Some(150), ..Limits::default() };
         let both = limits.within(&pod);
         assert_eq!((both.cpu_percent, both.memory, both.processes), (Some(20), Some(150), Some(5)));
+    }
+
+    #[test]
+    fn a_pods_limit_falls_on_no_container_that_has_none() {
+        let limits = |limit| Limits { cpu_percent: limit, memory: limit, processes: limit, cpus: None };
+        for (own, pod, wanted) in [
+            (None, None, None),
+            (None, Some(32), None),
+            (Some(64), None, Some(64)),
+            (Some(64), Some(32), Some(32)),
+            (Some(32), Some(64), Some(32)),
+        ] {
+            assert_eq!(limits(own).within(&limits(pod)), limits(wanted), "{own:?} in {pod:?}");
+        }
+        let pod = Limits { cpus: Some([0].into()), ..Limits::default() };
+        assert_eq!(Limits::default().within(&pod), Limits::default());
+        for (pod, own, wanted) in [
+            (None, vec![Some(1)], None),
+            (Some(9), vec![Some(4), Some(5)], Some(9)),
+            (Some(4), vec![Some(4), None], None),
+            (Some(4), vec![None], None),
+        ] {
+            assert_eq!(on_sum(pod, own.clone()), wanted, "{pod:?} over {own:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,12 @@ pub(super) fn container(prefix: &Prefix, pod: &PodId, id: &ContainerId) -> Strin
     format!("{}.{CONTAINER}{}", self::pod(prefix, pod), id.short())
 }
 
+/// The short form of the id of the container whose jail has a name, whatever the prefix; None: it is no container's.
+pub(super) fn container_in(jail: &str) -> Option<&str> {
+    let (_, child) = jail.split_once('.')?;
+    child.strip_prefix(CONTAINER).filter(|short| is_short(short))
+}
+
 /// What a jail with a name is to the server with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owned<'a> {

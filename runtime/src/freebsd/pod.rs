@@ -33,9 +33,15 @@ pub(super) fn spec(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     read.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// Where its network is.
-pub(super) fn place(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
+/// The spec of a pod that has its jail.
+pub(super) fn whole(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     let spec = spec(backend, id)?;
+    jails::find(&names::pod(backend.prefix(), id))?.map(|_| spec).ok_or_else(|| not_found(id))
+}
+
+/// Where the network of a pod that has its jail is.
+pub(super) fn place(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
+    let spec = whole(backend, id)?;
     Ok(place_of(backend, &spec))
 }
 

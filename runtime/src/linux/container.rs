@@ -22,7 +22,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Makes a container, or keeps the one that is there.
 pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Error> {
-    let pod = pod::spec(&linux.names, &spec.pod)?;
+    let pod = pod::whole(&linux.names, &spec.pod)?;
     let identity = identify(spec)?;
     let directory = linux.names.container(&spec.id);
     if Plan::read(&directory)?.is_some() {

@@ -98,11 +98,9 @@ fn reap() -> ExitCode {
 
 /// Ends the init of a pod, and with it all in its namespace. There is none: done already.
 pub(super) fn stop(directory: &Path) -> Result<(), Error> {
-    let Ok(text) = fs::read_to_string(init_pid_path(directory)) else { return Ok(()) };
-    let Ok(number) = text.trim().parse::<i32>() else { return Ok(()) };
-    let is_running = || is_in(number, &directory.join(PID_PIN));
+    let Some(number) = number(directory) else { return Ok(()) };
     let until = Instant::now() + STOP_WAIT;
-    while is_running() {
+    while is_running(directory) {
         if Instant::now() > until {
             return Err(Error::failed("cannot stop the init of a pod")(format!("process {number} does not die")));
         }
@@ -111,6 +109,15 @@ pub(super) fn stop(directory: &Path) -> Result<(), Error> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Whether the init of the pod with this directory runs.
+pub(super) fn is_running(directory: &Path) -> bool {
+    number(directory).is_some_and(|number| is_in(number, &directory.join(PID_PIN)))
+}
+
+fn number(directory: &Path) -> Option<i32> {
+    fs::read_to_string(init_pid_path(directory)).ok()?.trim().parse().ok()
 }
 
 /// Whether a process is in the namespace of a pin: its number may have been given to another. A zombie is in none.

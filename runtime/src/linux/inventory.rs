@@ -1,5 +1,6 @@
 //! What there is: the backend's directories, and what runc and the cgroups hold under the prefix.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,20 @@ pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
         }
     }
     Ok(inventory)
+}
+
+/// The pods that lost nothing of what they were made of.
+pub(super) fn whole_pods(linux: &Linux) -> Result<BTreeSet<PodId>, Error> {
+    let mut whole = BTreeSet::new();
+    for directory in entries(&linux.names.pods())? {
+        // One that cannot be read is nobody's.
+        if let Ok(Some(spec)) = pod::read_spec(&directory)
+            && pod::is_whole(&directory, &spec)?
+        {
+            whole.insert(spec.id);
+        }
+    }
+    Ok(whole)
 }
 
 /// A container with its state; None: it cannot be read.

@@ -19,6 +19,7 @@ mod sysctl;
 mod update;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -132,8 +133,13 @@ impl Runtime for Linux {
         }
     }
 
-    fn update_pod(&self, id: &PodId, resources: &Resources) -> Result<(), Error> {
-        update::pod(self, id, resources)
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
+        inventory::whole_pods(self)
+    }
+
+    /// The pod's cgroup is kubelet's: it sets these limits itself before it tells them.
+    fn update_pod(&self, id: &PodId, _: &Resources) -> Result<(), Error> {
+        pod::whole(&self.names, id).map(drop)
     }
 
     fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error> {

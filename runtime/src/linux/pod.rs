@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use host::{Place, PodId};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::cgroup::Hierarchies;
 use super::config::PodFiles;
 use super::names::{INIT_PID, Names, PID_PIN, PINS, SHM, SPEC, WHOLE};
-use super::{Linux, NAME, init, mountinfo, sys, sysctl, update};
+use super::{Linux, NAME, init, mountinfo, sys, sysctl};
 use crate::Error;
 use crate::spec::{PidScope, PodSpec, Scope};
 
@@ -26,11 +27,11 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     check(spec)?;
     let (names, hierarchies) = (&linux.names, linux.hierarchies()?);
     let directory = names.pod(&spec.id);
-    if directory.join(WHOLE).exists() {
+    if self::spec(names, &spec.id).is_ok_and(|spec| is_whole(&directory, &spec).is_ok_and(|whole| whole)) {
         return place(names, &spec.id);
     }
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
-    // What an attempt that was cut short has left is in the way.
+    // What an attempt that was cut short, or a pod that lost something, has left is in the way.
     clear(&directory)?;
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
     fs::create_dir_all(&directory).map_err(operation())?;
@@ -43,7 +44,6 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     if spec.pid == PidScope::Pod {
         init::start(&linux.settings.workers, &directory)?;
     }
-    update::apply(&hierarchies, &cgroup(names, spec), &spec.resources)?;
     fs::write(directory.join(WHOLE), "").map_err(operation())?;
     place(names, &spec.id)
 }
@@ -59,9 +59,9 @@ fn check(spec: &PodSpec) -> Result<(), Error> {
     sysctl::check(spec)
 }
 
-/// Where a pod's network is.
+/// Where the network of a pod that is whole is.
 pub(super) fn place(names: &Names, id: &PodId) -> Result<Place, Error> {
-    Ok(match spec(names, id)?.network {
+    Ok(match whole(names, id)?.network {
         Scope::Host => Place::Host,
         Scope::Pod => Place::Netns(names.pod(id).join("net")),
     })
@@ -69,11 +69,36 @@ pub(super) fn place(names: &Names, id: &PodId) -> Result<Place, Error> {
 
 /// The spec that a pod was made from.
 pub(super) fn spec(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
-    let missing = || Error::NotFound { what: format!("pod {}", id.short()) };
-    match read_spec(&names.pod(id))? {
-        Some(spec) if spec.id == *id => Ok(spec),
-        _ => Err(missing()),
+    read_spec(&names.pod(id))?.filter(|spec| spec.id == *id).ok_or_else(|| missing(id))
+}
+
+/// The spec of a pod that is whole.
+pub(super) fn whole(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
+    let spec = spec(names, id)?;
+    if is_whole(&names.pod(id), &spec)? { Ok(spec) } else { Err(missing(id)) }
+}
+
+/// Whether a pod was made to its end, and its namespaces are still pinned and its init there.
+pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> {
+    let is_pinned = |file: &str| {
+        let path = directory.join(file);
+        match statfs(&path) {
+            Ok(found) => Ok(found.filesystem_type() == NSFS_MAGIC),
+            Err(nix::errno::Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(Error::failed(format!("cannot look at {}", path.display()))(errno)),
+        }
+    };
+    for (_, file) in PINS.into_iter().filter(|(kind, _)| has_own(spec, kind)) {
+        if !is_pinned(file)? {
+            return Ok(false);
+        }
     }
+    let has_init = spec.pid != PidScope::Pod || (is_pinned(PID_PIN)? && init::is_running(directory));
+    Ok(has_init && directory.join(WHOLE).exists())
+}
+
+fn missing(id: &PodId) -> Error {
+    Error::NotFound { what: format!("pod {}", id.short()) }
 }
 
 /// The spec in a pod's directory; None: there is no such directory, or it has none yet.

@@ -37,12 +37,30 @@ fn a_container_over_its_memory_is_killed_whole_and_that_is_told() {
     assert_eq!((exit.code, exit.out_of_memory), (137, true));
     assert!(!runs("987101"));
     let mut later = bench.spec("x=0123456789abcdef; read y; while :; do x=$x$x; sleep 0.2; done");
-    later.stdin = true;
+    (later.stdin, later.resources.memory) = (true, Some(1 << 30));
     bench.start(&later);
     bench.runtime.update_pod(&bench.pod, &Resources { memory: Some(48 << 20), ..Resources::default() }).unwrap();
     let session = bench.runtime.attach(&later.id, true).unwrap();
     File::from(session.stdin.unwrap()).write_all(b"\n").unwrap();
     assert!(bench.wait(&later).out_of_memory, "a limit of the pod that came later holds too");
+    bench.remove();
+}
+
+#[test]
+fn a_pods_limit_is_not_that_of_a_container_that_has_none() {
+    let Some(bench) = Bench::new(|spec| spec.resources.memory = Some(48 << 20)) else { return };
+    let mut limited = bench.spec("while :; do sleep 1; done");
+    limited.resources.memory = Some(48 << 20);
+    bench.start(&limited);
+    // 64 MiB, and time enough for its monitor, and the other's, to look.
+    let script = "x=0123456789abcdef; i=0; while [ $i -lt 22 ]; do x=$x$x; i=$((i+1)); done; sleep 3; exit 7";
+    let (exit, _) = bench.output(&bench.spec(script));
+    assert_eq!((exit.code, exit.out_of_memory), (7, false));
+    assert!(matches!(bench.runtime.container_state(&limited.id), Ok(ContainerState::Running(_))));
+    let free = bench.spec("while :; do sleep 1; done");
+    bench.start(&free);
+    bench.runtime.update_pod(&bench.pod, &Resources { cpu_quota: Some(20_000), ..Resources::default() }).unwrap();
+    assert!(!tool("rctl", &[&format!("jail:{}", bench.jail(&free))]).contains("pcpu"));
     bench.remove();
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use host::PodId;
 use host::run::Tool;
 use host::worker::Workers;
 use runtime::{Runtime, Settings};
@@ -68,4 +69,16 @@ pub(crate) fn make_rootfs(directory: &Path) -> PathBuf {
         std::fs::copy(&file, &target).unwrap();
     }
     root
+}
+
+/// Takes something from a pod that it cannot be without, as an administrator's hand does: its jail, or the pin of its network.
+#[allow(dead_code, reason = "only the conformance suite does")]
+pub(crate) fn lose(settings: &Settings, pod: &PodId) {
+    let tool = if cfg!(target_os = "freebsd") {
+        Tool::new("jail").args(["-R", &format!("{}{}", settings.prefix, pod.short())])
+    } else {
+        let pods = settings.state.canonicalize().unwrap().join("pods");
+        Tool::new("umount").args([pods.join(pod.short()).join("net")])
+    };
+    tool.run().unwrap();
 }

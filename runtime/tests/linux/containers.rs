@@ -190,10 +190,67 @@ fn limits_are_set_updated_and_read_back() {
                 .update_container(&spec.id, &Resources { memory: Some(48 << 20), ..Resources::default() })
                 .unwrap();
             assert_eq!(limit(), Some(48 << 20));
-            bench
-                .runtime
-                .update_pod(&bench.pod, &Resources { memory: Some(96 << 20), ..Resources::default() })
+        },
+    );
+}
+
+#[test]
+fn a_pods_limits_are_kubelets_and_fall_on_no_container() {
+    // 16 MiB, and all of it used.
+    let script = "x=0123456789abcdef; i=0; while [ $i -lt 20 ]; do x=$x$x; i=$((i+1)); done; exit 7";
+    let little = || Resources { memory: Some(4 << 20), cpu_quota: Some(20_000), ..Resources::default() };
+    in_pod(
+        |spec| spec.resources = little(),
+        |bench| {
+            assert_eq!(bench.output(&bench.spec(script)).0.code, 7);
+            let mut own = bench.spec("while :; do sleep 1; done");
+            own.resources.cpu_quota = Some(10_000);
+            bench.start(&own);
+            // A resize upwards, the pod's before the container's and after it.
+            let larger = Resources { cpu_quota: Some(50_000), ..Resources::default() };
+            bench.runtime.update_container(&own.id, &larger).unwrap();
+            bench.runtime.update_pod(&bench.pod, &larger).unwrap();
+            bench.runtime.update_pod(&bench.pod, &little()).unwrap();
+            assert_eq!(bench.output(&bench.spec(script)).0.code, 7);
+        },
+    );
+}
+
+#[test]
+fn a_pod_whose_init_was_killed_is_not_whole() {
+    in_pod(
+        |spec| spec.pid = PidScope::Pod,
+        |bench| {
+            let mut spec = bench.spec("while :; do sleep 1; done");
+            spec.pid = PidScope::Pod;
+            bench.start(&spec);
+            let is_whole = || bench.runtime.whole_pods().unwrap().contains(&bench.pod);
+            assert!(is_whole());
+            let directory = bench.settings.state.canonicalize().unwrap().join("pods").join(bench.pod.short());
+            let init = std::fs::read_to_string(directory.join("init.pid")).unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(init.parse().unwrap()), nix::sys::signal::SIGKILL)
                 .unwrap();
+            // The kernel ends everything in its namespace.
+            assert_eq!(bench.wait(&spec).code, 137);
+            assert!(!is_whole());
+            assert!(matches!(bench.runtime.place(&bench.pod), Err(runtime::Error::NotFound { .. })));
+        },
+    );
+}
+
+#[test]
+fn whatever_keeps_a_container_from_starting_leaves_nothing_of_it() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let mut spec = bench.spec("exit 0");
+            spec.process.cwd = "/bin/sh".into();
+            bench.runtime.create_container(&spec).unwrap();
+            bench.runtime.start_container(&spec.id).unwrap_err();
+            assert_eq!(bench.runtime.container_state(&spec.id).unwrap(), runtime::ContainerState::Created);
+            let states = bench.settings.state.join("runc");
+            assert_eq!(std::fs::read_dir(states).unwrap().count(), 0, "runc has no container");
+            bench.runtime.kill_container(&spec.id).unwrap();
         },
     );
 }
