@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::client::Registry;
 use super::{Fault, basic_value};
-use crate::Error;
+use crate::{Error, json};
 
 /// Bytes of a token server's answer; tokens that name many scopes have some thousands.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
@@ -85,7 +85,7 @@ impl Registry {
             return Err(self.refused(response).await);
         }
         let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
+        let token: Token = json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
         let token = token
             .token
             .or(token.access_token)

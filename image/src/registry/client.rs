@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::Fault;
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
 use crate::hosts::{Endpoint, read_file};
-use crate::{Credentials, Digest, Error, Reference, Target};
+use crate::{Credentials, Digest, Error, Reference, Target, json};
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -274,7 +274,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// What a registry said, on one line and not without end.
 fn reason(body: &[u8]) -> String {
-    let text = match serde_json::from_slice::<Refusal>(body) {
+    let text = match json::from_slice::<Refusal>(body) {
         Ok(refusal) => {
             let entries =
                 refusal.errors.iter().map(|entry| format!("{} {}", entry.code, entry.message).trim().to_owned());
