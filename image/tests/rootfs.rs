@@ -1,10 +1,17 @@
 //! The conformance suite on the backends that this system has, and what is overlayfs's own.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
+use host::ContainerId;
 use host::fault::Faults;
-use image::rootfs::{Copy, Fake, conformance};
+use image::rootfs::{ChainId, Copy, Fake, Rootfs, conformance};
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../../runtime/host/tests/support/small_disk.rs"]
+mod small_disk;
 
 #[test]
 fn the_fake_conforms() {
@@ -18,14 +25,99 @@ fn copies_conform() {
     conformance::run(&|| Arc::new(Copy::open(directory.path()).unwrap()));
 }
 
+/// Shows a directory at another place, as a volume of a container is.
+#[cfg(target_os = "linux")]
+fn show(from: &Path, at: &Path) {
+    use nix::mount::{MsFlags, mount};
+    let nothing = None::<&str>;
+    mount(Some(from), at, nothing, MsFlags::MS_BIND, nothing).unwrap();
+}
+
+#[cfg(target_os = "freebsd")]
+fn show(from: &Path, at: &Path) {
+    use nix::mount::{MntFlags, Nmount};
+    let mut options = Nmount::new();
+    options.str_opt_owned("fstype", "nullfs").str_opt_owned("target", from).str_opt_owned("fspath", at);
+    options.nmount(MntFlags::empty()).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+fn hide(at: &Path) {
+    nix::mount::umount(at).unwrap();
+}
+
+#[cfg(target_os = "freebsd")]
+fn hide(at: &Path) {
+    nix::mount::unmount(at, nix::mount::MntFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_copy_with_a_mount_in_it_is_kept_and_names_it() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let volume = directory.path().join("volume");
+    fs::create_dir_all(volume.join("below")).unwrap();
+    fs::write(volume.join("below/precious"), "x".repeat(1 << 20)).unwrap();
+    let copy = Copy::open(&directory.path().join("copy")).unwrap();
+    let chain = ChainId(image::Digest::of(b"mounted").to_string());
+    copy.commit(&copy.begin(&chain, None).unwrap()).unwrap();
+    let id = ContainerId::random();
+    let at = copy.prepare(&id, &chain).unwrap().join("data/volume");
+    fs::create_dir_all(&at).unwrap();
+    fs::write(at.join("own"), "x").unwrap();
+    show(&volume, &at);
+    // A whole root that is a mount itself (a read-only one) is not entered either.
+    for at in [at.clone(), copy.prepare(&id, &chain).unwrap()] {
+        if !at.ends_with("volume") {
+            show(&volume, &at);
+        }
+        let error = host::chain(&copy.discard(&id).unwrap_err());
+        assert!(error.contains(&format!("{} is a mount point", at.display())), "{error}");
+        assert!(volume.join("below/precious").exists());
+        if !at.ends_with("volume") {
+            hide(&at);
+        }
+    }
+    hide(&at);
+    copy.discard(&id).unwrap();
+    copy.discard(&id).unwrap();
+    assert!(volume.join("below/precious").exists() && copy.inventory().unwrap().1.is_empty());
+}
+
+#[test]
+fn what_is_mounted_in_a_root_is_not_counted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let copy = Copy::open(&directory.path().join("copy")).unwrap();
+    let chain = ChainId(image::Digest::of(b"mounted").to_string());
+    copy.commit(&copy.begin(&chain, None).unwrap()).unwrap();
+    let id = ContainerId::random();
+    let root = copy.prepare(&id, &chain).unwrap();
+    // A directory that the image wants to be a volume is the container's own.
+    fs::create_dir_all(root.join("own")).unwrap();
+    fs::create_dir_all(root.join("foreign")).unwrap();
+    fs::write(root.join("own/f"), "x".repeat(1 << 20)).unwrap();
+    let before = copy.usage(&id).unwrap();
+    assert!(before.bytes >= 1 << 20, "{before:?}");
+    let Some(disk) = small_disk::SmallDisk::mount(&root.join("foreign"), 4) else { return };
+    fs::write(root.join("foreign/f"), "x".repeat(1 << 20)).unwrap();
+    let counted = copy.usage(&id).unwrap();
+    assert!(counted.bytes <= before.bytes && counted.inodes <= before.inodes, "{counted:?} after {before:?}");
+    drop(disk);
+    copy.discard(&id).unwrap();
+}
+
 #[cfg(target_os = "linux")]
 mod overlay {
-    use std::fs;
     use std::os::unix::fs::MetadataExt;
-    use std::path::Path;
 
-    use host::ContainerId;
-    use image::rootfs::{ChainId, Overlay, Rootfs};
+    use image::rootfs::Overlay;
 
     use super::*;
 
@@ -103,11 +195,8 @@ mod overlay {
 
 #[cfg(target_os = "freebsd")]
 mod zfs {
-    use std::fs;
-
-    use host::ContainerId;
     use image::Error;
-    use image::rootfs::{ChainId, Rootfs, Zfs};
+    use image::rootfs::Zfs;
 
     use super::*;
 
