@@ -195,6 +195,7 @@ mod overlay {
 
 #[cfg(target_os = "freebsd")]
 mod zfs {
+    use host::run::Tool;
     use image::Error;
     use image::rootfs::Zfs;
 
@@ -259,6 +260,90 @@ mod zfs {
         assert!(zfs.inventory().unwrap().1.is_empty());
         zfs.remove_chain(&chain).unwrap();
         assert_eq!(containers(), Vec::<std::path::PathBuf>::new(), "with its chain it goes");
+    }
+
+    /// What zfs(8) says.
+    fn zfs(args: &[&str]) -> String {
+        let output = Tool::new("zfs").args(args).run().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The datasets that were set aside.
+    fn aside(base: &str) -> Vec<String> {
+        let trash = format!("{base}/trash");
+        let list = zfs(&["list", "-H", "-r", "-t", "filesystem", "-o", "name", &trash]);
+        list.lines().filter(|name| *name != trash).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_others_keep_holds_neither_a_name_nor_a_server() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let zfs_open = || Zfs::open(directory.path(), &dataset).unwrap();
+        let rootfs = zfs_open();
+        let [below, above] = [&b"below"[..], b"above"].map(|name| ChainId(image::Digest::of(name).to_string()));
+        let make =
+            |chain: &ChainId, parent: Option<&ChainId>| rootfs.commit(&rootfs.begin(chain, parent).unwrap()).unwrap();
+        make(&below, None);
+        make(&above, Some(&below));
+        let id = ContainerId::random();
+        rootfs.prepare(&id, &above).unwrap();
+        let begun = ChainId(image::Digest::of(b"begun").to_string());
+        rootfs.begin(&begun, Some(&below)).unwrap();
+        // An administrator's backup: of all, one held, one cloned.
+        let daily = format!("{dataset}@daily");
+        zfs(&["snapshot", "-r", &daily]);
+        let (held, clone) = (format!("{dataset}/containers/{id}@daily"), format!("{dataset}/mine"));
+        zfs(&["hold", "mine", &held]);
+        let hex = above.0.strip_prefix("sha256:").unwrap();
+        zfs(&["clone", &format!("{dataset}/chains/{hex}@daily"), &clone]);
+        rootfs.discard(&id).unwrap();
+        assert!(
+            rootfs.inventory().unwrap().1.is_empty() && !directory.path().join("containers").join(id.as_str()).exists()
+        );
+        // The clone of what was the container's still stands on the upper chain.
+        assert!(matches!(rootfs.remove_chain(&above), Err(Error::Conflict { .. })));
+        zfs(&["release", "mine", &held.replace(&format!("containers/{id}"), &aside(&dataset)[0][dataset.len() + 1..])]);
+        rootfs.sweep_deferred();
+        assert_eq!(aside(&dataset), Vec::<String>::new(), "a container goes with its snapshots");
+        rootfs.remove_chain(&above).unwrap();
+        assert!(!rootfs.has(&above).unwrap() && aside(&dataset).len() == 1);
+        // Its name is free at once.
+        make(&above, Some(&below));
+        rootfs.remove_chain(&above).unwrap();
+        assert_eq!(aside(&dataset).len(), 1);
+        // A server starts on what another had begun and others keep.
+        let rootfs = zfs_open();
+        rootfs.sweep().unwrap();
+        assert_eq!(aside(&dataset).len(), 2);
+        rootfs.remove_chain(&begun).unwrap();
+        assert!(matches!(rootfs.remove_chain(&below), Err(Error::Conflict { .. })));
+        zfs(&["destroy", &clone]);
+        zfs(&["destroy", "-r", &daily]);
+        rootfs.sweep_deferred();
+        assert_eq!(aside(&dataset), Vec::<String>::new());
+        rootfs.remove_chain(&below).unwrap();
+        assert!(rootfs.inventory().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn the_dataset_is_left_out_of_scheduled_snapshots_unless_its_owner_says_otherwise() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let property = "com.sun:auto-snapshot";
+        for (set, expected) in [(None, "false\tlocal"), (Some("true"), "true\tlocal")] {
+            let base = format!("{dataset}/scheduled");
+            zfs(&["create", "-o", "mountpoint=none", &base]);
+            if let Some(value) = set {
+                zfs(&["set", &format!("{property}={value}"), &base]);
+            }
+            Zfs::open(directory.path(), &base).unwrap();
+            assert_eq!(zfs(&["get", "-H", "-o", "value,source", property, &base]), expected);
+            zfs(&["inherit", property, &base]);
+            Zfs::open(directory.path(), &base).unwrap();
+            assert_ne!(zfs(&["get", "-H", "-o", "source", property, &base]), "local", "it is set once");
+            zfs(&["destroy", "-r", &base]);
+        }
     }
 
     #[test]
