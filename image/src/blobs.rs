@@ -26,7 +26,9 @@ impl Blobs {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let store = Self { whole: root.join("blobs/sha256"), begun: root.join("ingest") };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
-        host::fs::remove_dir_all(&store.begun).map_err(Error::io(failed(&store.begun)))?;
+        if let Err(error) = host::fs::remove_dir_all(&store.begun) {
+            tracing::warn!(%error, path = %store.begun.display(), "cannot remove interrupted downloads");
+        }
         for directory in [&store.whole, &store.begun] {
             fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
         }

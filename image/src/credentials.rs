@@ -17,7 +17,7 @@ pub struct Credentials {
     pub identity_token: String,
     /// A bearer token, sent as it is.
     pub registry_token: String,
-    /// The registry that these are for; unset: the image's.
+    /// The registry or mirror that these are for; unset: the image's registry, and none of its mirrors.
     pub server_address: String,
 }
 

@@ -7,7 +7,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest}
 use serde::{Deserialize, Serialize};
 
 use crate::platform::Platform;
-use crate::{Digest, Error};
+use crate::{Digest, Error, json};
 
 /// Bytes of an index or a manifest; registries take no larger ones.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -120,7 +120,7 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Document, Error> {
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
         return Err(invalid(format!("{} bytes are more than {MANIFEST_BYTES_MAX}", bytes.len())));
     }
-    let shape: Shape = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let shape: Shape = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
     if shape.schema_version != 2 {
         return Err(invalid(format!("schema version {} is not supported (2 is)", shape.schema_version)));
     }
@@ -136,8 +136,7 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Document, Error> {
 }
 
 fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
-    let index: ImageIndex =
-        serde_json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
+    let index: ImageIndex = json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
     if index.manifests().len() > INDEX_ENTRIES_MAX {
         return Err(Error::invalid(
             "index",
@@ -151,7 +150,7 @@ fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
 
 fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
     let invalid = |reason: String| Error::invalid("manifest", reason);
-    let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let manifest: ImageManifest = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
     if manifest.layers().len() > LAYERS_MAX {
         return Err(invalid(format!("{} layers are more than {LAYERS_MAX}", manifest.layers().len())));
     }
@@ -190,7 +189,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<Config, Error> {
     if bytes.len() as u64 > CONFIG_BYTES_MAX {
         return Err(invalid(format!("{} bytes are more than {CONFIG_BYTES_MAX}", bytes.len())));
     }
-    let whole: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let whole: ImageConfiguration = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
     let diff_ids: Vec<Digest> = whole.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, Error>>()?;
     let platform =
         Platform::new(&whole.os().to_string(), &whole.architecture().to_string(), whole.variant().as_deref());
@@ -312,6 +311,51 @@ mod tests {
         assert_eq!(config.image.stop_signal.as_deref(), Some("SIGTERM"));
         assert_eq!(config.diff_ids, [Digest::of(b"x")]);
         assert_eq!(config.platform.to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn keys_are_read_whatever_their_case() {
+        // As FreeBSD's own images have it.
+        let config = parse_config(
+            &serde_json::to_vec(&json!({
+                "architecture": "amd64", "os": "freebsd", "config": {"cmd": ["/bin/sh"], "env": ["A=b"], "workingdir": "/root"},
+                "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"x").as_str()]},
+            }))
+            .unwrap(),
+        )
+        .unwrap()
+        .image;
+        assert_eq!(
+            (config.cmd[0].as_str(), config.env[0].as_str(), config.working_dir.as_str()),
+            ("/bin/sh", "A=b", "/root")
+        );
+        let upper = |document: &Value| {
+            let text = document.to_string();
+            [
+                "schemaVersion",
+                "mediaType",
+                "config",
+                "layers",
+                "manifests",
+                "digest",
+                "size",
+                "platform",
+                "architecture",
+            ]
+            .iter()
+            .fold(text, |text, key| text.replace(&format!("{key:?}:"), &format!("{:?}:", key.to_uppercase())))
+        };
+        let Document::Manifest { layers, .. } = parse_manifest(upper(&manifest()).as_bytes()).unwrap() else {
+            panic!("not a manifest");
+        };
+        assert_eq!(layers[0].digest, Digest::of(b"layer"));
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", "m");
+        entry["platform"] = json!({"os": "freebsd", "architecture": "amd64"});
+        let index = upper(&json!({"schemaVersion": 2, "manifests": [entry]}));
+        let Document::Index(entries) = parse_manifest(index.as_bytes()).unwrap() else { panic!("not an index") };
+        assert_eq!(entries[0].1.as_ref().unwrap().to_string(), "freebsd/amd64");
+        // A document of both kinds stays one, however its keys are written.
+        assert!(parse_manifest(&with(manifest(), "Manifests", json!([]))).is_err());
     }
 
     #[test]

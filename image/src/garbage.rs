@@ -53,6 +53,8 @@ fn collect_chains(shared: &Shared) -> Result<(), Error> {
         let records = hold(&shared.records);
         records.all().flat_map(|image| image.chains()).map(|chain| chain.0).collect()
     };
+    // Upper chains that others kept are in the way of lower ones.
+    shared.rootfs.sweep_deferred();
     let mut unused: Vec<_> = shared.rootfs.inventory()?.0;
     unused.retain(|chain| !used.contains(&chain.0));
     loop {

@@ -90,7 +90,7 @@ pub(crate) struct Shared {
 
 impl Images {
     /// Opens the store, creating it if need be, and removes what a former server left half done and what no image and no
-    /// container uses. Blocking.
+    /// container uses. What cannot be removed is logged and tried again: it keeps no server from starting. Blocking.
     ///
     /// # Errors
     /// The directory cannot be used; a record cannot be understood (it is left as it is); a platform is malformed.
@@ -103,7 +103,9 @@ impl Images {
         if settings.registry_timeout.is_zero() {
             return Err(Error::invalid("registry_timeout", "no registry answers in no time"));
         }
-        settings.rootfs.sweep()?;
+        if let Err(error) = settings.rootfs.sweep() {
+            tracing::warn!(error = host::chain(&error), "cannot remove all that a former server left half unpacked");
+        }
         let shared = Shared {
             blobs: Blobs::open(&settings.root)?,
             records: Mutex::new(Records::open(&settings.root)?),
@@ -117,7 +119,7 @@ impl Images {
             deferred: AtomicBool::new(true),
         };
         let images = Self { shared: Arc::new(shared) };
-        garbage::collect(&images.shared)?;
+        images.collect();
         Ok(images)
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod garbage;
 mod hosts;
 mod images;
+mod json;
 mod layers;
 mod locks;
 mod platform;

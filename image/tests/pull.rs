@@ -357,6 +357,25 @@ async fn mirrors_are_asked_in_their_order_and_told_for_whom() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_removed_at_the_start_ends_no_server() {
+    let registry = serve(content()).await;
+    let name = format!("{}/t:1", registry.address);
+    for nth in 1.. {
+        let mut store = Store::new();
+        store.images.pull(&name, None).await.unwrap();
+        store.faults.arm(nth, host::fault::Fault::FailBefore);
+        store.reopen();
+        if !store.faults.disarm() {
+            assert!(nth > 2, "the faults struck");
+            break;
+        }
+        store.images.pull(&name, None).await.unwrap();
+        store.images.remove(&name).unwrap();
+        store.wait_until_empty().await;
+    }
+}
+
+#[tokio::test]
 async fn each_backend_failure_ends_the_pull_and_a_second_one_succeeds() {
     let registry = serve(content()).await;
     let name = format!("{}/t:1", registry.address);

@@ -1,10 +1,17 @@
 //! The conformance suite on the backends that this system has, and what is overlayfs's own.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
+use host::ContainerId;
 use host::fault::Faults;
-use image::rootfs::{Copy, Fake, conformance};
+use image::rootfs::{ChainId, Copy, Fake, Rootfs, conformance};
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../../runtime/host/tests/support/small_disk.rs"]
+mod small_disk;
 
 #[test]
 fn the_fake_conforms() {
@@ -18,14 +25,99 @@ fn copies_conform() {
     conformance::run(&|| Arc::new(Copy::open(directory.path()).unwrap()));
 }
 
+/// Shows a directory at another place, as a volume of a container is.
+#[cfg(target_os = "linux")]
+fn show(from: &Path, at: &Path) {
+    use nix::mount::{MsFlags, mount};
+    let nothing = None::<&str>;
+    mount(Some(from), at, nothing, MsFlags::MS_BIND, nothing).unwrap();
+}
+
+#[cfg(target_os = "freebsd")]
+fn show(from: &Path, at: &Path) {
+    use nix::mount::{MntFlags, Nmount};
+    let mut options = Nmount::new();
+    options.str_opt_owned("fstype", "nullfs").str_opt_owned("target", from).str_opt_owned("fspath", at);
+    options.nmount(MntFlags::empty()).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+fn hide(at: &Path) {
+    nix::mount::umount(at).unwrap();
+}
+
+#[cfg(target_os = "freebsd")]
+fn hide(at: &Path) {
+    nix::mount::unmount(at, nix::mount::MntFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_copy_with_a_mount_in_it_is_kept_and_names_it() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let volume = directory.path().join("volume");
+    fs::create_dir_all(volume.join("below")).unwrap();
+    fs::write(volume.join("below/precious"), "x".repeat(1 << 20)).unwrap();
+    let copy = Copy::open(&directory.path().join("copy")).unwrap();
+    let chain = ChainId(image::Digest::of(b"mounted").to_string());
+    copy.commit(&copy.begin(&chain, None).unwrap()).unwrap();
+    let id = ContainerId::random();
+    let at = copy.prepare(&id, &chain).unwrap().join("data/volume");
+    fs::create_dir_all(&at).unwrap();
+    fs::write(at.join("own"), "x").unwrap();
+    show(&volume, &at);
+    // A whole root that is a mount itself (a read-only one) is not entered either.
+    for at in [at.clone(), copy.prepare(&id, &chain).unwrap()] {
+        if !at.ends_with("volume") {
+            show(&volume, &at);
+        }
+        let error = host::chain(&copy.discard(&id).unwrap_err());
+        assert!(error.contains(&format!("{} is a mount point", at.display())), "{error}");
+        assert!(volume.join("below/precious").exists());
+        if !at.ends_with("volume") {
+            hide(&at);
+        }
+    }
+    hide(&at);
+    copy.discard(&id).unwrap();
+    copy.discard(&id).unwrap();
+    assert!(volume.join("below/precious").exists() && copy.inventory().unwrap().1.is_empty());
+}
+
+#[test]
+fn what_is_mounted_in_a_root_is_not_counted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let copy = Copy::open(&directory.path().join("copy")).unwrap();
+    let chain = ChainId(image::Digest::of(b"mounted").to_string());
+    copy.commit(&copy.begin(&chain, None).unwrap()).unwrap();
+    let id = ContainerId::random();
+    let root = copy.prepare(&id, &chain).unwrap();
+    // A directory that the image wants to be a volume is the container's own.
+    fs::create_dir_all(root.join("own")).unwrap();
+    fs::create_dir_all(root.join("foreign")).unwrap();
+    fs::write(root.join("own/f"), "x".repeat(1 << 20)).unwrap();
+    let before = copy.usage(&id).unwrap();
+    assert!(before.bytes >= 1 << 20, "{before:?}");
+    let Some(disk) = small_disk::SmallDisk::mount(&root.join("foreign"), 4) else { return };
+    fs::write(root.join("foreign/f"), "x".repeat(1 << 20)).unwrap();
+    let counted = copy.usage(&id).unwrap();
+    assert!(counted.bytes <= before.bytes && counted.inodes <= before.inodes, "{counted:?} after {before:?}");
+    drop(disk);
+    copy.discard(&id).unwrap();
+}
+
 #[cfg(target_os = "linux")]
 mod overlay {
-    use std::fs;
     use std::os::unix::fs::MetadataExt;
-    use std::path::Path;
 
-    use host::ContainerId;
-    use image::rootfs::{ChainId, Overlay, Rootfs};
+    use image::rootfs::Overlay;
 
     use super::*;
 
@@ -103,11 +195,9 @@ mod overlay {
 
 #[cfg(target_os = "freebsd")]
 mod zfs {
-    use std::fs;
-
-    use host::ContainerId;
+    use host::run::Tool;
     use image::Error;
-    use image::rootfs::{ChainId, Rootfs, Zfs};
+    use image::rootfs::Zfs;
 
     use super::*;
 
@@ -170,6 +260,90 @@ mod zfs {
         assert!(zfs.inventory().unwrap().1.is_empty());
         zfs.remove_chain(&chain).unwrap();
         assert_eq!(containers(), Vec::<std::path::PathBuf>::new(), "with its chain it goes");
+    }
+
+    /// What zfs(8) says.
+    fn zfs(args: &[&str]) -> String {
+        let output = Tool::new("zfs").args(args).run().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The datasets that were set aside.
+    fn aside(base: &str) -> Vec<String> {
+        let trash = format!("{base}/trash");
+        let list = zfs(&["list", "-H", "-r", "-t", "filesystem", "-o", "name", &trash]);
+        list.lines().filter(|name| *name != trash).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_others_keep_holds_neither_a_name_nor_a_server() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let zfs_open = || Zfs::open(directory.path(), &dataset).unwrap();
+        let rootfs = zfs_open();
+        let [below, above] = [&b"below"[..], b"above"].map(|name| ChainId(image::Digest::of(name).to_string()));
+        let make =
+            |chain: &ChainId, parent: Option<&ChainId>| rootfs.commit(&rootfs.begin(chain, parent).unwrap()).unwrap();
+        make(&below, None);
+        make(&above, Some(&below));
+        let id = ContainerId::random();
+        rootfs.prepare(&id, &above).unwrap();
+        let begun = ChainId(image::Digest::of(b"begun").to_string());
+        rootfs.begin(&begun, Some(&below)).unwrap();
+        // An administrator's backup: of all, one held, one cloned.
+        let daily = format!("{dataset}@daily");
+        zfs(&["snapshot", "-r", &daily]);
+        let (held, clone) = (format!("{dataset}/containers/{id}@daily"), format!("{dataset}/mine"));
+        zfs(&["hold", "mine", &held]);
+        let hex = above.0.strip_prefix("sha256:").unwrap();
+        zfs(&["clone", &format!("{dataset}/chains/{hex}@daily"), &clone]);
+        rootfs.discard(&id).unwrap();
+        assert!(
+            rootfs.inventory().unwrap().1.is_empty() && !directory.path().join("containers").join(id.as_str()).exists()
+        );
+        // The clone of what was the container's still stands on the upper chain.
+        assert!(matches!(rootfs.remove_chain(&above), Err(Error::Conflict { .. })));
+        zfs(&["release", "mine", &held.replace(&format!("containers/{id}"), &aside(&dataset)[0][dataset.len() + 1..])]);
+        rootfs.sweep_deferred();
+        assert_eq!(aside(&dataset), Vec::<String>::new(), "a container goes with its snapshots");
+        rootfs.remove_chain(&above).unwrap();
+        assert!(!rootfs.has(&above).unwrap() && aside(&dataset).len() == 1);
+        // Its name is free at once.
+        make(&above, Some(&below));
+        rootfs.remove_chain(&above).unwrap();
+        assert_eq!(aside(&dataset).len(), 1);
+        // A server starts on what another had begun and others keep.
+        let rootfs = zfs_open();
+        rootfs.sweep().unwrap();
+        assert_eq!(aside(&dataset).len(), 2);
+        rootfs.remove_chain(&begun).unwrap();
+        assert!(matches!(rootfs.remove_chain(&below), Err(Error::Conflict { .. })));
+        zfs(&["destroy", &clone]);
+        zfs(&["destroy", "-r", &daily]);
+        rootfs.sweep_deferred();
+        assert_eq!(aside(&dataset), Vec::<String>::new());
+        rootfs.remove_chain(&below).unwrap();
+        assert!(rootfs.inventory().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn the_dataset_is_left_out_of_scheduled_snapshots_unless_its_owner_says_otherwise() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let property = "com.sun:auto-snapshot";
+        for (set, expected) in [(None, "false\tlocal"), (Some("true"), "true\tlocal")] {
+            let base = format!("{dataset}/scheduled");
+            zfs(&["create", "-o", "mountpoint=none", &base]);
+            if let Some(value) = set {
+                zfs(&["set", &format!("{property}={value}"), &base]);
+            }
+            Zfs::open(directory.path(), &base).unwrap();
+            assert_eq!(zfs(&["get", "-H", "-o", "value,source", property, &base]), expected);
+            zfs(&["inherit", property, &base]);
+            Zfs::open(directory.path(), &base).unwrap();
+            assert_ne!(zfs(&["get", "-H", "-o", "source", property, &base]), "local", "it is set once");
+            zfs(&["destroy", "-r", &base]);
+        }
     }
 
     #[test]

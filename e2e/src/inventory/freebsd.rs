@@ -41,7 +41,11 @@ fn of(kind: &str, printed: &str) -> Option<String> {
         ("process", [_, _, command, ..]) if command.starts_with('[') || *command == "ps" => None,
         // pf keeps an anchor that had tables, empty, and so its parent (seen on 15.1): what all pods share of a server.
         ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
-        ("dataset", [name]) if name.contains("/chains") || name.ends_with("/containers") => None,
+        ("dataset", [name])
+            if name.contains("/chains") || name.ends_with("/containers") || name.ends_with("/trash") =>
+        {
+            None
+        }
         ("process", [pid, "-", command @ ..]) => Some(format!("process {pid} {}", command.join(" "))),
         ("process", [pid, jail, command @ ..]) => Some(format!("process {pid} {} (jail {jail})", command.join(" "))),
         _ => Some(format!("{kind} {}", words.join(" "))),
@@ -61,6 +65,8 @@ fn what_is_printed_is_read() {
         ("anchor", "  cellblock-ed", None),
         ("dataset", "tank/cellblock/chains/0123@layer", None),
         ("dataset", "tank/cellblock/containers", None),
+        ("dataset", "tank/cellblock/trash", None),
+        ("dataset", "tank/cellblock/trash/chains-0123-ab", Some("dataset tank/cellblock/trash/chains-0123-ab")),
         ("dataset", "tank/cellblock/containers/0123", Some("dataset tank/cellblock/containers/0123")),
         ("jail", "", None),
     ] {

@@ -34,6 +34,8 @@ pub struct Endpoint {
     pub client: Vec<(PathBuf, Option<PathBuf>)>,
     /// Headers to send with each request to it.
     pub headers: HeaderMap,
+    /// It is the registry itself, wherever hosts.toml says that this is: only then credentials that name no host are for it.
+    pub own: bool,
     /// The registry that it stands for, when it is another: sent as `ns`, as containerd does.
     pub mirror_of: Option<String>,
 }

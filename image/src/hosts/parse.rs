@@ -13,6 +13,8 @@ use crate::Error;
 
 /// Mirrors of one registry: each may cost a time-out in every pull.
 const MIRRORS_MAX: usize = 32;
+/// The key of the registry itself.
+const SERVER: &str = "server";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +93,7 @@ pub fn parse(text: &str, domain: &str, directory: &Path) -> Result<Vec<Endpoint>
         header: file.header,
         override_path: file.override_path,
     };
-    endpoints.push(endpoint("server", &server, host, &Place { domain, directory })?);
+    endpoints.push(endpoint(SERVER, &server, host, &Place { domain, directory })?);
     Ok(endpoints)
 }
 
@@ -117,12 +119,13 @@ fn endpoint(key: &str, address: &str, host: Host, place: &Place<'_>) -> Result<E
         ca: host.ca.map(OneOrMany::list).unwrap_or_default().into_iter().map(absolute).collect(),
         client: clients(key, host.client, place.directory)?,
         headers: headers(key, host.header.unwrap_or_default())?,
+        own: false,
         mirror_of: None,
     };
     let own = default_server(place.domain);
     let own = base_authority(&own);
     let mirror_of = (own.as_deref() != Some(endpoint.authority().as_str())).then(|| place.domain.to_owned());
-    Ok(Endpoint { mirror_of, ..endpoint })
+    Ok(Endpoint { own: key == SERVER || mirror_of.is_none(), mirror_of, ..endpoint })
 }
 
 fn base_authority(address: &str) -> Option<String> {
@@ -255,6 +258,7 @@ mod tests {
         assert_eq!(endpoints[2].client, [("/certs/both.pem".into(), None)]);
         assert_eq!(endpoints[2].ca.len(), 2);
         assert!(endpoints[3].pull && !endpoints[3].resolve);
+        assert_eq!(endpoints.iter().map(|endpoint| endpoint.own).collect::<Vec<_>>(), [false, false, false, true]);
         let namespaces: Vec<_> = endpoints.iter().map(|endpoint| endpoint.mirror_of.as_deref()).collect();
         assert_eq!(namespaces, [Some("registry.k8s.io"), Some("registry.k8s.io"), Some("registry.k8s.io"), None]);
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::client::Registry;
 use super::{Fault, basic_value};
-use crate::Error;
+use crate::{Error, json};
 
 /// Bytes of a token server's answer; tokens that name many scopes have some thousands.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
@@ -55,17 +55,13 @@ impl Registry {
         let invalid = |reason: &str| {
             Error::invalid(format!("token server of registry {}", self.name()), format!("{realm:?} {reason}"))
         };
-        let mut url = Url::parse(realm).map_err(|_| invalid("is not an address"))?;
-        if !matches!(url.scheme(), "http" | "https")
-            || (self.endpoint.base.scheme() == "https" && url.scheme() != "https")
-        {
-            return Err(invalid("would be asked without encryption, which the registry itself uses").into());
-        }
+        let mut url = token_server(realm, &self.endpoint.base).map_err(invalid)?;
+        let http = self.client_for(&url);
         let service = service.map(|service| ("service", service));
         let identity = &self.credentials.identity_token;
         let request = if identity.is_empty() {
             url.query_pairs_mut().extend_pairs(service.into_iter().chain([("scope", scope)]));
-            let request = self.http.get(url);
+            let request = http.get(url);
             if self.credentials.username.is_empty() { request } else { request.header(AUTHORIZATION, self.basic()?) }
         } else {
             let form = [
@@ -77,7 +73,7 @@ impl Registry {
             let mut encoded = Url::parse("http://form").expect("a constant address");
             encoded.query_pairs_mut().extend_pairs(form.into_iter().chain(service));
             let form = encoded.query().unwrap_or_default().to_owned();
-            self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
+            http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
         };
         let operation = format!("cannot get a token for registry {}", self.name());
         let response = self.answer(request, &operation).await?;
@@ -85,13 +81,24 @@ impl Registry {
             return Err(self.refused(response).await);
         }
         let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
+        let token: Token = json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
         let token = token
             .token
             .or(token.access_token)
             .filter(|token| !token.is_empty())
             .ok_or_else(|| invalid("answers no token"))?;
         header(&format!("Bearer {token}"))
+    }
+}
+
+/// The address of the token server that a registry names. It may be on another host (that of docker.io is), but gets the
+/// credentials over no worse a connection than the registry does.
+fn token_server(realm: &str, registry: &Url) -> Result<Url, &'static str> {
+    let url = Url::parse(realm).map_err(|_| "is not an address")?;
+    match (url.scheme(), registry.scheme()) {
+        ("https", _) | ("http", "http") => Ok(url),
+        ("http", _) => Err("would be asked without encryption, which the registry itself uses"),
+        _ => Err("is neither an http nor an https address"),
     }
 }
 
@@ -161,13 +168,32 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Challenge, parse};
+    use reqwest::Url;
+
+    use super::{Challenge, parse, token_server};
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         Challenge::Bearer {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_token_server_gets_credentials_over_no_worse_a_connection() {
+        let table = [
+            ("https://auth.docker.io/token", "https://registry-1.docker.io/v2", ""),
+            ("https://auth.example/token", "http://registry.example/v2", ""),
+            ("http://auth.example/token", "http://registry.example/v2", ""),
+            ("http://registry.example/token", "https://registry.example/v2", "without encryption"),
+            ("ftp://registry.example/token", "http://registry.example/v2", "neither"),
+            ("/token", "http://registry.example/v2", "not an address"),
+        ];
+        for (realm, registry, reason) in table {
+            let answer = token_server(realm, &Url::parse(registry).unwrap());
+            assert_eq!(answer.is_ok(), reason.is_empty(), "{realm}");
+            assert!(answer.err().unwrap_or_default().contains(reason), "{realm}");
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::Fault;
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
 use crate::hosts::{Endpoint, read_file};
-use crate::{Credentials, Digest, Error, Reference, Target};
+use crate::{Credentials, Digest, Error, Reference, Target, json};
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +35,9 @@ static LOOPBACK: LazyLock<Result<Client, String>> = LazyLock::new(|| build(build
 /// One host that is asked for one repository.
 pub(super) struct Registry {
     pub(super) endpoint: Endpoint,
-    pub(super) http: Client,
+    http: Client,
+    /// For hosts that this one leads to: without its client certificates.
+    elsewhere: Client,
     pub(super) credentials: Credentials,
     pub(super) repository: String,
     /// How long it may say nothing, and a document may take in all.
@@ -74,10 +76,17 @@ impl Registry {
         patience: Duration,
     ) -> Result<Self, Error> {
         let http = client(&endpoint)?;
-        let credentials = if is_for(credentials, &endpoint) { credentials.clone() } else { Credentials::default() };
+        let elsewhere = if endpoint.client.is_empty() {
+            http.clone()
+        } else {
+            client(&Endpoint { client: Vec::new(), ..endpoint.clone() })?
+        };
+        let is_meant = is_for(credentials, &endpoint, reference.domain());
+        let credentials = if is_meant { credentials.clone() } else { Credentials::default() };
         Ok(Self {
             endpoint,
             http,
+            elsewhere,
             credentials,
             repository: reference.path().to_owned(),
             patience,
@@ -139,12 +148,22 @@ impl Registry {
         url
     }
 
-    /// Sends a request; asked for authentication, answers once.
+    /// The client for an address. What proves the node's identity to this host is shown to no other.
+    pub(super) fn client_for(&self, url: &Url) -> &Client {
+        if url.origin() == self.endpoint.base.origin() { &self.http } else { &self.elsewhere }
+    }
+
+    /// Sends a request; asked for authentication by the host itself, answers once.
     async fn send(&self, request: &Request<'_>) -> Result<Response, Fault> {
         let used = self.authorization.lock().await.clone();
-        let response = self.follow(request, used.as_ref()).await?;
+        let (response, own) = self.follow(request, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.accepted(response).await;
+        }
+        if !own {
+            let host = response.url().host_str().unwrap_or_default();
+            let reason = format!("it redirects to {host}, which asks for credentials: this registry's are not for it");
+            return Err(self.denied(&reason).into());
         }
         let authorization = {
             let mut current = self.authorization.lock().await;
@@ -154,26 +173,32 @@ impl Registry {
             }
             current.clone()
         };
-        let response = self.follow(request, authorization.as_ref()).await?;
+        let (response, _) = self.follow(request, authorization.as_ref()).await?;
         self.accepted(response).await
     }
 
-    /// Sends a request and follows its redirects. The host's own headers and the credentials go to the host alone.
-    async fn follow(&self, request: &Request<'_>, authorization: Option<&HeaderValue>) -> Result<Response, Fault> {
+    /// Sends a request and follows its redirects; also tells whether this host itself answers, and no other led to the answer.
+    /// The host's own headers and the credentials go to the host alone, and not where another one sends the request back to it.
+    async fn follow(
+        &self,
+        request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<(Response, bool), Fault> {
         let operation = format!("cannot reach registry {}", self.name());
-        let mut url = request.url.clone();
+        let (mut url, mut own) = (request.url.clone(), true);
         for _ in 0..=REDIRECTS_MAX {
             let mut headers = HeaderMap::new();
-            if url.origin() == self.endpoint.base.origin() {
+            own &= url.origin() == self.endpoint.base.origin();
+            if own {
                 headers.extend(self.endpoint.headers.clone());
                 headers.extend(authorization.map(|value| (AUTHORIZATION, value.clone())));
             }
             headers.extend(request.accept.and_then(|accept| Some((ACCEPT, HeaderValue::from_str(accept).ok()?))));
             let range = (request.offset > 0).then(|| HeaderValue::from_str(&format!("bytes={}-", request.offset)).ok());
             headers.extend(range.flatten().map(|range| (RANGE, range)));
-            let response = self.answer(self.http.get(url.clone()).headers(headers), &operation).await?;
+            let response = self.answer(self.client_for(&url).get(url.clone()).headers(headers), &operation).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, own));
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| url.join(location).ok());
@@ -243,18 +268,19 @@ impl Registry {
     }
 }
 
-/// Whether the credentials may go to this host: they name no other.
-fn is_for(credentials: &Credentials, endpoint: &Endpoint) -> bool {
+/// Whether the credentials may go to this host: they name it, or it is the registry `domain` itself and they name that or none.
+fn is_for(credentials: &Credentials, endpoint: &Endpoint, domain: &str) -> bool {
     let address = credentials.server_address.trim();
     if address.is_empty() {
-        return true;
+        return endpoint.own;
     }
     let address = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
     let hub = |name: &str| matches!(name, "docker.io" | "index.docker.io" | "registry-1.docker.io");
     Url::parse(&address).is_ok_and(|url| {
         let host = url.host_str().unwrap_or_default().to_owned();
         let named = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
-        named == endpoint.authority() || (hub(&named) && hub(&endpoint.authority()))
+        let same = |other: &str| named == other || (hub(&named) && hub(other));
+        same(&endpoint.authority()) || (endpoint.own && same(domain))
     })
 }
 
@@ -274,7 +300,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// What a registry said, on one line and not without end.
 fn reason(body: &[u8]) -> String {
-    let text = match serde_json::from_slice::<Refusal>(body) {
+    let text = match json::from_slice::<Refusal>(body) {
         Ok(refusal) => {
             let entries =
                 refusal.errors.iter().map(|entry| format!("{} {}", entry.code, entry.message).trim().to_owned());

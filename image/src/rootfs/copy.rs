@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use host::{ContainerId, Need};
 
 use super::layout::{Layout, remove};
-use super::{ChainId, FsUsage, Rootfs, Unpacking, tree};
+use super::{ChainId, FsUsage, Rootfs, Unpacking, every, tree};
 use crate::Error;
 
 /// Chains and roots as copies in a directory.
@@ -48,7 +48,7 @@ impl Rootfs for Copy {
     }
 
     fn sweep(&self) -> Result<(), Error> {
-        self.layout.all_begun()?.iter().try_for_each(|chain| remove(&self.layout.begun(chain)?))
+        every(self.layout.all_begun()?.iter().map(|chain| remove(&self.layout.begun(chain)?)))
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

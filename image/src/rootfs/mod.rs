@@ -8,6 +8,8 @@ pub mod conformance;
 mod copy;
 mod fake;
 mod layout;
+#[cfg(any(target_os = "freebsd", test))]
+mod listed;
 #[cfg(target_os = "linux")]
 mod overlay;
 mod tree;
@@ -80,8 +82,12 @@ pub trait Rootfs: Send + Sync + 'static {
     /// program that looks at it meanwhile (a command that lists snapshots) leaves it alone.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// The first thing that could not be removed; the others are gone, and what is left stands in nobody's way.
     fn sweep(&self) -> Result<(), Error>;
+
+    /// Removes what others kept from being removed (their snapshots, clones and holds) as far as they have let go of it. What
+    /// they still keep is no error, and is looked at again by the next call.
+    fn sweep_deferred(&self) {}
 
     /// Begins a chain on top of another (None: the lowest layer). What a former attempt left is removed first.
     ///
@@ -95,7 +101,8 @@ pub trait Rootfs: Send + Sync + 'static {
     /// The file system says no; [`Rootfs::remove_chain`] removes what is there.
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error>;
 
-    /// Removes a chain, whole or begun, that no other and no container stands on. Missing: done already.
+    /// Removes a chain, whole or begun, that no other and no container stands on. Missing: done already. What others keep of it
+    /// (a snapshot of theirs) is put out of the way: the chain can be begun again.
     ///
     /// # Errors
     /// [`Error::Conflict`] when something stands on it.
@@ -213,6 +220,11 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
 fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
     made.map_err(Error::io(format!("cannot make {}", directory.display())))
+}
+
+/// Goes through all of them, and gives the first error.
+fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    outcomes.fold(Ok(()), Result::and)
 }
 
 /// Owners and device nodes need root.

@@ -13,7 +13,7 @@ use host::{ContainerId, Need};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::layout::{Layout, remove};
-use super::{ChainId, FsUsage, Rootfs, Unpacking, make_root, root_need, tree};
+use super::{ChainId, FsUsage, Rootfs, Unpacking, every, make_root, root_need, tree};
 use crate::Error;
 
 /// Bytes of mount options: mount(2) copies one page, and its last byte ends the text.
@@ -93,7 +93,7 @@ impl Rootfs for Overlay {
     }
 
     fn sweep(&self) -> Result<(), Error> {
-        self.layout.all_begun()?.iter().try_for_each(|chain| self.remove_begun(chain))
+        every(self.layout.all_begun()?.iter().map(|chain| self.remove_begun(chain)))
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

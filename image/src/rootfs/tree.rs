@@ -180,7 +180,7 @@ fn keep_capability(metadata: &Metadata, to: &Path) -> io::Result<Option<Vec<u8>>
     Ok(attributes.into_iter().find(|(name, _)| name == "security.capability").map(|(_, value)| value))
 }
 
-/// What a tree holds on its disk; a file with several names counts once.
+/// What a tree holds on its disk; a file with several names counts once, and what is mounted in the tree (volumes) does not.
 ///
 /// # Errors
 /// A directory that cannot be read. What vanishes meanwhile is not counted.
@@ -189,12 +189,16 @@ pub(super) fn usage(root: &Path) -> Result<FsUsage, Error> {
     let mut seen = std::collections::HashSet::new();
     let mut left = vec![root.to_owned()];
     let failed = |path: &Path| format!("cannot count what {} holds", path.display());
+    let mut device = None;
     while let Some(path) = left.pop() {
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(Error::io(failed(&path))(error)),
         };
+        if *device.get_or_insert(metadata.dev()) != metadata.dev() {
+            continue;
+        }
         if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
             continue;
         }

@@ -1,5 +1,6 @@
 //! Entries become files: each is made anew in the place of what stood there, and given its owner, mode, extended attributes and
-//! time, in the order in which none undoes another. Whiteouts remove.
+//! time, in the order in which none undoes another. Whiteouts remove what lower layers brought, and nothing of their own layer,
+//! in whichever order the entries come.
 //!
 //! What is not unpacked: owners and devices without root (tests run so); device nodes on FreeBSD, where only devfs(4) makes
 //! nodes that mean a device; extended attributes of namespaces other than user, POSIX ACLs and file capabilities, and on
@@ -8,12 +9,11 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -29,6 +29,8 @@ use crate::sys;
 
 /// Entries of one layer: five times what the largest known images have.
 const ENTRIES_MAX: u64 = 2_000_000;
+/// Names that one layer writes, those of directories without an entry included: 16 bytes are remembered of each.
+const NAMES_MAX: usize = 4_000_000;
 /// Directories whose times are set at the end.
 const DIRECTORIES_MAX: usize = 500_000;
 /// Bytes copied at a time.
@@ -44,7 +46,8 @@ pub(super) struct Layer<'a> {
     places: Places<'a>,
     privileged: bool,
     entries: u64,
-    /// Hashes of this layer's own paths: an opaque directory hides only what lower layers brought.
+    /// Hashes of the paths, without symbolic links in them, that this layer wrote or wrote below. A name counts, and not the
+    /// file: a hard link of this layer may be to a lower one's file.
     own: HashSet<u64>,
     hasher: RandomState,
     /// Directories and their times, which their entries would change.
@@ -75,27 +78,26 @@ impl<'a> Layer<'a> {
         if name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, name, parents);
         }
-        let directory = self.places.directory(parents, true)?.expect("missing directories are made");
-        for length in 1..=names.len() {
-            self.own.insert(self.hash(&names[..length]));
-        }
+        let place = self.places.directory(parents, true)?.expect("missing directories are made");
+        self.note_own(&place.path, name)?;
+        let directory = &place.directory;
         let failed = |error: Errno| Trouble::system(format!("cannot unpack {}", shown(&entry.path)), error);
-        let found = look(&directory, name).map_err(failed)?;
+        let found = look(directory, name).map_err(failed)?;
         let kept = found.as_ref().is_some_and(is_directory) && entry.kind == Kind::Directory;
         if found.is_some() && !kept {
             self.places.forget();
-            remove(&directory, name).map_err(failed)?;
+            remove(directory, name).map_err(failed)?;
         }
         match &entry.kind {
-            Kind::File => self.file(entry, name, &directory, data),
+            Kind::File => self.file(entry, name, directory, data),
             Kind::Directory => {
                 if !kept {
-                    mkdirat(&directory, *name, Mode::from_bits_truncate(0o700)).map_err(failed)?;
+                    mkdirat(directory, *name, Mode::from_bits_truncate(0o700)).map_err(failed)?;
                 }
-                self.directory(entry, open(&directory, name).map_err(|error| system(entry, error))?.as_fd())
+                self.directory(entry, open(directory, name).map_err(|error| system(entry, error))?.as_fd())
             }
-            Kind::Hardlink(target) => self.hard_link(entry, target, name, &directory),
-            _ => self.node(entry, name, &directory),
+            Kind::Hardlink(target) => self.hard_link(entry, target, name, directory),
+            _ => self.node(entry, name, directory),
         }
     }
 
@@ -104,16 +106,31 @@ impl<'a> Layer<'a> {
         // Deeper ones first does not matter: setting times changes no other directory's.
         for (path, time) in std::mem::take(&mut self.times) {
             // One that a later entry replaced is none any more.
-            if let Ok(Some(directory)) = self.places.directory(&names(&path)?, false) {
-                futimens(&directory, &time, &time)
+            if let Ok(Some(place)) = self.places.directory(&names(&path)?, false) {
+                futimens(&place.directory, &time, &time)
                     .map_err(|error| Trouble::system(format!("cannot set the time of {}", shown(&path)), error))?;
             }
         }
         Ok(self.entries)
     }
 
-    fn hash(&self, names: &[&OsStr]) -> u64 {
-        self.hasher.hash_one(names)
+    /// Remembers what this layer writes: a name, and each directory that leads to it.
+    fn note_own(&mut self, path: &[Vec<u8>], name: &OsStr) -> Result<(), Trouble> {
+        let whole = self.hash(path, name);
+        let parents = (0..path.len()).map(|at| self.hash(&path[..at], OsStr::from_bytes(&path[at])));
+        let hashes: Vec<u64> = parents.chain([whole]).collect();
+        self.own.extend(hashes);
+        if self.own.len() > NAMES_MAX {
+            return Err(Trouble::invalid(format!("it has more than {NAMES_MAX} files and directories")));
+        }
+        Ok(())
+    }
+
+    fn hash(&self, path: &[Vec<u8>], name: &OsStr) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        path.iter().for_each(|name| name.hash(&mut hasher));
+        name.as_bytes().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// An entry for the root itself.
@@ -195,23 +212,19 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    fn hard_link(
-        &mut self,
-        entry: &Entry,
-        target: &[u8],
-        name: &OsStr,
-        directory: &Rc<OwnedFd>,
-    ) -> Result<(), Trouble> {
+    fn hard_link(&mut self, entry: &Entry, target: &[u8], name: &OsStr, directory: &OwnedFd) -> Result<(), Trouble> {
         let refuse = |reason: &str| {
             Trouble::invalid(format!("entry {}: its link to {} {reason}", shown(&entry.path), shown(target)))
         };
         let names = names(target).map_err(|_| refuse("leads out of the layer's root"))?;
         let Some((last, parents)) = names.split_last() else { return Err(refuse("is to the root")) };
         let from = self.places.directory(parents, false)?.ok_or_else(|| refuse("is to nothing"))?;
-        match look(&from, last).map_err(|error| system(entry, error))? {
+        match look(&from.directory, last).map_err(|error| system(entry, error))? {
             None => Err(refuse("is to nothing")),
             Some(found) if is_directory(&found) => Err(refuse("is to a directory")),
-            Some(_) => linkat(&from, *last, directory, name, AtFlags::empty()).map_err(|error| system(entry, error)),
+            Some(_) => {
+                linkat(&from.directory, *last, directory, name, AtFlags::empty()).map_err(|error| system(entry, error))
+            }
         }
     }
 
@@ -265,7 +278,7 @@ impl<'a> Layer<'a> {
         utimensat(directory, name, &time(entry), &time(entry), UtimensatFlags::NoFollowSymlink)
     }
 
-    /// Removes what a whiteout names; what is not there is removed already.
+    /// Removes what a whiteout names, as far as lower layers brought it; what is not there is removed already.
     fn whiteout(&mut self, entry: &Entry, name: &OsStr, parents: &[&OsStr]) -> Result<(), Trouble> {
         let failed = |error: Errno| Trouble::system(format!("cannot remove what {} names", shown(&entry.path)), error);
         let name = name.as_bytes();
@@ -276,28 +289,36 @@ impl<'a> Layer<'a> {
         if removed.is_empty() || removed == "." || removed == ".." {
             return Err(Trouble::invalid(format!("entry {}: it would remove more than one name", shown(&entry.path))));
         }
-        let Some(directory) = self.places.directory(parents, false)? else { return Ok(()) };
+        let Some(place) = self.places.directory(parents, false)? else { return Ok(()) };
         self.places.forget();
-        if name == OPAQUE {
-            return self.hide_lower(&directory, parents).map_err(failed);
-        }
-        remove(&directory, removed).map_err(failed)
+        let mut path = place.path.clone();
+        let hidden = if name == OPAQUE {
+            self.hide_lower(&place.directory, &mut path)
+        } else {
+            self.hide(&place.directory, &mut path, removed)
+        };
+        hidden.map_err(failed)
     }
 
     /// Removes what lower layers brought into a directory, below it too, wherever this layer's own entries stand among it.
-    fn hide_lower(&self, directory: &OwnedFd, path: &[&OsStr]) -> nix::Result<()> {
-        for name in list(directory)? {
-            let name = OsStr::from_bytes(name.as_bytes());
-            let inner = [path, &[name]].concat();
-            if !self.own.contains(&self.hash(&inner)) {
-                remove(directory, name)?;
-            } else if look(directory, name)?.as_ref().is_some_and(is_directory) {
-                let opened = open(directory, name)
-                    .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-                self.hide_lower(&opened, &inner)?;
-            }
+    fn hide_lower(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>) -> nix::Result<()> {
+        list(directory)?.iter().try_for_each(|name| self.hide(directory, path, OsStr::from_bytes(name.as_bytes())))
+    }
+
+    /// Removes a name in a directory, which has this path, as far as lower layers brought it.
+    fn hide(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>, name: &OsStr) -> nix::Result<()> {
+        if !self.own.contains(&self.hash(path, name)) {
+            return remove(directory, name);
         }
-        Ok(())
+        if !look(directory, name)?.as_ref().is_some_and(is_directory) {
+            return Ok(());
+        }
+        let opened =
+            open(directory, name).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        path.push(name.as_bytes().to_vec());
+        let hidden = self.hide_lower(&opened, path);
+        path.pop();
+        hidden
     }
 }
 

@@ -12,7 +12,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Trouble;
@@ -46,11 +46,18 @@ pub(super) fn names(path: &[u8]) -> Result<Vec<&OsStr>, Trouble> {
     Ok(names)
 }
 
+/// A directory that was found.
+pub(super) struct Place {
+    pub(super) directory: OwnedFd,
+    /// Its names from the root on, without symbolic links.
+    pub(super) path: Vec<Vec<u8>>,
+}
+
 /// Walks paths below one directory.
 pub(super) struct Places<'a> {
     root: &'a OwnedFd,
-    /// The directory that was found last: the entries of one directory follow one another.
-    last: Option<(Vec<Vec<u8>>, Rc<OwnedFd>)>,
+    /// The directory that was found last, and by which names: the entries of one directory follow one another.
+    last: Option<(Vec<Vec<u8>>, Rc<Place>)>,
 }
 
 impl<'a> Places<'a> {
@@ -63,12 +70,13 @@ impl<'a> Places<'a> {
         self.last = None;
     }
 
-    /// The directory with these names; `make` makes what is missing, else it is None.
-    pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<OwnedFd>>, Trouble> {
-        if let Some((last, directory)) = &self.last
+    /// The directory with these names. Where there is none, `make` makes it unless something else stands there; else it is
+    /// None.
+    pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<Place>>, Trouble> {
+        if let Some((last, place)) = &self.last
             && last.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()))
         {
-            return Ok(Some(Rc::clone(directory)));
+            return Ok(Some(Rc::clone(place)));
         }
         let path = || shown(names.join(OsStr::new("/")).as_bytes());
         let found = self.walk(names, make, &path)?.map(Rc::new);
@@ -76,7 +84,7 @@ impl<'a> Places<'a> {
         Ok(found)
     }
 
-    fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<OwnedFd>, Trouble> {
+    fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<Place>, Trouble> {
         let failed = |error: Errno| Trouble::system(format!("cannot reach {}", path()), error);
         let refuse = |reason: &str| Trouble::invalid(format!("path {}: {reason}", path()));
         let mut left: Vec<Vec<u8>> = names.iter().rev().map(|name| name.as_bytes().to_vec()).collect();
@@ -97,8 +105,11 @@ impl<'a> Places<'a> {
                 Err(Errno::ENOENT) => return Ok(None),
                 // What O_NOFOLLOW says of a symbolic link differs between systems.
                 Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
-                    let target = readlinkat(&here, name.as_slice())
-                        .map_err(|_| refuse("a file stands where it has a directory"))?;
+                    let target = match readlinkat(&here, name.as_slice()) {
+                        Ok(target) => target,
+                        Err(_) if make => return Err(refuse("a file stands where it has a directory")),
+                        Err(_) => return Ok(None),
+                    };
                     links += 1;
                     if links > LINKS_MAX {
                         return Err(refuse("it has more than 40 symbolic links"));
@@ -117,7 +128,7 @@ impl<'a> Places<'a> {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Ok(Some(here))
+        Ok(Some(Place { directory: here, path: done }))
     }
 
     /// The directory of names that are known to be directories.
@@ -144,11 +155,14 @@ pub(super) fn is_directory(found: &FileStat) -> bool {
     SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT) == SFlag::S_IFDIR
 }
 
-/// Removes whatever stands there, with all below it.
+/// Removes whatever stands there, with all below it; a mount below it ends the removal.
 pub(super) fn remove(directory: impl AsFd, name: &OsStr) -> nix::Result<()> {
     let Some(found) = look(directory.as_fd(), name)? else { return Ok(()) };
     if !is_directory(&found) {
         return unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+    if found.st_dev != fstat(directory.as_fd())?.st_dev {
+        return Err(Errno::EXDEV);
     }
     let inner = openat(directory.as_fd(), name, WALK, Mode::empty())?;
     for entry in list(&inner)? {

@@ -253,6 +253,53 @@ fn whiteouts_remove_what_lower_layers_brought() {
 }
 
 #[test]
+fn whiteouts_leave_what_their_own_layer_brought_in_whichever_order_the_entries_come() {
+    let lower = ["k/f", "k/g", "d/low", "d/e/low", "usr/bin/a", "usr/bin/b", "target"];
+    let lower = lower.iter().fold(Tar::default(), |tar, name| tar.file(name, "lower")).symlink("bin", "usr/bin");
+    type Part = fn(Tar) -> Tar;
+    // What a layer writes, what it hides, and what must be there and what not.
+    let table: [(Part, Part, &[&str], &[&str]); 9] = [
+        (|tar| tar.file("k/f", "x"), |tar| tar.file("k/.wh.f", ""), &["k/f", "k/g"], &[]),
+        (|tar| tar.file("k/f", "x"), |tar| tar.file(".wh.k", ""), &["k/f"], &["k/g"]),
+        (|tar| tar.file("k/f", "x"), |tar| tar.file("k/.wh..wh..opq", ""), &["k/f"], &["k/g"]),
+        // A directory that no entry is for: made for what is in it.
+        (|tar| tar.file("n/m/f", "x"), |tar| tar.file("n/.wh.m", "").file(".wh.n", ""), &["n/m/f"], &[]),
+        (|tar| tar.directory("d/e/", 0o755), |tar| tar.file("d/.wh.e", ""), &["d/e", "d/low"], &["d/e/low"]),
+        // One file by two ways: a symbolic link leads to its directory.
+        (|tar| tar.file("bin/a", "x"), |tar| tar.file("usr/bin/.wh.a", ""), &["usr/bin/a", "usr/bin/b"], &[]),
+        (
+            |tar| tar.file("usr/bin/a", "x"),
+            |tar| tar.file("bin/.wh..wh..opq", ""),
+            &["usr/bin/a", "bin"],
+            &["usr/bin/b"],
+        ),
+        (|tar| tar.file("bin/a", "x"), |tar| tar.file(".wh..wh..opq", ""), &["usr/bin/a"], &["usr/bin/b", "bin", "k"]),
+        (|tar| tar.symlink("k", "d"), |tar| tar.file(".wh.k", ""), &["k", "d/low"], &[]),
+    ];
+    for (at, (write, hide, there, gone)) in table.into_iter().enumerate() {
+        for upper in [hide(write(Tar::default())), write(hide(Tar::default()))] {
+            // The root's own links are gone before what is written through them when the whiteout comes first.
+            if at == 7 && upper.0 != hide(write(Tar::default())).0 {
+                continue;
+            }
+            let root = Root::new();
+            root.unpack(&lower);
+            root.unpack(&upper);
+            assert!(there.iter().all(|name| root.has(name)), "{at}: {there:?}");
+            assert!(!gone.iter().any(|name| root.has(name)), "{at}: {gone:?}");
+        }
+    }
+    // A hard link is this layer's, the file that it is to the lower one's.
+    let root = Root::new();
+    root.unpack(&lower);
+    root.unpack(&Tar::default().hard_link("linked", "target").file(".wh.target", ""));
+    assert!(root.has("linked") && !root.has("target"));
+    // What a whiteout names is gone already where this layer put something else in the place of its directory.
+    root.unpack(&Tar::default().file("k", "x").file("k/.wh.f", "").file("k/.wh..wh..opq", ""));
+    assert_eq!(root.read("k"), "x");
+}
+
+#[test]
 fn an_entry_replaces_what_stands_there() {
     let root = Root::new();
     root.unpack(

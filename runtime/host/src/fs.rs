@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 /// What the group and all others may do, in a mode.
 const OTHERS: u32 = 0o077;
 
+pub use crate::remove::remove_dir_all;
+
 /// Writes a file so that a reader, or a crash, sees either the old contents or the new ones: a temporary file beside it,
 /// fsync, rename(2), fsync of the directory. The file gets `mode`.
 ///
@@ -55,17 +57,6 @@ fn parent(path: &Path) -> io::Result<&Path> {
 /// Any error of unlink(2) but ENOENT.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a directory with all below it; one that is not there is removed already. Never follows a symbolic link.
-///
-/// # Errors
-/// Any error of the removal but ENOENT.
-pub fn remove_dir_all(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

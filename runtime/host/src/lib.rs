@@ -9,6 +9,7 @@ mod id;
 pub mod memory;
 mod need;
 mod place;
+mod remove;
 pub mod reserve;
 pub mod run;
 pub mod worker;

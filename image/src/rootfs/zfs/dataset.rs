@@ -1,56 +1,66 @@
 //! Datasets: through libzfs_core where it can be loaded, else through zfs(8), which does the same and takes ten times as long.
 //! What libzfs_core has no call for (lists, properties) zfs(8) answers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use host::ContainerId;
 use host::run::{Output, Tool};
+use nix::errno::Errno;
 
+use super::super::listed::{Listed, Next, TRASH, aside, next, parse, was_container};
 use super::sys::Library;
-use super::{ChainId, LAYER};
+use super::{ChainId, errno};
 use crate::Error;
+use crate::locks::hold;
+
+/// How often a busy dataset is asked again, and the pause between: a process that was just killed lets go within this time.
+const BUSY_ATTEMPTS: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// The property by which zfs-auto-snapshot and zfstools are told what to snapshot.
+const SCHEDULED: &str = "com.sun:auto-snapshot";
 
 /// The datasets below one.
 #[derive(Debug)]
 pub(super) struct Datasets {
     base: String,
     library: Option<Library>,
-}
-
-/// What there is below the dataset.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Listed {
-    /// All chains, whole or begun.
-    pub(super) chains: Vec<ChainId>,
-    whole: HashSet<ChainId>,
-    pub(super) containers: Vec<ContainerId>,
-    /// `used` of each, in bytes.
-    pub(super) sizes: HashMap<String, u64>,
-}
-
-impl Listed {
-    /// Whether a chain is whole.
-    pub(super) fn has(&self, chain: &ChainId) -> bool {
-        self.whole.contains(chain)
-    }
+    /// Datasets that others keep, by their names in the trash.
+    aside: Mutex<BTreeSet<String>>,
 }
 
 impl Datasets {
-    /// Makes the two datasets that all others are below.
+    /// Makes the datasets that all others are below.
     pub(super) fn open(base: &str) -> Result<Self, Error> {
         let library = Library::load()
             .inspect_err(|error| tracing::warn!(%error, "libzfs_core cannot be used: zfs(8) does its work, slower"))
             .ok();
-        let datasets = Self { base: base.to_owned(), library };
+        let datasets = Self { base: base.to_owned(), library, aside: Mutex::default() };
         datasets.check()?;
-        for name in ["chains", "containers"] {
+        let mut first = false;
+        for name in ["chains", "containers", TRASH] {
             let dataset = format!("{base}/{name}");
             if !datasets.exists(&dataset)? {
                 zfs(&["create", "-o", "mountpoint=legacy", "-o", "atime=off", &dataset])?;
+                first = true;
             }
         }
+        if first && let Err(error) = datasets.leave_out_of_schedules() {
+            tracing::warn!(error = host::chain(&error), dataset = base, "cannot set {SCHEDULED}");
+        }
         Ok(datasets)
+    }
+
+    /// Snapshots by a schedule would keep the room of all layers and roots that are removed. Once, when the dataset is first
+    /// used, and only where the administrator has not said otherwise.
+    fn leave_out_of_schedules(&self) -> Result<(), Error> {
+        let set = zfs(&["get", "-H", "-o", "value", "-s", "local,received", SCHEDULED, &self.base])?;
+        if set.stdout.trim_ascii().is_empty() {
+            zfs(&["set", &format!("{SCHEDULED}=false"), &self.base])?;
+        }
+        Ok(())
     }
 
     pub(super) fn base(&self) -> &str {
@@ -96,9 +106,81 @@ impl Datasets {
         self.act(&["snapshot", snapshot], |library| library.snapshot(snapshot))
     }
 
-    /// Missing: done already.
-    pub(super) fn destroy(&self, name: &str) -> Result<(), Error> {
+    fn destroy(&self, name: &str) -> Result<(), Error> {
         gone(self.act(&["destroy", name], |library| library.destroy(name)))
+    }
+
+    /// Destroys a dataset. One that others keep by snapshots, clones, holds or mounts of theirs is renamed, so that its name is
+    /// free again, and [`Datasets::sweep_aside`] destroys it once they let go. Missing: done already.
+    pub(super) fn remove(&self, dataset: &str) -> Result<(), Error> {
+        let Err(mut error) = self.destroy(dataset) else { return Ok(()) };
+        let may_pass = self.snapshots(dataset).is_ok_and(|snapshots| snapshots.is_empty());
+        if next(errno(&error), may_pass) == Next::Wait {
+            match patiently(|| self.destroy(dataset)) {
+                Ok(()) => return Ok(()),
+                Err(later) => error = later,
+            }
+        }
+        if next(errno(&error), false) == Next::Fail {
+            return Err(error);
+        }
+        let aside = aside(&self.base, dataset, ContainerId::random().short());
+        zfs(&["rename", "-u", dataset, &aside])?;
+        tracing::warn!(
+            dataset,
+            aside,
+            error = host::chain(&error),
+            "snapshots, clones or holds of others keep a dataset: it is set aside, and removed when they are gone"
+        );
+        hold(&self.aside).insert(aside);
+        Ok(())
+    }
+
+    /// Destroys a container's dataset with its snapshots, as [`Datasets::remove`].
+    pub(super) fn remove_container(&self, dataset: &str) -> Result<(), Error> {
+        if !self.exists(dataset)? {
+            return Ok(());
+        }
+        self.destroy_snapshots(dataset)?;
+        self.remove(dataset)
+    }
+
+    /// Destroys the snapshots of a dataset but those that others keep.
+    fn destroy_snapshots(&self, dataset: &str) -> Result<(), Error> {
+        for snapshot in self.snapshots(dataset)? {
+            match self.destroy_snapshot(&format!("{dataset}@{snapshot}")) {
+                Err(error) if next(errno(&error), false) == Next::Fail => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of what a former server set aside.
+    pub(super) fn note_aside(&self, names: Vec<String>) {
+        hold(&self.aside).extend(names);
+    }
+
+    /// Destroys what was set aside and nobody keeps any more. What is still kept, is looked at again by the next call.
+    pub(super) fn sweep_aside(&self) {
+        let names = hold(&self.aside).clone();
+        for name in names {
+            let emptied = if was_container(&self.base, &name) { self.destroy_snapshots(&name) } else { Ok(()) };
+            match emptied.and_then(|()| self.destroy(&name)) {
+                Ok(()) => {
+                    hold(&self.aside).remove(&name);
+                }
+                Err(error) if next(errno(&error), false) == Next::SetAside => {
+                    tracing::debug!(dataset = name, error = host::chain(&error), "others still keep a dataset");
+                }
+                Err(error) if errno(&error) == Some(Errno::ENOENT) => {
+                    hold(&self.aside).remove(&name);
+                }
+                Err(error) => {
+                    tracing::warn!(dataset = name, error = host::chain(&error), "cannot remove what was set aside");
+                }
+            }
+        }
     }
 
     /// Missing: done already.
@@ -135,35 +217,16 @@ impl Datasets {
     }
 }
 
-/// What zfs(8) lists. Names that are not ours are left alone.
-fn parse(base: &str, text: &str) -> Listed {
-    let mut listed = Listed::default();
-    for line in text.lines() {
-        let Some((name, used)) = line.split_once('\t') else { continue };
-        if let Ok(bytes) = used.trim().parse() {
-            listed.sizes.insert(name.to_owned(), bytes);
-        }
-        let Some(rest) = name.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')) else { continue };
-        match (rest.split_once('/'), rest.split_once('@')) {
-            (Some(("chains", chain)), None) => listed.chains.extend(ChainId::from_hex(chain)),
-            (Some(("chains", chain)), Some((_, LAYER))) => {
-                listed.whole.extend(chain.split_once('@').and_then(|(chain, _)| ChainId::from_hex(chain)));
-            }
-            (Some(("containers", id)), None) => listed.containers.extend(id.parse().ok()),
-            _ => {}
-        }
-    }
-    listed
-}
-
 /// What zfs(8) says of a dataset that is busy or missing, as the numbers that libzfs_core gives.
 fn zfs(args: &[&str]) -> Result<Output, Error> {
     Tool::new("zfs").args(args).run().map_err(|error| {
         let said = error.to_string();
         let number = match () {
             () if said.contains("does not exist") => Some(libc::ENOENT),
-            () if said.contains("is busy") => Some(libc::EBUSY),
-            () if said.contains("dependent clones") || said.contains("has children") => Some(libc::EEXIST),
+            () if said.contains("is busy") || said.contains("being held") => Some(libc::EBUSY),
+            () if ["dependent clones", "has children", "is cloned"].iter().any(|text| said.contains(text)) => {
+                Some(libc::EEXIST)
+            }
             () if said.contains("out of space") => Some(libc::ENOSPC),
             () => None,
         };
@@ -176,30 +239,18 @@ fn zfs(args: &[&str]) -> Result<Output, Error> {
 
 fn gone(done: Result<(), Error>) -> Result<(), Error> {
     match done {
-        Err(error) if super::errno(&error) == Some(nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(()),
         done => done,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{ChainId, parse};
-    use crate::Digest;
-
-    #[test]
-    fn a_list_is_read() {
-        let (whole, begun) = (Digest::of(b"a"), Digest::of(b"b"));
-        let id = "0123456789abcdef".repeat(4);
-        let text = format!(
-            "tank/c\t100\ntank/c/chains\t60\ntank/c/chains/{0}\t40\ntank/c/chains/{0}@layer\t0\ntank/c/chains/{1}\t20\n\
-             tank/c/containers\t30\ntank/c/containers/{id}\t30\ntank/c/containers/{id}@mine\t1\ntank/c/other\t1\ntank/c/chains/x\t1\n",
-            whole.hex(),
-            begun.hex()
-        );
-        let listed = parse("tank/c", &text);
-        assert_eq!(listed.chains.len(), 2);
-        assert!(listed.has(&ChainId(whole.to_string())) && !listed.has(&ChainId(begun.to_string())));
-        assert_eq!(listed.containers[0].as_str(), id);
-        assert_eq!(listed.sizes[&format!("tank/c/containers/{id}")], 30);
+/// Tries again while the answer is busy.
+fn patiently(destroy: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    for _ in 1..BUSY_ATTEMPTS {
+        match destroy() {
+            Err(error) if errno(&error) == Some(Errno::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+            done => return done,
+        }
     }
+    destroy()
 }

@@ -1,6 +1,7 @@
 //! Roots on ZFS: a dataset for each chain, cloned from the one below it and kept by its snapshot `@layer`, and a clone of the
 //! uppermost for each container. All are mounted by hand (`mountpoint=legacy`), where and when they are needed: a chain while
 //! it is unpacked, a container's root until it is discarded, an image volume as the snapshot itself, which nobody can write.
+//! What others keep by snapshots, clones or holds of theirs goes to `trash` until they let go.
 //! A container whose root was made ahead has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
 mod dataset;
@@ -20,15 +21,11 @@ use nix::sys::statvfs::statvfs;
 
 use self::dataset::Datasets;
 use super::ahead::Ahead;
-use super::{ChainId, FsUsage, Rootfs, Unpacking, root_need};
+use super::listed::LAYER;
+use super::{ChainId, FsUsage, Rootfs, Unpacking, every, root_need};
 use crate::Error;
 use crate::locks::hold;
 
-/// The snapshot that makes a chain whole.
-const LAYER: &str = "layer";
-/// How often a busy dataset is asked again, and the pause between: a process that was just killed lets go within this time.
-const BUSY_ATTEMPTS: u32 = 20;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How old the sizes of datasets may be: listing them costs more than the answers to all questions of one second.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
 /// Characters of a snapshot's name.
@@ -96,13 +93,7 @@ impl Roots {
             }
         }
         unmount_and_remove(&own.join("root"))?;
-        let dataset = self.dataset(id);
-        if self.datasets.exists(&dataset)? {
-            for snapshot in self.datasets.snapshots(&dataset)? {
-                patiently(|| self.datasets.destroy_snapshot(&format!("{dataset}@{snapshot}")))?;
-            }
-            patiently(|| self.datasets.destroy(&dataset))?;
-        }
+        self.datasets.remove_container(&self.dataset(id))?;
         super::layout::remove(&own)?;
         // A link to it goes last: by it the rest is found.
         super::layout::remove(&self.containers().join(id.as_str()))
@@ -185,7 +176,7 @@ impl Zfs {
     fn remove_begun(&self, chain: &ChainId) -> Result<(), Error> {
         unmount_and_remove(&self.begun(chain)?)?;
         let dataset = self.datasets().chain(chain)?;
-        if self.datasets().exists(&dataset)? { patiently(|| self.datasets().destroy(&dataset)) } else { Ok(()) }
+        if self.datasets().exists(&dataset)? { self.datasets().remove(&dataset) } else { Ok(()) }
     }
 
     /// A snapshot that is mounted is destroyed all the same, and unmounted: whose volume it is, the mount points tell.
@@ -246,7 +237,15 @@ impl Rootfs for Zfs {
 
     fn sweep(&self) -> Result<(), Error> {
         let listed = self.datasets().list()?;
-        listed.chains.iter().filter(|chain| !listed.has(chain)).try_for_each(|chain| self.remove_begun(chain))
+        let begun = listed.chains.iter().filter(|chain| !listed.has(chain));
+        let outcome = every(begun.map(|chain| self.remove_begun(chain)));
+        self.datasets().note_aside(listed.aside);
+        self.sweep_deferred();
+        outcome
+    }
+
+    fn sweep_deferred(&self) {
+        self.datasets().sweep_aside();
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {
@@ -428,17 +427,6 @@ fn errno(error: &Error) -> Option<Errno> {
         next = cause.source();
     }
     None
-}
-
-/// Tries again while the answer is busy.
-fn patiently(destroy: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
-    for _ in 1..BUSY_ATTEMPTS {
-        match destroy() {
-            Err(error) if errno(&error) == Some(Errno::EBUSY) => std::thread::sleep(BUSY_PAUSE),
-            done => return done,
-        }
-    }
-    destroy()
 }
 
 /// Whether something is mounted there: it is on another device than the directory that it is in.

@@ -1,0 +1,141 @@
+//! What zfs(8) lists below the dataset, and what follows when a dataset cannot be destroyed. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use host::ContainerId;
+use nix::errno::Errno;
+
+use super::ChainId;
+
+/// The snapshot that makes a chain whole.
+pub(super) const LAYER: &str = "layer";
+/// Where datasets are that others keep: their snapshots, clones, holds or mounts.
+pub(super) const TRASH: &str = "trash";
+
+/// What there is below the dataset.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// All chains, whole or begun.
+    pub(super) chains: Vec<ChainId>,
+    whole: HashSet<ChainId>,
+    pub(super) containers: Vec<ContainerId>,
+    /// The whole names of datasets that were set aside.
+    pub(super) aside: Vec<String>,
+    /// `used` of each, in bytes.
+    pub(super) sizes: HashMap<String, u64>,
+}
+
+impl Listed {
+    /// Whether a chain is whole.
+    pub(super) fn has(&self, chain: &ChainId) -> bool {
+        self.whole.contains(chain)
+    }
+}
+
+/// Reads the list of names and `used` below `base`. Names that are not ours are left alone.
+pub(super) fn parse(base: &str, text: &str) -> Listed {
+    let mut listed = Listed::default();
+    for line in text.lines() {
+        let Some((name, used)) = line.split_once('\t') else { continue };
+        if let Ok(bytes) = used.trim().parse() {
+            listed.sizes.insert(name.to_owned(), bytes);
+        }
+        let Some(rest) = name.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')) else { continue };
+        match (rest.split_once('/'), rest.split_once('@')) {
+            (Some(("chains", chain)), None) => listed.chains.extend(ChainId::from_hex(chain)),
+            (Some(("chains", chain)), Some((_, LAYER))) => {
+                listed.whole.extend(chain.split_once('@').and_then(|(chain, _)| ChainId::from_hex(chain)));
+            }
+            (Some(("containers", id)), None) => listed.containers.extend(id.parse().ok()),
+            (Some((TRASH, own)), None) if !own.contains('/') => listed.aside.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    listed
+}
+
+/// What follows when a dataset cannot be destroyed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A process that was just killed may still hold it: it is tried again for a while.
+    Wait,
+    /// Somebody else keeps it: it is set aside, and tried again when they may have let go.
+    SetAside,
+    /// Nothing of this helps.
+    Fail,
+}
+
+/// Decides by the error of zfs_destroy; `may_pass`: nothing is known that keeps it.
+pub(super) fn next(error: Option<Errno>, may_pass: bool) -> Next {
+    match error {
+        Some(Errno::EBUSY) if may_pass => Next::Wait,
+        Some(Errno::EBUSY | Errno::EEXIST) => Next::SetAside,
+        _ => Next::Fail,
+    }
+}
+
+/// The name of a dataset that is set aside: what it was, and what keeps it apart from another that had the same name.
+pub(super) fn aside(base: &str, dataset: &str, unique: &str) -> String {
+    let own = dataset.strip_prefix(base).unwrap_or(dataset).trim_start_matches('/').replace('/', "-");
+    format!("{base}/{TRASH}/{own}-{unique}")
+}
+
+/// Whether what was set aside was a container's: its snapshots are ours then.
+pub(super) fn was_container(base: &str, aside: &str) -> bool {
+    aside.strip_prefix(base).is_some_and(|rest| rest.starts_with(&format!("/{TRASH}/containers-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::{ChainId, Next, aside, next, parse, was_container};
+    use crate::Digest;
+
+    #[test]
+    fn a_list_is_read() {
+        let (whole, begun) = (Digest::of(b"a"), Digest::of(b"b"));
+        let id = "0123456789abcdef".repeat(4);
+        let text = format!(
+            "tank/c\t100\ntank/c@daily\t0\ntank/c/chains\t60\ntank/c/chains@daily\t0\ntank/c/chains/{0}\t40\n\
+             tank/c/chains/{0}@layer\t0\ntank/c/chains/{0}@daily\t0\ntank/c/chains/{1}\t20\ntank/c/chains/{1}@daily\t20\n\
+             tank/c/containers\t30\ntank/c/containers/{id}\t30\ntank/c/containers/{id}@mine\t1\ntank/c/other\t1\n\
+             tank/c/chains/x\t1\ntank/c/trash\t1\ntank/c/trash/chains-x-1\t1\ntank/c/trash/chains-x-1@daily\t1\n\
+             tank/c/trash/chains-x-1/child\t1\ntank/cc/trash/y\t1\n",
+            whole.hex(),
+            begun.hex()
+        );
+        let listed = parse("tank/c", &text);
+        assert_eq!(listed.chains.len(), 2);
+        assert!(listed.has(&ChainId(whole.to_string())) && !listed.has(&ChainId(begun.to_string())));
+        assert_eq!(listed.containers[0].as_str(), id);
+        assert_eq!(listed.sizes[&format!("tank/c/containers/{id}")], 30);
+        assert_eq!(listed.aside, ["tank/c/trash/chains-x-1"]);
+    }
+
+    #[test]
+    fn what_others_keep_is_set_aside_and_what_may_pass_is_waited_for_first() {
+        let table = [
+            (Some(Errno::EBUSY), true, Next::Wait),
+            (Some(Errno::EBUSY), false, Next::SetAside),
+            (Some(Errno::EEXIST), true, Next::SetAside),
+            (Some(Errno::EEXIST), false, Next::SetAside),
+            (Some(Errno::EPERM), true, Next::Fail),
+            (None, false, Next::Fail),
+        ];
+        for (error, may_pass, expected) in table {
+            assert_eq!(next(error, may_pass), expected, "{error:?}, {may_pass}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_says_what_it_was() {
+        let chain = aside("tank/c", "tank/c/chains/0123", "ab");
+        let container = aside("tank/c", "tank/c/containers/0123", "ab");
+        assert_eq!(
+            (chain.as_str(), container.as_str()),
+            ("tank/c/trash/chains-0123-ab", "tank/c/trash/containers-0123-ab")
+        );
+        assert!(!was_container("tank/c", &chain) && was_container("tank/c", &container));
+    }
+}
