@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(limits.cpu_percent, None);
         let pod = Limits { cpu_percent: Some(20), memory: Some(150), ..Limits::default() };
         let both = limits.within(&pod);
-        assert_eq!((both.cpu_percent, both.memory, both.processes), (Some(20), Some(150), Some(5)));
+        assert_eq!((both.cpu_percent, both.memory, both.processes), (None, Some(150), Some(5)));
     }
 
     #[test]
