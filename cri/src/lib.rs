@@ -25,6 +25,5 @@ pub mod snapshots;
 pub mod spares;
 mod status;
 pub mod store;
-pub mod streaming;
 pub mod teardown;
 pub mod translate;

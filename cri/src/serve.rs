@@ -17,7 +17,6 @@ use crate::config::{Config, RootfsKind};
 use crate::node::{Backends, Opening};
 use crate::rpc::version::RUNTIME_NAME;
 use crate::server::{self, Server};
-use crate::streaming;
 
 /// Open files: some for each container, exec and stream. Not more than the system allows, and not without bound either:
 /// containers inherit the limit, and some programs close every descriptor that they might have.

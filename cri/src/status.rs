@@ -4,7 +4,6 @@
 use tonic::{Code, Status};
 
 use crate::error::{Backend, Error};
-use crate::streaming;
 
 /// How much of an error's text goes into an answer, in bytes: gRPC carries it in a header, which clients cap at 8 KiB or
 /// more.

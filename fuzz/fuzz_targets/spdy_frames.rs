@@ -1,9 +1,9 @@
 //! SPDY frames and header blocks, one after the other, without a connection: what decodes does so within its bounds.
 #![no_main]
 
-use cri::streaming::spdy::frame::{self, Frame, HEAD, Head};
-use cri::streaming::spdy::headers::Inflater;
 use libfuzzer_sys::fuzz_target;
+use streaming::spdy::frame::{self, Frame, HEAD, Head};
+use streaming::spdy::headers::Inflater;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut inflater = Inflater::default();

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use cri::streaming::spdy::frame::{self, HEAD, Head};
-use cri::streaming::spdy::{Limits, Session};
-use cri::streaming::wire::Chunk;
 use libfuzzer_sys::fuzz_target;
+use streaming::spdy::frame::{self, HEAD, Head};
+use streaming::spdy::{Limits, Session};
+use streaming::wire::Chunk;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 
 fuzz_target!(|bytes: &[u8]| {

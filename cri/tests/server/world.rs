@@ -124,7 +124,7 @@ impl World {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let opened = tokio.block_on(async {
             let backends = self.backends();
-            let streaming = cri::streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
+            let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
             let opening = Opening { config, streaming, faults: self.faults.clone() };
             Server::open(lock, &socket, backends, opening).unwrap()
         });

@@ -4,13 +4,14 @@ use toml::{Table, Value};
 
 /// Who may depend on whom, of our own crates: the table of the design. cri names host for the ids and places that the three
 /// boundaries share.
-const KNOWS: [(&str, &[&str]); 7] = [
+const KNOWS: [(&str, &[&str]); 8] = [
     ("proto", &[]),
     ("host", &[]),
     ("runtime", &["host"]),
     ("network", &["host"]),
     ("image", &["host"]),
-    ("cri", &["host", "image", "network", "proto", "runtime"]),
+    ("streaming", &["host", "runtime"]),
+    ("cri", &["host", "image", "network", "proto", "runtime", "streaming"]),
     ("e2e", &["proto"]),
 ];
 /// What brings a second TLS stack, or the C library of one.

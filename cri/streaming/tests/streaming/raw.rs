@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cri::streaming::spdy::frame::{self, HEAD, Head};
+use streaming::spdy::frame::{self, HEAD, Head};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::frame::{Opcode, Violation, header};
-use crate::streaming::wire::Chunk;
+use crate::wire::Chunk;
 
 /// The message that ends a channel of v5.channel.k8s.io begins with this in the place of a channel.
 const CLOSE_SIGNAL: u8 = 255;

@@ -1,6 +1,6 @@
 //! Clients that keep windows, other than the real ones, and those that do not.
 
-use cri::streaming::spdy::frame;
+use streaming::spdy::frame;
 
 use tokio::time::timeout;
 

@@ -1,9 +1,18 @@
 //! What many clients, and those that are cut off or do not read, leave behind: nothing. These count the descriptors and the
 //! memory of the whole process, so they have one of their own.
 
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
+
+#[path = "../streaming/raw.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
+mod raw;
+#[path = "../streaming/scene.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
+mod scene;
+
 use std::time::Duration;
 
-use cri::streaming::spdy::frame;
+use streaming::spdy::frame;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 

@@ -11,8 +11,8 @@ use super::frame::{self, Farewell, Frame, HEAD, Head, Status, Violation};
 use super::headers::Inflater;
 use super::session::{Offer, PING, Shared};
 use super::table::{Delivery, Peer, WINDOW};
-use crate::streaming::inbox::inbox;
-use crate::streaming::wire::BoxRead;
+use crate::inbox::inbox;
+use crate::wire::BoxRead;
 
 /// Bytes that are read at once.
 const READ: usize = 32 * 1024;

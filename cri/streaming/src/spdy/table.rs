@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::frame::{MAX_31, Status, Violation};
-use crate::streaming::inbox::Inlet;
+use crate::inbox::Inlet;
 
 /// Bytes that may be sent on a stream, and on all together, before the receiver asks for more: the draft's default, which
 /// we keep for what we receive.
@@ -323,7 +323,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::{Delivery, Leave, Peer, Status, Table, Violation, WINDOW};
-    use crate::streaming::inbox::inbox;
+    use crate::inbox::inbox;
 
     const ALL: usize = 64 * 1024;
 

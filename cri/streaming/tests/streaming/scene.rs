@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cri::streaming::{Command, Forward, Server, Settings};
 use host::{ContainerId, PodId};
 use runtime::Runtime as _;
 use runtime::conformance::{container_spec, pod_spec};
 use runtime::fake::{Fake, Kernel};
 use runtime::spec::ContainerSpec;
+use streaming::{Command, Forward, Server, Settings};
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
-use cri::streaming::{Certificate, Settings};
 use sha2::{Digest as _, Sha256};
+use streaming::{Certificate, Settings};
 
 use crate::scene::Scene;
 

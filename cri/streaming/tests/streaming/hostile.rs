@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cri::streaming::Settings;
-use cri::streaming::spdy::frame::{self, Status};
+use streaming::Settings;
+use streaming::spdy::frame::{self, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -145,7 +145,7 @@ async fn a_certificate_is_asked_for_beyond_loopback() {
     let fake = || std::sync::Arc::new(runtime::fake::Fake::default());
     for address in ["0.0.0.0:0", "192.0.2.1:0"] {
         let settings = Settings { address: address.parse().unwrap(), ..Settings::default() };
-        let error = cri::streaming::Server::bind(settings, fake()).await.unwrap_err();
+        let error = streaming::Server::bind(settings, fake()).await.unwrap_err();
         assert!(error.to_string().starts_with("streaming address: "), "{error}");
     }
 }
@@ -153,10 +153,10 @@ async fn a_certificate_is_asked_for_beyond_loopback() {
 #[tokio::test]
 async fn a_certificate_that_is_none_is_named() {
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let certificate = cri::streaming::Certificate { chain: empty.path().to_owned(), key: empty.path().to_owned() };
+    let certificate = streaming::Certificate { chain: empty.path().to_owned(), key: empty.path().to_owned() };
     let settings = Settings { certificate: Some(certificate), ..Settings::default() };
     let fake = std::sync::Arc::new(runtime::fake::Fake::default());
-    let error = cri::streaming::Server::bind(settings, fake).await.unwrap_err().to_string();
+    let error = streaming::Server::bind(settings, fake).await.unwrap_err().to_string();
     assert!(error.contains(&format!("{:?}", empty.path())), "{error}");
 }
 

@@ -11,9 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::codec::{Codec, Message, Piece, encode};
 use super::frame::{self, CONTROL_LIMIT, HEAD_LIMIT, Head, Opcode, Violation};
-use crate::streaming::idle::Activity;
-use crate::streaming::inbox::{Inlet, Input, inbox};
-use crate::streaming::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
+use crate::idle::Activity;
+use crate::inbox::{Inlet, Input, inbox};
+use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
 /// Bytes that are read at once.
 const READ: usize = 32 * 1024;

@@ -12,9 +12,9 @@ use super::frame::{self, Farewell, Status};
 use super::headers::{Deflater, Headers};
 use super::reader;
 use super::table::{Leave, Table};
-use crate::streaming::idle::Activity;
-use crate::streaming::inbox::Input;
-use crate::streaming::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
+use crate::idle::Activity;
+use crate::inbox::Input;
+use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
 /// Streams that were offered and not looked at yet; the reader waits for room.
 const OFFERS: usize = 8;
