@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use streaming::websocket::{Codec, Session};
-use streaming::wire::Chunk;
+use streaming::protocol::Chunk;
+use streaming::protocol::{Codec, WebSocketSession as Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use super::channel::Output;
 use super::connection::Hangup;
 use super::process::{self, Streams, blocking};
-use super::spdy::frame::Farewell;
-use super::spdy::{Offer, Session as SpdySession};
+use super::spdy::frame::GoAwayStatus;
+use super::spdy::{IncomingStream, Session as SpdySession};
 use super::status::{Format, Outcome};
 use super::websocket::Session as WebSocketSession;
 use super::wire::Chunk;
@@ -44,7 +44,7 @@ pub struct Command {
 
 /// The streams that a SPDY client has opened so far.
 #[derive(Default)]
-struct Gathered {
+struct CommandStreams {
     stdin: Option<super::spdy::Stream>,
     stdout: Option<super::spdy::Stream>,
     stderr: Option<super::spdy::Stream>,
@@ -52,20 +52,20 @@ struct Gathered {
     resize: Option<super::spdy::Stream>,
 }
 
-impl Gathered {
-    async fn add(&mut self, offer: Offer) -> io::Result<()> {
-        let slot = match offer.headers.get("streamtype") {
+impl CommandStreams {
+    async fn add(&mut self, incoming: IncomingStream) -> io::Result<()> {
+        let slot = match incoming.headers.get("streamtype") {
             Some("stdin") => &mut self.stdin,
             Some("stdout") => &mut self.stdout,
             Some("stderr") => &mut self.stderr,
             Some("error") => &mut self.error,
             Some("resize") => &mut self.resize,
-            _ => return offer.refuse().await,
+            _ => return incoming.refuse().await,
         };
         if slot.is_some() {
-            return offer.refuse().await;
+            return incoming.refuse().await;
         }
-        *slot = Some(offer.accept().await?);
+        *slot = Some(incoming.accept().await?);
         Ok(())
     }
 
@@ -86,33 +86,33 @@ pub(super) async fn serve_spdy(
     mut session: SpdySession,
     command: Command,
     (format, resize): (Format, bool),
-    scene: &Scene,
+    context: &Context,
 ) -> io::Result<()> {
-    let due = Instant::now() + scene.creation_timeout;
-    let mut gathered = Gathered::default();
-    while !gathered.complete(&command, resize) {
-        match timeout_at(due, session.offer()).await {
-            Ok(Some(offer)) => gathered.add(offer).await?,
+    let due = Instant::now() + context.creation_timeout;
+    let mut opened = CommandStreams::default();
+    while !opened.complete(&command, resize) {
+        match timeout_at(due, session.next_stream()).await {
+            Ok(Some(incoming)) => opened.add(incoming).await?,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
             Err(_) => {
-                session.close(Farewell::ProtocolError).await;
+                session.close(GoAwayStatus::ProtocolError).await;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not open its streams in time"));
             }
         }
     }
     let output = |stream: super::spdy::Stream| Output::Spdy(stream.output);
-    let (stdin, stdin_output) = gathered.stdin.map(|stream| (stream.input, stream.output)).unzip();
+    let (stdin, stdin_output) = opened.stdin.map(|stream| (stream.input, stream.output)).unzip();
     let mut streams = Streams {
         stdin: stdin.filter(|_| command.stdin),
-        stdout: gathered.stdout.map(output),
-        stderr: gathered.stderr.map(output),
-        error: gathered.error.map(output).expect("it was waited for"),
-        resize: gathered.resize.map(|stream| stream.input),
+        stdout: opened.stdout.map(output),
+        stderr: opened.stderr.map(output),
+        error: opened.error.map(output).expect("it was waited for"),
+        resize: opened.resize.map(|stream| stream.input),
     };
     let outcome = tokio::select! {
-        outcome = run(&command, &mut streams, &scene.backend) => outcome,
+        outcome = run(&command, &mut streams, &context.backend) => outcome,
         () = refuse_all(&mut session) => return Err(io::ErrorKind::ConnectionReset.into()),
-        () = scene.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     for output in [&mut streams.stdout, &mut streams.stderr].into_iter().flatten() {
         // A client that has given one of them up still wants to know how it ended.
@@ -123,14 +123,14 @@ pub(super) async fn serve_spdy(
     }
     streams.error.finish(&outcome.encode(format)).await?;
     drop(streams);
-    session.close(Farewell::Ok).await;
+    session.close(GoAwayStatus::Ok).await;
     Ok(())
 }
 
 /// Refuses what is opened beyond the streams of a command; returns when the connection is gone.
 async fn refuse_all(session: &mut SpdySession) {
-    while let Some(offer) = session.offer().await {
-        if offer.refuse().await.is_err() {
+    while let Some(incoming) = session.next_stream().await {
+        if incoming.refuse().await.is_err() {
             return;
         }
     }
@@ -144,10 +144,10 @@ pub(super) async fn serve_websocket(
     connection: (super::wire::BoxRead, super::wire::BoxWrite),
     command: Command,
     (format, codec): (Format, super::websocket::Codec),
-    scene: &Scene,
+    context: &Context,
 ) -> io::Result<()> {
     let readable = [command.stdin, false, false, false, true];
-    let (session, mut inputs) = WebSocketSession::start(connection, codec, &readable, scene.idle_timeout);
+    let (session, mut inputs) = WebSocketSession::start(connection, codec, &readable, context.idle_timeout);
     let output = |channel| Output::WebSocket(session.output(channel));
     let mut streams = Streams {
         stdin: inputs[STDIN].take(),
@@ -161,9 +161,9 @@ pub(super) async fn serve_websocket(
     first.send(&mut Chunk::default()).await?;
     let ended = session.ended();
     let outcome = tokio::select! {
-        outcome = run(&command, &mut streams, &scene.backend) => outcome,
+        outcome = run(&command, &mut streams, &context.backend) => outcome,
         () = ended.cancelled() => return Err(io::ErrorKind::ConnectionReset.into()),
-        () = scene.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     streams.error.finish(&outcome.encode(format)).await?;
     drop(streams);
@@ -172,7 +172,7 @@ pub(super) async fn serve_websocket(
 }
 
 /// What every connection is served with.
-pub(super) struct Scene {
+pub(super) struct Context {
     pub(super) backend: Arc<dyn Runtime>,
     pub(super) hangup: Hangup,
     /// Cancelled when the server stops.
@@ -181,7 +181,7 @@ pub(super) struct Scene {
     pub(super) idle_timeout: Duration,
 }
 
-impl Scene {
+impl Context {
     /// Returns once the client has hung up, or the server stops.
     pub(super) async fn gone(&self) {
         tokio::select! {

@@ -10,12 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::Output;
-use super::command::Scene;
+use super::command::Context;
 use super::descriptor::{Sink, Source, both};
-use super::inbox::Input;
+use super::input::Input;
 use super::process::blocking;
-use super::spdy::frame::Farewell;
-use super::spdy::{Offer, Session as SpdySession, Stream};
+use super::spdy::frame::GoAwayStatus;
+use super::spdy::{IncomingStream, Session as SpdySession, Stream};
 use super::websocket::{Codec, Session as WebSocketSession};
 use super::wire::{BoxRead, BoxWrite, Chunk};
 
@@ -40,7 +40,7 @@ struct Pair {
 }
 
 /// A connection whose streams are not both there yet.
-struct Half {
+struct PendingPair {
     due: Instant,
     data: Option<(u16, Stream)>,
     error: Option<Stream>,
@@ -57,57 +57,57 @@ enum Kind {
 ///
 /// # Errors
 /// The client is gone.
-pub(super) async fn serve_spdy(mut session: SpdySession, forward: Forward, scene: &Scene) -> io::Result<()> {
-    let mut halves: BTreeMap<String, Half> = BTreeMap::new();
+pub(super) async fn serve_spdy(mut session: SpdySession, forward: Forward, context: &Context) -> io::Result<()> {
+    let mut pending: BTreeMap<String, PendingPair> = BTreeMap::new();
     let mut pairs = JoinSet::new();
     loop {
-        let due = halves.values().map(|half| half.due).min();
+        let due = pending.values().map(|half| half.due).min();
         tokio::select! {
-            offer = session.offer() => match offer {
-                Some(offer) => {
-                    if let Some(pair) = add(offer, &mut halves, &forward.pod, scene).await? {
-                        pairs.spawn(connect(pair, scene.backend.clone()));
+            incoming = session.next_stream() => match incoming {
+                Some(incoming) => {
+                    if let Some(pair) = add(incoming, &mut pending, &forward.pod, context).await? {
+                        pairs.spawn(connect(pair, context.backend.clone()));
                     }
                 }
                 None => return Ok(()),
             },
             Some(_) = pairs.join_next() => {}
             () = async { sleep_until(due.expect("it is only waited for when there is one")).await }, if due.is_some() => {
-                expire(&mut halves).await?;
+                expire(&mut pending).await?;
             }
-            () = scene.stopped.cancelled() => break,
-            () = scene.hangup.happened() => return Ok(()),
+            () = context.stopped.cancelled() => break,
+            () = context.hangup.happened() => return Ok(()),
         }
     }
-    session.close(Farewell::Ok).await;
+    session.close(GoAwayStatus::Ok).await;
     Ok(())
 }
 
 /// Puts a stream where it belongs; the pair, once it has both.
 async fn add(
-    offer: Offer,
-    halves: &mut BTreeMap<String, Half>,
+    incoming: IncomingStream,
+    pending: &mut BTreeMap<String, PendingPair>,
     pod: &PodId,
-    scene: &Scene,
+    context: &Context,
 ) -> io::Result<Option<Pair>> {
-    let Some((kind, port, request)) = purpose(&offer) else {
-        offer.refuse().await?;
+    let Some((kind, port, request)) = purpose(&incoming) else {
+        incoming.refuse().await?;
         return Ok(None);
     };
-    let due = Instant::now() + scene.creation_timeout;
-    let half = halves.entry(request.clone()).or_insert(Half { due, data: None, error: None });
+    let due = Instant::now() + context.creation_timeout;
+    let half = pending.entry(request.clone()).or_insert(PendingPair { due, data: None, error: None });
     match kind {
-        Kind::Data if half.data.is_none() => half.data = Some((port, offer.accept().await?)),
-        Kind::Error if half.error.is_none() => half.error = Some(offer.accept().await?),
+        Kind::Data if half.data.is_none() => half.data = Some((port, incoming.accept().await?)),
+        Kind::Error if half.error.is_none() => half.error = Some(incoming.accept().await?),
         Kind::Data | Kind::Error => {
             tracing::debug!(request, "a stream of a port-forward was opened twice");
-            offer.refuse().await?;
+            incoming.refuse().await?;
         }
     }
     if half.data.is_none() || half.error.is_none() {
         return Ok(None);
     }
-    let half = halves.remove(&request).expect("it was just there");
+    let half = pending.remove(&request).expect("it was just there");
     Ok(half.data.zip(half.error).map(|((port, data), error)| Pair {
         pod: pod.clone(),
         port,
@@ -119,24 +119,24 @@ async fn add(
 }
 
 /// What a stream is for, by its headers: its kind, the port, and the request that pairs it with another.
-fn purpose(offer: &Offer) -> Option<(Kind, u16, String)> {
-    let port = offer.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
-    let (kind, first) = match offer.headers.get("streamtype")? {
-        "data" => (Kind::Data, offer.id.wrapping_sub(2)),
-        "error" => (Kind::Error, offer.id),
+fn purpose(incoming: &IncomingStream) -> Option<(Kind, u16, String)> {
+    let port = incoming.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
+    let (kind, first) = match incoming.headers.get("streamtype")? {
+        "data" => (Kind::Data, incoming.id.wrapping_sub(2)),
+        "error" => (Kind::Error, incoming.id),
         _ => return None,
     };
     // Clients from before request ids open the error stream and then, with the next number, the data stream.
-    let request = offer.headers.get("requestid").map_or_else(|| format!("stream {first}"), str::to_owned);
+    let request = incoming.headers.get("requestid").map_or_else(|| format!("stream {first}"), str::to_owned);
     Some((kind, port, request))
 }
 
 /// Gives up the requests whose other stream did not come in time.
-async fn expire(halves: &mut BTreeMap<String, Half>) -> io::Result<()> {
+async fn expire(pending: &mut BTreeMap<String, PendingPair>) -> io::Result<()> {
     let now = Instant::now();
-    let late: Vec<String> = halves.iter().filter(|(_, half)| half.due <= now).map(|(id, _)| id.clone()).collect();
+    let late: Vec<String> = pending.iter().filter(|(_, half)| half.due <= now).map(|(id, _)| id.clone()).collect();
     for request in late {
-        let Some(half) = halves.remove(&request) else { continue };
+        let Some(half) = pending.remove(&request) else { continue };
         let text = format!("request {request}: timed out waiting for streams");
         if let Some(error) = half.error {
             Output::Spdy(error.output).finish(text.as_bytes()).await?;
@@ -157,10 +157,10 @@ pub(super) async fn serve_websocket(
     connection: (BoxRead, BoxWrite),
     forward: Forward,
     codec: Codec,
-    scene: &Scene,
+    context: &Context,
 ) -> io::Result<()> {
     let readable: Vec<bool> = forward.ports.iter().flat_map(|_| [true, false]).collect();
-    let (session, mut inputs) = WebSocketSession::start(connection, codec, &readable, scene.idle_timeout);
+    let (session, mut inputs) = WebSocketSession::start(connection, codec, &readable, context.idle_timeout);
     let mut pairs = JoinSet::new();
     for (index, port) in forward.ports.iter().enumerate() {
         let channel = u8::try_from(index * 2).expect("the server refuses more ports");
@@ -170,13 +170,13 @@ pub(super) async fn serve_websocket(
         error.send(&mut Chunk::of(&port.to_le_bytes())).await?;
         let input = inputs[index * 2].take().expect("the channel is readable");
         let pair = Pair { pod: forward.pod.clone(), port: *port, input, data, error, half_close: false };
-        pairs.spawn(connect(pair, scene.backend.clone()));
+        pairs.spawn(connect(pair, context.backend.clone()));
     }
     let ended = session.ended();
     tokio::select! {
         () = async { while pairs.join_next().await.is_some() {} } => {}
         () = ended.cancelled() => return Ok(()),
-        () = scene.gone() => return Ok(()),
+        () = context.gone() => return Ok(()),
     }
     session.close().await;
     Ok(())

@@ -8,57 +8,31 @@ mod channel;
 mod command;
 mod connection;
 mod descriptor;
+mod error;
 mod forward;
-pub mod idle;
-pub mod inbox;
+mod idle;
+mod input;
 mod negotiate;
 mod process;
 mod server;
-pub mod spdy;
+mod spdy;
 mod status;
 mod tls;
 mod token;
 mod tunnel;
-pub mod websocket;
-pub mod wire;
-
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod websocket;
+mod wire;
 
 pub use command::Command;
+pub use error::Error;
 pub use forward::Forward;
 pub use server::{CONNECTIONS, Server, Settings};
 pub use tls::Certificate;
 
-/// Why there is no server, or no URL.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A setting, or a field of a request, has a value that cannot be.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// The field.
-        field: &'static str,
-        /// The value and what is wrong with it.
-        reason: String,
-    },
-    /// Too many URLs were made and not used; the oldest is forgotten within a minute.
-    #[error("maximum number of in-flight requests exceeded")]
-    TooMany,
-    /// The certificate cannot be used.
-    #[error("cannot use the certificate in {path:?}: {reason}")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        #[source]
-        source: std::io::Error,
-    },
+/// The protocols without the server, for the fuzz targets and for the raw client of the tests. No stable interface.
+#[doc(hidden)]
+pub mod protocol {
+    pub use crate::spdy::{Inflater, Limits, Session as SpdySession, frame as spdy_frame};
+    pub use crate::websocket::{Codec, Session as WebSocketSession};
+    pub use crate::wire::Chunk;
 }

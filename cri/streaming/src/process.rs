@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::Output;
 use super::descriptor::{Sink, Source};
-use super::inbox::Input;
+use super::input::Input;
 use super::status::Outcome;
 use super::wire::Chunk;
 
@@ -37,15 +37,19 @@ pub(super) struct Streams {
 /// Joins the process and the client until the process has ended and its output is sent. When this future is dropped the
 /// client has gone, and so is the session dropped.
 pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool) -> Outcome {
-    let control = Owned::new(session.control);
+    let control = AsyncControl::new(session.control);
     let (stdout, stderr) = (session.stdout, session.stderr);
-    let _stdin = streams.stdin.take().map(|input| AbortOnDropHandle::new(tokio::spawn(feed(input, session.stdin))));
+    let _stdin =
+        streams.stdin.take().map(|input| AbortOnDropHandle::new(tokio::spawn(copy_stdin(input, session.stdin))));
     // Weak: the control's end may block, and is taken care of below.
     let sizes = streams.resize.take().map(|input| resize(input, Arc::downgrade(&control.share())));
     let _resize = sizes.map(|sizes| AbortOnDropHandle::new(tokio::spawn(sizes)));
     let exited = CancellationToken::new();
     let copies = async {
-        tokio::join!(copy(stdout, streams.stdout.as_mut(), &exited), copy(stderr, streams.stderr.as_mut(), &exited));
+        tokio::join!(
+            copy_output(stdout, streams.stdout.as_mut(), &exited),
+            copy_output(stderr, streams.stderr.as_mut(), &exited)
+        );
         if attached && tokio::time::timeout(EXIT_PATIENCE, exited.cancelled()).await.is_err() {
             return Err(io::Error::other("the output was not read for too long, and was cut off"));
         }
@@ -64,9 +68,9 @@ pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool
 }
 
 /// The control of a process, whose calls and whose end may block.
-struct Owned(Option<Arc<dyn Control>>);
+struct AsyncControl(Option<Arc<dyn Control>>);
 
-impl Owned {
+impl AsyncControl {
     fn new(control: Box<dyn Control>) -> Self {
         Self(Some(control.into()))
     }
@@ -91,7 +95,7 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
+impl Drop for AsyncControl {
     fn drop(&mut self) {
         // Dropping the control kills what was executed, and waits for it.
         let control = self.0.take();
@@ -112,7 +116,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// Copies what the client sends to the process; the end of it closes the descriptor, which is the process's end-of-file.
-async fn feed(mut input: Input, stdin: Option<OwnedFd>) {
+async fn copy_stdin(mut input: Input, stdin: Option<OwnedFd>) {
     let Some(Ok(sink)) = stdin.map(Sink::new) else { return };
     let mut buffer = Vec::new();
     // A stream that was cut ends as one that was finished: a client that is gone is noticed elsewhere.
@@ -126,7 +130,7 @@ async fn feed(mut input: Input, stdin: Option<OwnedFd>) {
 
 /// Copies what the process writes to the client, or nowhere: a process that nobody listens to must not come to a stop. An
 /// output that the client has given up is closed.
-async fn copy(source: Option<OwnedFd>, mut output: Option<&mut Output>, exited: &CancellationToken) {
+async fn copy_output(source: Option<OwnedFd>, mut output: Option<&mut Output>, exited: &CancellationToken) {
     let Some(Ok(source)) = source.map(Source::new) else { return };
     let mut chunk = Chunk::default();
     loop {

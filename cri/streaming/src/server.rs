@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
-use super::command::{self, Command, Scene};
+use super::command::{self, Command, Context};
 use super::connection::{Hangup, split};
 use super::forward::{self, Forward};
 use super::negotiate::{Protocol, Purpose, Refusal, negotiate, refusal};
@@ -72,12 +72,12 @@ impl Default for Settings {
 }
 
 #[derive(Debug, Clone)]
-enum Promise {
+enum Pending {
     Command(Command),
     Forward(Forward),
 }
 
-impl Promise {
+impl Pending {
     /// The first element of the URL's path.
     fn path(&self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ struct Shared {
     settings: Settings,
     base: String,
     backend: Arc<dyn Runtime>,
-    tokens: Tokens<Promise>,
+    tokens: Tokens<Pending>,
     slots: Arc<Semaphore>,
     /// The most connections at once since memory was given back.
     peak: AtomicUsize,
@@ -153,7 +153,7 @@ impl Server {
         if command.args.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::Invalid { field: "cmd", reason: "no program".to_owned() });
         }
-        self.url(Promise::Command(command))
+        self.url(Pending::Command(command))
     }
 
     /// The URL for the ports of a pod.
@@ -165,12 +165,12 @@ impl Server {
             let reason = format!("{} ports, at most {PORTS} are possible", forward.ports.len());
             return Err(Error::Invalid { field: "port", reason });
         }
-        self.url(Promise::Forward(forward))
+        self.url(Pending::Forward(forward))
     }
 
-    fn url(&self, promise: Promise) -> Result<String, Error> {
-        let path = promise.path();
-        let token = self.0.tokens.insert(promise).ok_or(Error::TooMany)?;
+    fn url(&self, pending: Pending) -> Result<String, Error> {
+        let path = pending.path();
+        let token = self.0.tokens.insert(pending).ok_or(Error::TooMany)?;
         Ok(format!("{}/{path}/{token}", self.0.base))
     }
 
@@ -211,21 +211,21 @@ impl Server {
             Ok(hangup) => hangup,
             Err(error) => return tracing::debug!(%error, "a streaming connection was gone at once"),
         };
-        let place = Arc::new(std::sync::Mutex::new(Some((hangup, slot))));
-        let Some(acceptor) = acceptor else { return self.requests(socket, place).await };
+        let upgradable = Arc::new(std::sync::Mutex::new(Some((hangup, slot))));
+        let Some(acceptor) = acceptor else { return self.requests(socket, upgradable).await };
         match tokio::time::timeout(REQUEST_TIMEOUT, acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => self.requests(stream, place).await,
+            Ok(Ok(stream)) => self.requests(stream, upgradable).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
     /// Answers the requests of a connection until one upgrades it.
-    async fn requests<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: S, place: Place) {
+    async fn requests<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: S, upgradable: Upgradable) {
         let stopped = self.0.stopped.clone();
         let service = service_fn(move |request| {
-            let (server, place) = (self.clone(), place.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request, &place)) }
+            let (server, upgradable) = (self.clone(), upgradable.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, &upgradable)) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -241,8 +241,8 @@ impl Server {
         }
     }
 
-    fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<Full<Bytes>> {
-        match self.upgrade(request, place) {
+    fn answer(&self, request: Request<Incoming>, upgradable: &Upgradable) -> Response<Full<Bytes>> {
+        match self.upgrade(request, upgradable) {
             Ok(response) => response,
             Err(refusal) => {
                 let mut response = Response::new(Full::from(format!("{}\n", refusal.text)));
@@ -253,18 +253,19 @@ impl Server {
         }
     }
 
-    fn upgrade(&self, request: Request<Incoming>, place: &Place) -> Result<Response<Full<Bytes>>, Refusal> {
+    fn upgrade(&self, request: Request<Incoming>, upgradable: &Upgradable) -> Result<Response<Full<Bytes>>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::POST {
             return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"));
         }
-        let promise =
-            self.redeem(request.uri().path()).ok_or_else(|| refusal(StatusCode::NOT_FOUND, "404 page not found"))?;
-        let purpose = if let Promise::Forward(_) = promise { Purpose::Forward } else { Purpose::Command };
+        let pending = self
+            .take_pending(request.uri().path())
+            .ok_or_else(|| refusal(StatusCode::NOT_FOUND, "404 page not found"))?;
+        let purpose = if let Pending::Forward(_) = pending { Purpose::Forward } else { Purpose::Command };
         let (protocol, headers) = negotiate(request.headers(), purpose)?;
-        let place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let upgradable = upgradable.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let (hangup, slot) =
-            place.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "this connection was upgraded already"))?;
-        let scene = Scene {
+            upgradable.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "this connection was upgraded already"))?;
+        let context = Context {
             backend: self.0.backend.clone(),
             hangup,
             stopped: self.0.stopped.clone(),
@@ -274,11 +275,11 @@ impl Server {
         let server = self.clone();
         self.0.tasks.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(upgraded) => serve(split(upgraded), promise, protocol, scene).await,
+                Ok(upgraded) => serve(split(upgraded), pending, protocol, context).await,
                 Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
             }
             drop(slot);
-            server.settle();
+            server.release_memory();
         });
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -287,7 +288,7 @@ impl Server {
     }
 
     /// After the last of many connections, gives back the memory that they took.
-    fn settle(&self) {
+    fn release_memory(&self) {
         // One slot is taken by the listener, for the connection that it waits for.
         let over = self.0.slots.available_permits() + 1 >= CONNECTIONS;
         if over && self.0.peak.load(Ordering::Relaxed) >= BUSY {
@@ -297,9 +298,9 @@ impl Server {
     }
 
     /// What was promised to who knows this path.
-    fn redeem(&self, path: &str) -> Option<Promise> {
+    fn take_pending(&self, path: &str) -> Option<Pending> {
         let (kind, token) = path.strip_prefix('/')?.split_once('/')?;
-        self.0.tokens.take(token).filter(|promise| promise.path() == kind)
+        self.0.tokens.take(token).filter(|pending| pending.path() == kind)
     }
 }
 
@@ -310,37 +311,37 @@ impl std::fmt::Debug for Server {
 }
 
 /// What a connection needs only once it is upgraded, and then has for itself.
-type Place = Arc<std::sync::Mutex<Option<(Hangup, OwnedSemaphorePermit)>>>;
+type Upgradable = Arc<std::sync::Mutex<Option<(Hangup, OwnedSemaphorePermit)>>>;
 
 async fn serve(
     connection: (super::wire::BoxRead, super::wire::BoxWrite),
-    promise: Promise,
+    pending: Pending,
     protocol: Protocol,
-    scene: Scene,
+    context: Context,
 ) {
-    let limits = Limits { streams: STREAMS, idle: scene.idle_timeout };
-    let served = match (promise, protocol) {
-        (Promise::Command(command), Protocol::Spdy { format, resize }) => {
+    let limits = Limits { streams: STREAMS, idle: context.idle_timeout };
+    let served = match (pending, protocol) {
+        (Pending::Command(command), Protocol::Spdy { format, resize }) => {
             let session = Session::start(connection.0, connection.1, limits);
-            command::serve_spdy(session, command, (format, resize), &scene).await
+            command::serve_spdy(session, command, (format, resize), &context).await
         }
-        (Promise::Command(command), Protocol::WebSocket { format, codec }) => {
-            command::serve_websocket(connection, command, (format, codec), &scene).await
+        (Pending::Command(command), Protocol::WebSocket { format, codec }) => {
+            command::serve_websocket(connection, command, (format, codec), &context).await
         }
-        (Promise::Forward(forward), Protocol::ForwardSpdy) => {
+        (Pending::Forward(forward), Protocol::ForwardSpdy) => {
             let session = Session::start(connection.0, connection.1, limits);
-            forward::serve_spdy(session, forward, &scene).await
+            forward::serve_spdy(session, forward, &context).await
         }
-        (Promise::Forward(forward), Protocol::ForwardTunnel) => {
+        (Pending::Forward(forward), Protocol::ForwardTunnel) => {
             let (tunnel, session) = Tunnel::start(connection, limits);
-            let served = forward::serve_spdy(session, forward, &scene).await;
+            let served = forward::serve_spdy(session, forward, &context).await;
             tunnel.close().await;
             served
         }
-        (Promise::Forward(forward), Protocol::ForwardWebSocket(codec)) => {
-            forward::serve_websocket(connection, forward, codec, &scene).await
+        (Pending::Forward(forward), Protocol::ForwardWebSocket(codec)) => {
+            forward::serve_websocket(connection, forward, codec, &context).await
         }
-        _ => unreachable!("protocols are negotiated for the promise's purpose"),
+        _ => unreachable!("protocols are negotiated for the request's purpose"),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a streaming connection ended early");

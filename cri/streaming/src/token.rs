@@ -28,7 +28,7 @@ impl<T> Tokens<T> {
     ///
     /// # Panics
     /// When the operating system gives no random bytes: no URL can be safe then.
-    pub(super) fn insert(&self, promise: T) -> Option<String> {
+    pub(super) fn insert(&self, request: T) -> Option<String> {
         let mut bytes = [0; BYTES];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
         let token = hex::encode(bytes);
@@ -38,14 +38,14 @@ impl<T> Tokens<T> {
         if entries.len() >= LIMIT {
             return None;
         }
-        entries.insert(token.clone(), (now + LIFETIME, promise));
+        entries.insert(token.clone(), (now + LIFETIME, request));
         Some(token)
     }
 
     /// Redeems a token.
     pub(super) fn take(&self, token: &str) -> Option<T> {
-        let (due, promise) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(token)?;
-        (due > Instant::now()).then_some(promise)
+        let (due, request) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(token)?;
+        (due > Instant::now()).then_some(request)
     }
 }
 

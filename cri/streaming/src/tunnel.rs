@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::inbox::Input;
+use super::input::Input;
 use super::spdy::{Limits, Session};
 use super::websocket::{self, Codec};
 use super::wire::{BoxRead, BoxWrite, Chunk, PAYLOAD};

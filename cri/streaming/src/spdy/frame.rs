@@ -1,7 +1,7 @@
 //! SPDY/3.1 frames as bytes, both ways, without any state: <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>.
 
 /// Bytes of the head that every frame has.
-pub const HEAD: usize = 8;
+pub const HEADER_LENGTH: usize = 8;
 /// The version in the head of a control frame; 3.1 kept the number of 3.
 const VERSION: u16 = 3;
 /// The bit that tells a control frame from a data frame.
@@ -29,7 +29,7 @@ const WINDOW_UPDATE: u16 = 9;
 /// Why a stream is reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Status {
+pub enum RstStatus {
     /// The peer broke the protocol on this stream.
     ProtocolError = 1,
     /// A frame for a stream that is not there.
@@ -49,7 +49,7 @@ pub enum Status {
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Farewell {
+pub enum GoAwayStatus {
     /// It is done.
     Ok = 0,
     /// The peer broke the protocol.
@@ -58,14 +58,14 @@ pub enum Farewell {
 
 /// What the peer did that it must not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
+pub enum ProtocolError {
     /// Only this stream is lost.
     #[error("stream {stream}: {status:?}")]
     Stream {
         /// Which.
         stream: u32,
         /// What the peer is told.
-        status: Status,
+        status: RstStatus,
     },
     /// What follows cannot be trusted: the connection ends.
     #[error("{0}")]
@@ -74,7 +74,7 @@ pub enum Violation {
 
 /// The head of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
+pub enum FrameHeader {
     /// Data follow.
     Data {
         /// On this stream.
@@ -151,23 +151,23 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 ///
 /// # Errors
 /// Another version.
-pub fn head(bytes: &[u8; HEAD]) -> Result<Head, Violation> {
+pub fn parse_header(bytes: &[u8; HEADER_LENGTH]) -> Result<FrameHeader, ProtocolError> {
     let (first, second) = (word(bytes, 0), word(bytes, 4));
     let length = (second & 0x00ff_ffff) as usize;
     if first & CONTROL == 0 {
-        return Ok(Head::Data { stream: first, fin: bytes[4] & FIN != 0, length });
+        return Ok(FrameHeader::Data { stream: first, fin: bytes[4] & FIN != 0, length });
     }
     if u16::from_be_bytes([bytes[0] & 0x7f, bytes[1]]) != VERSION {
-        return Err(Violation::Connection("a control frame of a version that is not 3"));
+        return Err(ProtocolError::Connection("a control frame of a version that is not 3"));
     }
-    Ok(Head::Control { kind: u16::from_be_bytes([bytes[2], bytes[3]]), flags: bytes[4], length })
+    Ok(FrameHeader::Control { kind: u16::from_be_bytes([bytes[2], bytes[3]]), flags: bytes[4], length })
 }
 
 /// The control frame whose head said `kind` and `flags`.
 ///
 /// # Errors
 /// It is shorter or longer than its type allows, or names no stream where it must.
-pub fn decode(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame<'_>, Violation> {
+pub fn decode(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame<'_>, ProtocolError> {
     let fin = flags & FIN != 0;
     match kind {
         SYN_STREAM => {
@@ -183,24 +183,24 @@ pub fn decode(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame<'_>, Violati
         WINDOW_UPDATE if payload.len() == 8 => {
             Ok(Frame::WindowUpdate { stream: word(payload, 0) & MAX_31, delta: word(payload, 4) & MAX_31 })
         }
-        PING | GOAWAY | WINDOW_UPDATE => Err(Violation::Connection("a control frame of a wrong length")),
+        PING | GOAWAY | WINDOW_UPDATE => Err(ProtocolError::Connection("a control frame of a wrong length")),
         _ => Ok(Frame::Unknown),
     }
 }
 
 /// The stream's number that the payload starts with, where its length is in order.
-fn stream(payload: &[u8], lengths: impl std::ops::RangeBounds<usize>) -> Result<u32, Violation> {
+fn stream(payload: &[u8], lengths: impl std::ops::RangeBounds<usize>) -> Result<u32, ProtocolError> {
     if !lengths.contains(&payload.len()) {
-        return Err(Violation::Connection("a control frame of a wrong length"));
+        return Err(ProtocolError::Connection("a control frame of a wrong length"));
     }
     match word(payload, 0) & MAX_31 {
-        0 => Err(Violation::Connection("a frame for stream 0")),
+        0 => Err(ProtocolError::Connection("a frame for stream 0")),
         stream => Ok(stream),
     }
 }
 
-fn settings(payload: &[u8]) -> Result<Frame<'_>, Violation> {
-    let wrong = Violation::Connection("settings of a wrong length");
+fn settings(payload: &[u8]) -> Result<Frame<'_>, ProtocolError> {
+    let wrong = ProtocolError::Connection("settings of a wrong length");
     if payload.len() < 4 {
         return Err(wrong);
     }
@@ -215,7 +215,7 @@ fn settings(payload: &[u8]) -> Result<Frame<'_>, Violation> {
         }
     }
     if initial_window.is_some_and(|window| window > MAX_31) {
-        return Err(Violation::Connection("an initial window above 2^31 - 1"));
+        return Err(ProtocolError::Connection("an initial window above 2^31 - 1"));
     }
     Ok(Frame::Settings { initial_window })
 }
@@ -225,7 +225,7 @@ fn settings(payload: &[u8]) -> Result<Frame<'_>, Violation> {
 /// # Panics
 /// For more than 2^24 - 1 bytes.
 #[must_use]
-pub fn data(stream: u32, fin: bool, length: usize) -> [u8; HEAD] {
+pub fn data(stream: u32, fin: bool, length: usize) -> [u8; HEADER_LENGTH] {
     let length = u32::try_from(length).ok().filter(|length| length >> 24 == 0).expect("a frame is below 16 MiB");
     pair(stream, length | u32::from(fin) << 24)
 }
@@ -239,7 +239,7 @@ fn pair(first: u32, second: u32) -> [u8; 8] {
 
 fn control(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("our control frames are short");
-    let mut frame = Vec::with_capacity(HEAD + payload.len());
+    let mut frame = Vec::with_capacity(HEADER_LENGTH + payload.len());
     frame.extend_from_slice(&pair(CONTROL | u32::from(VERSION) << 16 | u32::from(kind), length));
     frame.extend_from_slice(payload);
     frame
@@ -253,7 +253,7 @@ pub fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
 
 /// The end of a stream at once.
 #[must_use]
-pub fn rst_stream(stream: u32, status: Status) -> Vec<u8> {
+pub fn rst_stream(stream: u32, status: RstStatus) -> Vec<u8> {
     control(RST_STREAM, &pair(stream, status as u32))
 }
 
@@ -271,8 +271,8 @@ pub fn settings_max_streams(streams: u32) -> Vec<u8> {
 
 /// No streams after the last one that was accepted.
 #[must_use]
-pub fn go_away(last: u32, farewell: Farewell) -> Vec<u8> {
-    control(GOAWAY, &pair(last, farewell as u32))
+pub fn go_away(last: u32, status: GoAwayStatus) -> Vec<u8> {
+    control(GOAWAY, &pair(last, status as u32))
 }
 
 /// So many bytes more are taken.
@@ -283,32 +283,34 @@ pub fn window_update(stream: u32, delta: u32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Farewell, Frame, HEAD, Head, Status, Violation};
+    use super::{Frame, FrameHeader, GoAwayStatus, HEADER_LENGTH, ProtocolError, RstStatus};
 
-    fn read(bytes: &[u8]) -> Result<Frame<'_>, Violation> {
-        let Head::Control { kind, flags, length } = super::head(bytes[..HEAD].try_into().unwrap())? else {
+    fn read(bytes: &[u8]) -> Result<Frame<'_>, ProtocolError> {
+        let FrameHeader::Control { kind, flags, length } =
+            super::parse_header(bytes[..HEADER_LENGTH].try_into().unwrap())?
+        else {
             panic!("a control frame");
         };
-        assert_eq!(length, bytes.len() - HEAD);
-        super::decode(kind, flags, &bytes[HEAD..])
+        assert_eq!(length, bytes.len() - HEADER_LENGTH);
+        super::decode(kind, flags, &bytes[HEADER_LENGTH..])
     }
 
     #[test]
     fn frames_are_read_as_they_were_written() {
         assert_eq!(read(&super::ping(7)), Ok(Frame::Ping(7)));
-        assert_eq!(read(&super::rst_stream(3, Status::Cancel)), Ok(Frame::RstStream { stream: 3 }));
-        assert_eq!(read(&super::go_away(5, Farewell::Ok)), Ok(Frame::GoAway));
+        assert_eq!(read(&super::rst_stream(3, RstStatus::Cancel)), Ok(Frame::RstStream { stream: 3 }));
+        assert_eq!(read(&super::go_away(5, GoAwayStatus::Ok)), Ok(Frame::GoAway));
         assert_eq!(read(&super::window_update(0, 9)), Ok(Frame::WindowUpdate { stream: 0, delta: 9 }));
         assert_eq!(read(&super::settings_max_streams(4)), Ok(Frame::Settings { initial_window: None }));
         let reply = super::syn_reply(9, b"xyz");
         assert_eq!(read(&reply), Ok(Frame::Headers { stream: 9, fin: false, block: b"xyz" }));
         let data = super::data(11, true, 70_000);
-        assert_eq!(super::head(&data), Ok(Head::Data { stream: 11, fin: true, length: 70_000 }));
+        assert_eq!(super::parse_header(&data), Ok(FrameHeader::Data { stream: 11, fin: true, length: 70_000 }));
     }
 
     #[test]
     fn a_known_frame_is_written_as_the_draft_draws_it() {
-        assert_eq!(super::rst_stream(1, Status::Cancel), [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 5]);
+        assert_eq!(super::rst_stream(1, RstStatus::Cancel), [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 5]);
         assert_eq!(super::data(1, true, 0x01_0203), [0, 0, 0, 1, 1, 1, 2, 3]);
     }
 
@@ -332,9 +334,9 @@ mod tests {
             (9, &[0; 7]),
         ] {
             let result = super::decode(kind, 0, payload);
-            assert!(matches!(result, Err(Violation::Connection(_))), "{kind} {payload:?}: {result:?}");
+            assert!(matches!(result, Err(ProtocolError::Connection(_))), "{kind} {payload:?}: {result:?}");
         }
-        assert!(super::head(&[0x80, 2, 0, 1, 0, 0, 0, 0]).is_err(), "version 2");
+        assert!(super::parse_header(&[0x80, 2, 0, 1, 0, 0, 0, 0]).is_err(), "version 2");
         assert_eq!(super::decode(77, 0, &[1, 2]), Ok(Frame::Unknown));
     }
 }

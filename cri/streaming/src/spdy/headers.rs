@@ -4,7 +4,7 @@
 use flate2::{Decompress, FlushDecompress, Status as Inflated};
 
 use super::dictionary::DICTIONARY;
-use super::frame::{Status, Violation};
+use super::frame::{ProtocolError, RstStatus};
 
 /// Bytes of a block once it is decompressed: four short headers are what real peers send.
 const BLOCK_LIMIT: usize = 16 * 1024;
@@ -42,12 +42,12 @@ impl Inflater {
     /// # Errors
     /// A block that does not decompress, or to too much, loses the connection: the blocks after it depend on it. One that
     /// decompresses to nonsense loses its stream.
-    pub fn read(&mut self, stream: u32, compressed: &[u8]) -> Result<Headers, Violation> {
+    pub fn read(&mut self, stream: u32, compressed: &[u8]) -> Result<Headers, ProtocolError> {
         self.inflate(compressed)?;
-        parse(&self.block).ok_or(Violation::Stream { stream, status: Status::ProtocolError })
+        parse(&self.block).ok_or(ProtocolError::Stream { stream, status: RstStatus::ProtocolError })
     }
 
-    fn inflate(&mut self, mut compressed: &[u8]) -> Result<(), Violation> {
+    fn inflate(&mut self, mut compressed: &[u8]) -> Result<(), ProtocolError> {
         self.block.clear();
         self.block.resize(BLOCK_LIMIT, 0);
         let mut length = 0;
@@ -60,13 +60,13 @@ impl Inflater {
             match result {
                 Ok(Inflated::Ok | Inflated::BufError) if taken + made > 0 && length < BLOCK_LIMIT => {}
                 Ok(Inflated::Ok | Inflated::BufError) if length == BLOCK_LIMIT => {
-                    return Err(Violation::Connection("a header block that is too long"));
+                    return Err(ProtocolError::Connection("a header block that is too long"));
                 }
                 Err(error) if error.needs_dictionary().is_some() => {
                     let known = self.zlib.set_dictionary(&DICTIONARY);
-                    known.map_err(|_| Violation::Connection("a header block with another dictionary"))?;
+                    known.map_err(|_| ProtocolError::Connection("a header block with another dictionary"))?;
                 }
-                _ => return Err(Violation::Connection("a header block that cannot be decompressed")),
+                _ => return Err(ProtocolError::Connection("a header block that cannot be decompressed")),
             }
         }
         self.block.truncate(length);
@@ -128,7 +128,7 @@ impl Deflater {
 pub(super) mod tests {
     use flate2::{Compress, Compression, FlushCompress};
 
-    use super::{BLOCK_LIMIT, DICTIONARY, Deflater, Headers, Inflater, Status, Violation};
+    use super::{BLOCK_LIMIT, DICTIONARY, Deflater, Headers, Inflater, ProtocolError, RstStatus};
 
     /// What a client does: a compressor with the dictionary.
     pub(in super::super) struct ClientDeflater(Compress);
@@ -184,7 +184,7 @@ pub(super) mod tests {
     #[test]
     fn nonsense_loses_the_stream_and_not_the_next_block() {
         let (mut client, mut server) = (ClientDeflater::default(), Inflater::default());
-        let lost = Err(Violation::Stream { stream: 5, status: Status::ProtocolError });
+        let lost = Err(ProtocolError::Stream { stream: 5, status: RstStatus::ProtocolError });
         for wrong in [
             &[0, 0][..],
             &[0, 0, 0, 1],
@@ -206,11 +206,11 @@ pub(super) mod tests {
         let mut client = ClientDeflater::default();
         let bomb = client.raw(&vec![0; BLOCK_LIMIT * 64]);
         assert!(bomb.len() < 4096);
-        assert!(matches!(Inflater::default().read(1, &bomb), Err(Violation::Connection(_))));
-        assert!(matches!(Inflater::default().read(1, b"rubbish!"), Err(Violation::Connection(_))));
+        assert!(matches!(Inflater::default().read(1, &bomb), Err(ProtocolError::Connection(_))));
+        assert!(matches!(Inflater::default().read(1, b"rubbish!"), Err(ProtocolError::Connection(_))));
         let mut zlib = Compress::new(Compression::best(), true);
         zlib.set_dictionary(b"another dictionary").unwrap();
         let other = ClientDeflater(zlib).headers(&[("a", "b")]);
-        assert!(matches!(Inflater::default().read(1, &other), Err(Violation::Connection(_))));
+        assert!(matches!(Inflater::default().read(1, &other), Err(ProtocolError::Connection(_))));
     }
 }

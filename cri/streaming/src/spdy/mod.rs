@@ -4,10 +4,10 @@
 
 mod dictionary;
 pub mod frame;
-pub mod headers;
+mod headers;
 mod reader;
 mod session;
-pub mod table;
+mod table;
 
-pub use headers::Headers;
-pub use session::{Limits, Offer, Output, Session, Stream};
+pub use headers::{Headers, Inflater};
+pub use session::{IncomingStream, Limits, Output, Session, Stream};

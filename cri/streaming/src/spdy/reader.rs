@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
-use super::frame::{self, Farewell, Frame, HEAD, Head, Status, Violation};
+use super::frame::{self, Frame, FrameHeader, GoAwayStatus, HEADER_LENGTH, ProtocolError, RstStatus};
 use super::headers::Inflater;
-use super::session::{Offer, PING, Shared};
-use super::table::{Delivery, Peer, WINDOW};
-use crate::inbox::inbox;
+use super::session::{IncomingStream, PING, Shared};
+use super::table::{Delivery, FlowControl, WINDOW};
+use crate::input;
 use crate::wire::BoxRead;
 
 /// Bytes that are read at once.
@@ -25,7 +25,7 @@ enum End {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Violation(#[from] Violation),
+    ProtocolError(#[from] ProtocolError),
 }
 
 struct Reader {
@@ -35,24 +35,24 @@ struct Reader {
     end: usize,
     inflater: Inflater,
     shared: Arc<Shared>,
-    offers: mpsc::Sender<Offer>,
+    incoming: mpsc::Sender<IncomingStream>,
 }
 
 /// Reads the connection to its end.
-pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, offers: mpsc::Sender<Offer>) {
+pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, incoming: mpsc::Sender<IncomingStream>) {
     let buffer = vec![0; READ];
-    let mut reader = Reader { io, buffer, start: 0, end: 0, inflater: Inflater::default(), shared, offers };
+    let mut reader = Reader { io, buffer, start: 0, end: 0, inflater: Inflater::default(), shared, incoming };
     let ended = reader.shared.ended.clone();
     let end = tokio::select! {
         end = reader.frames() => end,
         () = ended.cancelled() => return,
     };
     tracing::debug!(reason = %end, "a SPDY connection has ended");
-    if let End::Violation(_) = end {
-        let goodbye = frame::go_away(reader.shared.table().last(), Farewell::ProtocolError);
+    if let End::ProtocolError(_) = end {
+        let goaway = frame::go_away(reader.shared.table().last(), GoAwayStatus::ProtocolError);
         // Without waiting for a peer that does not read either.
         if let Ok(mut wire) = reader.shared.wire.try_lock() {
-            let _told = tokio::time::timeout(std::time::Duration::from_secs(1), wire.finish(&goodbye)).await;
+            let _told = tokio::time::timeout(std::time::Duration::from_secs(1), wire.finish(&goaway)).await;
         }
     }
     reader.shared.end();
@@ -85,17 +85,17 @@ impl Reader {
     }
 
     async fn frame(&mut self) -> Result<(), End> {
-        self.want(HEAD).await?;
-        let bytes = &self.buffer[self.start..self.start + HEAD];
-        let head = frame::head(bytes.try_into().expect("it has this length"))?;
-        self.start += HEAD;
+        self.want(HEADER_LENGTH).await?;
+        let bytes = &self.buffer[self.start..self.start + HEADER_LENGTH];
+        let head = frame::parse_header(bytes.try_into().expect("it has this length"))?;
+        self.start += HEADER_LENGTH;
         self.shared.activity.touch();
         let result = match head {
-            Head::Data { stream, fin, length } => self.data(stream, fin, length).await,
-            Head::Control { length, .. } if length > CONTROL_LIMIT => {
-                return Err(Violation::Connection("a control frame that is too long").into());
+            FrameHeader::Data { stream, fin, length } => self.data(stream, fin, length).await,
+            FrameHeader::Control { length, .. } if length > CONTROL_LIMIT => {
+                return Err(ProtocolError::Connection("a control frame that is too long").into());
             }
-            Head::Control { kind, flags, length } => {
+            FrameHeader::Control { kind, flags, length } => {
                 self.want(length).await?;
                 let payload = self.start..self.start + length;
                 self.start = payload.end;
@@ -103,7 +103,7 @@ impl Reader {
             }
         };
         match result {
-            Err(End::Violation(Violation::Stream { stream, status })) => {
+            Err(End::ProtocolError(ProtocolError::Stream { stream, status })) => {
                 tracing::debug!(stream, ?status, "a SPDY stream is reset");
                 Ok(self.shared.reset(stream, status).await?)
             }
@@ -117,18 +117,18 @@ impl Reader {
         while rest > 0 {
             self.want(1).await?;
             let piece = self.start..self.end.min(self.start + rest);
-            if let Ok(Delivery::To(inlet)) = &delivery {
-                inlet.push(&self.buffer[piece.clone()]).await;
+            if let Ok(Delivery::To(input_writer)) = &delivery {
+                input_writer.write(&self.buffer[piece.clone()]).await;
             }
             rest -= piece.len();
             self.start = piece.end;
         }
         delivery?;
         if fin {
-            self.shared.table().remote_done(stream);
+            self.shared.table().remote_fin(stream);
         }
-        if self.shared.table().has_credits() {
-            self.shared.due.notify_one();
+        if self.shared.table().has_window_updates() {
+            self.shared.updates_due.notify_one();
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Reader {
                 // Nothing that we serve has a use for them, but the blocks after this one depend on it.
                 self.inflater.read(stream, block)?;
                 if fin {
-                    self.shared.table().remote_done(stream);
+                    self.shared.table().remote_fin(stream);
                 }
             }
             Frame::RstStream { stream } => {
@@ -160,8 +160,8 @@ impl Reader {
             }
             Frame::Ping(PING) => {
                 let mut table = self.shared.table();
-                if table.peer() == Peer::Unknown {
-                    table.ignore_windows();
+                if table.flow_control() == FlowControl::Unknown {
+                    table.ignore_flow_control();
                 }
             }
             Frame::WindowUpdate { stream, delta } => self.shared.table().window_update(stream, delta)?,
@@ -172,25 +172,25 @@ impl Reader {
         Ok(())
     }
 
-    async fn open(&mut self, id: u32, headers: super::Headers, silent: bool, unidirectional: bool) -> Result<(), End> {
+    async fn open(&mut self, id: u32, headers: super::Headers, fin: bool, unidirectional: bool) -> Result<(), End> {
         let shared = Arc::downgrade(&self.shared);
-        let credit = move |length| {
+        let on_consumed = move |length| {
             if let Some(shared) = shared.upgrade()
                 && shared.table().consumed(id, length)
             {
-                shared.due.notify_one();
+                shared.updates_due.notify_one();
             }
         };
         let capacity = usize::try_from(WINDOW).expect("a window is small");
-        let (inlet, input) = inbox(capacity, Some(Box::new(credit)));
-        self.shared.table().open(id, inlet, silent)?;
+        let (input_writer, input) = input::pair(capacity, Some(Box::new(on_consumed)));
+        self.shared.table().open(id, input_writer, fin)?;
         if unidirectional {
             // None of the protocols above has a stream on which we could not answer.
-            return Err(Violation::Stream { stream: id, status: Status::RefusedStream }.into());
+            return Err(ProtocolError::Stream { stream: id, status: RstStatus::RefusedStream }.into());
         }
-        let offer = Offer { id, headers, input, shared: self.shared.clone() };
+        let stream = IncomingStream { id, headers, input, shared: self.shared.clone() };
         // Nobody takes streams any more: the peer learns it from the farewell.
-        let _unwanted = self.offers.send(offer).await;
+        let _unwanted = self.incoming.send(stream).await;
         Ok(())
     }
 }

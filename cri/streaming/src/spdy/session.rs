@@ -8,16 +8,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::frame::{self, Farewell, Status};
+use super::frame::{self, GoAwayStatus, RstStatus};
 use super::headers::{Deflater, Headers};
 use super::reader;
-use super::table::{Leave, Table};
+use super::table::{Reservation, Table};
 use crate::idle::Activity;
-use crate::inbox::Input;
+use crate::input::Input;
 use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
 /// Streams that were offered and not looked at yet; the reader waits for room.
-const OFFERS: usize = 8;
+const INCOMING: usize = 8;
 /// The number of our PINGs: a server's are even.
 pub(super) const PING: u32 = 2;
 /// How long the answer to a PING is waited for before the peer counts as one that ignores windows.
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// Something changed that a stream that waits to send cares about.
     pub(super) changed: Notify,
     /// WINDOW_UPDATEs are due.
-    pub(super) due: Notify,
+    pub(super) updates_due: Notify,
     /// The connection is gone.
     pub(super) ended: CancellationToken,
 }
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     /// Takes a stream out of the table and tells the peer.
-    pub(super) async fn reset(&self, stream: u32, status: Status) -> io::Result<()> {
+    pub(super) async fn reset(&self, stream: u32, status: RstStatus) -> io::Result<()> {
         self.table().reset(stream);
         self.changed.notify_waiters();
         self.wire.lock().await.write(&frame::rst_stream(stream, status)).await
@@ -73,9 +73,9 @@ impl Shared {
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
-    offers: mpsc::Receiver<Offer>,
+    incoming: mpsc::Receiver<IncomingStream>,
     reader: AbortOnDropHandle<()>,
-    _keeper: AbortOnDropHandle<()>,
+    _window_updates: AbortOnDropHandle<()>,
 }
 
 impl Session {
@@ -89,18 +89,23 @@ impl Session {
             deflater: Mutex::default(),
             table: Mutex::new(Table::new(limits.streams as usize)),
             changed: Notify::new(),
-            due: Notify::new(),
+            updates_due: Notify::new(),
             ended: CancellationToken::new(),
         });
-        let (sender, offers) = mpsc::channel(OFFERS);
+        let (sender, incoming) = mpsc::channel(INCOMING);
         let reader = tokio::spawn(reader::run(read, shared.clone(), sender));
-        let keeper = tokio::spawn(keep(shared.clone(), limits.streams));
-        Self { shared, offers, reader: AbortOnDropHandle::new(reader), _keeper: AbortOnDropHandle::new(keeper) }
+        let window_updates = tokio::spawn(send_window_updates(shared.clone(), limits.streams));
+        Self {
+            shared,
+            incoming,
+            reader: AbortOnDropHandle::new(reader),
+            _window_updates: AbortOnDropHandle::new(window_updates),
+        }
     }
 
     /// The next stream that the peer opens; None: the connection is gone.
-    pub async fn offer(&mut self) -> Option<Offer> {
-        self.offers.recv().await
+    pub async fn next_stream(&mut self) -> Option<IncomingStream> {
+        self.incoming.recv().await
     }
 
     /// Cancelled when the connection is gone.
@@ -110,18 +115,18 @@ impl Session {
     }
 
     /// Says farewell, and waits a little for the peer to have read everything.
-    pub async fn close(mut self, farewell: Farewell) {
+    pub async fn close(mut self, status: GoAwayStatus) {
         let last = {
             let mut table = self.shared.table();
             table.close();
             table.last()
         };
         // The reader may stand before a full channel of offers.
-        self.offers.close();
-        let goodbye = frame::go_away(last, farewell);
+        self.incoming.close();
+        let goaway = frame::go_away(last, status);
         let shared = self.shared.clone();
-        let said = tokio::time::timeout(LINGER, async move { shared.wire.lock().await.finish(&goodbye).await }).await;
-        if matches!(said, Ok(Ok(()))) {
+        let sent = tokio::time::timeout(LINGER, async move { shared.wire.lock().await.finish(&goaway).await }).await;
+        if matches!(sent, Ok(Ok(()))) {
             let _gone = tokio::time::timeout(LINGER, &mut self.reader).await;
         }
         self.shared.end();
@@ -135,28 +140,33 @@ impl Drop for Session {
 }
 
 /// Sends the WINDOW_UPDATEs that are due, and ends the connection once it has been idle for too long.
-async fn keep(shared: Arc<Shared>, streams: u32) {
+async fn send_window_updates(shared: Arc<Shared>, streams: u32) {
     let mut frames = frame::settings_max_streams(streams);
     loop {
         if !frames.is_empty() && shared.wire.lock().await.write(&frames).await.is_err() {
             break;
         }
         tokio::select! {
-            () = shared.due.notified() => {}
+            () = shared.updates_due.notified() => {}
             () = shared.activity.expired() => {
                 tracing::debug!("a streaming connection was idle for too long");
                 break;
             }
             () = shared.ended.cancelled() => break,
         }
-        frames = shared.table().credits().into_iter().flat_map(|(id, delta)| frame::window_update(id, delta)).collect();
+        frames = shared
+            .table()
+            .take_window_updates()
+            .into_iter()
+            .flat_map(|(id, delta)| frame::window_update(id, delta))
+            .collect();
     }
     shared.end();
 }
 
 /// A stream that the peer has opened and that was not answered yet.
 #[derive(Debug)]
-pub struct Offer {
+pub struct IncomingStream {
     /// Its number.
     pub id: u32,
     /// Its headers.
@@ -174,7 +184,7 @@ pub struct Stream {
     pub output: Output,
 }
 
-impl Offer {
+impl IncomingStream {
     /// Accepts the stream.
     ///
     /// # Errors
@@ -193,7 +203,7 @@ impl Offer {
     /// # Errors
     /// The connection is gone.
     pub async fn refuse(self) -> io::Result<()> {
-        self.shared.reset(self.id, Status::RefusedStream).await
+        self.shared.reset(self.id, RstStatus::RefusedStream).await
     }
 }
 
@@ -223,7 +233,7 @@ impl Output {
     /// # Errors
     /// The connection is gone.
     pub async fn finish(&mut self) -> io::Result<()> {
-        if !self.shared.table().local_done(self.id) {
+        if !self.shared.table().local_fin(self.id) {
             return Ok(());
         }
         self.shared.wire.lock().await.write(&frame::data(self.id, true, 0)).await
@@ -238,22 +248,22 @@ impl Output {
         if !there {
             return Ok(());
         }
-        self.shared.wire.lock().await.write(&frame::rst_stream(self.id, Status::Cancel)).await
+        self.shared.wire.lock().await.write(&frame::rst_stream(self.id, RstStatus::Cancel)).await
     }
 
     /// Waits until something may be sent, and takes at most `wanted` bytes from the windows.
     async fn reserve(&self, wanted: usize) -> io::Result<usize> {
         loop {
             let changed = self.shared.changed.notified();
-            let leave = self.shared.table().reserve(self.id, wanted);
-            match leave {
-                Leave::Send(length) => return Ok(length),
-                Leave::Gone => return Err(io::ErrorKind::BrokenPipe.into()),
-                Leave::Wait => changed.await,
-                Leave::Ask => {
+            let reservation = self.shared.table().reserve(self.id, wanted);
+            match reservation {
+                Reservation::Granted(length) => return Ok(length),
+                Reservation::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
+                Reservation::Wait => changed.await,
+                Reservation::Probe => {
                     self.shared.wire.lock().await.write(&frame::ping(PING)).await?;
                     if tokio::time::timeout(PING_PATIENCE, changed).await.is_err() {
-                        self.shared.table().ignore_windows();
+                        self.shared.table().ignore_flow_control();
                         self.shared.changed.notify_waiters();
                     }
                 }

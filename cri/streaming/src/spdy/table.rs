@@ -3,63 +3,63 @@
 //!
 //! The clients that matter (crictl, kubelet and kubectl, all by moby/spdystream) know nothing of windows: they never send
 //! WINDOW_UPDATE, they drop those that they get, and they send as much as the socket takes. A connection is therefore of one
-//! of three kinds. It begins as [`Peer::Unknown`] and is treated as one that keeps windows. The first WINDOW_UPDATE or
-//! initial window that the peer sends makes it [`Peer::Keeps`]: both sides are held to their windows from then on. A peer
+//! of three kinds. It begins as [`FlowControl::Unknown`] and is treated as one that keeps windows. The first WINDOW_UPDATE or
+//! initial window that the peer sends makes it [`FlowControl::Honored`]: both sides are held to their windows from then on. A peer
 //! that overruns a window, or answers the PING that is sent when its own is used up without having opened it, is
-//! [`Peer::Ignores`]: the windows are forgotten, and the socket's own flow control is what holds back either side.
+//! [`FlowControl::Ignored`]: the windows are forgotten, and the socket's own flow control is what holds back either side.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::frame::{MAX_31, Status, Violation};
-use crate::inbox::Inlet;
+use super::frame::{MAX_31, ProtocolError, RstStatus};
+use crate::input::InputWriter;
 
 /// Bytes that may be sent on a stream, and on all together, before the receiver asks for more: the draft's default, which
 /// we keep for what we receive.
 pub const WINDOW: i64 = 64 * 1024;
 /// What is given back once it has piled up to this: fewer frames, and the sender never comes to a stop.
-const CREDIT: i64 = WINDOW / 2;
+const UPDATE_THRESHOLD: i64 = WINDOW / 2;
 
 /// What the peer makes of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum FlowControl {
     /// It has not shown yet.
     Unknown,
     /// It opens ours and is held to its own.
-    Keeps,
+    Honored,
     /// It knows nothing of them.
-    Ignores,
+    Ignored,
 }
 
 /// What a stream that wants to send may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
+pub enum Reservation {
     /// Send so many bytes.
-    Send(usize),
+    Granted(usize),
     /// Wait for the window to open.
     Wait,
     /// Wait, but the peer may not know that it should open it: ask whether it listens.
-    Ask,
+    Probe,
     /// Nothing can be sent any more.
-    Gone,
+    Closed,
 }
 
 /// Where a data frame's payload goes.
 #[derive(Debug)]
 pub enum Delivery {
     /// To the stream's consumer.
-    To(Inlet),
+    To(InputWriter),
     /// Nowhere: the stream is gone, and the peer could not know.
-    Nowhere,
+    Discard,
 }
 
 #[derive(Debug)]
 struct Stream {
-    inlet: Inlet,
+    input_writer: InputWriter,
     send: i64,
     receive: i64,
     consumed: i64,
-    local_done: bool,
-    remote_done: bool,
+    local_fin: bool,
+    remote_fin: bool,
 }
 
 /// The streams of one connection.
@@ -71,8 +71,8 @@ pub struct Table {
     initial: i64,
     send: i64,
     receive: i64,
-    peer: Peer,
-    credits: BTreeMap<u32, i64>,
+    flow_control: FlowControl,
+    window_updates: BTreeMap<u32, i64>,
     closing: bool,
 }
 
@@ -87,8 +87,8 @@ impl Table {
             initial: WINDOW,
             send: WINDOW,
             receive: WINDOW,
-            peer: Peer::Unknown,
-            credits: BTreeMap::new(),
+            flow_control: FlowControl::Unknown,
+            window_updates: BTreeMap::new(),
             closing: false,
         }
     }
@@ -101,30 +101,36 @@ impl Table {
 
     /// What the peer makes of windows.
     #[must_use]
-    pub fn peer(&self) -> Peer {
-        self.peer
+    pub fn flow_control(&self) -> FlowControl {
+        self.flow_control
     }
 
     /// The peer opens a stream; `silent` when it will send nothing on it.
     ///
     /// # Errors
     /// An even number or one that went before; more streams than the limit; none are taken any more.
-    pub fn open(&mut self, stream: u32, inlet: Inlet, silent: bool) -> Result<(), Violation> {
+    pub fn open(&mut self, stream: u32, input_writer: InputWriter, fin: bool) -> Result<(), ProtocolError> {
         if self.streams.contains_key(&stream) {
-            return Err(Violation::Stream { stream, status: Status::StreamInUse });
+            return Err(ProtocolError::Stream { stream, status: RstStatus::StreamInUse });
         }
         if stream.is_multiple_of(2) || stream <= self.last {
-            return Err(Violation::Stream { stream, status: Status::ProtocolError });
+            return Err(ProtocolError::Stream { stream, status: RstStatus::ProtocolError });
         }
         self.last = stream;
         if self.closing || self.streams.len() >= self.limit {
-            return Err(Violation::Stream { stream, status: Status::RefusedStream });
+            return Err(ProtocolError::Stream { stream, status: RstStatus::RefusedStream });
         }
-        if silent {
-            inlet.finish();
+        if fin {
+            input_writer.finish();
         }
-        let opened =
-            Stream { inlet, send: self.initial, receive: WINDOW, consumed: 0, local_done: false, remote_done: silent };
+        let opened = Stream {
+            input_writer,
+            send: self.initial,
+            receive: WINDOW,
+            consumed: 0,
+            local_fin: false,
+            remote_fin: fin,
+        };
         self.streams.insert(stream, opened);
         Ok(())
     }
@@ -133,24 +139,26 @@ impl Table {
     ///
     /// # Errors
     /// A stream that never was, one on which the peer has said its last word, a window overrun by a peer that keeps them.
-    pub fn receive(&mut self, stream: u32, length: usize) -> Result<Delivery, Violation> {
+    pub fn receive(&mut self, stream: u32, length: usize) -> Result<Delivery, ProtocolError> {
         let length = i64::try_from(length).expect("a frame is below 16 MiB");
         if stream == 0 {
-            return Err(Violation::Connection("data for stream 0"));
+            return Err(ProtocolError::Connection("data for stream 0"));
         }
         self.charge(stream, length)?;
         // What arrives is taken from the connection's window at once: the streams' own bound what is held.
-        self.give_back(0, length);
+        self.add_window_update(0, length);
         match self.streams.get(&stream) {
-            Some(state) if state.remote_done => Err(Violation::Stream { stream, status: Status::StreamAlreadyClosed }),
-            Some(state) => Ok(Delivery::To(state.inlet.clone())),
-            None if stream <= self.last => Ok(Delivery::Nowhere),
-            None => Err(Violation::Stream { stream, status: Status::InvalidStream }),
+            Some(state) if state.remote_fin => {
+                Err(ProtocolError::Stream { stream, status: RstStatus::StreamAlreadyClosed })
+            }
+            Some(state) => Ok(Delivery::To(state.input_writer.clone())),
+            None if stream <= self.last => Ok(Delivery::Discard),
+            None => Err(ProtocolError::Stream { stream, status: RstStatus::InvalidStream }),
         }
     }
 
-    fn charge(&mut self, stream: u32, length: i64) -> Result<(), Violation> {
-        if self.peer == Peer::Ignores {
+    fn charge(&mut self, stream: u32, length: i64) -> Result<(), ProtocolError> {
+        if self.flow_control == FlowControl::Ignored {
             return Ok(());
         }
         self.receive -= length;
@@ -159,98 +167,99 @@ impl Table {
             state.receive -= length;
             overrun |= state.receive < 0;
         }
-        match self.peer {
+        match self.flow_control {
             _ if !overrun => Ok(()),
-            Peer::Unknown => {
-                self.ignore_windows();
+            FlowControl::Unknown => {
+                self.ignore_flow_control();
                 Ok(())
             }
-            _ if self.receive < 0 => Err(Violation::Connection("the connection's window was overrun")),
-            _ => Err(Violation::Stream { stream, status: Status::FlowControlError }),
+            _ if self.receive < 0 => Err(ProtocolError::Connection("the connection's window was overrun")),
+            _ => Err(ProtocolError::Stream { stream, status: RstStatus::FlowControlError }),
         }
     }
 
     /// The peer does not know windows: they are forgotten.
-    pub fn ignore_windows(&mut self) {
-        if self.peer == Peer::Unknown {
-            self.peer = Peer::Ignores;
-            self.credits.clear();
+    pub fn ignore_flow_control(&mut self) {
+        if self.flow_control == FlowControl::Unknown {
+            self.flow_control = FlowControl::Ignored;
+            self.window_updates.clear();
         }
     }
 
     /// A consumer is done with bytes of a stream. Returns whether there is something to give back now.
     pub fn consumed(&mut self, stream: u32, length: usize) -> bool {
         let length = i64::try_from(length).expect("an inbox is far below 2^63");
-        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.remote_done) else { return false };
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.remote_fin) else { return false };
         state.consumed += length;
-        if state.consumed < CREDIT {
+        if state.consumed < UPDATE_THRESHOLD {
             return false;
         }
-        let credit = std::mem::take(&mut state.consumed);
-        self.give_back(stream, credit);
-        self.peer != Peer::Ignores
+        let delta = std::mem::take(&mut state.consumed);
+        self.add_window_update(stream, delta);
+        self.flow_control != FlowControl::Ignored
     }
 
-    fn give_back(&mut self, stream: u32, length: i64) {
-        if self.peer != Peer::Ignores && length > 0 {
-            *self.credits.entry(stream).or_default() += length;
+    fn add_window_update(&mut self, stream: u32, length: i64) {
+        if self.flow_control != FlowControl::Ignored && length > 0 {
+            *self.window_updates.entry(stream).or_default() += length;
         }
     }
 
     /// Takes the WINDOW_UPDATEs that are due, as streams and increments.
-    pub fn credits(&mut self) -> Vec<(u32, u32)> {
-        let due: Vec<_> = self.credits.iter().filter(|(_, credit)| **credit >= CREDIT).map(|(id, _)| *id).collect();
+    pub fn take_window_updates(&mut self) -> Vec<(u32, u32)> {
+        let due: Vec<_> =
+            self.window_updates.iter().filter(|(_, delta)| **delta >= UPDATE_THRESHOLD).map(|(id, _)| *id).collect();
         let mut updates = Vec::with_capacity(due.len());
         for stream in due {
-            let credit = self.credits.remove(&stream).expect("it was just listed");
+            let delta = self.window_updates.remove(&stream).expect("it was just listed");
             if stream == 0 {
-                self.receive += credit;
+                self.receive += delta;
             } else if let Some(state) = self.streams.get_mut(&stream) {
-                state.receive += credit;
+                state.receive += delta;
             } else {
                 continue;
             }
-            updates.push((stream, u32::try_from(credit).expect("credits stay below the window")));
+            updates.push((stream, u32::try_from(delta).expect("they stay below the window")));
         }
         updates
     }
 
     /// Whether WINDOW_UPDATEs are due.
     #[must_use]
-    pub fn has_credits(&self) -> bool {
-        self.credits.values().any(|credit| *credit >= CREDIT)
+    pub fn has_window_updates(&self) -> bool {
+        self.window_updates.values().any(|delta| *delta >= UPDATE_THRESHOLD)
     }
 
     /// The peer takes more, on a stream or (0) on all together.
     ///
     /// # Errors
     /// An increment of nothing, or a window above 2^31 - 1.
-    pub fn window_update(&mut self, stream: u32, delta: u32) -> Result<(), Violation> {
-        let flow_control = Violation::Stream { stream, status: Status::FlowControlError };
+    pub fn window_update(&mut self, stream: u32, delta: u32) -> Result<(), ProtocolError> {
+        let flow_control = ProtocolError::Stream { stream, status: RstStatus::FlowControlError };
         if delta == 0 {
-            let wrong = Violation::Stream { stream, status: Status::ProtocolError };
-            return Err(if stream == 0 { Violation::Connection("a window update of 0") } else { wrong });
+            let wrong = ProtocolError::Stream { stream, status: RstStatus::ProtocolError };
+            return Err(if stream == 0 { ProtocolError::Connection("a window update of 0") } else { wrong });
         }
-        self.keeps_windows();
+        self.honor_flow_control();
         if stream == 0 {
             self.send += i64::from(delta);
             let fits = self.send <= i64::from(MAX_31);
-            return if fits { Ok(()) } else { Err(Violation::Connection("a window above 2^31 - 1")) };
+            return if fits { Ok(()) } else { Err(ProtocolError::Connection("a window above 2^31 - 1")) };
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Ok(()) };
         state.send += i64::from(delta);
         if state.send <= i64::from(MAX_31) { Ok(()) } else { Err(flow_control) }
     }
 
-    fn keeps_windows(&mut self) {
-        if self.peer == Peer::Unknown {
-            self.peer = Peer::Keeps;
+    fn honor_flow_control(&mut self) {
+        if self.flow_control == FlowControl::Unknown {
+            self.flow_control = FlowControl::Honored;
         }
     }
 
     /// The peer says with how much the streams begin; those that are open change by the difference, also below zero.
     pub fn initial_window(&mut self, window: u32) {
-        self.keeps_windows();
+        self.honor_flow_control();
         let change = i64::from(window) - self.initial;
         self.initial = i64::from(window);
         for state in self.streams.values_mut() {
@@ -259,10 +268,12 @@ impl Table {
     }
 
     /// May `wanted` bytes be sent on the stream? What is granted is taken from the windows.
-    pub fn reserve(&mut self, stream: u32, wanted: usize) -> Leave {
-        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_done) else { return Leave::Gone };
-        if self.peer == Peer::Ignores {
-            return Leave::Send(wanted);
+    pub fn reserve(&mut self, stream: u32, wanted: usize) -> Reservation {
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_fin) else {
+            return Reservation::Closed;
+        };
+        if self.flow_control == FlowControl::Ignored {
+            return Reservation::Granted(wanted);
         }
         match usize::try_from(state.send.min(self.send)) {
             Ok(open) if open > 0 => {
@@ -270,32 +281,32 @@ impl Table {
                 let taken = i64::try_from(granted).expect("it is within the window");
                 state.send -= taken;
                 self.send -= taken;
-                Leave::Send(granted)
+                Reservation::Granted(granted)
             }
-            _ if self.peer == Peer::Unknown => Leave::Ask,
-            _ => Leave::Wait,
+            _ if self.flow_control == FlowControl::Unknown => Reservation::Probe,
+            _ => Reservation::Wait,
         }
     }
 
     /// We have said our last word on the stream. Returns whether it was not said before.
-    pub fn local_done(&mut self, stream: u32) -> bool {
-        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_done) else { return false };
-        state.local_done = true;
-        self.sweep(stream);
+    pub fn local_fin(&mut self, stream: u32) -> bool {
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_fin) else { return false };
+        state.local_fin = true;
+        self.remove_if_closed(stream);
         true
     }
 
     /// The peer has said its last word on the stream.
-    pub fn remote_done(&mut self, stream: u32) {
+    pub fn remote_fin(&mut self, stream: u32) {
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.inlet.finish();
-            state.remote_done = true;
-            self.sweep(stream);
+            state.input_writer.finish();
+            state.remote_fin = true;
+            self.remove_if_closed(stream);
         }
     }
 
-    fn sweep(&mut self, stream: u32) {
-        if self.streams.get(&stream).is_some_and(|state| state.local_done && state.remote_done) {
+    fn remove_if_closed(&mut self, stream: u32) {
+        if self.streams.get(&stream).is_some_and(|state| state.local_fin && state.remote_fin) {
             self.streams.remove(&stream);
         }
     }
@@ -303,7 +314,7 @@ impl Table {
     /// The stream is gone, by either side's word. Returns whether it was there.
     pub fn reset(&mut self, stream: u32) -> bool {
         let removed = self.streams.remove(&stream);
-        removed.map(|state| state.inlet.cut()).is_some()
+        removed.map(|state| state.input_writer.reset()).is_some()
     }
 
     /// No more streams are taken.
@@ -315,52 +326,52 @@ impl Table {
     pub fn end(&mut self) {
         self.close();
         for (_, state) in self.streams.drain() {
-            state.inlet.cut();
+            state.input_writer.reset();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Delivery, Leave, Peer, Status, Table, Violation, WINDOW};
-    use crate::inbox::inbox;
+    use super::{Delivery, FlowControl, ProtocolError, Reservation, RstStatus, Table, WINDOW};
+    use crate::input;
 
     const ALL: usize = 64 * 1024;
 
     fn table() -> Table {
         let mut table = Table::new(2);
-        table.open(1, inbox(8, None).0, false).unwrap();
+        table.open(1, input::pair(8, None).0, false).unwrap();
         table
     }
 
-    fn refused(stream: u32, status: Status) -> Result<(), Violation> {
-        Err(Violation::Stream { stream, status })
+    fn refused(stream: u32, status: RstStatus) -> Result<(), ProtocolError> {
+        Err(ProtocolError::Stream { stream, status })
     }
 
     #[test]
     fn streams_are_odd_new_and_few() {
         let mut table = table();
-        assert_eq!(table.open(1, inbox(8, None).0, false), refused(1, Status::StreamInUse));
-        assert_eq!(table.open(2, inbox(8, None).0, false), refused(2, Status::ProtocolError));
-        table.open(5, inbox(8, None).0, false).unwrap();
-        assert_eq!(table.open(3, inbox(8, None).0, false), refused(3, Status::ProtocolError));
-        assert_eq!(table.open(7, inbox(8, None).0, false), refused(7, Status::RefusedStream));
+        assert_eq!(table.open(1, input::pair(8, None).0, false), refused(1, RstStatus::StreamInUse));
+        assert_eq!(table.open(2, input::pair(8, None).0, false), refused(2, RstStatus::ProtocolError));
+        table.open(5, input::pair(8, None).0, false).unwrap();
+        assert_eq!(table.open(3, input::pair(8, None).0, false), refused(3, RstStatus::ProtocolError));
+        assert_eq!(table.open(7, input::pair(8, None).0, false), refused(7, RstStatus::RefusedStream));
         assert!(table.reset(5));
-        table.open(9, inbox(8, None).0, false).unwrap();
+        table.open(9, input::pair(8, None).0, false).unwrap();
         table.close();
         assert!(table.reset(9));
-        assert_eq!(table.open(11, inbox(8, None).0, false), refused(11, Status::RefusedStream));
+        assert_eq!(table.open(11, input::pair(8, None).0, false), refused(11, RstStatus::RefusedStream));
     }
 
     #[test]
     fn a_peer_that_overruns_its_window_is_one_that_knows_none() {
         let mut table = table();
         assert!(matches!(table.receive(1, ALL), Ok(Delivery::To(_))));
-        assert_eq!(table.peer(), Peer::Unknown);
+        assert_eq!(table.flow_control(), FlowControl::Unknown);
         assert!(matches!(table.receive(1, 1), Ok(Delivery::To(_))));
-        assert_eq!(table.peer(), Peer::Ignores);
-        assert!(table.credits().is_empty());
-        assert_eq!(table.reserve(1, 10 * ALL), Leave::Send(10 * ALL));
+        assert_eq!(table.flow_control(), FlowControl::Ignored);
+        assert!(table.take_window_updates().is_empty());
+        assert_eq!(table.reserve(1, 10 * ALL), Reservation::Granted(10 * ALL));
     }
 
     #[test]
@@ -368,11 +379,11 @@ mod tests {
         let mut table = table();
         table.window_update(1, 1).unwrap();
         table.receive(1, ALL).unwrap();
-        assert_eq!(table.credits(), [(0, 65536)]);
-        assert_eq!(table.receive(1, 1).map(drop), refused(1, Status::FlowControlError));
+        assert_eq!(table.take_window_updates(), [(0, 65536)]);
+        assert_eq!(table.receive(1, 1).map(drop), refused(1, RstStatus::FlowControlError));
         table.reset(1);
-        table.open(3, inbox(8, None).0, false).unwrap();
-        assert!(matches!(table.receive(3, 2 * ALL), Err(Violation::Connection(_))));
+        table.open(3, input::pair(8, None).0, false).unwrap();
+        assert!(matches!(table.receive(3, 2 * ALL), Err(ProtocolError::Connection(_))));
     }
 
     #[test]
@@ -381,50 +392,50 @@ mod tests {
         table.receive(1, ALL).unwrap();
         assert!(!table.consumed(1, ALL / 2 - 1));
         assert!(table.consumed(1, 1));
-        assert_eq!(table.credits(), [(0, 65536), (1, 32768)]);
+        assert_eq!(table.take_window_updates(), [(0, 65536), (1, 32768)]);
         table.receive(1, ALL / 2).unwrap();
-        assert_eq!(table.peer(), Peer::Unknown, "the window was kept");
+        assert_eq!(table.flow_control(), FlowControl::Unknown, "the window was kept");
     }
 
     #[test]
     fn sending_stops_at_the_smaller_window() {
         let mut table = table();
-        table.open(3, inbox(8, None).0, false).unwrap();
-        assert_eq!(table.reserve(1, 60_000), Leave::Send(60_000));
-        assert_eq!(table.reserve(1, 60_000), Leave::Send(5_536));
-        assert_eq!(table.reserve(3, 1), Leave::Ask, "the connection's window is shared");
+        table.open(3, input::pair(8, None).0, false).unwrap();
+        assert_eq!(table.reserve(1, 60_000), Reservation::Granted(60_000));
+        assert_eq!(table.reserve(1, 60_000), Reservation::Granted(5_536));
+        assert_eq!(table.reserve(3, 1), Reservation::Probe, "the connection's window is shared");
         table.window_update(0, 10).unwrap();
-        assert_eq!(table.reserve(3, 100), Leave::Send(10));
-        assert_eq!(table.reserve(3, 1), Leave::Wait);
+        assert_eq!(table.reserve(3, 100), Reservation::Granted(10));
+        assert_eq!(table.reserve(3, 1), Reservation::Wait);
         table.window_update(0, 10).unwrap();
-        assert_eq!(table.reserve(1, 1), Leave::Wait, "its own is used up");
+        assert_eq!(table.reserve(1, 1), Reservation::Wait, "its own is used up");
         table.initial_window(u32::try_from(WINDOW).unwrap() + 3);
-        assert_eq!(table.reserve(1, 100), Leave::Send(3));
+        assert_eq!(table.reserve(1, 100), Reservation::Granted(3));
         table.initial_window(0);
-        assert_eq!(table.reserve(3, 1), Leave::Wait, "a window may be below zero");
+        assert_eq!(table.reserve(3, 1), Reservation::Wait, "a window may be below zero");
     }
 
     #[test]
     fn windows_do_not_overflow() {
         let mut table = table();
-        assert_eq!(table.window_update(1, (1 << 31) - 1), refused(1, Status::FlowControlError));
-        assert!(matches!(table.window_update(0, (1 << 31) - 1), Err(Violation::Connection(_))));
-        assert_eq!(table.window_update(1, 0), refused(1, Status::ProtocolError));
-        assert!(matches!(table.window_update(0, 0), Err(Violation::Connection(_))));
+        assert_eq!(table.window_update(1, (1 << 31) - 1), refused(1, RstStatus::FlowControlError));
+        assert!(matches!(table.window_update(0, (1 << 31) - 1), Err(ProtocolError::Connection(_))));
+        assert_eq!(table.window_update(1, 0), refused(1, RstStatus::ProtocolError));
+        assert!(matches!(table.window_update(0, 0), Err(ProtocolError::Connection(_))));
         assert_eq!(table.window_update(99, 1), Ok(()), "for a stream that is gone");
     }
 
     #[test]
     fn a_stream_is_gone_when_both_have_said_their_last_word() {
         let mut table = table();
-        table.remote_done(1);
-        assert_eq!(table.receive(1, 1).map(drop), refused(1, Status::StreamAlreadyClosed));
-        assert_eq!(table.reserve(1, 1), Leave::Send(1));
-        assert!(table.local_done(1));
-        assert!(!table.local_done(1));
-        assert_eq!(table.reserve(1, 1), Leave::Gone);
-        assert!(matches!(table.receive(1, 1), Ok(Delivery::Nowhere)));
-        assert_eq!(table.receive(3, 1).map(drop), refused(3, Status::InvalidStream));
-        assert!(matches!(table.receive(0, 1), Err(Violation::Connection(_))));
+        table.remote_fin(1);
+        assert_eq!(table.receive(1, 1).map(drop), refused(1, RstStatus::StreamAlreadyClosed));
+        assert_eq!(table.reserve(1, 1), Reservation::Granted(1));
+        assert!(table.local_fin(1));
+        assert!(!table.local_fin(1));
+        assert_eq!(table.reserve(1, 1), Reservation::Closed);
+        assert!(matches!(table.receive(1, 1), Ok(Delivery::Discard)));
+        assert_eq!(table.receive(3, 1).map(drop), refused(3, RstStatus::InvalidStream));
+        assert!(matches!(table.receive(0, 1), Err(ProtocolError::Connection(_))));
     }
 }

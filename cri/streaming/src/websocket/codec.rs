@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::frame::{Opcode, Violation, header};
+use super::frame::{Opcode, ProtocolError, header};
 use crate::wire::Chunk;
 
 /// The message that ends a channel of v5.channel.k8s.io begins with this in the place of a channel.
@@ -34,7 +34,7 @@ pub enum Piece<'a> {
 
 /// A message that is arriving.
 #[derive(Debug)]
-pub struct Message {
+pub struct MessageDecoder {
     codec: Codec,
     channel: Option<u8>,
     /// The characters of a group of four that is not whole yet.
@@ -43,7 +43,7 @@ pub struct Message {
     padded: bool,
 }
 
-impl Message {
+impl MessageDecoder {
     /// Messages in this codec.
     #[must_use]
     pub fn new(codec: Codec) -> Self {
@@ -54,7 +54,7 @@ impl Message {
     ///
     /// # Errors
     /// Not base64, or an end of a channel that is not one.
-    pub fn piece<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Piece<'a>>, Violation> {
+    pub fn piece<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Piece<'a>>, ProtocolError> {
         if self.codec == Codec::Tunnel {
             return Ok(Some(Piece::Data(0, bytes)));
         }
@@ -73,7 +73,7 @@ impl Message {
                     self.padded = true;
                     Ok(Some(Piece::Finished(*finished)))
                 }
-                _ => Err(Violation("an end of more than one channel")),
+                _ => Err(ProtocolError("an end of more than one channel")),
             },
             Codec::Base64 => {
                 self.decode(bytes)?;
@@ -84,8 +84,8 @@ impl Message {
     }
 
     /// Decodes as many groups of four characters as are whole.
-    fn decode(&mut self, bytes: &[u8]) -> Result<(), Violation> {
-        let wrong = Violation("a message that is not base64");
+    fn decode(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
+        let wrong = ProtocolError("a message that is not base64");
         self.decoded.clear();
         self.group.extend_from_slice(bytes);
         let whole = self.group.len() / 4 * 4;
@@ -105,10 +105,10 @@ impl Message {
     ///
     /// # Errors
     /// It was cut off within a group of base64.
-    pub fn finish(&mut self) -> Result<(), Violation> {
+    pub fn finish(&mut self) -> Result<(), ProtocolError> {
         self.channel = None;
         self.padded = false;
-        if self.group.is_empty() { Ok(()) } else { Err(Violation("a message that is not base64")) }
+        if self.group.is_empty() { Ok(()) } else { Err(ProtocolError("a message that is not base64")) }
     }
 }
 
@@ -137,10 +137,10 @@ pub fn encode<'a>(codec: Codec, channel: u8, chunk: &'a mut Chunk, text: &'a mut
 
 #[cfg(test)]
 mod tests {
-    use super::{Chunk, Codec, Message, Piece, encode};
+    use super::{Chunk, Codec, MessageDecoder, Piece, encode};
 
-    fn feed(codec: Codec, pieces: &[&[u8]]) -> Result<Vec<(u8, Vec<u8>)>, super::Violation> {
-        let mut message = Message::new(codec);
+    fn feed(codec: Codec, pieces: &[&[u8]]) -> Result<Vec<(u8, Vec<u8>)>, super::ProtocolError> {
+        let mut message = MessageDecoder::new(codec);
         let mut seen = Vec::new();
         for piece in pieces {
             match message.piece(piece)? {

@@ -1,7 +1,7 @@
 //! WebSocket frames as bytes, both ways, without any state (RFC 6455, section 5).
 
 /// The longest head that a client's frame has: two bytes, a length of eight, a mask of four.
-pub const HEAD_LIMIT: usize = 14;
+pub const HEADER_LIMIT: usize = 14;
 /// Bytes of a control frame's payload (section 5.5).
 pub const CONTROL_LIMIT: usize = 125;
 
@@ -23,7 +23,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    fn of(number: u8) -> Result<Self, Violation> {
+    fn of(number: u8) -> Result<Self, ProtocolError> {
         match number {
             0 => Ok(Self::Continuation),
             1 => Ok(Self::Text),
@@ -31,7 +31,7 @@ impl Opcode {
             8 => Ok(Self::Close),
             9 => Ok(Self::Ping),
             10 => Ok(Self::Pong),
-            _ => Err(Violation("a frame of an unknown type")),
+            _ => Err(ProtocolError("a frame of an unknown type")),
         }
     }
 
@@ -56,11 +56,11 @@ impl Opcode {
 /// What the client did that it must not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Violation(pub &'static str);
+pub struct ProtocolError(pub &'static str);
 
 /// The head of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct FrameHeader {
     /// It ends its message.
     pub fin: bool,
     /// What it is.
@@ -75,18 +75,18 @@ pub struct Head {
 ///
 /// # Errors
 /// It is not one that a client may send.
-pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
+pub fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let opcode = Opcode::of(first & 0x0f)?;
     let fin = first & 0x80 != 0;
     if first & 0x70 != 0 {
-        return Err(Violation("a frame with a reserved bit"));
+        return Err(ProtocolError("a frame with a reserved bit"));
     }
     if second & 0x80 == 0 {
-        return Err(Violation("a client's frame without a mask"));
+        return Err(ProtocolError("a client's frame without a mask"));
     }
     if opcode.is_control() && (!fin || second & 0x7f > 125) {
-        return Err(Violation("a control frame that is cut up or too long"));
+        return Err(ProtocolError("a control frame that is cut up or too long"));
     }
     let extended = match second & 0x7f {
         126 => 2,
@@ -100,9 +100,9 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
         _ => length.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
     };
     if length >> 63 != 0 {
-        return Err(Violation("a frame of 2^63 bytes"));
+        return Err(ProtocolError("a frame of 2^63 bytes"));
     }
-    Ok(Some((Head { fin, opcode, length, mask: *mask }, 2 + extended + 4)))
+    Ok(Some((FrameHeader { fin, opcode, length, mask: *mask }, 2 + extended + 4)))
 }
 
 /// Takes the mask off a piece of a payload that begins `offset` bytes into it.
@@ -150,7 +150,7 @@ pub fn message(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Head, Opcode, head, header, unmask};
+    use super::{FrameHeader, Opcode, header, parse_header, unmask};
 
     #[test]
     fn heads_of_every_length_are_read() {
@@ -160,10 +160,10 @@ mod tests {
             (&[0x82, 0xfe, 0x01, 0x00, 1, 2, 3, 4], 256),
             (&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4], 65536),
         ] {
-            let wanted = Head { fin: true, opcode: Opcode::Binary, length, mask };
-            assert_eq!(head(bytes), Ok(Some((wanted, bytes.len()))));
+            let wanted = FrameHeader { fin: true, opcode: Opcode::Binary, length, mask };
+            assert_eq!(parse_header(bytes), Ok(Some((wanted, bytes.len()))));
             for cut in 0..bytes.len() {
-                assert_eq!(head(&bytes[..cut]), Ok(None), "cut at {cut}");
+                assert_eq!(parse_header(&bytes[..cut]), Ok(None), "cut at {cut}");
             }
         }
     }
@@ -177,9 +177,9 @@ mod tests {
             ([0x09, 0x80], "a ping in pieces"),
             ([0x88, 0xfe], "a long close"),
         ] {
-            assert!(head(&bytes).is_err(), "{what}");
+            assert!(parse_header(&bytes).is_err(), "{what}");
         }
-        assert!(head(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]).is_err(), "2^63 bytes");
+        assert!(parse_header(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]).is_err(), "2^63 bytes");
     }
 
     #[test]

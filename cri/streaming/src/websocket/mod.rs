@@ -2,8 +2,8 @@
 //! library, because libraries hand out whole messages: here a message may be of any length and still only a fixed number of
 //! its bytes is held.
 
-pub mod codec;
-pub mod frame;
+mod codec;
+mod frame;
 mod session;
 
 pub use codec::Codec;

@@ -9,10 +9,10 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::codec::{Codec, Message, Piece, encode};
-use super::frame::{self, CONTROL_LIMIT, HEAD_LIMIT, Head, Opcode, Violation};
+use super::codec::{Codec, MessageDecoder, Piece, encode};
+use super::frame::{self, CONTROL_LIMIT, FrameHeader, HEADER_LIMIT, Opcode, ProtocolError};
 use crate::idle::Activity;
-use crate::inbox::{Inlet, Input, inbox};
+use crate::input::{self, Input, InputWriter};
 use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
 /// Bytes that are read at once.
@@ -32,7 +32,7 @@ pub struct Session {
     wire: SharedWire,
     codec: Codec,
     ended: CancellationToken,
-    inlets: Arc<[Option<Inlet>]>,
+    input_writers: Arc<[Option<InputWriter>]>,
     reader: AbortOnDropHandle<()>,
 }
 
@@ -48,22 +48,22 @@ impl Session {
     ) -> (Self, Vec<Option<Input>>) {
         let activity = Arc::new(Activity::new(idle));
         let wire = Arc::new(Mutex::new(Wire::new(write, activity.clone())));
-        let boxes = channels.iter().map(|read| read.then(|| inbox(CAPACITY, None)).unzip());
-        let (inlets, inputs): (Vec<_>, Vec<_>) = boxes.unzip();
-        let inlets: Arc<[Option<Inlet>]> = inlets.into();
+        let boxes = channels.iter().map(|read| read.then(|| input::pair(CAPACITY, None)).unzip());
+        let (input_writers, inputs): (Vec<_>, Vec<_>) = boxes.unzip();
+        let input_writers: Arc<[Option<InputWriter>]> = input_writers.into();
         let ended = CancellationToken::new();
         let reader = Reader {
             io: read,
             buffer: vec![0; READ],
             filled: 0..0,
-            message: Message::new(codec),
+            message: MessageDecoder::new(codec),
             in_message: false,
-            inlets: inlets.clone(),
+            input_writers: input_writers.clone(),
             wire: wire.clone(),
             activity,
         };
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(ended.clone())));
-        (Self { wire, codec, ended, inlets, reader }, inputs)
+        (Self { wire, codec, ended, input_writers, reader }, inputs)
     }
 
     /// What is sent on a channel.
@@ -80,10 +80,10 @@ impl Session {
 
     /// Says farewell, and waits a little for the client to have read everything.
     pub async fn close(mut self) {
-        let goodbye = frame::message(Opcode::Close, &NORMAL.to_be_bytes());
+        let close = frame::message(Opcode::Close, &NORMAL.to_be_bytes());
         let wire = self.wire.clone();
-        let said = tokio::time::timeout(LINGER, async move { wire.lock().await.finish(&goodbye).await }).await;
-        if matches!(said, Ok(Ok(()))) {
+        let sent = tokio::time::timeout(LINGER, async move { wire.lock().await.finish(&close).await }).await;
+        if matches!(sent, Ok(Ok(()))) {
             let _gone = tokio::time::timeout(LINGER, &mut self.reader).await;
         }
     }
@@ -91,12 +91,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        end(&self.inlets, &self.ended);
+        end(&self.input_writers, &self.ended);
     }
 }
 
-fn end(inlets: &[Option<Inlet>], ended: &CancellationToken) {
-    inlets.iter().flatten().for_each(Inlet::cut);
+fn end(input_writers: &[Option<InputWriter>], ended: &CancellationToken) {
+    input_writers.iter().flatten().for_each(InputWriter::reset);
     ended.cancel();
 }
 
@@ -126,7 +126,7 @@ enum End {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Violation(#[from] Violation),
+    ProtocolError(#[from] ProtocolError),
     #[error("the client has closed it")]
     Closed,
 }
@@ -135,9 +135,9 @@ struct Reader {
     io: BoxRead,
     buffer: Vec<u8>,
     filled: std::ops::Range<usize>,
-    message: Message,
+    message: MessageDecoder,
     in_message: bool,
-    inlets: Arc<[Option<Inlet>]>,
+    input_writers: Arc<[Option<InputWriter>]>,
     wire: SharedWire,
     activity: Arc<Activity>,
 }
@@ -151,15 +151,15 @@ impl Reader {
             () = ended.cancelled() => End::Closed,
         };
         tracing::debug!(%reason, "a WebSocket connection has ended");
-        let status = if matches!(reason, End::Violation(_)) { PROTOCOL_ERROR } else { NORMAL };
-        let goodbye = frame::message(Opcode::Close, &status.to_be_bytes());
+        let status = if matches!(reason, End::ProtocolError(_)) { PROTOCOL_ERROR } else { NORMAL };
+        let close = frame::message(Opcode::Close, &status.to_be_bytes());
         // Without waiting for a client that does not read either.
         if !matches!(reason, End::Io(_))
             && let Ok(mut wire) = self.wire.try_lock()
         {
-            let _told = tokio::time::timeout(Duration::from_secs(1), wire.finish(&goodbye)).await;
+            let _told = tokio::time::timeout(Duration::from_secs(1), wire.finish(&close)).await;
         }
-        end(&self.inlets, &ended);
+        end(&self.input_writers, &ended);
     }
 
     async fn frames(&mut self) -> End {
@@ -172,7 +172,7 @@ impl Reader {
 
     /// Reads more, behind what there is; there is always room, as nothing is kept that is longer than a control frame.
     async fn more(&mut self) -> io::Result<()> {
-        if self.filled.end + HEAD_LIMIT + CONTROL_LIMIT > self.buffer.len() || self.filled.is_empty() {
+        if self.filled.end + HEADER_LIMIT + CONTROL_LIMIT > self.buffer.len() || self.filled.is_empty() {
             self.buffer.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
         }
@@ -187,7 +187,7 @@ impl Reader {
 
     async fn frame(&mut self) -> Result<(), End> {
         let (head, length) = loop {
-            if let Some(found) = frame::head(&self.buffer[self.filled.clone()])? {
+            if let Some(found) = frame::parse_header(&self.buffer[self.filled.clone()])? {
                 break found;
             }
             self.more().await?;
@@ -198,7 +198,7 @@ impl Reader {
             return self.control(head).await;
         }
         if (head.opcode == Opcode::Continuation) != self.in_message {
-            return Err(Violation("a frame that does not follow the one before it").into());
+            return Err(ProtocolError("a frame that does not follow the one before it").into());
         }
         self.in_message = !head.fin;
         let mut done = 0;
@@ -209,14 +209,14 @@ impl Reader {
             let rest = usize::try_from(head.length - done).unwrap_or(usize::MAX);
             let piece = self.filled.start..self.filled.end.min(self.filled.start.saturating_add(rest));
             frame::unmask(&mut self.buffer[piece.clone()], head.mask, done);
-            deliver(&self.inlets, self.message.piece(&self.buffer[piece.clone()])?).await;
+            deliver(&self.input_writers, self.message.piece(&self.buffer[piece.clone()])?).await;
             done += piece.len() as u64;
             self.filled.start = piece.end;
         }
         if head.fin { Ok(self.message.finish()?) } else { Ok(()) }
     }
 
-    async fn control(&mut self, head: Head) -> Result<(), End> {
+    async fn control(&mut self, head: FrameHeader) -> Result<(), End> {
         let length = usize::try_from(head.length).expect("a control frame is short");
         while self.filled.len() < length {
             self.more().await?;
@@ -235,18 +235,18 @@ impl Reader {
     }
 }
 
-async fn deliver(inlets: &[Option<Inlet>], piece: Option<Piece<'_>>) {
+async fn deliver(input_writers: &[Option<InputWriter>], piece: Option<Piece<'_>>) {
     // A message for a channel that is not there, or is not the client's to send on, is thrown away, as kubelet does.
-    let inlet = |channel: u8| inlets.get(usize::from(channel)).and_then(Option::as_ref);
+    let input_writer = |channel: u8| input_writers.get(usize::from(channel)).and_then(Option::as_ref);
     match piece {
         Some(Piece::Data(channel, bytes)) => {
-            if let Some(inlet) = inlet(channel) {
-                inlet.push(bytes).await;
+            if let Some(input_writer) = input_writer(channel) {
+                input_writer.write(bytes).await;
             }
         }
         Some(Piece::Finished(channel)) => {
-            if let Some(inlet) = inlet(channel) {
-                inlet.finish();
+            if let Some(input_writer) = input_writer(channel) {
+                input_writer.finish();
             }
         }
         None => {}

@@ -3,21 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
-#[path = "../streaming/raw.rs"]
+#[path = "../streaming/fixture.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]
-mod raw;
-#[path = "../streaming/scene.rs"]
+mod fixture;
+#[path = "../streaming/raw_client.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]
-mod scene;
+mod raw_client;
 
 use std::time::Duration;
 
-use streaming::spdy::frame;
+use streaming::protocol::spdy_frame as frame;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
-use crate::raw::{Got, Raw, STDIN, STDOUT, status, works};
-use crate::scene::{PATIENCE, Scene};
+use crate::fixture::{Fixture, PATIENCE};
+use crate::raw_client::{Got, RawClient, STDIN, STDOUT, status, works};
 
 /// Rounds until memory stands: the stacks of the fake's processes, which are threads, stay with the C library.
 const WARM: usize = 2;
@@ -59,11 +59,11 @@ async fn settled(before: Option<usize>) {
 }
 
 async fn clients_that_are_cut_off_leave_nothing() {
-    let scene = Scene::new().await;
-    works(&scene).await;
+    let fixture = Fixture::new().await;
+    works(&fixture).await;
     let before = descriptors();
     for at in 0..100 {
-        let mut raw = Raw::exec(&scene.exec(&["block"], true), true).await;
+        let mut raw = RawClient::exec(&fixture.exec(&["block"], true), true).await;
         let syn = raw.syn_stream(9, &[("streamtype", "stdin")]);
         raw.send(&syn[..at % syn.len()]).await;
         if at % 3 == 0 {
@@ -71,14 +71,14 @@ async fn clients_that_are_cut_off_leave_nothing() {
         }
     }
     settled(before).await;
-    works(&scene).await;
+    works(&fixture).await;
 }
 
 async fn a_client_that_does_not_read_is_not_read_from() {
-    let scene = Scene::new().await;
-    works(&scene).await;
+    let fixture = Fixture::new().await;
+    works(&fixture).await;
     let before = descriptors();
-    let mut raw = Raw::exec(&scene.exec(&["copy"], true), true).await;
+    let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
     let (memory, mut sent) = (resident(), 0usize);
     let piece = [&frame::data(STDIN, false, 65536)[..], &[0; 65536]].concat();
     // It never reads what comes back: sooner or later nothing more is taken from it.
@@ -94,13 +94,13 @@ async fn a_client_that_does_not_read_is_not_read_from() {
 }
 
 async fn two_hundred_at_once_leave_no_memory_behind() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     let mut before = (descriptors(), resident());
     for round in 0..8 {
         let clients = (0..200).map(|at| {
-            let url = scene.exec(&["copy"], true);
+            let url = fixture.exec(&["copy"], true);
             async move {
-                let mut raw = Raw::exec(&url, true).await;
+                let mut raw = RawClient::exec(&url, true).await;
                 let sent = vec![u8::try_from(at).unwrap(); 50_000];
                 raw.data(STDIN, true, &sent).await;
                 let all = raw.rest().await;

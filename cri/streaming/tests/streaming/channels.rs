@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use crate::raw::Raw;
-use crate::scene::{PATIENCE, Scene, parts};
+use crate::fixture::{Fixture, PATIENCE, parts};
+use crate::raw_client::RawClient;
 
 type Client = WebSocketStream<TcpStream>;
 
@@ -45,8 +45,8 @@ fn channel(all: &[Message], channel: u8) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_long_message_is_copied_and_the_channel_is_ended() {
-    let scene = Scene::new().await;
-    let mut client = connect(&scene.exec(&["copy"], true), "v5.channel.k8s.io").await;
+    let fixture = Fixture::new().await;
+    let mut client = connect(&fixture.exec(&["copy"], true), "v5.channel.k8s.io").await;
     let (mut sink, mut source) = (&mut client).split();
     let mut sent = vec![0u8; 5 << 20];
     sent.iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = u8::try_from(at % 253).unwrap());
@@ -73,13 +73,13 @@ async fn a_long_message_is_copied_and_the_channel_is_ended() {
 
 #[tokio::test]
 async fn base64_carries_channels_as_digits() {
-    let scene = Scene::new().await;
-    let mut client = connect(&scene.exec(&["print", "hello"], true), "v4.base64.channel.k8s.io").await;
+    let fixture = Fixture::new().await;
+    let mut client = connect(&fixture.exec(&["print", "hello"], true), "v4.base64.channel.k8s.io").await;
     let all = rest(&mut client).await;
     assert!(all.iter().all(Message::is_text), "{all:?}");
     assert_eq!(channel(&all, b'1'), STANDARD.encode("hello\n").as_bytes());
     assert_eq!(STANDARD.decode(channel(&all, b'3')).unwrap(), br#"{"status":"Success"}"#);
-    let mut client = connect(&scene.exec(&["copy"], true), "base64.channel.k8s.io").await;
+    let mut client = connect(&fixture.exec(&["copy"], true), "base64.channel.k8s.io").await;
     client.send(Message::text("0aGVsbG8=")).await.unwrap();
     client.next().await.unwrap().unwrap();
     let echo = client.next().await.unwrap().unwrap();
@@ -88,8 +88,8 @@ async fn base64_carries_channels_as_digits() {
 
 #[tokio::test]
 async fn pings_are_answered_between_messages() {
-    let scene = Scene::new().await;
-    let mut client = connect(&scene.exec(&["copy"], true), "v4.channel.k8s.io").await;
+    let fixture = Fixture::new().await;
+    let mut client = connect(&fixture.exec(&["copy"], true), "v4.channel.k8s.io").await;
     client.next().await.unwrap().unwrap();
     client.send(Message::Ping(b"are you there".to_vec().into())).await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong(b"are you there".to_vec().into()));
@@ -97,9 +97,9 @@ async fn pings_are_answered_between_messages() {
 
 #[tokio::test]
 async fn ports_have_two_channels_each() {
-    let scene = Scene::new().await;
-    scene.echo(80);
-    let mut client = connect(&scene.forward(&[80, 81]), "v4.channel.k8s.io").await;
+    let fixture = Fixture::new().await;
+    fixture.echo(80);
+    let mut client = connect(&fixture.forward(&[80, 81]), "v4.channel.k8s.io").await;
     client.send(Message::binary(b"\x00hello".to_vec())).await.unwrap();
     let mut seen = vec![Vec::new(); 4];
     while seen[0].len() < 7 || seen[3].len() < 10 {
@@ -114,7 +114,7 @@ async fn ports_have_two_channels_each() {
 
 #[tokio::test]
 async fn frames_that_break_the_protocol_end_the_connection() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     for (name, protocol, bytes) in [
         ("no mask", "v4.channel.k8s.io", &[0x82, 1, 0][..]),
         ("a reserved bit", "v4.channel.k8s.io", &[0xc2, 0x80, 0, 0, 0, 0]),
@@ -130,7 +130,7 @@ async fn frames_that_break_the_protocol_end_the_connection() {
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n"
         );
-        let (mut raw, answer) = Raw::upgrade(&scene.exec(&["block"], true), &headers).await;
+        let (mut raw, answer) = RawClient::upgrade(&fixture.exec(&["block"], true), &headers).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         raw.socket.write_all(bytes).await.unwrap();
         let mut all = Vec::new();

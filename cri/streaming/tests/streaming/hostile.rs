@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use streaming::Settings;
-use streaming::spdy::frame::{self, Status};
+use streaming::protocol::spdy_frame::{self as frame, RstStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::raw::{ERROR, Got, Raw, STDIN, STDOUT, control, status, works};
-use crate::scene::{PATIENCE, Scene};
+use crate::fixture::{Fixture, PATIENCE};
+use crate::raw_client::{ERROR, Got, RawClient, STDIN, STDOUT, control, status, works};
 
 #[tokio::test]
 async fn frames_that_break_the_protocol_end_the_connection() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     let bomb = [&[0, 0, 0, 9, 0, 0, 0, 0, 0, 0][..], &[0xff; 100]].concat();
     for (name, bytes) in [
         ("version 2", vec![0x80, 2, 0, 1, 0, 0, 0, 0]),
@@ -33,7 +33,7 @@ async fn frames_that_break_the_protocol_end_the_connection() {
         ("data for stream 0", frame::data(0, false, 0).to_vec()),
         ("no SPDY at all", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
     ] {
-        let mut raw = Raw::exec(&scene.exec(&["block"], false), false).await;
+        let mut raw = RawClient::exec(&fixture.exec(&["block"], false), false).await;
         raw.send(&bytes).await;
         // What looks like the head of a long frame is waited for until the client is gone.
         if name == "no SPDY at all" {
@@ -42,14 +42,14 @@ async fn frames_that_break_the_protocol_end_the_connection() {
         let all = raw.rest().await;
         assert!(all.iter().all(|got| matches!(got, Got::GoAway(1))), "{name}: {all:?}");
     }
-    works(&scene).await;
+    works(&fixture).await;
 }
 
 #[tokio::test]
 async fn streams_that_break_the_protocol_are_reset_and_the_others_live() {
-    let scene = Scene::new().await;
-    let reset = |stream, status| Got::Reset { stream, status: status as u32 };
-    let mut raw = Raw::exec(&scene.exec(&["copy"], true), true).await;
+    let fixture = Fixture::new().await;
+    let reset = |stream, status| Got::RstStream { stream, status: status as u32 };
+    let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
     raw.data(99, false, b"to a stream that never was").await;
     let even = raw.syn_stream(10, &[]);
     raw.send(&even).await;
@@ -66,18 +66,18 @@ async fn streams_that_break_the_protocol_are_reset_and_the_others_live() {
     let mut resets = Vec::new();
     while resets.len() < 7 {
         match raw.next().await {
-            got @ Got::Reset { .. } => resets.push(got),
+            got @ Got::RstStream { .. } => resets.push(got),
             Got::Closed => panic!("{resets:?}"),
             _ => {}
         }
     }
     for wanted in [
-        reset(99, Status::InvalidStream),
-        reset(10, Status::ProtocolError),
-        reset(9, Status::ProtocolError),
-        reset(11, Status::RefusedStream),
-        reset(13, Status::RefusedStream),
-        reset(STDOUT, Status::FlowControlError),
+        reset(99, RstStatus::InvalidStream),
+        reset(10, RstStatus::ProtocolError),
+        reset(9, RstStatus::ProtocolError),
+        reset(11, RstStatus::RefusedStream),
+        reset(13, RstStatus::RefusedStream),
+        reset(STDOUT, RstStatus::FlowControlError),
     ] {
         assert!(resets.contains(&wanted), "{wanted:?} in {resets:?}");
     }
@@ -87,8 +87,8 @@ async fn streams_that_break_the_protocol_are_reset_and_the_others_live() {
 
 #[tokio::test]
 async fn too_many_streams_are_refused() {
-    let scene = Scene::new().await;
-    let mut raw = Raw::spdy(&scene.forward(&[]), "portforward.k8s.io").await;
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::spdy(&fixture.forward(&[]), "portforward.k8s.io").await;
     for at in 0..520u32 {
         let request = at.to_string();
         let frame = raw.syn_stream(at * 2 + 1, &[("streamtype", "data"), ("port", "1"), ("requestid", &request)]);
@@ -97,8 +97,8 @@ async fn too_many_streams_are_refused() {
     let (mut accepted, mut refused) = (0, 0);
     while accepted + refused < 520 {
         match raw.next().await {
-            Got::Reply(_) => accepted += 1,
-            Got::Reset { status: 3, .. } => refused += 1,
+            Got::SynReply(_) => accepted += 1,
+            Got::RstStream { status: 3, .. } => refused += 1,
             Got::Other(4) => {}
             other => panic!("{other:?}"),
         }
@@ -109,10 +109,10 @@ async fn too_many_streams_are_refused() {
 #[tokio::test]
 async fn a_client_that_opens_no_streams_is_sent_away() {
     let settings = Settings { creation_timeout: Duration::from_millis(200), ..Settings::default() };
-    let scene = Scene::with(settings).await;
-    let mut raw = Raw::spdy(&scene.exec(&["block"], false), "v4.channel.k8s.io").await;
+    let fixture = Fixture::with(settings).await;
+    let mut raw = RawClient::spdy(&fixture.exec(&["block"], false), "v4.channel.k8s.io").await;
     assert_eq!(raw.rest().await, [Got::GoAway(1)]);
-    let mut raw = Raw::spdy(&scene.forward(&[]), "portforward.k8s.io").await;
+    let mut raw = RawClient::spdy(&fixture.forward(&[]), "portforward.k8s.io").await;
     raw.open(1, &[("streamtype", "error"), ("port", "1"), ("requestid", "7")]).await;
     let Got::Data { stream: 1, fin: false, bytes } = raw.next().await else { panic!("words follow") };
     assert_eq!(String::from_utf8(bytes).unwrap(), "request 7: timed out waiting for streams");
@@ -121,23 +121,23 @@ async fn a_client_that_opens_no_streams_is_sent_away() {
 #[tokio::test]
 async fn an_idle_client_is_sent_away() {
     let settings = Settings { idle_timeout: Duration::from_millis(200), ..Settings::default() };
-    let scene = Scene::with(settings).await;
-    let mut raw = Raw::exec(&scene.exec(&["block"], false), false).await;
+    let fixture = Fixture::with(settings).await;
+    let mut raw = RawClient::exec(&fixture.exec(&["block"], false), false).await;
     assert_eq!(raw.rest().await, []);
 }
 
 #[tokio::test]
 async fn requests_that_cannot_be_served_are_refused() {
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
-    let url = scene.exec(&["block"], false);
-    let (_, wrong_kind) = Raw::upgrade(&url.replace("/exec/", "/attach/"), spdy).await;
+    let url = fixture.exec(&["block"], false);
+    let (_, wrong_kind) = RawClient::upgrade(&url.replace("/exec/", "/attach/"), spdy).await;
     assert!(wrong_kind.starts_with("HTTP/1.1 404 "), "{wrong_kind}");
-    let (_, plain) = Raw::upgrade(&scene.exec(&["block"], false), "").await;
+    let (_, plain) = RawClient::upgrade(&fixture.exec(&["block"], false), "").await;
     assert!(plain.starts_with("HTTP/1.1 400 "), "{plain}");
-    let (_, long) = Raw::upgrade(&url, &format!("X: {}\r\n", "x".repeat(1 << 16))).await;
+    let (_, long) = RawClient::upgrade(&url, &format!("X: {}\r\n", "x".repeat(1 << 16))).await;
     assert!(long.starts_with("HTTP/1.1 431 ") || long.is_empty(), "{long}");
-    works(&scene).await;
+    works(&fixture).await;
 }
 
 #[tokio::test]
@@ -162,10 +162,11 @@ async fn a_certificate_that_is_none_is_named() {
 
 #[tokio::test]
 async fn stopping_the_server_ends_its_connections() {
-    let scene = Scene::new().await;
-    let mut raw = Raw::exec(&scene.exec(&["block"], false), false).await;
-    let mut idle = tokio::net::TcpStream::connect(crate::scene::parts(&scene.exec(&["block"], false)).0).await.unwrap();
-    timeout(PATIENCE, scene.server.stop()).await.unwrap();
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::exec(&fixture.exec(&["block"], false), false).await;
+    let mut idle =
+        tokio::net::TcpStream::connect(crate::fixture::parts(&fixture.exec(&["block"], false)).0).await.unwrap();
+    timeout(PATIENCE, fixture.server.stop()).await.unwrap();
     let all = raw.rest().await;
     assert!(!all.iter().any(|got| matches!(got, Got::Data { stream: ERROR, .. })), "{all:?}");
     assert_eq!(timeout(PATIENCE, idle.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);

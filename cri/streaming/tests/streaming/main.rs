@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 mod channels;
+mod fixture;
 mod hostile;
 mod peer;
-mod raw;
-mod scene;
+mod raw_client;
 mod windows;

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use sha2::{Digest as _, Sha256};
 use streaming::{Certificate, Settings};
 
-use crate::scene::Scene;
+use crate::fixture::Fixture;
 
 /// What the peer exits with when something other than the command failed.
 const BROKEN: i32 = 125;
@@ -66,13 +66,13 @@ const COMMAND_PROTOCOLS: [&str; 4] = ["spdy", "v5.channel.k8s.io", "v4.channel.k
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_prints_and_its_exit_code_arrives() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     for protocol in COMMAND_PROTOCOLS {
-        let url = scene.exec(&["print", "hello from within"], false);
+        let url = fixture.exec(&["print", "hello from within"], false);
         let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"hello from within\n"[..]), "{protocol}");
         assert_eq!(error(&output), "", "{protocol}");
-        let url = scene.exec(&["exit", "7"], false);
+        let url = fixture.exec(&["exit", "7"], false);
         let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         // Before v4 the code is only part of a text.
         let code = if protocol == "v3.channel.k8s.io" { BROKEN } else { 7 };
@@ -86,21 +86,21 @@ async fn with_a_certificate_it_is_the_same_over_tls() {
     let Some(peer) = Peer::new() else { return };
     let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streaming").join(name);
     let certificate = Some(Certificate { chain: file("certificate.pem"), key: file("key.pem") });
-    let scene = Scene::with(Settings { certificate, ..Settings::default() }).await;
-    copies(&peer, &scene).await;
+    let fixture = Fixture::with(Settings { certificate, ..Settings::default() }).await;
+    copies(&peer, &fixture).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_is_sent_comes_back_whole() {
     let Some(peer) = Peer::new() else { return };
-    copies(&peer, &Scene::new().await).await;
+    copies(&peer, &Fixture::new().await).await;
 }
 
-async fn copies(peer: &Peer, scene: &Scene) {
+async fn copies(peer: &Peer, fixture: &Fixture) {
     let sent: Vec<u8> = (0..16u32 << 20).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
     // Without v5 a WebSocket client cannot say that its input is over.
     for protocol in ["spdy", "v5.channel.k8s.io"] {
-        let url = scene.exec(&["copy"], true);
+        let url = fixture.exec(&["copy"], true);
         let output = peer.run(&["-url", &url, "-protocol", protocol, "-stdin", "command"], sent.clone()).await;
         assert_eq!(output.status.code(), Some(0), "{protocol}: {}", error(&output));
         assert_eq!(Sha256::digest(&output.stdout), Sha256::digest(&sent), "{protocol}: {}", output.stdout.len());
@@ -110,9 +110,9 @@ async fn copies(peer: &Peer, scene: &Scene) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_an_error_with_words() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
+    let fixture = Fixture::new().await;
     for protocol in COMMAND_PROTOCOLS {
-        let url = scene.exec(&["missing"], false);
+        let url = fixture.exec(&["missing"], false);
         let output = peer.run(&["-url", &url, "-protocol", protocol, "command"], vec![]).await;
         assert_eq!(output.status.code(), Some(BROKEN), "{protocol}");
         assert!(error(&output).contains("executable file not found"), "{protocol}: {}", error(&output));
@@ -122,8 +122,8 @@ async fn a_program_that_is_not_there_is_an_error_with_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_is_good_once() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
-    let url = scene.exec(&["exit", "0"], false);
+    let fixture = Fixture::new().await;
+    let url = fixture.exec(&["exit", "0"], false);
     let output = peer.run(&["-url", &url, "command"], vec![]).await;
     assert_eq!(output.status.code(), Some(0), "{}", error(&output));
     let output = peer.run(&["-url", &url, "command"], vec![]).await;
@@ -134,11 +134,11 @@ async fn a_url_is_good_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_clients_attach_and_see_the_end() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
-    let urls: Vec<String> = (0..3).map(|_| scene.command(None, false, false)).collect();
+    let fixture = Fixture::new().await;
+    let urls: Vec<String> = (0..3).map(|_| fixture.command(None, false, false)).collect();
     let arguments: Vec<[&str; 3]> = urls.iter().map(|url| ["-url", url, "command"]).collect();
     let clients = arguments.iter().map(|arguments| peer.run(arguments, vec![]));
-    let (kernel, container) = (scene.kernel.clone(), scene.container.clone());
+    let (kernel, container) = (fixture.kernel.clone(), fixture.container.clone());
     let finish = async {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         kernel.finish(&container, 3, false);
@@ -152,10 +152,10 @@ async fn several_clients_attach_and_see_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_are_forwarded_many_connections_at_a_time() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
-    scene.echo(80);
+    let fixture = Fixture::new().await;
+    fixture.echo(80);
     for protocol in ["spdy", "tunnel"] {
-        let url = scene.forward(&[]);
+        let url = fixture.forward(&[]);
         let arguments =
             ["-url", &url, "-protocol", protocol, "-port", "80", "-connections", "8", "-bytes", "4000000", "forward"];
         let output = peer.run(&arguments, vec![]).await;
@@ -166,11 +166,11 @@ async fn ports_are_forwarded_many_connections_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_on_which_nothing_listens_is_an_error_with_words() {
     let Some(peer) = Peer::new() else { return };
-    let scene = Scene::new().await;
-    let url = scene.forward(&[]);
+    let fixture = Fixture::new().await;
+    let url = fixture.forward(&[]);
     let arguments = ["-url", &url, "-port", "81", "-bytes", "10", "forward"];
     let output = peer.run(&arguments, vec![]).await;
     assert_eq!(output.status.code(), Some(BROKEN));
-    let wanted = format!("error forwarding port 81 to pod {}", scene.pod);
+    let wanted = format!("error forwarding port 81 to pod {}", fixture.pod);
     assert!(error(&output).contains(&wanted), "{}", error(&output));
 }

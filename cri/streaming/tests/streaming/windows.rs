@@ -1,11 +1,11 @@
 //! Clients that keep windows, other than the real ones, and those that do not.
 
-use streaming::spdy::frame;
+use streaming::protocol::spdy_frame as frame;
 
 use tokio::time::timeout;
 
-use crate::raw::{Got, Raw, STDIN, STDOUT, control, status};
-use crate::scene::{PATIENCE, Scene};
+use crate::fixture::{Fixture, PATIENCE};
+use crate::raw_client::{Got, RawClient, STDIN, STDOUT, control, status};
 
 /// What a window is at first.
 const WINDOW: usize = 65536;
@@ -19,8 +19,8 @@ fn initial_window(bytes: u32) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_that_keeps_windows_is_never_sent_more() {
-    let scene = Scene::new().await;
-    let mut raw = Raw::spdy(&scene.exec(&["copy"], true), "v4.channel.k8s.io").await;
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::spdy(&fixture.exec(&["copy"], true), "v4.channel.k8s.io").await;
     raw.send(&initial_window(100)).await;
     for (stream, kind) in [(1, "error"), (STDIN, "stdin"), (STDOUT, "stdout"), (7, "stderr")] {
         raw.open(stream, &[("streamtype", kind)]).await;
@@ -42,8 +42,8 @@ async fn a_client_that_keeps_windows_is_never_sent_more() {
 
 /// Sends as much as the windows allow and never opens its own: the bytes that came back, and the server's PINGs.
 async fn copy_without_opening(answers: bool) -> (usize, usize) {
-    let scene = Scene::new().await;
-    let mut raw = Raw::exec(&scene.exec(&["copy"], true), true).await;
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
     let (mut window, mut rest) = (WINDOW, BULK);
     let (mut seen, mut asked) = (0, 0);
     while seen < BULK {
@@ -54,7 +54,7 @@ async fn copy_without_opening(answers: bool) -> (usize, usize) {
         }
         match raw.next().await {
             Got::Data { stream: STDOUT, bytes, .. } => seen += bytes.len(),
-            Got::Window { stream: STDIN, delta } => window += usize::try_from(delta).unwrap(),
+            Got::WindowUpdate { stream: STDIN, delta } => window += usize::try_from(delta).unwrap(),
             Got::Ping(id) => {
                 asked += 1;
                 assert_eq!(seen, WINDOW, "it is asked when its window is used up");
@@ -64,7 +64,7 @@ async fn copy_without_opening(answers: bool) -> (usize, usize) {
                 // It is no longer given back what it sends.
                 window = rest;
             }
-            Got::Window { .. } | Got::Other(4) => {}
+            Got::WindowUpdate { .. } | Got::Other(4) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -81,13 +81,13 @@ async fn a_client_that_opens_no_window_when_it_is_asked_knows_none() {
 
 #[tokio::test]
 async fn what_a_client_sends_is_given_back_to_it_unless_it_overruns() {
-    let scene = Scene::new().await;
-    let mut raw = Raw::exec(&scene.exec(&["copy"], true), true).await;
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
     raw.data(STDIN, false, &[0; 40_000]).await;
     let (mut credits, mut echoed) = (0, 0);
     while credits == 0 || echoed < 40_000 {
         match raw.next().await {
-            Got::Window { stream, delta } => credits += u32::from(stream == STDIN) * delta,
+            Got::WindowUpdate { stream, delta } => credits += u32::from(stream == STDIN) * delta,
             Got::Data { bytes, .. } => echoed += bytes.len(),
             _ => {}
         }
@@ -101,8 +101,8 @@ async fn what_a_client_sends_is_given_back_to_it_unless_it_overruns() {
 
 #[tokio::test]
 async fn pings_are_answered_and_ours_are_not() {
-    let scene = Scene::new().await;
-    let mut raw = Raw::exec(&scene.exec(&["exit", "3"], false), false).await;
+    let fixture = Fixture::new().await;
+    let mut raw = RawClient::exec(&fixture.exec(&["exit", "3"], false), false).await;
     raw.send(&frame::ping(77)).await;
     raw.send(&frame::ping(8)).await;
     let all = raw.rest().await;

@@ -16,7 +16,7 @@ use streaming::{Command, Forward, Server, Settings};
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) server: Server,
     pub(crate) kernel: Kernel,
     pub(crate) pod: PodId,
@@ -25,7 +25,7 @@ pub(crate) struct Scene {
     directory: tempfile::TempDir,
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) async fn new() -> Self {
         Self::with(Settings::default()).await
     }

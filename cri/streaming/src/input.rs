@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 struct State {
     buffer: Vec<u8>,
-    finished: bool,
-    broken: bool,
-    abandoned: bool,
+    is_finished: bool,
+    is_reset: bool,
+    is_abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -30,31 +30,31 @@ impl Shared {
 
 /// Where the connection's reader puts what it received.
 #[derive(Debug, Clone)]
-pub struct Inlet(Arc<Shared>);
+pub struct InputWriter(Arc<Shared>);
 
 /// Told how many bytes a consumer is done with, to give them back to the sender.
-pub type Credit = Box<dyn Fn(usize) + Send + Sync>;
+pub type OnConsumed = Box<dyn Fn(usize) + Send + Sync>;
 
 /// Where the stream's consumer takes it from. Dropping it throws away what comes later.
 pub struct Input {
     shared: Arc<Shared>,
     /// Bytes that the consumer took last and is at work on.
     taken: usize,
-    credit: Option<Credit>,
+    on_consumed: Option<OnConsumed>,
 }
 
 /// The two ends of a stream's way in, which holds `capacity` bytes.
 #[must_use]
-pub fn inbox(capacity: usize, credit: Option<Credit>) -> (Inlet, Input) {
+pub fn pair(capacity: usize, on_consumed: Option<OnConsumed>) -> (InputWriter, Input) {
     let shared = Arc::new(Shared { capacity, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() });
-    (Inlet(shared.clone()), Input { shared, taken: 0, credit })
+    (InputWriter(shared.clone()), Input { shared, taken: 0, on_consumed })
 }
 
-impl Inlet {
+impl InputWriter {
     /// Puts in what there is room for, and returns how many bytes that were: all when nobody will take them.
-    fn offer(&self, bytes: &[u8]) -> usize {
+    fn try_write(&self, bytes: &[u8]) -> usize {
         let mut state = self.0.lock();
-        if state.abandoned || state.finished || state.broken {
+        if state.is_abandoned || state.is_finished || state.is_reset {
             return bytes.len();
         }
         let length = bytes.len().min(self.0.capacity.saturating_sub(state.buffer.len()));
@@ -64,9 +64,9 @@ impl Inlet {
     }
 
     /// Puts in all of it, waiting for room.
-    pub async fn push(&self, mut bytes: &[u8]) {
+    pub async fn write(&self, mut bytes: &[u8]) {
         loop {
-            bytes = &bytes[self.offer(bytes)..];
+            bytes = &bytes[self.try_write(bytes)..];
             if bytes.is_empty() {
                 return;
             }
@@ -76,13 +76,13 @@ impl Inlet {
 
     /// Nothing follows; what is there can still be taken.
     pub fn finish(&self) {
-        self.0.lock().finished = true;
+        self.0.lock().is_finished = true;
         self.0.filled.notify_one();
     }
 
     /// The stream is gone; what is there can still be taken.
-    pub fn cut(&self) {
-        self.0.lock().broken = true;
+    pub fn reset(&self) {
+        self.0.lock().is_reset = true;
         self.0.filled.notify_one();
         self.0.emptied.notify_one();
     }
@@ -96,8 +96,8 @@ impl Input {
     pub async fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.clear();
         let done = std::mem::take(&mut self.taken);
-        if let Some(credit) = self.credit.as_ref().filter(|_| done > 0) {
-            credit(done);
+        if let Some(on_consumed) = self.on_consumed.as_ref().filter(|_| done > 0) {
+            on_consumed(done);
         }
         loop {
             if let Some(result) = self.take(buffer) {
@@ -115,17 +115,17 @@ impl Input {
             self.taken = buffer.len();
             return Some(Ok(self.taken));
         }
-        if state.broken {
+        if state.is_reset {
             return Some(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        state.finished.then_some(Ok(0))
+        state.is_finished.then_some(Ok(0))
     }
 }
 
 impl Drop for Input {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.abandoned = true;
+        state.is_abandoned = true;
         state.buffer = Vec::new();
         self.shared.emptied.notify_one();
     }
@@ -142,20 +142,20 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::inbox;
+    use super::pair;
 
     #[tokio::test]
     async fn it_holds_its_capacity_and_credits_what_was_consumed() {
         let credited = Arc::new(AtomicUsize::new(0));
         let counter = credited.clone();
-        let (inlet, mut input) = inbox(
+        let (input_writer, mut input) = pair(
             4,
             Some(Box::new(move |bytes| counter.store(bytes + counter.load(Ordering::SeqCst), Ordering::SeqCst))),
         );
-        assert_eq!(inlet.offer(b"abcdef"), 4);
+        assert_eq!(input_writer.try_write(b"abcdef"), 4);
         let pushed = tokio::spawn(async move {
-            inlet.push(b"ef").await;
-            inlet.finish();
+            input_writer.write(b"ef").await;
+            input_writer.finish();
         });
         let mut buffer = Vec::new();
         assert_eq!(input.fill(&mut buffer).await.unwrap(), 4);
@@ -168,17 +168,17 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_consumer_everything_is_thrown_away() {
-        let (inlet, input) = inbox(2, None);
-        assert_eq!(inlet.offer(b"abc"), 2);
+        let (input_writer, input) = pair(2, None);
+        assert_eq!(input_writer.try_write(b"abc"), 2);
         drop(input);
-        inlet.push(&[0; 1000]).await;
+        input_writer.write(&[0; 1000]).await;
     }
 
     #[tokio::test]
     async fn a_cut_is_seen_after_what_came_before_it() {
-        let (inlet, mut input) = inbox(8, None);
-        inlet.push(b"ab").await;
-        inlet.cut();
+        let (input_writer, mut input) = pair(8, None);
+        input_writer.write(b"ab").await;
+        input_writer.reset();
         let mut buffer = Vec::new();
         assert_eq!(input.fill(&mut buffer).await.unwrap(), 2);
         assert!(input.fill(&mut buffer).await.is_err());

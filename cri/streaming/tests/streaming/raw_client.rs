@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use streaming::spdy::frame::{self, HEAD, Head};
+use streaming::protocol::spdy_frame::{self as frame, FrameHeader, HEADER_LENGTH};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::scene::{PATIENCE, Scene, parts};
+use crate::fixture::{Fixture, PATIENCE, parts};
 
 /// The streams of an exec with everything but a terminal, as the client numbers them.
 pub(crate) const ERROR: u32 = 1;
@@ -19,21 +19,21 @@ pub(crate) const STDERR: u32 = 7;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     Data { stream: u32, fin: bool, bytes: Vec<u8> },
-    Reply(u32),
-    Reset { stream: u32, status: u32 },
+    SynReply(u32),
+    RstStream { stream: u32, status: u32 },
     Ping(u32),
     GoAway(u32),
-    Window { stream: u32, delta: u32 },
+    WindowUpdate { stream: u32, delta: u32 },
     Other(u16),
     Closed,
 }
 
-pub(crate) struct Raw {
+pub(crate) struct RawClient {
     pub(crate) socket: TcpStream,
     begun: bool,
 }
 
-impl Raw {
+impl RawClient {
     /// Upgrades a connection; the text is the server's answer.
     pub(crate) async fn upgrade(url: &str, headers: &str) -> (Self, String) {
         let (address, path) = parts(url);
@@ -76,7 +76,7 @@ impl Raw {
     pub(crate) async fn open(&mut self, stream: u32, headers: &[(&str, &str)]) {
         let frame = self.syn_stream(stream, headers);
         self.send(&frame).await;
-        while self.next().await != Got::Reply(stream) {}
+        while self.next().await != Got::SynReply(stream) {}
     }
 
     pub(crate) fn syn_stream(&mut self, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
@@ -117,26 +117,26 @@ impl Raw {
     }
 
     async fn read(&mut self) -> Got {
-        let mut head = [0; HEAD];
+        let mut head = [0; HEADER_LENGTH];
         if self.socket.read_exact(&mut head).await.is_err() {
             return Got::Closed;
         }
-        match frame::head(&head).unwrap() {
-            Head::Data { stream, fin, length } => {
+        match frame::parse_header(&head).unwrap() {
+            FrameHeader::Data { stream, fin, length } => {
                 let mut bytes = vec![0; length];
                 self.socket.read_exact(&mut bytes).await.unwrap();
                 Got::Data { stream, fin, bytes }
             }
-            Head::Control { kind, length, .. } => {
+            FrameHeader::Control { kind, length, .. } => {
                 let mut payload = vec![0; length];
                 self.socket.read_exact(&mut payload).await.unwrap();
                 let word = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
                 match kind {
-                    2 => Got::Reply(word(0)),
-                    3 => Got::Reset { stream: word(0), status: word(4) },
+                    2 => Got::SynReply(word(0)),
+                    3 => Got::RstStream { stream: word(0), status: word(4) },
                     6 => Got::Ping(word(0)),
                     7 => Got::GoAway(word(4)),
-                    9 => Got::Window { stream: word(0), delta: word(4) },
+                    9 => Got::WindowUpdate { stream: word(0), delta: word(4) },
                     kind => Got::Other(kind),
                 }
             }
@@ -149,7 +149,7 @@ impl Raw {
         loop {
             match self.next().await {
                 Got::Closed => return all,
-                Got::Other(4) | Got::Reply(_) => {}
+                Got::Other(4) | Got::SynReply(_) => {}
                 got => all.push(got),
             }
         }
@@ -176,8 +176,8 @@ pub(crate) fn status(all: &[Got]) -> String {
 }
 
 /// The server still does what it should.
-pub(crate) async fn works(scene: &Scene) {
-    let mut raw = Raw::exec(&scene.exec(&["print", "still here"], false), false).await;
+pub(crate) async fn works(fixture: &Fixture) {
+    let mut raw = RawClient::exec(&fixture.exec(&["print", "still here"], false), false).await;
     let all = raw.rest().await;
     assert!(all.iter().any(|got| matches!(got, Got::Data { bytes, .. } if bytes == b"still here\n")), "{all:?}");
     assert_eq!(status(&all), r#"{"status":"Success"}"#);
