@@ -1,11 +1,11 @@
-//! One stream out, whatever carries it.
+//! The output side of a stream, over SPDY or WebSocket.
 
 use std::io;
 
 use super::wire::Chunk;
 use super::{spdy, websocket};
 
-/// What is sent on one stream.
+/// Sends on one stream.
 #[derive(Debug)]
 pub(super) enum Output {
     /// A stream of a SPDY connection.
@@ -18,7 +18,7 @@ impl Output {
     /// Sends the chunk.
     ///
     /// # Errors
-    /// The client has given the stream up, or is gone.
+    /// The client has reset the stream, or is gone.
     pub(super) async fn send(&mut self, chunk: &mut Chunk) -> io::Result<()> {
         match self {
             Self::Spdy(output) => output.send(chunk).await,
@@ -26,7 +26,7 @@ impl Output {
         }
     }
 
-    /// Sends short bytes, and says that nothing follows; the channels of a WebSocket only end together.
+    /// Sends `last` and ends the stream. The channels of a WebSocket end only with their connection.
     ///
     /// # Errors
     /// As [`Output::send`].
@@ -40,7 +40,7 @@ impl Output {
         }
     }
 
-    /// Gives the stream up.
+    /// Resets the stream. WebSocket has no reset for a single channel.
     ///
     /// # Errors
     /// As [`Output::send`].

@@ -1,4 +1,4 @@
-//! Exec and attach: the client's streams are gathered, the process is begun, and how it ended is the last word.
+//! Exec and attach: waits for the client's streams, starts the process, and sends its exit status at the end.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::status::{Format, Outcome};
 use super::websocket::Session as WebSocketSession;
 use super::wire::Chunk;
 
-/// The channels of a WebSocket, by their numbers: those of the descriptors, then the error and the terminal's size.
+/// The channel numbers of a WebSocket: the three descriptors, the error, and the terminal's size.
 const STDIN: usize = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -28,7 +28,7 @@ const RESIZE: usize = 4;
 /// A process to execute, or one to attach to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// In this container.
+    /// The container.
     pub container: ContainerId,
     /// The program and its arguments; None: attach to the container's first process.
     pub args: Option<Vec<String>>,
@@ -115,7 +115,7 @@ pub(super) async fn serve_spdy(
         () = context.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     for output in [&mut streams.stdout, &mut streams.stderr].into_iter().flatten() {
-        // A client that has given one of them up still wants to know how it ended.
+        // A client that has reset one of them still waits for the exit status.
         let _given_up = output.finish(&[]).await;
     }
     if let Some(mut output) = stdin_output {
@@ -127,7 +127,7 @@ pub(super) async fn serve_spdy(
     Ok(())
 }
 
-/// Refuses what is opened beyond the streams of a command; returns when the connection is gone.
+/// Refuses further streams; returns when the connection is gone.
 async fn refuse_all(session: &mut SpdySession) {
     while let Some(incoming) = session.next_stream().await {
         if incoming.refuse().await.is_err() {
@@ -156,7 +156,7 @@ pub(super) async fn serve_websocket(
         error: output(ERROR),
         resize: inputs[RESIZE].take(),
     };
-    // An empty message tells the client that the connection stands, as kubelet's server does.
+    // kubelet's server sends an empty message too: it tells the client that the connection is established.
     let first = streams.stdout.as_mut().or(streams.stderr.as_mut()).unwrap_or(&mut streams.error);
     first.send(&mut Chunk::default()).await?;
     let ended = session.ended();
@@ -171,7 +171,7 @@ pub(super) async fn serve_websocket(
     Ok(())
 }
 
-/// What every connection is served with.
+/// What serving a connection needs.
 pub(super) struct Context {
     pub(super) backend: Arc<dyn Runtime>,
     pub(super) hangup: Hangup,

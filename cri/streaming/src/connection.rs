@@ -1,4 +1,4 @@
-//! A connection after its upgrade: its two halves, and whether the client is still there.
+//! An upgraded connection: its two halves, and the detection of a client that hangs up.
 
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::net::unix::pipe;
 
 use super::wire::{BoxRead, BoxWrite};
 
-/// How often a client that has sent more than is read is looked after.
+/// How often to look for a hang-up while unread data keep the socket readable.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Sees a client hang up even while nothing is read from it, because a process does not take its input: the end of a
-/// connection is otherwise only found behind all that was sent before it.
+/// Detects that a client hangs up even while nothing is read from it, because a process does not take its input: read(2)
+/// reports the end of a connection only after all data before it.
 #[derive(Debug)]
 pub(super) struct Hangup(pipe::Receiver);
 
@@ -32,7 +32,7 @@ impl Hangup {
     pub(super) async fn happened(&self) {
         loop {
             match self.0.ready(Interest::READABLE).await {
-                // Readiness that nobody uses up stays, so this would spin without the pause.
+                // Nobody reads, so the readiness stays: without the pause this would spin.
                 Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(LOOK).await,
                 _ => return,
             }
@@ -40,7 +40,7 @@ impl Hangup {
     }
 }
 
-/// The halves of an upgraded connection; what was read with the request comes first.
+/// Splits an upgraded connection; bytes that arrived with the request are read first.
 pub(super) fn split(upgraded: Upgraded) -> (BoxRead, BoxWrite) {
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {

@@ -1,5 +1,5 @@
-//! The descriptors of processes and connections, awaited: pipes, sockets and terminals alike. tokio's pipe ends serve for
-//! all of them, since they do nothing but read(2), write(2) and wait, and, other than its `AsyncFd`, ask for no unsafe.
+//! Asynchronous reads and writes of pipes, sockets and terminals. tokio's pipe ends serve for all of them: they do nothing but
+//! read(2), write(2) and wait, and need no unsafe, unlike its `AsyncFd`.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,12 +24,12 @@ impl Source {
     /// Takes a descriptor over and sets it non-blocking.
     ///
     /// # Errors
-    /// It is nothing that can be waited for (a regular file).
+    /// The descriptor cannot be polled (a regular file).
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         Ok(Self(pipe::Receiver::from_owned_fd_unchecked(non_blocking(descriptor)?)?))
     }
 
-    /// Fills the chunk with what there is. 0: the end; a terminal that nobody has open any more says EIO (pty(4)).
+    /// Reads what is there into the chunk. 0: end of file, which a terminal without another end reports as EIO (pty(4)).
     ///
     /// # Errors
     /// The descriptor cannot be read.
@@ -44,10 +44,10 @@ impl Source {
         }
     }
 
-    /// Returns once there is something to read, or the end.
+    /// Waits until a read would not block.
     ///
     /// # Errors
-    /// It cannot be waited for.
+    /// The descriptor cannot be polled.
     pub(super) async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
     }
@@ -61,7 +61,7 @@ impl Sink {
     /// Takes a descriptor over and sets it non-blocking.
     ///
     /// # Errors
-    /// It is nothing that can be waited for (a regular file).
+    /// The descriptor cannot be polled (a regular file).
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         Ok(Self(pipe::Sender::from_owned_fd_unchecked(non_blocking(descriptor)?)?))
     }
@@ -82,7 +82,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Tells the other end of a socket that nothing follows, also where another descriptor keeps it open.
+    /// Ends the writing side of a socket, even where another descriptor keeps the socket open.
     ///
     /// # Errors
     /// It is not a connected socket.
@@ -91,10 +91,10 @@ impl Sink {
     }
 }
 
-/// Both ways of a socket.
+/// Splits a socket into its two directions.
 ///
 /// # Errors
-/// No more descriptors, or nothing that can be waited for.
+/// No descriptor is left, or this one cannot be polled.
 pub(super) fn both(socket: OwnedFd) -> io::Result<(Source, Sink)> {
     let again = socket.try_clone()?;
     Ok((Source::new(again)?, Sink::new(socket)?))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Why there is no server, or no URL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting, or a field of a request, has a value that cannot be.
+    /// A setting, or a field of a request, has an invalid value.
     #[error("{field}: {reason}")]
     Invalid {
         /// The field.
@@ -14,7 +14,7 @@ pub enum Error {
         /// The value and what is wrong with it.
         reason: String,
     },
-    /// Too many URLs were made and not used; the oldest is forgotten within a minute.
+    /// Too many URLs are unused; the oldest expires within a minute.
     #[error("maximum number of in-flight requests exceeded")]
     TooMany,
     /// The certificate cannot be used.
@@ -25,7 +25,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.

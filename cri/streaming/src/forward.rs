@@ -1,4 +1,4 @@
-//! Port-forward: pairs of streams, one for the bytes and one for what went wrong, each pair a connection into the pod.
+//! Port-forward: each connection into the pod has a pair of streams, one for its data and one for an error.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,29 +24,29 @@ use super::wire::{BoxRead, BoxWrite, Chunk};
 pub struct Forward {
     /// The pod.
     pub pod: PodId,
-    /// The ports of a client whose protocol does not name them itself; the others may ask for any.
+    /// The ports for WebSocket clients, whose protocol does not name them; SPDY clients name any port themselves.
     pub ports: Vec<u16>,
 }
 
-/// A connection that a client asks for, whose streams are both there.
+/// A requested connection with both streams open.
 struct Pair {
     pod: PodId,
     port: u16,
     input: Input,
     data: Output,
     error: Output,
-    /// Whether the client can say that it sends no more and still read.
+    /// Whether the client can end its direction alone.
     half_close: bool,
 }
 
-/// A connection whose streams are not both there yet.
+/// A requested connection that waits for its second stream.
 struct PendingPair {
     due: Instant,
     data: Option<(u16, Stream)>,
     error: Option<Stream>,
 }
 
-/// What an offered stream is for.
+/// The role of a stream, by its `streamtype` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,
@@ -83,7 +83,7 @@ pub(super) async fn serve_spdy(mut session: SpdySession, forward: Forward, conte
     Ok(())
 }
 
-/// Puts a stream where it belongs; the pair, once it has both.
+/// Adds a stream to its pair, and returns the pair once it is complete.
 async fn add(
     incoming: IncomingStream,
     pending: &mut BTreeMap<String, PendingPair>,
@@ -118,7 +118,7 @@ async fn add(
     }))
 }
 
-/// What a stream is for, by its headers: its kind, the port, and the request that pairs it with another.
+/// Reads a stream's headers: its kind, its port, and the request id that pairs it with another.
 fn purpose(incoming: &IncomingStream) -> Option<(Kind, u16, String)> {
     let port = incoming.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
     let (kind, first) = match incoming.headers.get("streamtype")? {
@@ -126,12 +126,12 @@ fn purpose(incoming: &IncomingStream) -> Option<(Kind, u16, String)> {
         "error" => (Kind::Error, incoming.id),
         _ => return None,
     };
-    // Clients from before request ids open the error stream and then, with the next number, the data stream.
+    // Clients without request ids open the error stream first and the data stream with the next id.
     let request = incoming.headers.get("requestid").map_or_else(|| format!("stream {first}"), str::to_owned);
     Some((kind, port, request))
 }
 
-/// Gives up the requests whose other stream did not come in time.
+/// Fails the requests whose second stream did not come in time.
 async fn expire(pending: &mut BTreeMap<String, PendingPair>) -> io::Result<()> {
     let now = Instant::now();
     let late: Vec<String> = pending.iter().filter(|(_, half)| half.due <= now).map(|(id, _)| id.clone()).collect();
@@ -148,8 +148,8 @@ async fn expire(pending: &mut BTreeMap<String, PendingPair>) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves a client over the channels of a WebSocket: two for each port, both begin with its number, and each port is one
-/// connection.
+/// Serves a client over the channels of a WebSocket. Each port is one connection with two channels, and both begin with the
+/// port's number.
 ///
 /// # Errors
 /// The client is gone.
@@ -191,18 +191,18 @@ async fn connect(mut pair: Pair, backend: Arc<dyn Runtime>) {
         Err(error) => {
             let text = format!("error forwarding port {port} to pod {}, uid : {error}", pair.pod);
             tracing::debug!("{text}");
-            // What is not received any more has nobody to tell.
+            // A client that no longer reads cannot be told.
             let _told = pair.error.finish(text.as_bytes()).await;
             let _gone = pair.data.reset().await;
         }
     }
 }
 
-/// How the way into the pod ended.
+/// How the direction into the pod ended.
 enum Up {
-    /// The client or the pod has said its last word.
+    /// The client has ended its direction, or the pod reads no more.
     Finished,
-    /// The client has given the connection up.
+    /// The client has reset the stream.
     Cut,
 }
 
@@ -219,8 +219,8 @@ async fn copy(pair: Pair, (source, sink): (Source, Sink)) {
             read = &mut down => (read, false),
         }
     };
-    // A client that sees the end of the data gives its stream up at once and then waits for the end of the errors: both ends
-    // are said, whatever it does in between.
+    // A client that sees the end of the data resets that stream at once and then waits for the end of the error stream: finish
+    // both, whatever it does in between.
     let text = read.err().map(|error| error.to_string()).unwrap_or_default();
     let _finished = data.finish(&[]).await;
     let _told = error.finish(text.as_bytes()).await;
@@ -232,7 +232,7 @@ async fn copy(pair: Pair, (source, sink): (Source, Sink)) {
 /// Copies from the pod to the client.
 ///
 /// # Errors
-/// The pod's side has broken; that the client does not listen is no error.
+/// The pod's socket failed. A client that does not listen is no error.
 async fn copy_down(source: &Source, data: &mut Output) -> io::Result<()> {
     let mut chunk = Chunk::default();
     while source.read(&mut chunk).await? > 0 {

@@ -1,13 +1,13 @@
-//! When a connection was last used, and the end of those that have not been for too long.
+//! The idle time-out of a connection.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When a connection was last used.
+/// The time of the last use of a connection.
 #[derive(Debug)]
-pub struct Activity {
+pub(crate) struct Activity {
     start: Instant,
     /// Milliseconds from `start` to the last use.
     last: AtomicU64,
@@ -15,20 +15,20 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// A connection that is used now, and is idle once it was not used for `timeout`.
+    /// Starts the clock; the connection is idle `timeout` after its last use.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self { start: Instant::now(), last: AtomicU64::new(0), timeout }
     }
 
-    /// It is used now.
-    pub fn touch(&self) {
+    /// Restarts the clock.
+    pub(crate) fn touch(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Returns once the connection has been idle for its time-out.
-    pub async fn expired(&self) {
+    /// Waits until the connection has been idle for its time-out.
+    pub(crate) async fn expired(&self) {
         loop {
             let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
             let due = self.start + last + self.timeout;

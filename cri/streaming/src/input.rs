@@ -1,5 +1,5 @@
-//! The way in of one stream: what the connection's reader has received and the stream's consumer has not taken yet. It
-//! holds a fixed number of bytes and no more; the two sides swap buffers, so nothing is allocated for a frame.
+//! The receive buffer of one stream, between the connection's reader and the stream's consumer. It is bounded, and the two
+//! sides swap buffers, so that a frame costs no allocation.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,30 +28,30 @@ impl Shared {
     }
 }
 
-/// Where the connection's reader puts what it received.
+/// The end that the connection's reader fills.
 #[derive(Debug, Clone)]
-pub struct InputWriter(Arc<Shared>);
+pub(crate) struct InputWriter(Arc<Shared>);
 
-/// Told how many bytes a consumer is done with, to give them back to the sender.
-pub type OnConsumed = Box<dyn Fn(usize) + Send + Sync>;
+/// Called with the number of bytes that the consumer has finished, for the sender's window.
+pub(crate) type OnConsumed = Box<dyn Fn(usize) + Send + Sync>;
 
-/// Where the stream's consumer takes it from. Dropping it throws away what comes later.
+/// The end that the stream's consumer reads. Once it is dropped, what arrives is discarded.
 pub struct Input {
     shared: Arc<Shared>,
-    /// Bytes that the consumer took last and is at work on.
+    /// Bytes that the consumer took last and has not finished.
     taken: usize,
     on_consumed: Option<OnConsumed>,
 }
 
-/// The two ends of a stream's way in, which holds `capacity` bytes.
+/// The two ends of a buffer of `capacity` bytes.
 #[must_use]
-pub fn pair(capacity: usize, on_consumed: Option<OnConsumed>) -> (InputWriter, Input) {
+pub(crate) fn pair(capacity: usize, on_consumed: Option<OnConsumed>) -> (InputWriter, Input) {
     let shared = Arc::new(Shared { capacity, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() });
     (InputWriter(shared.clone()), Input { shared, taken: 0, on_consumed })
 }
 
 impl InputWriter {
-    /// Puts in what there is room for, and returns how many bytes that were: all when nobody will take them.
+    /// Adds what fits and returns how much that is: all of it when nobody will read it.
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut state = self.0.lock();
         if state.is_abandoned || state.is_finished || state.is_reset {
@@ -63,8 +63,8 @@ impl InputWriter {
         length
     }
 
-    /// Puts in all of it, waiting for room.
-    pub async fn write(&self, mut bytes: &[u8]) {
+    /// Adds all of it, waiting for room.
+    pub(crate) async fn write(&self, mut bytes: &[u8]) {
         loop {
             bytes = &bytes[self.try_write(bytes)..];
             if bytes.is_empty() {
@@ -74,14 +74,14 @@ impl InputWriter {
         }
     }
 
-    /// Nothing follows; what is there can still be taken.
-    pub fn finish(&self) {
+    /// Marks the end; what is buffered can still be read.
+    pub(crate) fn finish(&self) {
         self.0.lock().is_finished = true;
         self.0.filled.notify_one();
     }
 
-    /// The stream is gone; what is there can still be taken.
-    pub fn reset(&self) {
+    /// Marks the stream as reset; what is buffered can still be read.
+    pub(crate) fn reset(&self) {
         self.0.lock().is_reset = true;
         self.0.filled.notify_one();
         self.0.emptied.notify_one();
@@ -89,7 +89,7 @@ impl InputWriter {
 }
 
 impl Input {
-    /// Waits for bytes and puts them in the place of those in `buffer`, which the consumer is done with. 0: the end.
+    /// Waits for bytes and replaces those in `buffer`, which the consumer has finished, by them. 0: the end.
     ///
     /// # Errors
     /// The stream was reset, or its connection is gone.

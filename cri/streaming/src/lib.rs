@@ -1,8 +1,8 @@
-//! Exec, attach and port-forward: what kubelet, crictl and kubectl open by the URLs that the RPCs of these names return.
+//! Exec, attach and port-forward: kubelet, crictl and kubectl open the URLs that the RPCs of these names return.
 //!
-//! A client comes by HTTP, upgrades to SPDY/3.1 or WebSocket, and gets streams of bytes: those of a process, or of
-//! connections into a pod. Each stream holds a fixed number of bytes and the connection none: a process that writes faster
-//! than its client reads waits in its own write, and a client that sends faster than it is taken waits in its socket.
+//! A client upgrades an HTTP request to SPDY/3.1 or WebSocket and gets streams of bytes: those of a process, or of connections
+//! into a pod. Each stream buffers a bounded number of bytes and the connection none: a process that writes faster than its
+//! client reads blocks in write(2), and a client that sends faster than its process reads blocks on its socket.
 
 mod channel;
 mod command;

@@ -1,5 +1,5 @@
-//! Which protocol a request asks for, by its headers, and the answer's headers. Pure; the rules are those of kubelet's
-//! streaming server (k8s.io/cri-streaming and k8s.io/streaming), which the clients were written against.
+//! Protocol negotiation: from a request's headers to a protocol and the response's headers. Pure. The rules are those of
+//! kubelet's streaming server (k8s.io/cri-streaming and k8s.io/streaming), which the clients were written against.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,14 +12,14 @@ use sha1::Digest as _;
 use super::status::Format;
 use super::websocket::Codec;
 
-/// The header by which a SPDY client lists the protocols that it knows, and the server names the one it chose.
+/// Lists a SPDY client's protocols in the request, and names the server's choice in the response.
 const PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
-/// The header that lists what the server knows, when it knows none of the client's.
+/// Lists the server's protocols in the response when none of the client's is among them.
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
-/// What is joined to a WebSocket client's key (RFC 6455, section 1.3).
+/// The GUID that is appended to a WebSocket client's key (RFC 6455, section 1.3).
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What is to be spoken once the connection is upgraded.
+/// The protocol of an upgraded connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// Exec and attach over SPDY.
@@ -44,7 +44,7 @@ pub(super) enum Protocol {
     ForwardWebSocket(Codec),
 }
 
-/// The answer to a request that cannot be served.
+/// The response to a request that cannot be served.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// Its status.
@@ -55,7 +55,7 @@ pub(super) struct Refusal {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// What a URL is for, as far as it matters here.
+/// The kind of a URL, which decides on the protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Exec or attach.
@@ -99,10 +99,10 @@ const WEBSOCKET_FORWARD: &[(&str, Protocol)] = &[
     ("", Protocol::ForwardWebSocket(Codec::Binary)),
 ];
 
-/// The protocol that a request asks for, and the headers of the answer that begins it.
+/// Chooses the protocol, and makes the headers of the response that switches to it.
 ///
 /// # Errors
-/// No upgrade, one that is not known, or none of the protocols known.
+/// The request has no upgrade, an unknown one, or no known protocol.
 pub(super) fn negotiate(request: &HeaderMap, purpose: Purpose) -> Result<(Protocol, HeaderMap), Refusal> {
     let has = |name: HeaderName, wanted: &str| list(request, name).any(|value| value.eq_ignore_ascii_case(wanted));
     if !has(CONNECTION, "upgrade") {
@@ -168,7 +168,7 @@ fn negotiate_websocket(
     Ok((protocol, headers))
 }
 
-/// The answer to a WebSocket client's key, which proves that it was understood.
+/// Computes Sec-WebSocket-Accept (RFC 6455, section 4.2.2).
 fn accept(key: &[u8]) -> HeaderValue {
     let digest = sha1::Sha1::new().chain_update(key).chain_update(WEBSOCKET_GUID).finalize();
     HeaderValue::try_from(STANDARD.encode(digest)).expect("base64 is fit for a header")
@@ -179,7 +179,7 @@ fn choose(wanted: &[&str], known: &[(&'static str, Protocol)]) -> Option<(&'stat
     wanted.iter().find_map(|wanted| known.iter().find(|(name, _)| name == wanted).copied())
 }
 
-/// The elements of a header, which may stand in several lines.
+/// The elements of a list header, which may be repeated.
 fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|element| !element.is_empty())

@@ -1,4 +1,4 @@
-//! A process and a client, joined: bytes both ways, the terminal's size, and the end of either.
+//! Connects a process with a client: copies both ways, resizes the terminal, and ends when either does.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,12 +16,12 @@ use super::input::Input;
 use super::status::Outcome;
 use super::wire::Chunk;
 
-/// How long output may fail to come once the process has ended: what it left running may hold its output open for good.
+/// How long to wait for more output after the process has exited: its children may hold the output open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long the exit code may be in coming once the end was seen, and an attached client may stay without output before
-/// it was cut off.
+/// How long the exit code may take after the exit was seen, and how long the exit may take after an attached client's output
+/// ended, before that client counts as cut off.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of terminal sizes that were not understood yet; one takes thirty.
+/// Bytes of incomplete terminal sizes; one takes thirty.
 const RESIZE_LIMIT: usize = 4096;
 
 /// The client's streams.
@@ -34,14 +34,14 @@ pub(super) struct Streams {
     pub(super) resize: Option<Input>,
 }
 
-/// Joins the process and the client until the process has ended and its output is sent. When this future is dropped the
-/// client has gone, and so is the session dropped.
+/// Serves the client until the process has exited and its output is sent. Dropping the future, when the client has gone, drops
+/// the session.
 pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool) -> Outcome {
     let control = AsyncControl::new(session.control);
     let (stdout, stderr) = (session.stdout, session.stderr);
     let _stdin =
         streams.stdin.take().map(|input| AbortOnDropHandle::new(tokio::spawn(copy_stdin(input, session.stdin))));
-    // Weak: the control's end may block, and is taken care of below.
+    // Weak: dropping the control may block, which AsyncControl sees to.
     let sizes = streams.resize.take().map(|input| resize(input, Arc::downgrade(&control.share())));
     let _resize = sizes.map(|sizes| AbortOnDropHandle::new(tokio::spawn(sizes)));
     let exited = CancellationToken::new();
@@ -67,7 +67,7 @@ pub(super) async fn join(session: Session, streams: &mut Streams, attached: bool
     }
 }
 
-/// The control of a process, whose calls and whose end may block.
+/// Runs the blocking calls of a process's control, and its drop, on threads that may block.
 struct AsyncControl(Option<Arc<dyn Control>>);
 
 impl AsyncControl {
@@ -105,7 +105,7 @@ impl Drop for AsyncControl {
     }
 }
 
-/// A call of a backend, on a thread that may block; its error with all its causes.
+/// Calls a backend on a thread that may block; the error's text has all its causes.
 pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, runtime::Error> + Send + 'static,
 ) -> io::Result<T> {
@@ -115,11 +115,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Copies what the client sends to the process; the end of it closes the descriptor, which is the process's end-of-file.
+/// Copies the client's input to the process, and closes the descriptor at its end: the process reads end-of-file.
 async fn copy_stdin(mut input: Input, stdin: Option<OwnedFd>) {
     let Some(Ok(sink)) = stdin.map(Sink::new) else { return };
     let mut buffer = Vec::new();
-    // A stream that was cut ends as one that was finished: a client that is gone is noticed elsewhere.
+    // A reset stream ends like a finished one: a client that is gone is noticed elsewhere.
     while let Ok(1..) = input.fill(&mut buffer).await {
         if let Err(error) = sink.write_all(&buffer).await {
             tracing::debug!(%error, "a process takes no more input");
@@ -128,8 +128,8 @@ async fn copy_stdin(mut input: Input, stdin: Option<OwnedFd>) {
     }
 }
 
-/// Copies what the process writes to the client, or nowhere: a process that nobody listens to must not come to a stop. An
-/// output that the client has given up is closed.
+/// Copies the process's output to the client, or discards it: a process without a reader must not block. An output that the
+/// client has reset is closed.
 async fn copy_output(source: Option<OwnedFd>, mut output: Option<&mut Output>, exited: &CancellationToken) {
     let Some(Ok(source)) = source.map(Source::new) else { return };
     let mut chunk = Chunk::default();
@@ -160,7 +160,7 @@ struct Size {
     height: u16,
 }
 
-/// Sets the terminal's size each time the client says so.
+/// Sets the terminal's size each time the client sends one.
 async fn resize(mut input: Input, control: Weak<dyn Control>) {
     let (mut buffer, mut pending) = (Vec::new(), Vec::new());
     while let Ok(1..) = input.fill(&mut buffer).await {
@@ -173,7 +173,7 @@ async fn resize(mut input: Input, control: Weak<dyn Control>) {
     }
 }
 
-/// The last whole size in the bytes, which are taken out with all before it; what is not a size empties them.
+/// Takes the last complete size and all before it out of `pending`; bytes that are no sizes are dropped.
 fn last_size(pending: &mut Vec<u8>) -> Option<Size> {
     let mut sizes = serde_json::Deserializer::from_slice(pending).into_iter::<Size>();
     let (mut last, mut done) = (None, 0);

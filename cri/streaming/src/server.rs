@@ -1,4 +1,4 @@
-//! The listener: it makes the URLs, and serves those who come by them.
+//! The listener: hands out URLs and serves the clients that open them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::tls::Certificate;
 use super::token::Tokens;
 use super::tunnel::Tunnel;
 
-/// Connections at once; those beyond wait in the kernel's queue.
+/// Concurrent connections; further ones wait in the kernel's queue.
 pub const CONNECTIONS: usize = 1024;
 /// Streams of one connection: an exec has five, a port-forward two for each of its connections.
 const STREAMS: u32 = 512;
@@ -39,9 +39,9 @@ const HEAD_LIMIT: usize = 16 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ports of one port-forward that its URL names: each takes two channels, which are one byte.
 const PORTS: usize = 64;
-/// When a silent client is asked whether it is there, and how often.
+/// When TCP keepalive begins, and its interval.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Connections at once from which on it is worth while to give memory back after the last of them.
+/// Concurrent connections that take enough memory to be worth giving back after the last of them.
 const BUSY: usize = 16;
 /// How long connections may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -49,11 +49,11 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where; port 0: any. What is not loopback needs a certificate, and must be an address that clients can use.
+    /// The address; port 0: any. Beyond loopback it needs a certificate and must be one that clients can connect to.
     pub address: SocketAddr,
-    /// With TLS, where there is one.
+    /// Serves TLS with it, where given.
     pub certificate: Option<Certificate>,
-    /// How long a connection may be without a frame.
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
     /// How long a client may take to open its streams.
     pub creation_timeout: Duration,
@@ -94,7 +94,7 @@ struct Shared {
     backend: Arc<dyn Runtime>,
     tokens: Tokens<Pending>,
     slots: Arc<Semaphore>,
-    /// The most connections at once since memory was given back.
+    /// The most concurrent connections since memory was given back.
     peak: AtomicUsize,
     stopped: CancellationToken,
     tasks: TaskTracker,
@@ -105,7 +105,7 @@ struct Shared {
 pub struct Server(Arc<Shared>);
 
 impl Server {
-    /// Listens, and serves from now on in tasks of its own.
+    /// Listens, and serves in tasks of its own.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an address beyond loopback without a certificate, or one that clients cannot use;
@@ -174,7 +174,7 @@ impl Server {
         Ok(format!("{}/{path}/{token}", self.0.base))
     }
 
-    /// Takes no more connections and ends those that there are: what they execute is killed.
+    /// Closes the listener and all connections; their commands are killed.
     pub async fn stop(&self) {
         self.0.stopped.cancel();
         self.0.tasks.close();
@@ -287,7 +287,7 @@ impl Server {
         Ok(response)
     }
 
-    /// After the last of many connections, gives back the memory that they took.
+    /// Gives memory back to the system after the last of many connections.
     fn release_memory(&self) {
         // One slot is taken by the listener, for the connection that it waits for.
         let over = self.0.slots.available_permits() + 1 >= CONNECTIONS;
@@ -297,7 +297,7 @@ impl Server {
         }
     }
 
-    /// What was promised to who knows this path.
+    /// Consumes the request that belongs to a URL's path.
     fn take_pending(&self, path: &str) -> Option<Pending> {
         let (kind, token) = path.strip_prefix('/')?.split_once('/')?;
         self.0.tokens.take(token).filter(|pending| pending.path() == kind)
@@ -310,7 +310,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// What a connection needs only once it is upgraded, and then has for itself.
+/// What the upgrade of a connection takes over; None once it was upgraded.
 type Upgradable = Arc<std::sync::Mutex<Option<(Hangup, OwnedSemaphorePermit)>>>;
 
 async fn serve(

@@ -1,18 +1,18 @@
-//! How a command ended, as the error stream says it: from v4 on a Kubernetes Status in JSON with the exit code, before that
-//! a text, and nothing for success.
+//! The outcome of a command on the error stream: from v4 on a Kubernetes Status in JSON with the exit code, before that a text,
+//! and nothing for success.
 
 use serde_json::json;
 
 /// How a command or an attachment ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It ended with this code; an attachment always with 0, the container's exit is its status's.
+    /// It exited with this code. An attachment always has 0: the container's status has its exit code.
     Exited(i32),
-    /// It could not be begun or followed: why.
+    /// It could not be started or awaited, for this reason.
     Failed(String),
 }
 
-/// How the error stream is written.
+/// The encoding of the error stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// v1, v2, v3: a text.
@@ -22,7 +22,7 @@ pub(super) enum Format {
 }
 
 impl Outcome {
-    /// The bytes for the error stream; empty: it is only closed. kubelet and kubectl look for the reasons and the cause.
+    /// Encodes the outcome; empty: the stream is only closed. kubelet and kubectl evaluate the reason and the cause.
     pub(super) fn encode(&self, format: Format) -> Vec<u8> {
         let message = match self {
             Self::Exited(0) => String::new(),

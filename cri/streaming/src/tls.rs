@@ -9,17 +9,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Error;
 
-/// Where the certificate and its key are, in PEM.
+/// The files of a certificate and its key, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// The certificate, and those up to its authority.
+    /// The certificate, followed by its intermediates.
     pub chain: PathBuf,
     /// Its private key.
     pub key: PathBuf,
 }
 
 impl Certificate {
-    /// What a listener needs of it.
+    /// Loads it.
     ///
     /// # Errors
     /// [`Error::Certificate`]: a file cannot be read, or the key is not the certificate's.

@@ -1,4 +1,4 @@
-//! What an RPC has promised and a URL will ask for: kept for a minute, given out once, to whoever knows the token.
+//! The requests behind the URLs that were handed out. Each is kept for a minute and given out once, to whoever knows its token.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a URL is good for: kubelet and crictl use it at once.
+/// How long a URL is valid: kubelet and crictl use it at once.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// URLs that were not used yet, as in kubelet's own streaming server.
+/// Unused URLs, as many as in kubelet's own streaming server.
 const LIMIT: usize = 1000;
 /// Random bytes of a token.
 const BYTES: usize = 16;
 
-/// Promises that were made and not redeemed.
+/// Requests by their tokens.
 #[derive(Debug)]
 pub(super) struct Tokens<T>(Mutex<HashMap<String, (Instant, T)>>);
 
@@ -24,7 +24,7 @@ impl<T> Default for Tokens<T> {
 }
 
 impl<T> Tokens<T> {
-    /// Keeps a promise and returns its token; None: there are too many.
+    /// Keeps a request and returns its token; None: there are too many.
     ///
     /// # Panics
     /// When the operating system gives no random bytes: no URL can be safe then.
@@ -42,7 +42,7 @@ impl<T> Tokens<T> {
         Some(token)
     }
 
-    /// Redeems a token.
+    /// Takes the request of a token.
     pub(super) fn take(&self, token: &str) -> Option<T> {
         let (due, request) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(token)?;
         (due > Instant::now()).then_some(request)

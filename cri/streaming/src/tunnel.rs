@@ -1,4 +1,4 @@
-//! SPDY within WebSocket: the messages of one connection, joined, are the bytes of another.
+//! SPDY within WebSocket (`SPDY/3.1+portforward.k8s.io`): the payloads of binary messages are the bytes of a SPDY connection.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 use tokio_util::task::AbortOnDropHandle;
@@ -8,17 +8,17 @@ use super::spdy::{Limits, Session};
 use super::websocket::{self, Codec};
 use super::wire::{BoxRead, BoxWrite, Chunk, PAYLOAD};
 
-/// Bytes between the two connections, each way.
+/// Bytes buffered between the two connections, each way.
 const BETWEEN: usize = 64 * 1024;
 
-/// A tunnelled connection. The outer one lives as long as this.
+/// The WebSocket around a SPDY connection.
 pub(super) struct Tunnel {
     outer: websocket::Session,
     pumps: AbortOnDropHandle<()>,
 }
 
 impl Tunnel {
-    /// The SPDY connection within a WebSocket that has just been upgraded.
+    /// Starts the SPDY connection within a WebSocket that has just been upgraded.
     pub(super) fn start(connection: (BoxRead, BoxWrite), limits: Limits) -> (Self, Session) {
         let (outer, mut inputs) = websocket::Session::start(connection, Codec::Tunnel, &[true], limits.idle);
         let input = inputs[0].take().expect("the channel is readable");
@@ -29,7 +29,7 @@ impl Tunnel {
         (tunnel, Session::start(Box::new(read), Box::new(write), limits))
     }
 
-    /// Ends the outer connection once the inner one has.
+    /// Closes the WebSocket once the SPDY connection has ended.
     pub(super) async fn close(self) {
         drop(self.pumps);
         self.outer.close().await;

@@ -1,6 +1,5 @@
-//! The way out of a connection, shared by all its streams: whole frames only, one after the other. A stream that has
-//! something to say waits for its turn and then for the socket, so nothing is queued here and a client that does not read
-//! holds up those who write to it, and nothing else.
+//! The sending side of a connection, shared by all its streams: whole frames only, one after the other. A stream waits for its
+//! turn and then for the socket, so nothing is queued here, and a client that does not read blocks only its own streams.
 
 use std::io;
 use std::sync::Arc;
@@ -11,27 +10,27 @@ use tokio::sync::Mutex;
 use super::idle::Activity;
 
 /// The half of a connection that is read.
-pub type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
 /// The half of a connection that is written.
-pub type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
+pub(crate) type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Bytes in front of a payload for the header of its frame: SPDY takes 8, WebSocket up to 10 and one for the channel.
 const HEADROOM: usize = 16;
-/// Bytes of a payload at most: what a pipe holds on Linux and FreeBSD, so that one read empties it.
-pub const PAYLOAD: usize = 64 * 1024;
-/// Bytes of a payload at first: most outputs are short, or keystrokes.
+/// The most bytes of a payload: a pipe's capacity on Linux and FreeBSD, so that one read empties it.
+pub(crate) const PAYLOAD: usize = 64 * 1024;
+/// The first size of a payload, in bytes: most outputs are short, or keystrokes.
 const FIRST: usize = 4 * 1024;
 
-/// A payload on its way from a descriptor to a frame, with room for the frame's header in front of it: the two leave in
-/// one write, and nothing is copied or allocated for a frame.
+/// A payload between a descriptor and a frame, with room for the frame's header in front of it: both go out in one write, and a
+/// frame costs no copy and no allocation.
 #[derive(Debug)]
 pub struct Chunk {
     /// The room for a header, then the payload.
     bytes: Vec<u8>,
-    /// Where the payload that was not framed yet begins, and where it ends.
+    /// The bounds of the payload that was not framed yet.
     start: usize,
     end: usize,
-    /// How much is read next.
+    /// The size of the next read.
     space: usize,
 }
 
@@ -50,15 +49,15 @@ impl Chunk {
         chunk
     }
 
-    /// Copies these bytes into the chunk, in the place of what it holds.
+    /// Replaces the chunk's payload by a copy of these bytes.
     pub fn set(&mut self, payload: &[u8]) {
         self.bytes.truncate(HEADROOM);
         self.bytes.extend_from_slice(payload);
         (self.start, self.end) = (HEADROOM, self.bytes.len());
     }
 
-    /// Empties the chunk and lends its space to `read`, which says how many bytes it filled. The space grows while all of
-    /// it is.
+    /// Empties the chunk and lends its space to `read`, which returns how many bytes it filled. The space grows when all of it
+    /// was used.
     ///
     /// # Errors
     /// Those of `read`; the chunk is empty then.
@@ -81,7 +80,7 @@ impl Chunk {
         &self.bytes[self.start..self.end]
     }
 
-    /// Puts `header` in front of the first `length` bytes of the payload, and takes them out of it.
+    /// Takes the first `length` bytes of the payload as a frame, with `header` in front.
     ///
     /// # Panics
     /// For a header that is longer than the room kept for it, or a length beyond the payload.
@@ -95,29 +94,29 @@ impl Chunk {
     }
 }
 
-/// The writing half of a connection. A frame that was cut off, because the task that wrote it was dropped, spoils it for
-/// good: what follows could not be told apart from the rest of that frame.
-pub struct Wire {
+/// The writing half of a connection. A frame that was interrupted, because its task was dropped, makes it unusable: the peer
+/// would take what follows for the rest of that frame.
+pub(crate) struct Wire {
     io: BoxWrite,
     intact: bool,
     activity: Arc<Activity>,
 }
 
-/// The writing half, as the streams of a connection share it; the lock is handed on in the order of asking.
-pub type SharedWire = Arc<Mutex<Wire>>;
+/// The writing half, shared by the streams of a connection; the lock is fair.
+pub(crate) type SharedWire = Arc<Mutex<Wire>>;
 
 impl Wire {
     /// A wire over a half that nothing else writes to.
     #[must_use]
-    pub fn new(io: BoxWrite, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(io: BoxWrite, activity: Arc<Activity>) -> Self {
         Self { io, intact: true, activity }
     }
 
     /// Writes whole frames.
     ///
     /// # Errors
-    /// The connection is gone, or was spoilt by an earlier write that did not end.
-    pub async fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+    /// The connection is gone, or an earlier write was interrupted.
+    pub(crate) async fn write(&mut self, frames: &[u8]) -> io::Result<()> {
         if !std::mem::replace(&mut self.intact, false) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -128,11 +127,11 @@ impl Wire {
         Ok(())
     }
 
-    /// Says that nothing follows, after an optional last frame.
+    /// Shuts the connection down after an optional last frame.
     ///
     /// # Errors
     /// As [`Wire::write`].
-    pub async fn finish(&mut self, last: &[u8]) -> io::Result<()> {
+    pub(crate) async fn finish(&mut self, last: &[u8]) -> io::Result<()> {
         self.write(last).await?;
         self.intact = false;
         self.io.shutdown().await

@@ -1,20 +1,20 @@
-//! SPDY/3.1 frames as bytes, both ways, without any state: <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>.
+//! Encodes and decodes SPDY/3.1 frames, without state: <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>.
 
-/// Bytes of the head that every frame has.
+/// Bytes of the header of every frame.
 pub const HEADER_LENGTH: usize = 8;
-/// The version in the head of a control frame; 3.1 kept the number of 3.
+/// The version in the header of a control frame: 3.1 has the number of 3.
 const VERSION: u16 = 3;
 /// The bit that tells a control frame from a data frame.
 const CONTROL: u32 = 1 << 31;
-/// What a stream's number, a window and an increment may be at most.
+/// The most that a stream id, a window and a delta may be.
 pub const MAX_31: u32 = (1 << 31) - 1;
-/// This frame is its sender's last on its stream.
+/// FLAG_FIN: the sender's last frame on this stream.
 const FIN: u8 = 1;
-/// The receiver of a SYN_STREAM may not send on it.
+/// FLAG_UNIDIRECTIONAL: the receiver of a SYN_STREAM may not send on it.
 const UNIDIRECTIONAL: u8 = 2;
-/// The setting that says how much may be sent on a stream before its receiver asks for more.
+/// SETTINGS_INITIAL_WINDOW_SIZE.
 const INITIAL_WINDOW_SIZE: u32 = 7;
-/// The setting that says how many streams the other side may have open.
+/// SETTINGS_MAX_CONCURRENT_STREAMS.
 const MAX_CONCURRENT_STREAMS: u32 = 4;
 
 const SYN_STREAM: u16 = 1;
@@ -26,7 +26,7 @@ const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
 const WINDOW_UPDATE: u16 = 9;
 
-/// Why a stream is reset.
+/// The status of a RST_STREAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum RstStatus {
@@ -36,7 +36,7 @@ pub enum RstStatus {
     InvalidStream = 2,
     /// The stream was refused before anything was done for it.
     RefusedStream = 3,
-    /// Whoever opened the stream does not need it any more.
+    /// The stream's creator no longer needs it.
     Cancel = 5,
     /// The peer sent more than the window allows.
     FlowControlError = 7,
@@ -46,33 +46,33 @@ pub enum RstStatus {
     StreamAlreadyClosed = 9,
 }
 
-/// Why a connection ends.
+/// The status of a GOAWAY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum GoAwayStatus {
-    /// It is done.
+    /// A normal end.
     Ok = 0,
     /// The peer broke the protocol.
     ProtocolError = 1,
 }
 
-/// What the peer did that it must not.
+/// A violation of the protocol by the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// Only this stream is lost.
+    /// A stream error: only this stream is reset.
     #[error("stream {stream}: {status:?}")]
     Stream {
         /// Which.
         stream: u32,
-        /// What the peer is told.
+        /// The status of its RST_STREAM.
         status: RstStatus,
     },
-    /// What follows cannot be trusted: the connection ends.
+    /// A session error: the connection ends with GOAWAY.
     #[error("{0}")]
     Connection(&'static str),
 }
 
-/// The head of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameHeader {
     /// Data follow.
@@ -118,28 +118,28 @@ pub enum Frame<'a> {
         /// The headers, compressed.
         block: &'a [u8],
     },
-    /// The peer gives a stream up.
+    /// The peer resets a stream.
     RstStream {
         /// Its number.
         stream: u32,
     },
-    /// What may be sent on a new stream at first, where the peer says so.
+    /// The settings that concern us.
     Settings {
-        /// In bytes.
+        /// The initial window of a stream, in bytes, where the peer sets it.
         initial_window: Option<u32>,
     },
-    /// The peer wants to see this number again, or has sent ours back.
+    /// A PING of the peer, or its reply to ours.
     Ping(u32),
     /// The peer opens no more streams.
     GoAway,
-    /// The peer takes so many bytes more, on a stream or (0) on all together.
+    /// The peer opens the window of a stream or (0) of the connection.
     WindowUpdate {
         /// The stream's number, or 0.
         stream: u32,
         /// Bytes.
         delta: u32,
     },
-    /// A type that we do not know: it is to be ignored.
+    /// An unknown type, which the draft says to ignore.
     Unknown,
 }
 
@@ -147,7 +147,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
 }
 
-/// The head that these bytes are.
+/// Parses a frame's header.
 ///
 /// # Errors
 /// Another version.
@@ -163,7 +163,7 @@ pub fn parse_header(bytes: &[u8; HEADER_LENGTH]) -> Result<FrameHeader, Protocol
     Ok(FrameHeader::Control { kind: u16::from_be_bytes([bytes[2], bytes[3]]), flags: bytes[4], length })
 }
 
-/// The control frame whose head said `kind` and `flags`.
+/// Parses the payload of a control frame.
 ///
 /// # Errors
 /// It is shorter or longer than its type allows, or names no stream where it must.
@@ -188,7 +188,7 @@ pub fn decode(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame<'_>, Protoco
     }
 }
 
-/// The stream's number that the payload starts with, where its length is in order.
+/// Parses the stream id at the start of a payload of a valid length.
 fn stream(payload: &[u8], lengths: impl std::ops::RangeBounds<usize>) -> Result<u32, ProtocolError> {
     if !lengths.contains(&payload.len()) {
         return Err(ProtocolError::Connection("a control frame of a wrong length"));
@@ -220,7 +220,7 @@ fn settings(payload: &[u8]) -> Result<Frame<'_>, ProtocolError> {
     Ok(Frame::Settings { initial_window })
 }
 
-/// The head of a data frame.
+/// Makes the header of a data frame.
 ///
 /// # Panics
 /// For more than 2^24 - 1 bytes.
@@ -245,37 +245,37 @@ fn control(kind: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The answer to a SYN_STREAM.
+/// Makes a SYN_REPLY.
 #[must_use]
 pub fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
     control(SYN_REPLY, &[&stream.to_be_bytes(), block].concat())
 }
 
-/// The end of a stream at once.
+/// Makes a RST_STREAM.
 #[must_use]
 pub fn rst_stream(stream: u32, status: RstStatus) -> Vec<u8> {
     control(RST_STREAM, &pair(stream, status as u32))
 }
 
-/// A number for the peer to send back, or the peer's.
+/// Makes a PING.
 #[must_use]
 pub fn ping(id: u32) -> Vec<u8> {
     control(PING, &id.to_be_bytes())
 }
 
-/// How many streams the peer may have open.
+/// Makes a SETTINGS frame with MAX_CONCURRENT_STREAMS.
 #[must_use]
 pub fn settings_max_streams(streams: u32) -> Vec<u8> {
     control(SETTINGS, &[&1u32.to_be_bytes()[..], &pair(MAX_CONCURRENT_STREAMS, streams)].concat())
 }
 
-/// No streams after the last one that was accepted.
+/// Makes a GOAWAY.
 #[must_use]
 pub fn go_away(last: u32, status: GoAwayStatus) -> Vec<u8> {
     control(GOAWAY, &pair(last, status as u32))
 }
 
-/// So many bytes more are taken.
+/// Makes a WINDOW_UPDATE.
 #[must_use]
 pub fn window_update(stream: u32, delta: u32) -> Vec<u8> {
     control(WINDOW_UPDATE, &pair(stream, delta))

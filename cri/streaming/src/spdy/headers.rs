@@ -1,5 +1,5 @@
-//! Header blocks: one zlib stream a direction for the whole connection, flushed at the end of each block. What is read is
-//! bounded before it is believed; what is written is always the empty block of a reply.
+//! Name/value header blocks: one zlib stream per direction for the whole connection, flushed at the end of each block. Reading
+//! is bounded; what is written is always the empty block of a SYN_REPLY.
 
 use flate2::{Decompress, FlushDecompress, Status as Inflated};
 
@@ -37,11 +37,11 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// The headers of the next block, which is on `stream`.
+    /// Reads the next block, which is on `stream`.
     ///
     /// # Errors
-    /// A block that does not decompress, or to too much, loses the connection: the blocks after it depend on it. One that
-    /// decompresses to nonsense loses its stream.
+    /// A session error for a block that does not decompress, or to too much, since later blocks depend on it; a stream error for
+    /// one that decompresses to an invalid list.
     pub fn read(&mut self, stream: u32, compressed: &[u8]) -> Result<Headers, ProtocolError> {
         self.inflate(compressed)?;
         parse(&self.block).ok_or(ProtocolError::Stream { stream, status: RstStatus::ProtocolError })
@@ -106,13 +106,13 @@ fn text(block: &mut &[u8]) -> Option<String> {
 /// The compressor of the blocks that we send. All of them are empty, so they are written as stored blocks of a zlib stream
 /// (RFC 1950, RFC 1951 section 3.2.4), which need no compressor and none of its 256 KiB a connection.
 #[derive(Debug, Default)]
-pub struct Deflater {
+pub(crate) struct Deflater {
     begun: bool,
 }
 
 impl Deflater {
     /// A block with no headers.
-    pub fn empty(&mut self) -> Vec<u8> {
+    pub(crate) fn empty(&mut self) -> Vec<u8> {
         // Method 8, a window of 32 KiB; no dictionary; the check makes the two bytes a multiple of 31.
         let mut bytes = if std::mem::replace(&mut self.begun, true) { Vec::new() } else { vec![0x78, 0x01] };
         // Not the last block, stored; four bytes and their complement; a count of zero headers.

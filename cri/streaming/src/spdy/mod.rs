@@ -1,6 +1,5 @@
-//! SPDY/3.1 as a server: what kubelet, crictl and kubectl speak to a container runtime, over any connection. It knows
-//! nothing of containers. Malformed input ends a stream or the connection, by the rules of the draft; nothing that a peer
-//! sends makes it hold more than [`Limits`] allow.
+//! A SPDY/3.1 server for kubelet, crictl and kubectl, over any connection; it knows nothing of containers. Malformed input ends
+//! a stream or the connection, by the rules of the draft, and a peer cannot make it hold more than [`Limits`] allow.
 
 mod dictionary;
 pub mod frame;
@@ -9,5 +8,7 @@ mod reader;
 mod session;
 mod table;
 
-pub use headers::{Headers, Inflater};
-pub use session::{IncomingStream, Limits, Output, Session, Stream};
+pub(crate) use headers::Headers;
+pub use headers::Inflater;
+pub(crate) use session::{IncomingStream, Output, Stream};
+pub use session::{Limits, Session};

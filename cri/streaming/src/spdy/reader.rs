@@ -1,5 +1,5 @@
-//! What the peer sends: frames are taken off the connection one by one, payloads are handed on as they arrive and never
-//! held whole. What a stream has no room for keeps the reader, and so the peer, waiting.
+//! Reads the peer's frames one by one and passes payloads on as they arrive, never buffering a whole one. A stream whose buffer
+//! is full blocks the reader, and with it the peer.
 
 use std::io;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::table::{Delivery, FlowControl, WINDOW};
 use crate::input;
 use crate::wire::BoxRead;
 
-/// Bytes that are read at once.
+/// Bytes of one read.
 const READ: usize = 32 * 1024;
 /// Bytes of a control frame: four headers compress to a hundred.
 const CONTROL_LIMIT: usize = 16 * 1024;
 
-/// Why the connection is not read any more.
+/// Why reading ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
@@ -50,7 +50,7 @@ pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, incoming: mpsc::Sender
     tracing::debug!(reason = %end, "a SPDY connection has ended");
     if let End::ProtocolError(_) = end {
         let goaway = frame::go_away(reader.shared.table().last(), GoAwayStatus::ProtocolError);
-        // Without waiting for a peer that does not read either.
+        // Does not wait for a writer that is blocked by a peer that does not read.
         if let Ok(mut wire) = reader.shared.wire.try_lock() {
             let _told = tokio::time::timeout(std::time::Duration::from_secs(1), wire.finish(&goaway)).await;
         }
@@ -59,7 +59,7 @@ pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, incoming: mpsc::Sender
 }
 
 impl Reader {
-    /// Has at least `wanted` bytes in the buffer, which is never more than fit.
+    /// Reads until the buffer has `wanted` bytes, which always fit.
     async fn want(&mut self, wanted: usize) -> io::Result<()> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -141,7 +141,7 @@ impl Reader {
                 return self.open(stream, headers, fin, unidirectional).await;
             }
             Frame::Headers { stream, fin, block } => {
-                // Nothing that we serve has a use for them, but the blocks after this one depend on it.
+                // No protocol here uses them, but later blocks depend on this one.
                 self.inflater.read(stream, block)?;
                 if fin {
                     self.shared.table().remote_fin(stream);
@@ -185,11 +185,11 @@ impl Reader {
         let (input_writer, input) = input::pair(capacity, Some(Box::new(on_consumed)));
         self.shared.table().open(id, input_writer, fin)?;
         if unidirectional {
-            // None of the protocols above has a stream on which we could not answer.
+            // No protocol here has streams without a reply.
             return Err(ProtocolError::Stream { stream: id, status: RstStatus::RefusedStream }.into());
         }
         let stream = IncomingStream { id, headers, input, shared: self.shared.clone() };
-        // Nobody takes streams any more: the peer learns it from the farewell.
+        // After close() nobody accepts streams; the peer learns that by the GOAWAY.
         let _unwanted = self.incoming.send(stream).await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A connection: its streams as the peer offers them, what is sent on them, its end.
+//! A connection: accepts the peer's streams, sends on them, and closes.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,33 +16,33 @@ use crate::idle::Activity;
 use crate::input::Input;
 use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
-/// Streams that were offered and not looked at yet; the reader waits for room.
+/// Streams that wait to be accepted; the reader blocks beyond.
 const INCOMING: usize = 8;
-/// The number of our PINGs: a server's are even.
+/// The id of our PINGs: a server's are even.
 pub(super) const PING: u32 = 2;
-/// How long the answer to a PING is waited for before the peer counts as one that ignores windows.
+/// How long the reply to a PING may take before the peer counts as one that ignores flow control.
 const PING_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the last frames may take to leave, and then the peer to go: until then its frames are thrown away, since a
-/// socket that is closed with something unread takes back what the peer has not read yet (tcp(4), RFC 1122 4.2.2.13).
+/// How long the last frames may take to be sent, and then the peer to close. Its frames are discarded meanwhile: closing a socket
+/// with unread data resets the connection, and the peer loses what it has not read yet (tcp(4), RFC 1122 4.2.2.13).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What a connection may use.
+/// The limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Streams at once; each may hold twice [`super::table::WINDOW`] bytes that were received.
+    /// Concurrent streams; each may hold twice [`super::table::WINDOW`] bytes that were received.
     pub streams: u32,
-    /// How long nothing may happen before the connection ends.
+    /// The idle time-out.
     pub idle: Duration,
 }
 
-/// What the streams, the reader and the keeper of a connection share.
+/// What the tasks and the streams of a connection share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) wire: SharedWire,
     pub(super) activity: Arc<Activity>,
     deflater: Mutex<Deflater>,
     table: Mutex<Table>,
-    /// Something changed that a stream that waits to send cares about.
+    /// Wakes the streams that wait to send.
     pub(super) changed: Notify,
     /// WINDOW_UPDATEs are due.
     pub(super) updates_due: Notify,
@@ -55,7 +55,7 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a stream out of the table and tells the peer.
+    /// Resets a stream and tells the peer.
     pub(super) async fn reset(&self, stream: u32, status: RstStatus) -> io::Result<()> {
         self.table().reset(stream);
         self.changed.notify_waiters();
@@ -69,7 +69,7 @@ impl Shared {
     }
 }
 
-/// A connection. Dropped, it is cut off; [`Session::close`] ends it in good order.
+/// A connection. Dropping it aborts the connection; [`Session::close`] ends it in good order.
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -114,14 +114,14 @@ impl Session {
         self.shared.ended.clone()
     }
 
-    /// Says farewell, and waits a little for the peer to have read everything.
+    /// Sends GOAWAY, and waits for the peer to close, for a while.
     pub async fn close(mut self, status: GoAwayStatus) {
         let last = {
             let mut table = self.shared.table();
             table.close();
             table.last()
         };
-        // The reader may stand before a full channel of offers.
+        // The reader may be blocked by a full channel of incoming streams.
         self.incoming.close();
         let goaway = frame::go_away(last, status);
         let shared = self.shared.clone();
@@ -164,7 +164,7 @@ async fn send_window_updates(shared: Arc<Shared>, streams: u32) {
     shared.end();
 }
 
-/// A stream that the peer has opened and that was not answered yet.
+/// A SYN_STREAM without a reply yet.
 #[derive(Debug)]
 pub struct IncomingStream {
     /// Its number.
@@ -185,20 +185,20 @@ pub struct Stream {
 }
 
 impl IncomingStream {
-    /// Accepts the stream.
+    /// Accepts the stream with SYN_REPLY.
     ///
     /// # Errors
     /// The connection is gone.
     pub async fn accept(self) -> io::Result<Stream> {
         let mut wire = self.shared.wire.lock().await;
-        // Under the wire's lock: blocks must leave in the order in which they were made.
+        // Under the wire's lock: header blocks must be sent in the order in which they were compressed.
         let block = self.shared.deflater.lock().unwrap_or_else(PoisonError::into_inner).empty();
         wire.write(&frame::syn_reply(self.id, &block)).await?;
         drop(wire);
         Ok(Stream { input: self.input, output: Output { id: self.id, shared: self.shared } })
     }
 
-    /// Refuses it.
+    /// Refuses the stream with RST_STREAM.
     ///
     /// # Errors
     /// The connection is gone.
@@ -207,7 +207,7 @@ impl IncomingStream {
     }
 }
 
-/// What is sent on one stream.
+/// The sending side of a stream.
 #[derive(Debug)]
 pub struct Output {
     id: u32,
@@ -215,10 +215,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// Sends the chunk, in as many frames as the windows ask for.
+    /// Sends the chunk in as many frames as the windows require.
     ///
     /// # Errors
-    /// The peer has given the stream up, or the connection is gone.
+    /// The peer has reset the stream, or the connection is gone.
     pub async fn send(&mut self, chunk: &mut Chunk) -> io::Result<()> {
         while !chunk.payload().is_empty() {
             let length = self.reserve(chunk.payload().len()).await?;
@@ -228,7 +228,7 @@ impl Output {
         Ok(())
     }
 
-    /// Says that nothing more will be sent.
+    /// Half-closes the stream with FLAG_FIN. Idempotent.
     ///
     /// # Errors
     /// The connection is gone.
@@ -239,7 +239,7 @@ impl Output {
         self.shared.wire.lock().await.write(&frame::data(self.id, true, 0)).await
     }
 
-    /// Gives the stream up, both ways.
+    /// Resets the stream with CANCEL. Idempotent.
     ///
     /// # Errors
     /// The connection is gone.
@@ -251,7 +251,7 @@ impl Output {
         self.shared.wire.lock().await.write(&frame::rst_stream(self.id, RstStatus::Cancel)).await
     }
 
-    /// Waits until something may be sent, and takes at most `wanted` bytes from the windows.
+    /// Waits until the windows allow to send, and takes at most `wanted` bytes from them.
     async fn reserve(&self, wanted: usize) -> io::Result<usize> {
         loop {
             let changed = self.shared.changed.notified();

@@ -1,54 +1,52 @@
-//! The streams of a connection and their windows: what may be sent, what may be received, who has said the last word. Pure
-//! bookkeeping: frames go in, decisions come out.
+//! The streams of a connection, their states and their windows. Pure bookkeeping: frames go in, decisions come out.
 //!
-//! The clients that matter (crictl, kubelet and kubectl, all by moby/spdystream) know nothing of windows: they never send
-//! WINDOW_UPDATE, they drop those that they get, and they send as much as the socket takes. A connection is therefore of one
-//! of three kinds. It begins as [`FlowControl::Unknown`] and is treated as one that keeps windows. The first WINDOW_UPDATE or
-//! initial window that the peer sends makes it [`FlowControl::Honored`]: both sides are held to their windows from then on. A peer
-//! that overruns a window, or answers the PING that is sent when its own is used up without having opened it, is
-//! [`FlowControl::Ignored`]: the windows are forgotten, and the socket's own flow control is what holds back either side.
+//! The clients that matter (crictl, kubelet and kubectl, all by moby/spdystream) have no flow control: they never send
+//! WINDOW_UPDATE, ignore those that they get, and send as much as the socket takes. A connection therefore begins as
+//! [`FlowControl::Unknown`], and windows hold. The first WINDOW_UPDATE or initial window of the peer makes it
+//! [`FlowControl::Honored`]: windows hold for good. A peer that overruns a window, or that answers the PING sent at the end of its
+//! window without opening the window, makes it [`FlowControl::Ignored`]: windows no longer hold, and only the socket's flow
+//! control limits either side.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::frame::{MAX_31, ProtocolError, RstStatus};
 use crate::input::InputWriter;
 
-/// Bytes that may be sent on a stream, and on all together, before the receiver asks for more: the draft's default, which
-/// we keep for what we receive.
-pub const WINDOW: i64 = 64 * 1024;
-/// What is given back once it has piled up to this: fewer frames, and the sender never comes to a stop.
+/// The initial window of a stream and of the connection, in bytes: the draft's default.
+pub(crate) const WINDOW: i64 = 64 * 1024;
+/// The smallest delta of our WINDOW_UPDATEs, in bytes: fewer frames, and the sender never stalls.
 const UPDATE_THRESHOLD: i64 = WINDOW / 2;
 
-/// What the peer makes of windows.
+/// Whether the peer takes part in flow control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowControl {
-    /// It has not shown yet.
+pub(crate) enum FlowControl {
+    /// Not known yet: windows hold.
     Unknown,
-    /// It opens ours and is held to its own.
+    /// It does: windows hold.
     Honored,
-    /// It knows nothing of them.
+    /// It does not: there are no windows.
     Ignored,
 }
 
-/// What a stream that wants to send may do.
+/// The answer to a stream that wants to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reservation {
-    /// Send so many bytes.
+pub(crate) enum Reservation {
+    /// It may send so many bytes.
     Granted(usize),
-    /// Wait for the window to open.
+    /// It waits for a WINDOW_UPDATE.
     Wait,
-    /// Wait, but the peer may not know that it should open it: ask whether it listens.
+    /// It waits, but the peer may never send a WINDOW_UPDATE: send it a PING.
     Probe,
-    /// Nothing can be sent any more.
+    /// The stream is closed for sending.
     Closed,
 }
 
-/// Where a data frame's payload goes.
+/// The destination of a data frame's payload.
 #[derive(Debug)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// To the stream's consumer.
     To(InputWriter),
-    /// Nowhere: the stream is gone, and the peer could not know.
+    /// Nowhere: the stream was reset, and the peer could not know yet.
     Discard,
 }
 
@@ -64,7 +62,7 @@ struct Stream {
 
 /// The streams of one connection.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     streams: HashMap<u32, Stream>,
     limit: usize,
     last: u32,
@@ -79,7 +77,7 @@ pub struct Table {
 impl Table {
     /// A table for at most `limit` streams at once.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             streams: HashMap::new(),
             limit,
@@ -95,21 +93,21 @@ impl Table {
 
     /// The last stream that was accepted.
     #[must_use]
-    pub fn last(&self) -> u32 {
+    pub(crate) fn last(&self) -> u32 {
         self.last
     }
 
-    /// What the peer makes of windows.
+    /// Whether the peer takes part in flow control.
     #[must_use]
-    pub fn flow_control(&self) -> FlowControl {
+    pub(crate) fn flow_control(&self) -> FlowControl {
         self.flow_control
     }
 
-    /// The peer opens a stream; `silent` when it will send nothing on it.
+    /// Opens a stream of the peer's, half-closed with `fin`.
     ///
     /// # Errors
-    /// An even number or one that went before; more streams than the limit; none are taken any more.
-    pub fn open(&mut self, stream: u32, input_writer: InputWriter, fin: bool) -> Result<(), ProtocolError> {
+    /// An even id or one that is not larger than the last; more streams than the limit; after [`Table::close`].
+    pub(crate) fn open(&mut self, stream: u32, input_writer: InputWriter, fin: bool) -> Result<(), ProtocolError> {
         if self.streams.contains_key(&stream) {
             return Err(ProtocolError::Stream { stream, status: RstStatus::StreamInUse });
         }
@@ -135,17 +133,17 @@ impl Table {
         Ok(())
     }
 
-    /// A data frame of `length` bytes begins.
+    /// Accounts for a data frame of `length` bytes.
     ///
     /// # Errors
-    /// A stream that never was, one on which the peer has said its last word, a window overrun by a peer that keeps them.
-    pub fn receive(&mut self, stream: u32, length: usize) -> Result<Delivery, ProtocolError> {
+    /// A stream that was never opened or that the peer has half-closed; a window overrun by a peer with flow control.
+    pub(crate) fn receive(&mut self, stream: u32, length: usize) -> Result<Delivery, ProtocolError> {
         let length = i64::try_from(length).expect("a frame is below 16 MiB");
         if stream == 0 {
             return Err(ProtocolError::Connection("data for stream 0"));
         }
         self.charge(stream, length)?;
-        // What arrives is taken from the connection's window at once: the streams' own bound what is held.
+        // The connection's window is opened again at once: the streams' windows bound what is buffered.
         self.add_window_update(0, length);
         match self.streams.get(&stream) {
             Some(state) if state.remote_fin => {
@@ -178,17 +176,17 @@ impl Table {
         }
     }
 
-    /// The peer does not know windows: they are forgotten.
-    pub fn ignore_flow_control(&mut self) {
+    /// Drops the windows of a peer whose flow control is unknown.
+    pub(crate) fn ignore_flow_control(&mut self) {
         if self.flow_control == FlowControl::Unknown {
             self.flow_control = FlowControl::Ignored;
             self.window_updates.clear();
         }
     }
 
-    /// A consumer is done with bytes of a stream. Returns whether there is something to give back now.
-    pub fn consumed(&mut self, stream: u32, length: usize) -> bool {
-        let length = i64::try_from(length).expect("an inbox is far below 2^63");
+    /// Accounts for bytes that a consumer has finished. Returns whether a WINDOW_UPDATE is due.
+    pub(crate) fn consumed(&mut self, stream: u32, length: usize) -> bool {
+        let length = i64::try_from(length).expect("a buffer is far below 2^63");
         let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.remote_fin) else { return false };
         state.consumed += length;
         if state.consumed < UPDATE_THRESHOLD {
@@ -205,8 +203,8 @@ impl Table {
         }
     }
 
-    /// Takes the WINDOW_UPDATEs that are due, as streams and increments.
-    pub fn take_window_updates(&mut self) -> Vec<(u32, u32)> {
+    /// Takes the WINDOW_UPDATEs that are due, as stream ids and deltas.
+    pub(crate) fn take_window_updates(&mut self) -> Vec<(u32, u32)> {
         let due: Vec<_> =
             self.window_updates.iter().filter(|(_, delta)| **delta >= UPDATE_THRESHOLD).map(|(id, _)| *id).collect();
         let mut updates = Vec::with_capacity(due.len());
@@ -226,15 +224,15 @@ impl Table {
 
     /// Whether WINDOW_UPDATEs are due.
     #[must_use]
-    pub fn has_window_updates(&self) -> bool {
+    pub(crate) fn has_window_updates(&self) -> bool {
         self.window_updates.values().any(|delta| *delta >= UPDATE_THRESHOLD)
     }
 
-    /// The peer takes more, on a stream or (0) on all together.
+    /// Applies a WINDOW_UPDATE of the peer, for a stream or (0) the connection.
     ///
     /// # Errors
-    /// An increment of nothing, or a window above 2^31 - 1.
-    pub fn window_update(&mut self, stream: u32, delta: u32) -> Result<(), ProtocolError> {
+    /// A delta of 0, or a window above 2^31 - 1.
+    pub(crate) fn window_update(&mut self, stream: u32, delta: u32) -> Result<(), ProtocolError> {
         let flow_control = ProtocolError::Stream { stream, status: RstStatus::FlowControlError };
         if delta == 0 {
             let wrong = ProtocolError::Stream { stream, status: RstStatus::ProtocolError };
@@ -257,8 +255,8 @@ impl Table {
         }
     }
 
-    /// The peer says with how much the streams begin; those that are open change by the difference, also below zero.
-    pub fn initial_window(&mut self, window: u32) {
+    /// Applies the peer's initial window; the windows of open streams change by the difference, also below zero.
+    pub(crate) fn initial_window(&mut self, window: u32) {
         self.honor_flow_control();
         let change = i64::from(window) - self.initial;
         self.initial = i64::from(window);
@@ -267,8 +265,8 @@ impl Table {
         }
     }
 
-    /// May `wanted` bytes be sent on the stream? What is granted is taken from the windows.
-    pub fn reserve(&mut self, stream: u32, wanted: usize) -> Reservation {
+    /// Takes up to `wanted` bytes from the windows for sending on the stream.
+    pub(crate) fn reserve(&mut self, stream: u32, wanted: usize) -> Reservation {
         let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_fin) else {
             return Reservation::Closed;
         };
@@ -288,16 +286,16 @@ impl Table {
         }
     }
 
-    /// We have said our last word on the stream. Returns whether it was not said before.
-    pub fn local_fin(&mut self, stream: u32) -> bool {
+    /// Half-closes our side. Returns false when it was closed already.
+    pub(crate) fn local_fin(&mut self, stream: u32) -> bool {
         let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.local_fin) else { return false };
         state.local_fin = true;
         self.remove_if_closed(stream);
         true
     }
 
-    /// The peer has said its last word on the stream.
-    pub fn remote_fin(&mut self, stream: u32) {
+    /// Half-closes the peer's side.
+    pub(crate) fn remote_fin(&mut self, stream: u32) {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.input_writer.finish();
             state.remote_fin = true;
@@ -311,19 +309,19 @@ impl Table {
         }
     }
 
-    /// The stream is gone, by either side's word. Returns whether it was there.
-    pub fn reset(&mut self, stream: u32) -> bool {
+    /// Resets the stream, for either side. Returns whether it was open.
+    pub(crate) fn reset(&mut self, stream: u32) -> bool {
         let removed = self.streams.remove(&stream);
         removed.map(|state| state.input_writer.reset()).is_some()
     }
 
-    /// No more streams are taken.
-    pub fn close(&mut self) {
+    /// Refuses further streams.
+    pub(crate) fn close(&mut self) {
         self.closing = true;
     }
 
-    /// The connection is gone, and all its streams with it.
-    pub fn end(&mut self) {
+    /// Resets all streams with the connection.
+    pub(crate) fn end(&mut self) {
         self.close();
         for (_, state) in self.streams.drain() {
             state.input_writer.reset();

@@ -1,5 +1,5 @@
-//! How channels share one WebSocket: a message begins with its channel, as a byte or, in base64, as a digit. Messages are
-//! taken apart as they arrive, in pieces of any size.
+//! The channels of a WebSocket: a message begins with its channel, as a byte or, in base64, as a digit. Messages are decoded as
+//! they arrive, in pieces of any size.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,15 +7,15 @@ use base64::engine::general_purpose::STANDARD;
 use super::frame::{Opcode, ProtocolError, header};
 use crate::wire::Chunk;
 
-/// The message that ends a channel of v5.channel.k8s.io begins with this in the place of a channel.
+/// The channel number of v5.channel.k8s.io's close signal: the channel to close follows.
 const CLOSE_SIGNAL: u8 = 255;
 
-/// How messages carry channels.
+/// The encoding of channels in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
     /// The first byte is the channel.
     Binary,
-    /// The same, and 255 ends the channel that follows it.
+    /// The same, and channel 255 is the close signal.
     BinaryWithClose,
     /// The first character is the channel's digit, the rest is base64.
     Base64,
@@ -23,38 +23,38 @@ pub enum Codec {
     Tunnel,
 }
 
-/// What a piece of a message is.
+/// A decoded piece of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
+pub(crate) enum Piece<'a> {
     /// Bytes for a channel.
     Data(u8, &'a [u8]),
-    /// The client has said its last word on a channel.
+    /// The client has closed a channel.
     Finished(u8),
 }
 
-/// A message that is arriving.
+/// Decodes messages while they arrive.
 #[derive(Debug)]
-pub struct MessageDecoder {
+pub(crate) struct MessageDecoder {
     codec: Codec,
     channel: Option<u8>,
-    /// The characters of a group of four that is not whole yet.
+    /// An incomplete group of four characters.
     group: Vec<u8>,
     decoded: Vec<u8>,
     padded: bool,
 }
 
 impl MessageDecoder {
-    /// Messages in this codec.
+    /// A decoder at the start of a message.
     #[must_use]
-    pub fn new(codec: Codec) -> Self {
+    pub(crate) fn new(codec: Codec) -> Self {
         Self { codec, channel: None, group: Vec::new(), decoded: Vec::new(), padded: false }
     }
 
-    /// The next piece of the message; None: nothing comes of it yet.
+    /// Decodes the next piece of the message; None: it yields nothing yet.
     ///
     /// # Errors
     /// Not base64, or an end of a channel that is not one.
-    pub fn piece<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Piece<'a>>, ProtocolError> {
+    pub(crate) fn piece<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Piece<'a>>, ProtocolError> {
         if self.codec == Codec::Tunnel {
             return Ok(Some(Piece::Data(0, bytes)));
         }
@@ -101,11 +101,11 @@ impl MessageDecoder {
         Ok(())
     }
 
-    /// The message is over.
+    /// Ends the message.
     ///
     /// # Errors
     /// It was cut off within a group of base64.
-    pub fn finish(&mut self) -> Result<(), ProtocolError> {
+    pub(crate) fn finish(&mut self) -> Result<(), ProtocolError> {
         self.channel = None;
         self.padded = false;
         if self.group.is_empty() { Ok(()) } else { Err(ProtocolError("a message that is not base64")) }
@@ -113,7 +113,7 @@ impl MessageDecoder {
 }
 
 /// The frame that carries what is left of a chunk on a channel; `text` is room for the base64.
-pub fn encode<'a>(codec: Codec, channel: u8, chunk: &'a mut Chunk, text: &'a mut String) -> &'a [u8] {
+pub(crate) fn encode<'a>(codec: Codec, channel: u8, chunk: &'a mut Chunk, text: &'a mut String) -> &'a [u8] {
     let length = chunk.payload().len();
     match codec {
         Codec::Tunnel => chunk.frame(&header(Opcode::Binary, length), length),

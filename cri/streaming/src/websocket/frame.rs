@@ -1,13 +1,13 @@
-//! WebSocket frames as bytes, both ways, without any state (RFC 6455, section 5).
+//! Encodes and decodes WebSocket frames, without state (RFC 6455, section 5).
 
-/// The longest head that a client's frame has: two bytes, a length of eight, a mask of four.
-pub const HEADER_LIMIT: usize = 14;
+/// The longest header of a client's frame: two bytes, a length of eight, a mask of four.
+pub(crate) const HEADER_LIMIT: usize = 14;
 /// Bytes of a control frame's payload (section 5.5).
-pub const CONTROL_LIMIT: usize = 125;
+pub(crate) const CONTROL_LIMIT: usize = 125;
 
-/// What a frame is.
+/// The opcode of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opcode {
+pub(crate) enum Opcode {
     /// More of the message before it.
     Continuation,
     /// A message of text begins.
@@ -16,9 +16,9 @@ pub enum Opcode {
     Binary,
     /// The last frame.
     Close,
-    /// To be answered.
+    /// Asks for a pong.
     Ping,
-    /// The answer.
+    /// Answers a ping.
     Pong,
 }
 
@@ -46,36 +46,36 @@ impl Opcode {
         }
     }
 
-    /// Whether it is one that may come between the frames of a message.
+    /// Whether it is a control frame, which may come between the frames of a message.
     #[must_use]
-    pub fn is_control(self) -> bool {
+    pub(crate) fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 }
 
-/// What the client did that it must not.
+/// A violation of the protocol by the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ProtocolError(pub &'static str);
+pub(crate) struct ProtocolError(pub &'static str);
 
-/// The head of a client's frame.
+/// The header of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameHeader {
-    /// It ends its message.
+pub(crate) struct FrameHeader {
+    /// The last frame of its message.
     pub fin: bool,
-    /// What it is.
+    /// The opcode.
     pub opcode: Opcode,
     /// Bytes that follow.
     pub length: u64,
-    /// What they are masked with.
+    /// The masking key.
     pub mask: [u8; 4],
 }
 
-/// The head at the start of `bytes`, and its length; None: more is needed.
+/// Parses the header at the start of `bytes`; returns it with its length, or None when bytes are missing.
 ///
 /// # Errors
-/// It is not one that a client may send.
-pub fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+/// A client may not send it.
+pub(crate) fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let opcode = Opcode::of(first & 0x0f)?;
     let fin = first & 0x80 != 0;
@@ -105,8 +105,8 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Protoc
     Ok(Some((FrameHeader { fin, opcode, length, mask: *mask }, 2 + extended + 4)))
 }
 
-/// Takes the mask off a piece of a payload that begins `offset` bytes into it.
-pub fn unmask(piece: &mut [u8], mask: [u8; 4], offset: u64) {
+/// Unmasks a piece of a payload that begins at `offset` of it.
+pub(crate) fn unmask(piece: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut mask = mask;
     mask.rotate_left(usize::try_from(offset % 4).expect("it is below 4"));
     // Eight bytes at a time: a payload is as long as the client likes.
@@ -121,9 +121,9 @@ pub fn unmask(piece: &mut [u8], mask: [u8; 4], offset: u64) {
     }
 }
 
-/// The head of a server's frame that is a message of its own: at most ten bytes.
+/// Makes the header of a server's frame that is a whole message: at most ten bytes.
 #[must_use]
-pub fn header(opcode: Opcode, length: usize) -> Vec<u8> {
+pub(crate) fn header(opcode: Opcode, length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(11);
     bytes.push(0x80 | opcode.number());
     match length {
@@ -140,9 +140,9 @@ pub fn header(opcode: Opcode, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A whole frame of a server.
+/// Makes a server's frame.
 #[must_use]
-pub fn message(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn message(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(opcode, payload.len());
     bytes.extend_from_slice(payload);
     bytes

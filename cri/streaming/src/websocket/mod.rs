@@ -1,10 +1,10 @@
-//! WebSocket as a server, with the channels that Kubernetes lays over it. Frames are read by this module rather than by a
-//! library, because libraries hand out whole messages: here a message may be of any length and still only a fixed number of
-//! its bytes is held.
+//! A WebSocket server with Kubernetes's channels. This module parses frames itself because libraries return whole messages: here
+//! a message may have any length and only a bounded part of it is buffered.
 
 mod codec;
 mod frame;
 mod session;
 
 pub use codec::Codec;
-pub use session::{Output, Session};
+pub(crate) use session::Output;
+pub use session::Session;

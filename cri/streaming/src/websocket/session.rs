@@ -1,4 +1,4 @@
-//! A connection: its channels, which are there from the start, and its end.
+//! A connection: its channels, which are open from the start, and its close.
 
 use std::io;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::idle::Activity;
 use crate::input::{self, Input, InputWriter};
 use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
-/// Bytes that are read at once.
+/// Bytes of one read.
 const READ: usize = 32 * 1024;
-/// Bytes that were received on a channel and are not taken yet.
+/// Bytes that are buffered for a channel.
 const CAPACITY: usize = 64 * 1024;
-/// How long the last frame may take to leave, and then the client to go; see the SPDY session.
+/// How long the last frame may take to be sent, and then the client to close; see the SPDY session.
 const LINGER: Duration = Duration::from_secs(5);
-/// The status of a close: done (RFC 6455, section 7.4.1).
+/// The status of a normal close (RFC 6455, section 7.4.1).
 const NORMAL: u16 = 1000;
-/// The status of a close: the client broke the protocol.
+/// The status of a close after a protocol error.
 const PROTOCOL_ERROR: u16 = 1002;
 
-/// A connection. Dropped, it is cut off; [`Session::close`] ends it in good order.
+/// A connection. Dropping it aborts the connection; [`Session::close`] ends it in good order.
 #[derive(Debug)]
 pub struct Session {
     wire: SharedWire,
@@ -37,8 +37,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Serves a connection that has just been upgraded; `channels` says of each, from 0 on, whether the client may send on
-    /// it. The second value is what it sends.
+    /// Serves a connection that has just been upgraded; `channels` says for each, from 0 on, whether the client may send on it.
+    /// Returns the inputs of those beside the session.
     #[must_use]
     pub fn start(
         (read, write): (BoxRead, BoxWrite),
@@ -66,7 +66,7 @@ impl Session {
         (Self { wire, codec, ended, input_writers, reader }, inputs)
     }
 
-    /// What is sent on a channel.
+    /// The sending side of a channel.
     #[must_use]
     pub fn output(&self, channel: u8) -> Output {
         Output { channel, codec: self.codec, wire: self.wire.clone(), text: String::new() }
@@ -78,7 +78,7 @@ impl Session {
         self.ended.clone()
     }
 
-    /// Says farewell, and waits a little for the client to have read everything.
+    /// Sends a close frame, and waits for the client to close, for a while.
     pub async fn close(mut self) {
         let close = frame::message(Opcode::Close, &NORMAL.to_be_bytes());
         let wire = self.wire.clone();
@@ -100,7 +100,7 @@ fn end(input_writers: &[Option<InputWriter>], ended: &CancellationToken) {
     ended.cancel();
 }
 
-/// What is sent on one channel.
+/// The sending side of a channel.
 #[derive(Debug)]
 pub struct Output {
     channel: u8,
@@ -120,7 +120,7 @@ impl Output {
     }
 }
 
-/// Why the connection is not read any more.
+/// Why reading ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
@@ -153,7 +153,7 @@ impl Reader {
         tracing::debug!(%reason, "a WebSocket connection has ended");
         let status = if matches!(reason, End::ProtocolError(_)) { PROTOCOL_ERROR } else { NORMAL };
         let close = frame::message(Opcode::Close, &status.to_be_bytes());
-        // Without waiting for a client that does not read either.
+        // Does not wait for a writer that is blocked by a client that does not read.
         if !matches!(reason, End::Io(_))
             && let Ok(mut wire) = self.wire.try_lock()
         {
@@ -170,7 +170,7 @@ impl Reader {
         }
     }
 
-    /// Reads more, behind what there is; there is always room, as nothing is kept that is longer than a control frame.
+    /// Reads more. There is always room: nothing longer than a control frame is kept.
     async fn more(&mut self) -> io::Result<()> {
         if self.filled.end + HEADER_LIMIT + CONTROL_LIMIT > self.buffer.len() || self.filled.is_empty() {
             self.buffer.copy_within(self.filled.clone(), 0);
@@ -236,7 +236,7 @@ impl Reader {
 }
 
 async fn deliver(input_writers: &[Option<InputWriter>], piece: Option<Piece<'_>>) {
-    // A message for a channel that is not there, or is not the client's to send on, is thrown away, as kubelet does.
+    // As in kubelet, a message for a channel that does not exist, or that the client may not send on, is discarded.
     let input_writer = |channel: u8| input_writers.get(usize::from(channel)).and_then(Option::as_ref);
     match piece {
         Some(Piece::Data(channel, bytes)) => {
