@@ -6,7 +6,6 @@ pub mod check;
 pub mod config;
 pub mod connections;
 pub mod deliver;
-pub mod demo;
 pub mod error;
 pub mod events;
 pub mod exits;

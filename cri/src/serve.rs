@@ -66,7 +66,7 @@ pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
 }
 
 /// What the network's backend is made from.
-pub(crate) fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
+fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
     Ok(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join("network"),

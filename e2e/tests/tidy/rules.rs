@@ -25,7 +25,7 @@ const REMOVALS: [&str; 10] = [
 ];
 
 /// Crates that lie in the directory of another.
-const NESTED: [&str; 2] = ["cri/streaming", "runtime/host"];
+const NESTED: [&str; 4] = ["cri/demo", "cri/streaming", "image/testimage", "runtime/host"];
 
 struct Source<'a> {
     path: &'a str,
@@ -128,7 +128,7 @@ fn picks_the_system_in_one_place(source: &Source) -> Vec<String> {
 }
 
 fn keeps_cri_at_the_edge(source: &Source) -> Vec<String> {
-    if ["proto", "cri", "e2e"].contains(&source.krate()) {
+    if ["proto", "cri", "demo", "e2e"].contains(&source.krate()) {
         return vec![];
     }
     let crates = ["proto", "k8s_cri", "tonic", "prost"];

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
 use proto::v1::image_service_client::ImageServiceClient;
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::{
@@ -15,11 +13,11 @@ use proto::v1::{
     PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
     StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
 };
-use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
 
-use super::{Clock, Options, READY, Server, image, program, url};
-use crate::config::Config;
+use super::{Clock, Config, Options, READY, Server, image, program};
 
 /// The port that the pod serves on.
 const POD_PORT: u16 = 8080;
@@ -38,7 +36,7 @@ pub(super) async fn play(
     registry: SocketAddr,
     options: &Options,
 ) -> anyhow::Result<()> {
-    let mut client = connect(server, config.socket()?).await?;
+    let mut client = connect(server, &config.address).await?;
     let version = client.runtime.version(VersionRequest::default()).await?.into_inner();
     ready(&mut client).await?;
     clock.step("serve", &format!("{} {} on {}", version.runtime_name, version.runtime_version, config.address));
@@ -55,16 +53,12 @@ pub(super) async fn play(
     done.and(removed)
 }
 
-/// Connects as soon as the socket is there; a server that has ended is an error at once.
-async fn connect(server: &Server, socket: PathBuf) -> anyhow::Result<Client> {
+/// Connects as soon as the socket is there.
+async fn connect(server: &Server, address: &str) -> anyhow::Result<Client> {
+    let endpoint = Endpoint::from_shared(address.to_owned())?;
     let deadline = Instant::now() + READY;
     loop {
-        let path = socket.clone();
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        match Endpoint::from_static("http://cellblock").connect_with_connector(connector).await {
+        match endpoint.connect().await {
             Ok(channel) => {
                 let images = ImageServiceClient::new(channel.clone());
                 let mut runtime = RuntimeServiceClient::new(channel);
@@ -74,7 +68,7 @@ async fn connect(server: &Server, socket: PathBuf) -> anyhow::Result<Client> {
             }
             Err(error) if Instant::now() > deadline => {
                 let log = std::fs::read_to_string(&server.log).unwrap_or_default();
-                bail!("no server on {}: {error}: {}", socket.display(), log.lines().last().unwrap_or_default());
+                bail!("no server on {address}: {error}: {}", log.lines().last().unwrap_or_default());
             }
             Err(_) => {}
         }
@@ -187,15 +181,16 @@ async fn fetch_all(clock: &mut Clock, pod_config: &PodSandboxConfig, address: Ip
     for (name, address, port) in
         [("fetch", address, POD_PORT), ("host port", IpAddr::V4(Ipv4Addr::LOCALHOST), host_port)]
     {
-        let body = fetch(SocketAddr::new(address, port)).await.with_context(|| url(address, port))?;
-        clock.step(name, &format!("{} answers {:?}", url(address, port), body.trim()));
+        let address = SocketAddr::new(address, port);
+        let body = fetch(address).await.with_context(|| format!("http://{address}/"))?;
+        clock.step(name, &format!("http://{address}/ answers {:?}", body.trim()));
     }
     Ok(())
 }
 
 async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
     let deadline = Instant::now() + READY;
-    let stream = loop {
+    let mut stream = loop {
         // The program in the container may not listen yet.
         match TcpStream::connect(address).await {
             Ok(stream) => break stream,
@@ -203,14 +198,13 @@ async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }
     };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = http::Request::builder().uri("/").header("host", address.to_string());
-    let response = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?).await?;
-    ensure!(response.status().is_success(), "status {}", response.status());
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    // HTTP enough for the one server that it talks to, which closes the connection behind its answer.
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await?;
+    let (head, body) = response.split_once("\r\n\r\n").context("no HTTP response")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    Ok(body.to_owned())
 }
 
 /// Removes every pod and the image, and looks whether anything is left.

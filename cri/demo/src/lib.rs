@@ -4,10 +4,16 @@
 
 mod image;
 pub mod program;
-pub mod registry;
 mod steps;
 
-use std::net::IpAddr;
+#[cfg(target_os = "freebsd")]
+#[path = "freebsd.rs"]
+mod platform;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod platform;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -15,11 +21,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use host::worker::Workers;
 use ipnetwork::IpNetwork;
-
-use crate::config::Config;
+use serde::Serialize;
 
 /// What every kernel name of the demo starts with: not the prefix of a server that may run here.
 const PREFIX: &str = "dm";
+/// The file that the demo's server reads, in the demo's directory.
+const CONFIG_FILE: &str = "cellblock.toml";
 /// The demo's pod network unless the command line says otherwise.
 pub const POD_CIDR: &str = "10.251.77.0/24";
 /// How long the server may take to be ready.
@@ -61,46 +68,64 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 async fn play(directory: &Path, options: &Options) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let program = std::env::current_exe()?;
-    let (address, registry) = registry::serve(image::make(&program, &platform())?).await?;
-    clock.step("registry", &format!("http://{address} serves {}:latest from memory", image::REPOSITORY));
-
-    let config = configure(directory, address, options)?;
-    // A machine where nobody set up packet filtering gets a ruleset for the time of the demo.
-    let filter = crate::serve::network_settings(&config)?;
-    let changes = network::install_demo_ruleset(&filter)?;
-    if !changes.is_empty() {
-        clock.step("filter", &changes.join(", "));
-    }
+    let (registry, serving) = testimage::serve(image::make(&program)?).await?;
+    clock.step("registry", &format!("http://{registry} serves {}:latest from memory", image::REPOSITORY));
+    let config = configure(directory, registry, options.pod_cidr)?;
+    let mut filter = platform::Filter::new();
     let done = async {
-        let server = Server::start(&program, directory, &config)?;
-        let done = steps::play(&mut clock, &server, &config, address, options).await;
-        let stopped = server.stop();
-        done.and(stopped)
+        let changes = filter.install()?;
+        if !changes.is_empty() {
+            clock.step("filter", &changes.join(", "));
+        }
+        let server = Server::start(&program, directory)?;
+        let done = steps::play(&mut clock, &server, &config, registry, options).await;
+        done.and(server.stop())
     }
     .await;
-    network::remove_demo_ruleset(&filter)?;
-    done?;
-    drop(registry);
+    let removed = filter.remove();
+    done.and(removed)?;
+    drop(serving);
     clock.step("stop", "the server has ended");
     Ok(())
 }
 
-/// The demo's configuration, written where the server reads it.
-fn configure(directory: &Path, registry: std::net::SocketAddr, options: &Options) -> anyhow::Result<Config> {
-    let mut config = Config {
+/// What the demo's server is started with: the keys of `cellblock.toml` that are not left at their defaults.
+#[derive(Debug, Serialize)]
+struct Config {
+    root: PathBuf,
+    state: PathBuf,
+    address: String,
+    prefix: &'static str,
+    spares: u32,
+    image: ImageConfig,
+    network: NetworkConfig,
+}
+
+#[derive(Debug, Serialize)]
+struct ImageConfig {
+    registry_config: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct NetworkConfig {
+    pod_cidrs: [IpNetwork; 1],
+}
+
+/// Writes the demo's configuration to where the server reads it.
+fn configure(directory: &Path, registry: SocketAddr, pod_cidr: IpNetwork) -> anyhow::Result<Config> {
+    let config = Config {
         root: directory.join("root"),
         state: directory.join("state"),
         address: format!("unix://{}", directory.join("cri.sock").display()),
-        prefix: PREFIX.parse()?,
+        prefix: PREFIX,
         spares: 0,
-        ..Config::default()
+        image: ImageConfig { registry_config: directory.join("certs.d") },
+        network: NetworkConfig { pod_cidrs: [pod_cidr] },
     };
-    config.image.registry_config = directory.join("certs.d");
-    config.network.pod_cidrs = vec![options.pod_cidr];
     let hosts = config.image.registry_config.join(registry.to_string());
     std::fs::create_dir_all(&hosts)?;
     std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n"))?;
-    std::fs::write(directory.join("cellblock.toml"), config.commented())?;
+    std::fs::write(directory.join(CONFIG_FILE), toml::to_string(&config)?)?;
     // kubelet makes a pod's log directory before it asks for the pod.
     std::fs::create_dir_all(config.state.join("logs"))?;
     Ok(config)
@@ -113,13 +138,12 @@ struct Server {
 }
 
 impl Server {
-    fn start(program: &Path, directory: &Path, config: &Config) -> anyhow::Result<Self> {
-        config.check()?;
+    fn start(program: &Path, directory: &Path) -> anyhow::Result<Self> {
         let log = directory.join("server.log");
         let child = Workers::of_program(program)
             .command("serve")
             .arg("--config")
-            .arg(directory.join("cellblock.toml"))
+            .arg(directory.join(CONFIG_FILE))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log)?)
@@ -158,17 +182,18 @@ impl Clock {
     }
 }
 
-/// This program's platform, in the words of the OCI image specification (Go's).
-fn platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("{}/{architecture}", std::env::consts::OS)
-}
+#[cfg(test)]
+mod tests {
+    use super::{CONFIG_FILE, POD_CIDR, configure};
 
-/// An address and a port as a URL has them.
-fn url(address: IpAddr, port: u16) -> String {
-    format!("http://{}/", std::net::SocketAddr::new(address, port))
+    #[test]
+    fn the_configuration_is_toml_with_the_directory_s_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        configure(directory.path(), "127.0.0.1:5000".parse().unwrap(), POD_CIDR.parse().unwrap()).unwrap();
+        let text = std::fs::read_to_string(directory.path().join(CONFIG_FILE)).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["network"]["pod_cidrs"][0].as_str(), Some(POD_CIDR));
+        assert_eq!(table["root"].as_str(), directory.path().join("root").to_str());
+        assert!(directory.path().join("certs.d/127.0.0.1:5000/hosts.toml").is_file());
+    }
 }
