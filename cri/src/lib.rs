@@ -1,5 +1,6 @@
 //! The CRI server: kubelet's and crictl's requests, answered with the pods and containers of the backends.
 
+pub mod admin;
 pub mod answer;
 pub mod capture;
 pub mod check;

@@ -66,7 +66,9 @@ fn of_network(error: &network::Error) -> Code {
 fn of_image(error: &image::Error) -> Code {
     match error {
         image::Error::NotFound { .. } => Code::NotFound,
-        image::Error::Invalid { .. } | image::Error::Unsupported { .. } => Code::InvalidArgument,
+        image::Error::Invalid { .. } => Code::InvalidArgument,
+        // Snapshots, of a file system that has none: no field of the request is at fault.
+        image::Error::Unsupported { .. } => Code::Unimplemented,
         image::Error::Denied { .. } => Code::PermissionDenied,
         image::Error::Unavailable { .. } => Code::Unavailable,
         image::Error::Conflict { .. } => Code::FailedPrecondition,

@@ -14,6 +14,7 @@ use host::worker::Workers;
 use hyper_util::rt::TokioIo;
 use network::Network;
 use network::fake::{FakeKernel, FakeNetwork};
+use proto::admin::admin_client::AdminClient;
 use proto::v1::image_service_client::ImageServiceClient;
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::*;
@@ -153,6 +154,11 @@ impl World {
         self.network.reboot();
     }
 
+    /// The root of a container.
+    pub(crate) fn root(&self, container: &str) -> PathBuf {
+        self.directory.path().join("roots/containers").join(container).join("root")
+    }
+
     /// The file of the records.
     pub(crate) fn records(&self) -> PathBuf {
         self.config().root.join("records.redb")
@@ -185,7 +191,15 @@ impl Running {
 
     /// A connection of its own.
     pub(crate) fn channel(&self) -> Channel {
-        let socket = self.socket.clone();
+        self.connect(self.socket.clone())
+    }
+
+    /// A client of the admin service.
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.connect(cri::admin::socket(&self.node.config.state)))
+    }
+
+    fn connect(&self, socket: PathBuf) -> Channel {
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }

@@ -77,7 +77,7 @@ pub trait Rootfs: Send + Sync + 'static {
     fn has(&self, chain: &ChainId) -> Result<bool, Error>;
 
     /// Removes what former attempts left half unpacked. For the one server that owns the directory, when it starts: another
-    /// program that looks at it meanwhile (a command that lists snapshots) leaves it alone.
+    /// program that opens it meanwhile (`cellblock check`) leaves it alone.
     ///
     /// # Errors
     /// What could not be removed.
@@ -213,6 +213,20 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
 fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
     made.map_err(Error::io(format!("cannot make {}", directory.display())))
+}
+
+/// Characters of a snapshot's name.
+const SNAPSHOT_NAME_LENGTH: usize = 64;
+
+/// Refuses a name that is not one component of a ZFS snapshot's name, or that a tool would take for an option.
+fn check_snapshot_name(name: &str) -> Result<(), Error> {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let length = 1..=SNAPSHOT_NAME_LENGTH;
+    if length.contains(&name.len()) && name.bytes().all(letter) && !name.starts_with('-') {
+        Ok(())
+    } else {
+        Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
+    }
 }
 
 /// Owners and device nodes need root.
