@@ -16,7 +16,7 @@ use tracing::warn;
 
 /// Connections at once: kubelet has two, and so has crictl each time it is run, as long as its exec goes on; so that as many
 /// can be streamed to as the streaming server takes.
-pub const CONNECTIONS: usize = 2 * crate::streaming::CONNECTIONS;
+pub const CONNECTIONS: usize = 2 * streaming::CONNECTIONS;
 /// How long to wait for descriptors (accept(2): EMFILE, ENFILE): they come back when connections or files are closed.
 const PAUSE: Duration = Duration::from_millis(100);
 

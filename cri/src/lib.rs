@@ -1,12 +1,12 @@
 //! The CRI server: kubelet's and crictl's requests, answered with the pods and containers of the backends.
 
+pub mod admin;
 pub mod answer;
 pub mod capture;
 pub mod check;
 pub mod config;
 pub mod connections;
 pub mod deliver;
-pub mod demo;
 pub mod directories;
 pub mod error;
 pub mod events;
@@ -27,6 +27,5 @@ pub mod snapshots;
 pub mod spares;
 mod status;
 pub mod store;
-pub mod streaming;
 pub mod teardown;
 pub mod translate;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use cri::config::{Config, DEFAULT_PATH};
-use cri::{check, demo, serve, snapshots};
+use cri::{check, serve, snapshots};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -154,10 +154,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(DemoArgs { pod_cidr, host_port, keep }) => {
             demo::run(&demo::Options { pod_cidr, host_port, keep })?;
         }
-        Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?, &args.container, &args.name)?,
-        Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?, &args.container, &args.name)?,
+        Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?.state, &args.container, &args.name)?,
+        Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?.state, &args.container, &args.name)?,
         Command::Snapshots(args) => {
-            for name in snapshots::list(&args.overrides.resolve()?, &args.container)? {
+            for name in snapshots::list(&args.overrides.resolve()?.state, &args.container)? {
                 println!("{name}");
             }
         }

@@ -21,7 +21,6 @@ use crate::record::{Disk, Loaded, Unreadable};
 use crate::samples::Samples;
 use crate::spares::Spares;
 use crate::store::Store;
-use crate::streaming;
 
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";

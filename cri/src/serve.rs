@@ -18,7 +18,6 @@ use crate::directories;
 use crate::node::{Backends, Opening};
 use crate::rpc::version::RUNTIME_NAME;
 use crate::server::{self, Server};
-use crate::streaming;
 
 /// Open files: some for each container, exec and stream. Not more than the system allows, and not without bound either:
 /// containers inherit the limit, and some programs close every descriptor that they might have.
@@ -68,7 +67,7 @@ pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
 }
 
 /// What the network's backend is made from.
-pub(crate) fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
+fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
     Ok(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join(directories::NETWORK),

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::fs::Lock;
+use proto::admin::admin_server::AdminServer;
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
+use crate::admin::{self, AdminService};
 use crate::deliver::{DeliverLayer, Gate};
 use crate::node::{Backends, Node, Opening};
 use crate::service::Service;
@@ -55,25 +57,27 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// A server that holds its lock and its socket, and has not answered anything yet.
+/// A server that holds its lock and its sockets, and has not answered anything yet.
 pub struct Server {
     node: Arc<Node>,
     loaded: crate::record::Loaded,
     listener: UnixListener,
     socket: PathBuf,
+    admin: UnixListener,
     /// Given back by the kernel when the process ends.
     lock: Lock,
 }
 
 impl Server {
-    /// Takes the lock, reads the records and opens the socket: from now on clients can connect, and wait. Blocking.
+    /// Takes the lock, reads the records and opens the sockets: from now on clients can connect, and wait. Blocking.
     ///
     /// # Errors
     /// [`ServeError`].
     pub fn open(lock: Lock, socket: &Path, backends: Backends, opening: Opening) -> Result<Self, ServeError> {
         let (node, loaded) = Node::open(backends, opening)?;
         let listener = listen(socket)?;
-        Ok(Self { node, loaded, listener, socket: socket.to_owned(), lock })
+        let admin = listen(&admin::socket(&node.config.state))?;
+        Ok(Self { node, loaded, listener, socket: socket.to_owned(), admin, lock })
     }
 
     /// Its state: what runs beside the RPCs needs it.
@@ -87,10 +91,10 @@ impl Server {
     /// # Errors
     /// The kernel cannot be asked what it holds, or the socket fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { node, loaded, listener, socket, lock } = self;
+        let Self { node, loaded, listener, socket, admin, lock } = self;
         let gate = Gate::default();
         let (stopping, stopped) = tokio::sync::watch::channel(false);
-        let serving = serve(node.clone(), listener, gate.clone(), stopped);
+        let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
         let serving = tokio::spawn(serving);
         node.block(move |node| recover::run(node, &loaded)).await?;
         node.images.keep_roots_ahead(node.config.spares as usize);
@@ -112,8 +116,10 @@ impl Server {
             error!("{}; the next start sweeps them", host::chain(&failed));
         }
         node.block(|node| leave_network(node)).await;
-        if let Err(failed) = host::fs::remove_file(&socket) {
-            warn!("cannot remove {}: {failed}", socket.display());
+        for socket in [socket, admin::socket(&node.config.state)] {
+            if let Err(failed) = host::fs::remove_file(&socket) {
+                warn!("cannot remove {}: {failed}", socket.display());
+            }
         }
         node.store.disk().close();
         drop(lock);
@@ -150,10 +156,11 @@ async fn ended<T>(task: &tokio::task::JoinHandle<T>) {
 
 async fn serve(
     node: Arc<Node>,
-    listener: UnixListener,
+    (listener, admin): (UnixListener, UnixListener),
     gate: Gate,
-    mut stopped: tokio::sync::watch::Receiver<bool>,
+    stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
+    let admin_service = AdminServer::new(AdminService(node.clone()));
     let service = Service(node);
     let runtime = RuntimeServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_LIMIT)
@@ -161,17 +168,22 @@ async fn serve(
     let image = ImageServiceServer::new(service)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
-    let stop = async move {
+    let stop = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
         // A sender that is gone is a stop too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    tonic::transport::Server::builder()
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-        .layer(DeliverLayer { gate })
+    let builder = || {
+        tonic::transport::Server::builder()
+            .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+            .layer(DeliverLayer { gate: gate.clone() })
+    };
+    let cri = builder()
         .add_service(runtime)
         .add_service(image)
-        .serve_with_incoming_shutdown(connections::incoming(listener), stop)
-        .await
+        .serve_with_incoming_shutdown(connections::incoming(listener), stop(stopped.clone()));
+    let admin =
+        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::incoming(admin), stop(stopped));
+    tokio::try_join!(cri, admin).map(drop)
 }
 
 /// Takes the lock on a root directory, making the directory and closing it to all but root.

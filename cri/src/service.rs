@@ -15,9 +15,9 @@ use crate::rpc::{self, Parts};
 #[derive(Clone)]
 pub struct Service(pub Arc<Node>);
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
 
-fn answer<T>(outcome: Result<T, Error>) -> Answer<T> {
+pub(crate) fn answer<T>(outcome: Result<T, Error>) -> Answer<T> {
     outcome.map(Response::new).map_err(Status::from)
 }
 

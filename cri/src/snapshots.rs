@@ -1,59 +1,55 @@
-//! `cellblock snapshot|rollback|snapshots CONTAINER`: what a container's root was at a time, kept by the file system (ZFS). A
-//! container is named by its id or the beginning of it.
+//! `cellblock snapshot|rollback|snapshots CONTAINER`: clients of the running server's admin service.
 
-use anyhow::{Context as _, bail};
-use host::ContainerId;
-use image::rootfs::Rootfs;
-use runtime::{ContainerState, Error, Runtime};
+use std::path::Path;
 
-use crate::config::Config;
-use crate::serve;
+use anyhow::{Context as _, anyhow};
+use proto::admin::admin_client::AdminClient;
+use proto::admin::{ListSnapshotsRequest, RollbackRequest, SnapshotRequest};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
-/// Keeps the root of a container as it is now, under a name.
+use crate::admin;
+
+/// Keeps a container's root as it is now, under a name.
 ///
 /// # Errors
-/// No such container, a name that is there already, a file system that keeps no snapshots.
-pub fn take(config: &Config, container: &str, name: &str) -> anyhow::Result<()> {
-    let (_, _, rootfs) = serve::boundaries(config)?;
-    let id = find(rootfs.as_ref(), container)?;
-    Ok(rootfs.snapshot(&id, name)?)
+/// No server answers, or the server's refusal.
+pub fn take(state: &Path, container: &str, name: &str) -> anyhow::Result<()> {
+    let request = SnapshotRequest { container_id: container.to_owned(), name: name.to_owned() };
+    call(state, async |mut client| client.snapshot(request).await).map(drop)
 }
 
-/// Puts the root of a container back to what it was under a name; the container must not run.
-///
-/// # Errors
-/// As [`take`], and a container that runs.
-pub fn roll_back(config: &Config, container: &str, name: &str) -> anyhow::Result<()> {
-    let (runtime, _, rootfs) = serve::boundaries(config)?;
-    let id = find(rootfs.as_ref(), container)?;
-    refuse_running(runtime.as_ref(), &id)?;
-    Ok(rootfs.rollback(&id, name)?)
-}
-
-/// The names of a container's snapshots, the oldest first.
+/// Puts a container's root back to a snapshot; the container must not run.
 ///
 /// # Errors
 /// As [`take`].
-pub fn list(config: &Config, container: &str) -> anyhow::Result<Vec<String>> {
-    let (_, _, rootfs) = serve::boundaries(config)?;
-    let id = find(rootfs.as_ref(), container)?;
-    Ok(rootfs.snapshots(&id)?)
+pub fn roll_back(state: &Path, container: &str, name: &str) -> anyhow::Result<()> {
+    let request = RollbackRequest { container_id: container.to_owned(), name: name.to_owned() };
+    call(state, async |mut client| client.rollback(request).await).map(drop)
 }
 
-fn find(rootfs: &dyn Rootfs, wanted: &str) -> anyhow::Result<ContainerId> {
-    let (_, containers) = rootfs.inventory().context("cannot list the containers")?;
-    let mut found = containers.into_iter().filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted));
-    match (found.next(), found.next()) {
-        (Some(id), None) => Ok(id),
-        (None, _) => bail!("container {wanted:?} not found"),
-        (Some(_), Some(_)) => bail!("container {wanted:?} is not the beginning of one id only"),
-    }
+/// Lists a container's snapshots, oldest first.
+///
+/// # Errors
+/// As [`take`].
+pub fn list(state: &Path, container: &str) -> anyhow::Result<Vec<String>> {
+    let request = ListSnapshotsRequest { container_id: container.to_owned() };
+    Ok(call(state, async |mut client| client.list_snapshots(request).await)?.names)
 }
 
-fn refuse_running(runtime: &dyn Runtime, id: &ContainerId) -> anyhow::Result<()> {
-    match runtime.container_state(id) {
-        Ok(ContainerState::Running(_)) => bail!("container {id} is running: stop it first"),
-        Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// Makes one call of the server whose state directory this is.
+fn call<T>(
+    state: &Path,
+    method: impl AsyncFnOnce(AdminClient<Channel>) -> Result<Response<T>, Status>,
+) -> anyhow::Result<T> {
+    let socket = admin::socket(state);
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.block_on(async {
+        let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect().await;
+        let channel = channel.with_context(|| format!("no server answers on {}", socket.display()))?;
+        match method(AdminClient::new(channel)).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(anyhow!("{}", status.message())),
+        }
+    })
 }

@@ -4,7 +4,6 @@
 use tonic::{Code, Status};
 
 use crate::error::{Backend, Error};
-use crate::streaming;
 
 /// How much of an error's text goes into an answer, in bytes: gRPC carries it in a header, which clients cap at 8 KiB or
 /// more.
@@ -67,7 +66,9 @@ fn of_network(error: &network::Error) -> Code {
 fn of_image(error: &image::Error) -> Code {
     match error {
         image::Error::NotFound { .. } => Code::NotFound,
-        image::Error::Invalid { .. } | image::Error::Unsupported { .. } => Code::InvalidArgument,
+        image::Error::Invalid { .. } => Code::InvalidArgument,
+        // Snapshots, of a file system that has none: no field of the request is at fault.
+        image::Error::Unsupported { .. } => Code::Unimplemented,
         image::Error::Denied { .. } => Code::PermissionDenied,
         image::Error::Unavailable { .. } => Code::Unavailable,
         image::Error::Conflict { .. } => Code::FailedPrecondition,

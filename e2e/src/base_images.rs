@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use testimage::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 
 use crate::images::Published;
-use crate::oci::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 
 /// Every image of critest's FreeBSD build, of the scenario and of the specs, from the unpacked base.
 pub fn all(dir: &Path) -> Result<Vec<Published>> {
@@ -20,11 +20,11 @@ pub fn all(dir: &Path) -> Result<Vec<Published>> {
     let staging = |name: &str| format!("k8s-staging-cri-tools/{name}");
     let httpd = |port: &'static str| Config { cmd: vec!["httpd", port], ..shell.clone() };
     let mut images = vec![
-        publish(e2e("busybox"), &["1.29-2"], image(&shell)?),
-        publish(e2e("nginx"), &["1.14-2"], image(&httpd("80"))?),
-        publish(e2e("httpd"), &["2.4.39-4"], image(&httpd("80"))?),
-        publish(staging(&format!("hostnet-nginx-{ARCHITECTURE}")), &["latest"], image(&httpd("12003"))?),
-        publish("pause".to_owned(), &["3.9"], image(&Config { cmd: vec!["top"], ..shell.clone() })?),
+        publish(e2e("busybox"), &["1.29-2"], image(&shell)),
+        publish(e2e("nginx"), &["1.14-2"], image(&httpd("80"))),
+        publish(e2e("httpd"), &["2.4.39-4"], image(&httpd("80"))),
+        publish(staging(&format!("hostnet-nginx-{ARCHITECTURE}")), &["latest"], image(&httpd("12003"))),
+        publish("pause".to_owned(), &["3.9"], image(&Config { cmd: vec!["top"], ..shell.clone() })),
         publish(staging("test-image-digest"), &["latest"], by_digest()?),
     ];
     images.push(publish(e2e("nonewprivs"), &["1.3"], no_new_privs(&base, dir)?));
@@ -47,7 +47,7 @@ pub fn all(dir: &Path) -> Result<Vec<Published>> {
         ("test-image-user-username-group", "www-data:1004"),
         ("test-image-predefined-group", "1000"),
     ] {
-        images.push(publish(staging(name), &["latest"], image(&Config { user, ..shell.clone() })?));
+        images.push(publish(staging(name), &["latest"], image(&Config { user, ..shell.clone() })));
     }
     Ok(images)
 }
@@ -55,13 +55,13 @@ pub fn all(dir: &Path) -> Result<Vec<Published>> {
 /// See [`crate::images::by_digest`]; for FreeBSD.
 pub fn by_digest() -> Result<Image> {
     let layer = Tree::default().file("test-image-digest", "").layer()?;
-    Image::new(&[layer], &Config { os: "freebsd", ..Config::default() })
+    Ok(Image::new(&[layer], &Config { os: "freebsd", ..Config::default() }))
 }
 
 /// An image that differs from all others.
 fn marked(base: &Layer, name: &str, config: &Config) -> Result<Image> {
     let marker = Tree::default().file("etc/test-image", &format!("{name}\n")).layer()?;
-    Image::new(&[base.clone(), marker], config)
+    Ok(Image::new(&[base.clone(), marker], config))
 }
 
 /// A set-user-id copy of id(1), which says who it is in the eyes of the kernel.
@@ -69,5 +69,5 @@ fn no_new_privs(base: &Layer, dir: &Path) -> Result<Image> {
     let program = std::fs::read(dir.join("usr/bin/id")).context("base.sh collects id(1)")?;
     let layer = Tree::default().with("nnp", Node::File(0o4755, program.into())).layer()?;
     let config = Config { entrypoint: vec!["/nnp", "-u"], os: "freebsd", ..Config::default() };
-    Image::new(&[base.clone(), layer], &config)
+    Ok(Image::new(&[base.clone(), layer], &config))
 }

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use testimage::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 
-use crate::oci::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 use crate::process::Program;
 use crate::tools::Tools;
 
@@ -53,7 +53,7 @@ const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
 /// A shell for Linux, for the linuxulator.
 pub fn linux_shell(tools: &Tools) -> Result<Published> {
     let config = Config { cmd: vec!["sh"], ..Config::default() };
-    let image = Image::new(&[busybox_tree(tools)?.layer()?], &config)?;
+    let image = Image::new(&[busybox_tree(tools)?.layer()?], &config);
     Ok(Published { repository: "e2e-test-images/linux-busybox".into(), tags: vec!["1"], image })
 }
 
@@ -69,7 +69,7 @@ pub fn all(tools: &Tools) -> Result<Vec<Published>> {
         Published {
             repository: e2e("busybox"),
             tags: vec!["1.29-2"],
-            image: Image::new(std::slice::from_ref(&base), &shell)?,
+            image: Image::new(std::slice::from_ref(&base), &shell),
         },
         Published { repository: e2e("nginx"), tags: vec!["1.14-2"], image: web_server(&base, &nginx, 80)? },
         Published {
@@ -100,7 +100,7 @@ pub fn all(tools: &Tools) -> Result<Vec<Published>> {
         ("test-image-user-uid-group", "1003:1004"),
         ("test-image-user-username-group", "www-data:1004"),
     ] {
-        let image = Image::new(std::slice::from_ref(&base), &Config { user, ..shell.clone() })?;
+        let image = Image::new(std::slice::from_ref(&base), &Config { user, ..shell.clone() });
         images.push(Published { repository: staging(name), tags: vec!["latest"], image });
     }
     let groups = predefined_group(&base)?;
@@ -111,7 +111,7 @@ pub fn all(tools: &Tools) -> Result<Vec<Published>> {
 /// The image that critest pulls by a digest written into its source. Nobody can rebuild the upstream one bit by bit, so that
 /// critest is built with this one's digest in that place. Nothing in it is the machine's: its digest is always the same.
 pub fn by_digest() -> Result<Image> {
-    Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default())
+    Ok(Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default()))
 }
 
 /// Debian's BusyBox, not its busybox-static, whose shell runs applets without looking at the files that they are: masking
@@ -137,7 +137,7 @@ fn busybox_tree(tools: &Tools) -> Result<Tree> {
 
 fn marked(base: &Layer, name: &str) -> Result<Image> {
     let marker = Tree::default().file(name, "").layer()?;
-    Image::new(&[base.clone(), marker], &Config { cmd: vec!["sh"], ..Config::default() })
+    Ok(Image::new(&[base.clone(), marker], &Config { cmd: vec!["sh"], ..Config::default() }))
 }
 
 fn predefined_group(base: &Layer) -> Result<Image> {
@@ -145,7 +145,7 @@ fn predefined_group(base: &Layer) -> Result<Image> {
         .file("etc/passwd", &format!("{PASSWD}default-user:x:1000:1000::/home/default-user:/bin/sh\n"))
         .file("etc/group", &format!("{GROUP}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"))
         .layer()?;
-    Image::new(&[base.clone(), users], &Config { user: "1000", cmd: vec!["sh"], ..Config::default() })
+    Ok(Image::new(&[base.clone(), users], &Config { user: "1000", cmd: vec!["sh"], ..Config::default() }))
 }
 
 /// A web server that says `httpd` in its log, as critest expects of Apache.
@@ -155,19 +155,19 @@ fn httpd(base: &Layer) -> Result<Image> {
         .file("var/www/index.html", "It works!\n")
         .program("bin/start-httpd", start.as_bytes())
         .layer()?;
-    Image::new(&[base.clone(), site], &Config { cmd: vec!["start-httpd"], ..Config::default() })
+    Ok(Image::new(&[base.clone(), site], &Config { cmd: vec!["start-httpd"], ..Config::default() }))
 }
 
 /// Stands for the pause image: critest pulls it from two registries, and a runtime that is compared with runs it.
 fn pause(base: &Layer) -> Result<Image> {
     let pause = Tree::default().program("pause", b"#!/bin/sh\nexec tail -f /dev/null\n").layer()?;
-    Image::new(&[base.clone(), pause], &Config { entrypoint: vec!["/pause"], ..Config::default() })
+    Ok(Image::new(&[base.clone(), pause], &Config { entrypoint: vec!["/pause"], ..Config::default() }))
 }
 
 fn no_new_privs(tools: &Tools) -> Result<Image> {
     let program = std::fs::read(tools.set_user_id_program()?)?;
     let tree = Tree::default().with("nnp", Node::File(0o4755, program.into()));
-    Image::new(&[tree.layer()?], &Config { entrypoint: vec!["/nnp"], ..Config::default() })
+    Ok(Image::new(&[tree.layer()?], &Config { entrypoint: vec!["/nnp"], ..Config::default() }))
 }
 
 fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
@@ -180,7 +180,7 @@ fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
         .file("usr/share/nginx/html/index.html", "<h1>Welcome to nginx!</h1>\n")
         .layer()?;
     let config = Config { cmd: vec!["nginx", "-g", "daemon off;"], ..Config::default() };
-    Image::new(&[base.clone(), nginx.clone(), site], &config)
+    Ok(Image::new(&[base.clone(), nginx.clone(), site], &config))
 }
 
 /// nginx out of its package.

@@ -8,7 +8,6 @@ pub mod critest;
 pub mod crowd;
 pub mod images;
 pub mod inventory;
-pub mod oci;
 pub mod process;
 pub mod random;
 pub mod registry;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use testimage::{Blob, Image};
 
 use crate::images::Published;
-use crate::oci::{Blob, Image, MANIFEST};
 use crate::process::{Background, Program};
 
 /// Who is answered for.
@@ -93,7 +93,7 @@ impl Registry {
         image.blobs.iter().try_for_each(|blob| self.push_blob(repository, blob))?;
         for name in tags.iter().copied().chain(std::iter::once(image.manifest.digest.as_str())) {
             let path = format!("/v2/{repository}/manifests/{name}");
-            let answer = self.request("PUT", &path, MANIFEST, &image.manifest.bytes)?;
+            let answer = self.request("PUT", &path, image.manifest.media_type, &image.manifest.bytes)?;
             ensure!(answer.status == 201, "{path}: {answer:?}");
         }
         Ok(())

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use testimage::ARCHITECTURE;
 
-use crate::oci::ARCHITECTURE;
 use crate::process::Program;
 
 const MODULE: &str = "sigs.k8s.io/cri-tools";

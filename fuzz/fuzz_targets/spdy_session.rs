@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use cri::streaming::spdy::frame::{self, HEAD, Head};
-use cri::streaming::spdy::{Limits, Session};
-use cri::streaming::wire::Chunk;
 use libfuzzer_sys::fuzz_target;
+use streaming::protocol::Chunk;
+use streaming::protocol::spdy_frame::{self as frame, FrameHeader, HEADER_LENGTH};
+use streaming::protocol::{Limits, SpdySession as Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,8 +22,8 @@ async fn connection(bytes: &[u8]) {
     let mut session = Session::start(Box::new(read), Box::new(write), limits);
     let (mut sent, mut client) = split(theirs);
     let server = async {
-        while let Some(offer) = session.offer().await {
-            let Ok(mut stream) = offer.accept().await else { break };
+        while let Some(incoming) = session.next_stream().await {
+            let Ok(mut stream) = incoming.accept().await else { break };
             tokio::spawn(async move {
                 let mut buffer = Vec::new();
                 while let Ok(1..) = stream.input.fill(&mut buffer).await {
@@ -54,11 +54,11 @@ async fn connection(bytes: &[u8]) {
 
 /// All of it is frames; only the last one may be cut off.
 fn check(mut rest: &[u8]) {
-    while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
-        let head = frame::head(head).expect("the server sends frames");
-        let (Head::Data { length, .. } | Head::Control { length, .. }) = head;
+    while let Some((head, after)) = rest.split_first_chunk::<HEADER_LENGTH>() {
+        let head = frame::parse_header(head).expect("the server sends frames");
+        let (FrameHeader::Data { length, .. } | FrameHeader::Control { length, .. }) = head;
         let Some((payload, after)) = after.split_at_checked(length) else { return };
-        if let Head::Control { kind, flags, .. } = head {
+        if let FrameHeader::Control { kind, flags, .. } = head {
             frame::decode(kind, flags, payload).expect("the server sends frames that are in order");
         }
         rest = after;

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use cri::streaming::websocket::{Codec, Session};
-use cri::streaming::wire::Chunk;
 use libfuzzer_sys::fuzz_target;
+use streaming::protocol::Chunk;
+use streaming::protocol::{Codec, WebSocketSession as Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 
 fuzz_target!(|bytes: &[u8]| {

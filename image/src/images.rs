@@ -242,6 +242,30 @@ impl Images {
         Ok(self.shared.rootfs.inventory()?.1)
     }
 
+    /// See [`Rootfs::snapshot`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::snapshot`].
+    pub fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        self.shared.rootfs.snapshot(id, name)
+    }
+
+    /// See [`Rootfs::rollback`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::rollback`].
+    pub fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        self.shared.rootfs.rollback(id, name)
+    }
+
+    /// See [`Rootfs::snapshots`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::snapshots`].
+    pub fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+        self.shared.rootfs.snapshots(id)
+    }
+
     /// What images need of the node, and whether it holds.
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {

@@ -59,23 +59,6 @@ pub fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     platform::open(settings)
 }
 
-/// Makes a machine on which nobody set up packet filtering fit for a demonstration: a ruleset of our own where the filter has
-/// none, and forwarding. Returns what was changed, in words; nothing on systems where [`Network::configure`] does all of it.
-///
-/// # Errors
-/// The filter has a ruleset that lacks what is needed: it is the operator's, and not touched. Any other: the kernel says no.
-pub fn install_demo_ruleset(settings: &Settings) -> Result<Vec<String>, Error> {
-    platform::install_demo_ruleset(settings)
-}
-
-/// Takes back what [`install_demo_ruleset`] changed. Twice: done already.
-///
-/// # Errors
-/// The kernel says no.
-pub fn remove_demo_ruleset(settings: &Settings) -> Result<(), Error> {
-    platform::remove_demo_ruleset(settings)
-}
-
 /// The node's network, as far as pods are concerned.
 pub trait Network: Send + Sync + 'static {
     /// What it needs of the node, and whether it holds. Reads only; cheap enough for every Status (5 s).

@@ -1,4 +1,5 @@
-//! The Kubernetes CRI v1 API, complete for Kubernetes 1.36, and the types, clients and servers generated from it; no logic.
+//! The Kubernetes CRI v1 API, complete for Kubernetes 1.36, and `cellblock.admin.v1`, with the types, clients and servers that
+//! are generated from them; no logic.
 //!
 //! `cri.proto` is the source, compiled by the build script; `cri-v1.36.txt` is the table of the wire interface that the tests
 //! hold it against. Only this crate, `cri` and `e2e` know these types.
@@ -7,6 +8,12 @@
 #[allow(missing_docs, unreachable_pub, deprecated, clippy::all, clippy::too_many_lines)] // generated, and documented by its source
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+/// Package `cellblock.admin.v1`: the verbs that CRI has not; the messages and `admin_{client,server}`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)] // generated, and documented by its source
+pub mod admin {
+    tonic::include_proto!("cellblock.admin.v1");
 }
 
 /// The descriptors of `cri.proto` as an encoded `google.protobuf.FileDescriptorSet`.

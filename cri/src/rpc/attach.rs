@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use proto::v1::{AttachRequest, AttachResponse};
+use streaming::Command;
 
 use super::running;
 use crate::error::Error;
 use crate::node::Node;
-use crate::streaming::Command;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: &AttachRequest) -> Result<AttachResponse, Error> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use proto::v1::{ExecRequest, ExecResponse};
+use streaming::Command;
 
 use super::running;
 use crate::error::Error;
 use crate::node::Node;
-use crate::streaming::Command;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ExecRequest) -> Result<ExecResponse, Error> {

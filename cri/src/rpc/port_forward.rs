@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use proto::v1::{PortForwardRequest, PortForwardResponse};
+use streaming::Forward;
 
 use crate::error::Error;
 use crate::node::Node;
 use crate::record::PodPhase;
-use crate::streaming::Forward;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, its helpers too")]
 
+mod admin;
 mod exhausted;
 mod faults;
 mod independent;

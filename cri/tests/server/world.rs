@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cri::config::Config;
-use cri::demo::registry::{self, Contents, Manifest};
 use cri::node::{Backends, Node, Opening};
 use cri::server::{self, MESSAGE_LIMIT, Server};
 use host::fault::Faults;
@@ -16,12 +14,13 @@ use host::worker::Workers;
 use hyper_util::rt::TokioIo;
 use network::Network;
 use network::fake::{FakeKernel, FakeNetwork};
+use proto::admin::admin_client::AdminClient;
 use proto::v1::image_service_client::ImageServiceClient;
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::*;
 use runtime::Runtime;
 use runtime::fake::{Fake, Kernel};
-use sha2::{Digest, Sha256};
+use testimage::{Compression, Contents, Image, Layer, Tree};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
@@ -124,7 +123,7 @@ impl World {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let opened = tokio.block_on(async {
             let backends = self.backends();
-            let streaming = cri::streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
+            let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
             let opening = Opening { config, streaming, faults: self.faults.clone() };
             Server::open(lock, &socket, backends, opening).unwrap()
         });
@@ -153,6 +152,11 @@ impl World {
     pub(crate) fn reboot(&self) {
         self.kernel.reboot();
         self.network.reboot();
+    }
+
+    /// The root of a container.
+    pub(crate) fn root(&self, container: &str) -> PathBuf {
+        self.directory.path().join("roots/containers").join(container).join("root")
     }
 
     /// The file of the records.
@@ -187,7 +191,15 @@ impl Running {
 
     /// A connection of its own.
     pub(crate) fn channel(&self) -> Channel {
-        let socket = self.socket.clone();
+        self.connect(self.socket.clone())
+    }
+
+    /// A client of the admin service.
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.connect(cri::admin::socket(&self.node.config.state)))
+    }
+
+    fn connect(&self, socket: PathBuf) -> Channel {
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
@@ -322,7 +334,7 @@ fn registry_address() -> std::net::SocketAddr {
         std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio.block_on(async {
-                let (address, _tasks) = registry::serve(contents()).await.unwrap();
+                let (address, _tasks) = testimage::serve(contents()).await.unwrap();
                 sender.send(address).unwrap();
                 std::future::pending::<()>().await;
             });
@@ -332,43 +344,17 @@ fn registry_address() -> std::net::SocketAddr {
 }
 
 fn contents() -> Contents {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(3);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    archive.append_data(&mut header, "etc/hello", &b"hi\n"[..]).unwrap();
-    let layer = archive.into_inner().unwrap();
-    let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Cmd": ["forever"], "Env": ["PATH=/bin"], "StopSignal": "SIGUSR1"},
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
-    })
-    .to_string();
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config.as_bytes()), "size": config.len()},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(&layer), "size": layer.len()}],
-    })
-    .to_string();
-    let served = Manifest {
-        media_type: "application/vnd.oci.image.manifest.v1+json",
-        digest: digest(manifest.as_bytes()),
-        bytes: Bytes::from(manifest),
+    let tar = Tree::default().file("etc/hello", "hi\n").tar().unwrap();
+    let config = testimage::Config {
+        cmd: vec!["forever"],
+        env: vec!["PATH=/bin"],
+        stop_signal: "SIGUSR1",
+        architecture: "amd64",
+        ..testimage::Config::default()
     };
-    Contents {
-        repository: "test/pause".to_owned(),
-        blobs: BTreeMap::from([
-            (digest(&layer), Bytes::from(layer.clone())),
-            (digest(config.as_bytes()), Bytes::from(config.clone())),
-        ]),
-        manifests: BTreeMap::from([("latest".to_owned(), served.clone()), (served.digest.clone(), served)]),
-    }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    let image = Image::new(&[Layer::new(&tar, Compression::None).unwrap()], &config);
+    let mut contents = Contents::new("test/pause");
+    contents.add(&image);
+    contents.tag("latest", &image.manifest);
+    contents
 }

@@ -3,15 +3,18 @@
 use toml::{Table, Value};
 
 /// Who may depend on whom, of our own crates: the table of the design. cri names host for the ids and places that the three
-/// boundaries share.
-const KNOWS: [(&str, &[&str]); 7] = [
+/// boundaries share. testimage makes the images of the demo and of all tests; outside demo and e2e only tests may use it.
+const KNOWS: [(&str, &[&str]); 10] = [
     ("proto", &[]),
     ("host", &[]),
     ("runtime", &["host"]),
     ("network", &["host"]),
-    ("image", &["host"]),
-    ("cri", &["host", "image", "network", "proto", "runtime"]),
-    ("e2e", &["proto"]),
+    ("testimage", &[]),
+    ("image", &["host", "testimage"]),
+    ("streaming", &["host", "runtime"]),
+    ("demo", &["host", "proto", "testimage"]),
+    ("cri", &["demo", "host", "image", "network", "proto", "runtime", "streaming", "testimage"]),
+    ("e2e", &["proto", "testimage"]),
 ];
 /// What brings a second TLS stack, or the C library of one.
 const SECOND_TLS: [&str; 4] = ["openssl", "openssl-sys", "native-tls", "aws-lc-rs"];

@@ -26,6 +26,13 @@ impl Copy {
         Ok(Self { layout: Layout::open(directory)? })
     }
 
+    /// The directory of a container that has a root, which is `root` in it.
+    pub(super) fn container(&self, id: &ContainerId) -> Result<PathBuf, Error> {
+        let directory = self.layout.container(id);
+        let missing = || Error::not_found(format!("root of container {id}"));
+        directory.join("root").is_dir().then_some(directory).ok_or_else(missing)
+    }
+
     fn fs(&self, chain: &ChainId) -> Result<PathBuf, Error> {
         if !self.layout.has(chain)? {
             return Err(Error::not_found(format!("layer chain {}", chain.0)));

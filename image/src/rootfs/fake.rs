@@ -1,12 +1,15 @@
 //! A fake for tests that must fail at every step: it behaves like any backend, in a directory of its own, without mounts and
 //! without root, and each of its calls counts in the plan of faults that all fakes share.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use host::fault::Faults;
 use host::{ContainerId, Need};
 
-use super::{ChainId, Copy, FsUsage, Rootfs, Unpacking};
+use super::layout::remove;
+use super::{ChainId, Copy, FsUsage, Rootfs, Unpacking, check_snapshot_name, tree};
 use crate::Error;
 
 /// Root file systems by copying that fail or hang when the plan says so.
@@ -90,4 +93,56 @@ impl Rootfs for Fake {
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
         self.call("rootfs inventory", Rootfs::inventory)
     }
+
+    fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        self.call("rootfs snapshot", |copy| {
+            check_snapshot_name(name)?;
+            let container = copy.container(id)?;
+            let all = snapshots(&container)?;
+            if all.iter().any(|(other, _)| other == name) {
+                return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
+            }
+            let directory = container.join(SNAPSHOTS);
+            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+            tree::copy(&container.join("root"), &directory.join(format!("{:04}-{name}", all.len())))
+        })
+    }
+
+    fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+        self.call("rootfs rollback", |copy| {
+            check_snapshot_name(name)?;
+            let container = copy.container(id)?;
+            let all = snapshots(&container)?;
+            let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
+            let at = all.iter().position(|(other, _)| other == name).ok_or_else(missing)?;
+            all[at + 1..].iter().try_for_each(|(_, later)| remove(later))?;
+            let root = container.join("root");
+            remove(&root)?;
+            tree::copy(&all[at].1, &root)
+        })
+    }
+
+    fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+        self.call("rootfs snapshots", |copy| {
+            let all = snapshots(&copy.container(id)?)?;
+            Ok(all.into_iter().map(|(name, _)| name).collect())
+        })
+    }
+}
+
+/// Where a container's snapshots are, in its directory.
+const SNAPSHOTS: &str = "snapshots";
+
+/// The snapshots of a container with their names, oldest first: copies of its root as `NUMBER-NAME`.
+fn snapshots(container: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
+    let directory = container.join(SNAPSHOTS);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(format!("cannot list {}", directory.display()))(error)),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let name = |path: &PathBuf| path.file_name()?.to_str()?.split_once('-').map(|(_, name)| name.to_owned());
+    Ok(paths.into_iter().filter_map(|path| Some((name(&path)?, path))).collect())
 }

@@ -79,7 +79,7 @@ pub trait Rootfs: Send + Sync + 'static {
     fn has(&self, chain: &ChainId) -> Result<bool, Error>;
 
     /// Removes what former attempts left half unpacked. For the one server that owns the directory, when it starts: another
-    /// program that looks at it meanwhile (a command that lists snapshots) leaves it alone.
+    /// program that opens it meanwhile (`cellblock check`) leaves it alone.
     ///
     /// # Errors
     /// The first thing that could not be removed; the others are gone, and what is left stands in nobody's way.
@@ -225,6 +225,20 @@ fn make_root(directory: &Path) -> Result<(), Error> {
 /// Goes through all of them, and gives the first error.
 fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
     outcomes.fold(Ok(()), Result::and)
+}
+
+/// Characters of a snapshot's name.
+const SNAPSHOT_NAME_LENGTH: usize = 64;
+
+/// Refuses a name that is not one component of a ZFS snapshot's name, or that a tool would take for an option.
+fn check_snapshot_name(name: &str) -> Result<(), Error> {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let length = 1..=SNAPSHOT_NAME_LENGTH;
+    if length.contains(&name.len()) && name.bytes().all(letter) && !name.starts_with('-') {
+        Ok(())
+    } else {
+        Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
+    }
 }
 
 /// Owners and device nodes need root.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use image::rootfs::Fake;
 use image::{Credentials, Digest, Images, Settings};
 use serde_json::{Value, json};
+use testimage::{Blob, Compression, Layer, Tree};
 use tokio::net::TcpListener;
 
 #[path = "../../../runtime/host/tests/support/small_disk.rs"]
@@ -162,15 +162,9 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    fn put(&mut self, bytes: Vec<u8>) -> (String, usize) {
-        let (digest, size) = (Digest::of(&bytes).to_string(), bytes.len());
-        self.by_name.insert(digest.clone(), bytes);
-        (digest, size)
-    }
-
-    fn descriptor(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
-        let (digest, size) = self.put(bytes);
-        json!({"mediaType": media_type, "digest": digest, "size": size})
+    fn put(&mut self, blob: &Blob) -> Value {
+        self.by_name.insert(blob.digest.clone(), blob.bytes.to_vec());
+        blob.descriptor()
     }
 
     /// Adds an image and gives its manifest's descriptor. A layer is its tar and how it is compressed.
@@ -184,33 +178,23 @@ impl Content {
         self.image_with(&config, layers)
     }
 
+    /// Adds an image whose configuration is this document.
     pub(crate) fn image_with(&mut self, config: &Value, layers: &[(Vec<u8>, &str)]) -> Value {
-        let config = self.descriptor("application/vnd.oci.image.config.v1+json", serde_json::to_vec(config).unwrap());
-        let layers: Vec<Value> = layers
-            .iter()
-            .map(|(tar, compression)| {
-                let suffix = if compression.is_empty() { String::new() } else { format!("+{compression}") };
-                self.descriptor(&format!("application/vnd.oci.image.layer.v1.tar{suffix}"), compress(tar, compression))
-            })
-            .collect();
-        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers});
-        self.descriptor("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap())
+        let compression = |name: &str| match name {
+            "gzip" => Compression::Gzip,
+            "zstd" => Compression::Zstd,
+            _ => Compression::None,
+        };
+        let layer = |(tar, name): &(Vec<u8>, &str)| Layer::new(tar, compression(name)).unwrap();
+        let layers: Vec<Layer> = layers.iter().map(layer).collect();
+        let image = testimage::Image::with_document(&layers, config);
+        image.blobs.iter().for_each(|blob| drop(self.put(blob)));
+        self.put(&image.manifest)
     }
 
     /// Adds an index of (platform, manifest) and gives its descriptor.
     pub(crate) fn index(&mut self, entries: &[(&str, Value)]) -> Value {
-        let entries: Vec<Value> = entries
-            .iter()
-            .map(|(platform, manifest)| {
-                let (os, architecture) = platform.split_once('/').unwrap();
-                let mut entry = manifest.clone();
-                entry["platform"] = json!({"os": os, "architecture": architecture});
-                entry
-            })
-            .collect();
-        let index =
-            json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries});
-        self.descriptor("application/vnd.oci.image.index.v1+json", serde_json::to_vec(&index).unwrap())
+        self.put(&testimage::index(entries))
     }
 
     /// Names a document by a tag.
@@ -263,29 +247,13 @@ pub(crate) fn credentials() -> Credentials {
     Credentials { username: "somebody".to_owned(), password: "pass-x".to_owned(), ..Credentials::default() }
 }
 
-pub(crate) fn compress(tar: &[u8], compression: &str) -> Vec<u8> {
-    match compression {
-        "gzip" => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(tar).unwrap();
-            encoder.finish().unwrap()
-        }
-        "zstd" => zstd::encode_all(tar, 1).unwrap(),
-        _ => tar.to_vec(),
-    }
-}
-
 /// A layer with these files; a name that ends in a slash is a directory.
 pub(crate) fn layer(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, contents) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(if name.ends_with('/') { 0o755 } else { 0o644 });
-        header.set_entry_type(if name.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
-        header.set_size(contents.len() as u64);
-        builder.append_data(&mut header, name, contents.as_bytes()).unwrap();
-    }
-    builder.into_inner().unwrap()
+    let add = |tree: Tree, (name, contents): &(&str, &str)| match name.strip_suffix('/') {
+        Some(directory) => tree.directory(directory, 0o755),
+        None => tree.file(name, contents),
+    };
+    files.iter().fold(Tree::default(), add).tar().unwrap()
 }
 
 /// How long a store of [`Store::impatient`] waits for a registry.

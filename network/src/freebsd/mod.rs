@@ -2,7 +2,6 @@
 //! vnet, and pf for what leaves and what is led in. Interfaces, addresses and routes go by ioctl(2) and netlink(4); pf has no
 //! other stable interface than pfctl(8). The host's end carries the pod's whole id as its description.
 
-mod demo;
 mod pair;
 mod pfctl;
 mod sys;
@@ -18,7 +17,6 @@ use host::run::Tool;
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
-pub(crate) use self::demo::{install_demo_ruleset, remove_demo_ruleset};
 pub(crate) use self::vnet::main as vnet_main;
 use self::vnet::{Entering, Vnet};
 use crate::hostport::{self, Reach};

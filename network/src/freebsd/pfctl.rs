@@ -152,29 +152,6 @@ fn need(name: &str, found: &str, required: bool, remedy: Option<String>) -> Need
     Need { name: name.to_owned(), found: found.to_owned(), required, remedy }
 }
 
-/// Whether pf is enabled, and whether it has a main ruleset at all.
-pub(super) fn enabled_and_ruled() -> Result<(bool, bool), Error> {
-    let failed = || "cannot look at pf".to_owned();
-    let info = run(&["-s", "info"], "").map_err(Error::failed(failed()))?;
-    let rules = run(&["-s", "rules"], "").map_err(Error::failed(failed()))?;
-    let nat = run(&["-s", "nat"], "").map_err(Error::failed(failed()))?;
-    Ok((rules::is_enabled(&info), !(rules.trim().is_empty() && nat.trim().is_empty())))
-}
-
-/// Loads a main ruleset: for the demonstration, where there is none.
-pub(super) fn load_main(rules: &str) -> Result<(), Error> {
-    run(&["-q", "-f", "-"], rules).map_err(Error::failed("cannot load a ruleset"))?;
-    Ok(())
-}
-
-/// Switches pf on or off; as it is already is fine.
-pub(super) fn enable(on: bool) -> Result<(), Error> {
-    match run(&["-q", if on { "-e" } else { "-d" }], "") {
-        Err(error) if !exited_with(&error, 1) => Err(Error::failed("cannot switch pf")(error)),
-        _ => Ok(()),
-    }
-}
-
 /// Runs pfctl, one at a time and again where somebody else got in between. All that it is asked for may be done twice.
 fn run(args: &[&str], input: &str) -> Result<String, RunError> {
     // The lock guards no data: it is as good after a panic.

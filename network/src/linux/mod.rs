@@ -39,16 +39,6 @@ pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
     ExitCode::from(64)
 }
 
-/// Configuring the network does all that a demonstration needs.
-pub(crate) fn install_demo_ruleset(_settings: &Settings) -> Result<Vec<String>, Error> {
-    Ok(Vec::new())
-}
-
-/// Nothing was installed.
-pub(crate) fn remove_demo_ruleset(_settings: &Settings) -> Result<(), Error> {
-    Ok(())
-}
-
 struct LinuxNetwork {
     node: Node,
     /// The pod networks that were configured by this server.

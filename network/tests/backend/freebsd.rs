@@ -1,9 +1,8 @@
-//! FreeBSD: on the machine itself, which is to be one for tests: the pf ruleset is the demonstration's. Pods are jails with a
+//! FreeBSD: on the machine itself, which is to be one for tests: it loads a pf ruleset where there is none. Pods are jails with a
 //! vnet whose root is the machine's, so that programs run in them by jexec(8).
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Child;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,14 +11,16 @@ use host::run::Tool;
 use host::{Place, PodId};
 use network::Protocol;
 
-use crate::world::{CLUSTER, NODE, OUTSIDE, PREFIX, settings, sh};
+use crate::world::{CLUSTER, NODE, OUTSIDE, PREFIX, sh};
 
 /// The name of the machine outside.
 pub(crate) const OUTSIDE_NAME: &str = "ctoutside";
 /// An emulated machine takes seconds for what a real one does in milliseconds: it is only printed.
 pub(crate) const ATTACH: Duration = Duration::from_secs(60);
-/// Where the demonstration's ruleset notes what it changed.
+/// Where [`isolate`] notes what it changed, for [`leave`].
 const STATE: &str = "/tmp/cellblock-network-test";
+/// What makes the machine forward.
+const FORWARDING: &str = "net.inet.ip.forwarding net.inet6.ip6.forwarding";
 /// How long a jail may be dying: a retransmission that is not dropped takes over a minute.
 const DYING: Duration = Duration::from_secs(20);
 
@@ -38,13 +39,26 @@ pub(crate) fn isolate() {
          for i in $(ifconfig -l); do case $i in {PREFIX}*|node0) ifconfig $i destroy || true;; esac; done
          for a in $(pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null); do pfctl -q -a $a -f /dev/null; done"
     ));
-    let changed = network::install_demo_ruleset(&settings(Path::new(STATE)));
-    println!("network: {}", changed.unwrap_or_else(|error| panic!("{}", host::chain(&error))).join(", "));
+    sh(&format!(
+        "mkdir -p {STATE}; kldload -n pf
+         if [ -z \"$(pfctl -s nat)$(pfctl -s rules)\" ]; then
+             touch {STATE}/ruleset
+             printf 'nat-anchor \"cellblock-{PREFIX}/*\"\\nrdr-anchor \"cellblock-{PREFIX}/*\"\\npass all\\n' | pfctl -q -f -
+         fi
+         pfctl -s info | grep -q 'Status: Enabled' || {{ touch {STATE}/enabled; pfctl -q -e; }}
+         for name in {FORWARDING}; do
+             [ \"$(sysctl -n $name)\" != 0 ] || {{ touch {STATE}/$name; sysctl -q $name=1; }}
+         done"
+    ));
 }
 
 pub(crate) fn leave() {
-    network::remove_demo_ruleset(&settings(Path::new(STATE))).unwrap();
-    sh(&format!("rm -r {STATE}"));
+    sh(&format!(
+        "[ ! -e {STATE}/ruleset ] || pfctl -q -f /dev/null
+         [ ! -e {STATE}/enabled ] || pfctl -q -d
+         for name in {FORWARDING}; do [ ! -e {STATE}/$name ] || sysctl -q $name=0; done
+         rm -r {STATE}"
+    ));
 }
 
 /// Everything in the kernel that a leak would change.

@@ -22,14 +22,12 @@ use nix::sys::statvfs::statvfs;
 use self::dataset::Datasets;
 use super::ahead::Ahead;
 use super::listed::LAYER;
-use super::{ChainId, FsUsage, Rootfs, Unpacking, every, root_need};
+use super::{ChainId, FsUsage, Rootfs, Unpacking, check_snapshot_name, every, root_need};
 use crate::Error;
 use crate::locks::hold;
 
 /// How old the sizes of datasets may be: listing them costs more than the answers to all questions of one second.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
-/// Characters of a snapshot's name.
-const NAME_LENGTH: usize = 64;
 
 /// How long after a root was used the next is made: the container that got it is to be started first.
 const AHEAD_PAUSE: Duration = Duration::from_secs(1);
@@ -368,7 +366,7 @@ impl Rootfs for Zfs {
     }
 
     fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
-        check_name(name)?;
+        check_snapshot_name(name)?;
         let snapshot = format!("{}@{name}", self.existing(id)?);
         if self.datasets().exists(&snapshot)? {
             return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
@@ -377,7 +375,7 @@ impl Rootfs for Zfs {
     }
 
     fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
-        check_name(name)?;
+        check_snapshot_name(name)?;
         let dataset = self.existing(id)?;
         let all = self.datasets().snapshots(&dataset)?;
         let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
@@ -404,17 +402,6 @@ fn discard_ahead(roots: &Roots, ids: &[ContainerId]) {
 
 fn host_chain(error: &Error) -> String {
     host::chain(error)
-}
-
-/// A name that zfs(8) takes for a snapshot, and no path or option.
-fn check_name(name: &str) -> Result<(), Error> {
-    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let valid = !name.is_empty() && name.len() <= NAME_LENGTH && name.bytes().all(letter) && !name.starts_with('-');
-    if valid {
-        Ok(())
-    } else {
-        Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
-    }
 }
 
 /// The number of the system's error in an error, if it has one.

@@ -1,0 +1,122 @@
+//! FreeBSD: a machine on which nobody set up pf(4), made fit for the demo, and back again. A ruleset that is there is the
+//! operator's: it is never changed.
+
+use anyhow::{Context as _, bail};
+use host::run::{Tool, exited_with};
+
+use super::PREFIX;
+
+/// pfctl(8).
+const PFCTL: &str = "/sbin/pfctl";
+/// It is there when pf is loaded.
+const DEVICE: &str = "/dev/pf";
+/// What makes the machine forward, for each family.
+const FORWARDING: [&str; 2] = ["net.inet.ip.forwarding", "net.inet6.ip6.forwarding"];
+
+/// A change that [`Filter::remove`] undoes.
+#[derive(Debug)]
+enum Change {
+    Ruleset,
+    Enabled,
+    Sysctl(&'static str),
+}
+
+/// The changes that were made. A module that was loaded stays.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    changes: Vec<Change>,
+}
+
+impl Filter {
+    /// No changes yet.
+    pub(crate) fn new() -> Self {
+        Self { changes: Vec::new() }
+    }
+
+    /// Loads pf, a ruleset with the server's anchors where there is none, and makes the machine forward. Returns each change in
+    /// words; after an error too, [`Filter::remove`] undoes what was done.
+    ///
+    /// # Errors
+    /// pf has a ruleset without the anchors: it is the operator's. Any other: the kernel refuses.
+    pub(crate) fn install(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut words = Vec::new();
+        if !std::path::Path::new(DEVICE).exists() {
+            Tool::new("/sbin/kldload").args(["-n", "pf"]).run().context("cannot load pf")?;
+            words.push("kldload pf".to_owned());
+        }
+        let lines = [format!("nat-anchor \"cellblock-{PREFIX}/*\""), format!("rdr-anchor \"cellblock-{PREFIX}/*\"")];
+        let rules = pfctl(&["-s", "rules"], "")? + &pfctl(&["-s", "nat"], "")?;
+        let is_enabled = pfctl(&["-s", "info"], "")?.lines().any(|line| line.trim().starts_with("Status: Enabled"));
+        if rules.trim().is_empty() {
+            self.changes.push(Change::Ruleset);
+            pfctl(&["-q", "-f", "-"], &format!("{}\npass all\n", lines.join("\n")))?;
+            words.push(format!("pf ruleset: {}; pass all", lines.join("; ")));
+        } else if !is_enabled || !lines.iter().all(|line| has(&rules, line)) {
+            bail!("pf has a ruleset of its own; enable it with these lines in /etc/pf.conf:\n{}", lines.join("\n"));
+        }
+        if !is_enabled {
+            self.changes.push(Change::Enabled);
+            switch("-e")?;
+            words.push("pfctl -e".to_owned());
+        }
+        for name in FORWARDING {
+            if sysctl(&["-n", name])?.trim() == "0" {
+                self.changes.push(Change::Sysctl(name));
+                sysctl(&[&format!("{name}=1")])?;
+                words.push(format!("sysctl {name}=1"));
+            }
+        }
+        Ok(words)
+    }
+
+    /// Undoes every change; the first error is returned once all were tried.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        let undo = |change: &Change| match change {
+            Change::Ruleset => pfctl(&["-q", "-f", "-"], "").map(drop),
+            Change::Enabled => switch("-d"),
+            Change::Sysctl(name) => sysctl(&[&format!("{name}=0")]).map(drop),
+        };
+        self.changes.iter().rev().map(undo).fold(Ok(()), Result::and)
+    }
+}
+
+/// Whether the printed rules have this line, or one for every anchor.
+fn has(rules: &str, line: &str) -> bool {
+    let keyword = line.split(' ').next().unwrap_or_default();
+    let wanted = [format!("{line} all"), format!("{keyword} \"*\" all")];
+    rules.lines().any(|rule| wanted.iter().any(|wanted| rule.trim() == wanted))
+}
+
+fn pfctl(args: &[&str], input: &str) -> anyhow::Result<String> {
+    let output = Tool::new(PFCTL).args(args).stdin(input).run().with_context(|| format!("pfctl {}", args.join(" ")))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Switches pf on (`-e`) or off (`-d`). Idempotent: pfctl exits 1 where there is nothing to switch.
+fn switch(flag: &str) -> anyhow::Result<()> {
+    match Tool::new(PFCTL).args(["-q", flag]).run() {
+        Err(error) if !exited_with(&error, 1) => Err(error).context("cannot switch pf"),
+        _ => Ok(()),
+    }
+}
+
+fn sysctl(args: &[&str]) -> anyhow::Result<String> {
+    let output = Tool::new("/sbin/sysctl").args(args).run().with_context(|| format!("sysctl {}", args.join(" ")))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has;
+
+    #[test]
+    fn an_anchor_is_found_by_its_name_or_for_every_name() {
+        let line = "nat-anchor \"cellblock-dm/*\"";
+        assert!(has("nat-anchor \"cellblock-dm/*\" all\n", line));
+        assert!(has("scrub in all\n  nat-anchor \"*\" all", line));
+        assert!(!has("nat-anchor \"cellblock/*\" all\nrdr-anchor \"*\" all", line));
+    }
+}

@@ -1,0 +1,16 @@
+//! Admin's Snapshot: keeps a container's root as it is now, running or not.
+
+use std::sync::Arc;
+
+use proto::admin::{SnapshotRequest, SnapshotResponse};
+
+use crate::error::Error;
+use crate::node::Node;
+
+/// Takes the snapshot.
+pub async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+    let container = node.store.find_container(&request.container_id)?;
+    let _lock = node.locks.container(&container.pod, &container.id).await;
+    node.block(move |node| node.images.snapshot(&container.id, &request.name)).await?;
+    Ok(SnapshotResponse {})
+}

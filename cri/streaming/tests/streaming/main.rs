@@ -1,0 +1,11 @@
+//! The streaming server over real sockets, on the fake backend: with the real client library, with WebSocket clients of
+//! another library, and with clients that mean no good.
+
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
+
+mod channels;
+mod fixture;
+mod hostile;
+mod peer;
+mod raw_client;
+mod windows;
