@@ -4,13 +4,14 @@
 # `//overlay:replaces FILE` the files beside it that it stands for. Where upstream has changed one of those, the build says so.
 #
 #   packaging/kubelet/build.sh [FILE]    the kubelet (target/kubelet/kubelet-freebsd-$GOARCH)
-#   packaging/kubelet/build.sh check     vet the overlay for amd64 and arm64, and test what runs on any machine
+#   packaging/kubelet/build.sh check     test and vet freebsd/ and resources/
 #
 # GOARCH   amd64 (the default) or arm64
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 target=$(cd "$here/../.." && pwd)/target/kubelet
+modules="k8s.io/kubernetes k8s.io/mount-utils"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -23,19 +24,24 @@ export GOFLAGS
 
 say() { echo "kubelet-freebsd: $*" >&2; }
 
-# Where a module is: go.mod may replace it by another version.
-directory() {
-    go mod download "$1"
-    go list -m -f '{{.Dir}}' "$1"
+# The modules that files are put into, as links to the module cache, whose own files `-overlay` may not touch; a go.mod beside
+# them replaces the modules by the links. `go mod download` has compared them with go.sum.
+link_modules() {
+    cp go.mod go.sum "$work/"
+    for module in $modules; do
+        go mod download "$module"
+        mkdir -p "$target/modules/${module%/*}"
+        ln -sfn "$(go list -m -f '{{.Dir}}' "$module")" "$target/modules/$module"
+        go mod edit -dropreplace "$module" -replace "$module=$target/modules/$module" "$work/go.mod"
+    done
 }
 
 # One line a file of the overlay: what it is in its module's directory, and where it is here; an empty one removes a file.
 replacements() {
-    for module in k8s.io/kubernetes k8s.io/mount-utils; do
-        into=$(directory "$module")
+    for module in $modules; do
         find "overlay/$module" -name '*.go' | sort | while read -r file; do
-            path=$into/${file#"overlay/$module/"}
-            [ ! -e "$path" ] || { say "$module has ${file#"overlay/$module/"} itself now: compare, and drop ours"; exit 1; }
+            path=$target/modules/${file#overlay/}
+            [ ! -e "$path" ] || { say "$module has ${path##*/} itself now: compare, and drop $file"; exit 1; }
             echo "$path $here/$file"
             sed -n 's|^//overlay:replaces ||p' "$file" | while read -r old; do
                 [ -e "${path%/*}/$old" ] || { say "$file replaces $old, which $module does not have any more"; exit 1; }
@@ -69,33 +75,23 @@ link_flags() {
 }
 
 build() {
-    GOOS=freebsd GOARCH=${GOARCH:-amd64} go build -overlay "$work/overlay.json" -ldflags "$(link_flags)" -o "$1" \
+    GOOS=freebsd GOARCH=${GOARCH:-amd64} go build -modfile "$work/go.mod" -overlay "$work/overlay.json" -ldflags "$(link_flags)" -o "$1" \
         k8s.io/kubernetes/cmd/kubelet
     say "built $1"
 }
 
-# vet looks at the overlaid packages as the compiler sees them, with all that upstream has in them.
+# Our own packages: what is pure runs here, the rest is at least compiled and vetted for both architectures.
 check() {
     go vet ./freebsd ./resources
     go test ./freebsd ./resources
-    sed -n 's|/[^/ ]* .*||p' "$work/replacements" | sort -u >"$work/directories"
-    packages=
-    for module in k8s.io/kubernetes k8s.io/mount-utils; do
-        into=$(directory "$module")
-        packages="$packages $(sed -n "s|^$into|$module|p" "$work/directories" | tr '\n' ' ')"
-    done
-    for arch in amd64 arm64; do
-        say "vetting for $arch"
-        # shellcheck disable=SC2086 # a list of words
-        GOOS=freebsd GOARCH=$arch go build -overlay "$work/overlay.json" ./freebsd ./resources $packages
-        GOOS=freebsd GOARCH=$arch go vet ./freebsd ./resources
-    done
+    for arch in amd64 arm64; do GOOS=freebsd GOARCH=$arch go vet ./freebsd ./resources; done
 }
 
-write_overlay
 case ${1:-} in
 check) check ;;
 *)
+    link_modules
+    write_overlay
     mkdir -p "$target"
     build "${1:-$target/kubelet-freebsd-${GOARCH:-amd64}}"
     ;;

@@ -50,8 +50,12 @@ func (hu *HostUtil) PathIsDevice(pathname string) (bool, error) {
 	return kind == FileTypeCharDev || kind == FileTypeBlockDev, err
 }
 
-// GetDeviceNameFromMount returns the volume's name below a plugin's directory that a mount is a reference of.
 func (hu *HostUtil) GetDeviceNameFromMount(mounter mount.Interface, mountPath, pluginMountDir string) (string, error) {
+	return getDeviceNameFromMount(mounter, mountPath, pluginMountDir)
+}
+
+// getDeviceNameFromMount returns the volume's name below a plugin's directory that a mount is a reference of.
+func getDeviceNameFromMount(mounter mount.Interface, mountPath, pluginMountDir string) (string, error) {
 	refs, err := mounter.GetMountRefs(mountPath)
 	if err != nil {
 		return "", err
