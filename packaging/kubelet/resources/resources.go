@@ -24,12 +24,12 @@ const (
 
 // Limits are the numbers of the CRI.
 type Limits struct {
-	CPUShares uint64
+	CPUShares uint64 `json:"cpuShares"`
 	// CPUQuota is in microseconds of each CPUPeriod; NoLimit without a limit.
-	CPUQuota  int64
-	CPUPeriod uint64
+	CPUQuota  int64  `json:"cpuQuota"`
+	CPUPeriod uint64 `json:"cpuPeriod"`
 	// Memory is in bytes; NoLimit without a limit.
-	Memory int64
+	Memory int64 `json:"memory"`
 }
 
 // Shares turns thousandths of a CPU into shares.

@@ -20,7 +20,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/server/healthz"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -43,6 +42,8 @@ import (
 	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 	schedulerframework "k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/mount-utils"
+
+	"cellblock/kubelet/resources"
 )
 
 // podLimitsDirectory holds what pods may have, below kubelet's root directory.
@@ -88,7 +89,10 @@ func NewContainerManager(ctx context.Context, _ mount.Interface, cadvisorInterfa
 		capacity:   cadvisor.CapacityFromMachineInfo(machine),
 		// A runtime cannot tie a jail's memory to a domain: the policy is None.
 		memoryManager: memorymanager.NewFakeManager(logger),
-		pods:          &podLimits{directory: filepath.Join(nodeConfig.KubeletRootDir, podLimitsDirectory), config: &nodeConfig},
+	}
+	cm.pods = &podLimits{
+		store:  resources.Store{Directory: filepath.Join(nodeConfig.KubeletRootDir, podLimitsDirectory)},
+		config: &cm.nodeConfig,
 	}
 	cm.topologyManager, err = topologymanager.NewManager(logger, machine.Topology, nodeConfig.TopologyManagerPolicy,
 		nodeConfig.TopologyManagerScope, nodeConfig.TopologyManagerPolicyOptions)
@@ -332,16 +336,4 @@ func (cm *containerManagerImpl) PrepareDynamicResources(_ context.Context, pod *
 		names = append(names, claim.Name)
 	}
 	return fmt.Errorf("resource claims %s: dynamic resources are not supported on FreeBSD", strings.Join(names, ", "))
-}
-
-// podUIDOf returns the uid in a pod's name, empty when it is none.
-func podUIDOf(name CgroupName) types.UID {
-	if len(name) != 2 || name[0] != podsName {
-		return ""
-	}
-	uid, ok := strings.CutPrefix(name[1], podNamePrefix)
-	if !ok {
-		return ""
-	}
-	return types.UID(uid)
 }

@@ -49,10 +49,17 @@ func MilliCPUToShares(milliCPU int64) uint64 {
 
 // ResourceConfigForPod returns what all containers of a pod may have together. FreeBSD reserves no memory for anybody.
 func ResourceConfigForPod(pod *v1.Pod, enforceCPULimit bool, cpuPeriod uint64, _ bool, _ kubeletconfig.MemoryReservationPolicy) *ResourceConfig {
-	limits := resources.OfPod(pod, enforceCPULimit, cpuPeriod, resourcehelper.PodResourcesOptions{
+	return configOf(limitsForPod(pod, enforceCPULimit, cpuPeriod))
+}
+
+func limitsForPod(pod *v1.Pod, enforceCPULimit bool, cpuPeriod uint64) resources.Limits {
+	return resources.OfPod(pod, enforceCPULimit, cpuPeriod, resourcehelper.PodResourcesOptions{
 		ExcludeOverhead:       true,
 		SkipPodLevelResources: !utilfeature.DefaultFeatureGate.Enabled(kubefeatures.PodLevelResources),
 	})
+}
+
+func configOf(limits resources.Limits) *ResourceConfig {
 	return &ResourceConfig{
 		CPUShares: &limits.CPUShares,
 		CPUQuota:  &limits.CPUQuota,
