@@ -16,6 +16,7 @@ test: deps
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
 	$(MAKE) freebsd-check
+	$(MAKE) kubelet-freebsd-check kubelet-freebsd
 	$(MAKE) fuzz
 	$(MAKE) e2e
 
@@ -41,6 +42,14 @@ demo: deps-demo
 # Clippy and a linked binary for FreeBSD.
 freebsd-check:
 	sh ci/freebsd-cross.sh check
+
+# A kubelet for FreeBSD, from Go modules alone: target/kubelet/. GOARCH=arm64 for another machine.
+kubelet-freebsd:
+	sh packaging/kubelet/build.sh
+
+# The tests of what it has of ours.
+kubelet-freebsd-check:
+	sh packaging/kubelet/build.sh check
 
 # The conformance suites, the demo, crictl, our own specs and critest on a FreeBSD machine: FREEBSD_SSH='ssh -p 2222 root@host',
 # or FREEBSD_IMAGE=a virtual machine's image. e2e/freebsd/run.sh says what else can be set; artifacts/freebsd holds the reports.
@@ -74,4 +83,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e soak fuzz demo freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean
+.PHONY: all build test e2e soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean
