@@ -133,11 +133,12 @@ fn a_pod_that_the_kernel_loses_is_not_ready_and_makes_room_for_another() {
             let info = client.pod_sandbox_status(request).await.unwrap().into_inner().info;
             assert!(info["info"].contains("somebody removed"), "{info:?}");
             assert_eq!(pod_status(&mut client, &other).await.state(), PodSandboxState::SandboxReady);
-            while !down {
-                let event = events.message().await.unwrap().unwrap();
-                assert_eq!(event.container_event_type(), ContainerEventType::ContainerStoppedEvent);
-                if event.container_id == pod {
-                    break;
+            if !down {
+                let mut told = String::new();
+                while told != pod {
+                    let event = events.message().await.unwrap().unwrap();
+                    assert_eq!(event.container_event_type(), ContainerEventType::ContainerStoppedEvent);
+                    told = event.container_id;
                 }
             }
             let mut again = run_pod("web");
