@@ -42,7 +42,8 @@ fn of(kind: &str, printed: &str) -> Option<String> {
         // pf keeps an anchor that had tables, empty, and so its parent (seen on 15.1): what all pods share of a server.
         ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
         ("dataset", [name])
-            if name.contains("/chains") || name.ends_with("/containers") || name.ends_with("/trash") =>
+            if name.contains("/chains/")
+                || ["/chains", "/containers", "/trash"].iter().any(|end| name.ends_with(end)) =>
         {
             None
         }
