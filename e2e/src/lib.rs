@@ -8,6 +8,7 @@ pub mod critest;
 pub mod crowd;
 pub mod images;
 pub mod inventory;
+pub mod kubernetes;
 pub mod oci;
 pub mod process;
 pub mod random;
