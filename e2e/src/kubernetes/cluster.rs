@@ -100,8 +100,8 @@ fn all_go(site: &Site, kubectl: &Kubectl) -> Result<()> {
             "the namespace is still there: {}",
             kubectl.run(&["get", "pods", "-o", "wide"])?
         );
-        let left = site.run(["pods"])?;
-        ensure!(left.lines().count() <= 1, "pods are left:\n{left}");
+        let left = site.run(["pods", "-q"])?;
+        ensure!(left.is_empty(), "pods are left:\n{}", site.run(["pods"])?);
         Ok(())
     })
 }

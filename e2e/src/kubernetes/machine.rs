@@ -75,6 +75,11 @@ impl Machine {
         }
         let mut errors: Vec<anyhow::Error> = Vec::new();
         let mut note = |result: Result<()>| errors.extend(result.err());
+        // kubelet mounts its directory on itself, to share what it mounts below it, and leaves that.
+        let root = self.dir.join("kubelet/root");
+        if mount_points()?.contains(&root) {
+            note(Program::new("umount", ["-l".as_ref(), root.as_os_str()]).run().map(drop));
+        }
         note(Program::new("ip", ["address", "delete", &self.cidr(), "dev", "lo"]).run().map(drop));
         for (path, value) in &self.settings {
             note(fs::write(path, value.trim()).with_context(|| format!("cannot restore {}", path.display())));
@@ -90,13 +95,9 @@ impl Machine {
 
     /// Unmounts what is below the run's directory: after a run that failed, so that it can be looked at and removed.
     pub(crate) fn unmount(&self) -> Result<()> {
-        let below = format!(" {}/", self.dir.display());
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        for line in mounts.lines().rev().filter(|line| line.contains(&below)) {
-            let point = line.split(' ').nth(4).context("mountinfo has a mount point")?;
-            Program::new("umount", ["-l", point]).run()?;
-        }
-        Ok(())
+        let points = mount_points()?;
+        let below = points.iter().rev().filter(|point| point.starts_with(&self.dir));
+        below.map(|point| Program::new("umount", ["-l".as_ref(), point.as_os_str()]).run().map(drop)).collect()
     }
 
     fn cidr(&self) -> String {
@@ -110,6 +111,11 @@ impl Drop for Machine {
             eprintln!("e2e: the machine is not as it was: {error:#}");
         }
     }
+}
+
+fn mount_points() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect())
 }
 
 /// The one hierarchy of version 2, or every controller's of version 1.

@@ -67,6 +67,8 @@ pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Resu
             stand_alone::run(&ground, checks);
         }
         cluster::run(&ground, &mut server, plan, checks);
+        // Of a step that failed: what is left would hide what the last checks are about.
+        site.run(["rmp", "--all", "--force"])?;
         checks.check("the server stops after kubelet", || server.stop());
     }
     checks.check("the machine is as it was before kubelet", || machine.restore());

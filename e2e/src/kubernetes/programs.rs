@@ -38,9 +38,11 @@ impl Programs {
 
 /// The version of Kubernetes that go.mod requires.
 pub(crate) fn version() -> Result<&'static str> {
-    let required =
-        GO_MOD.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "));
-    required.context("e2e/kubernetes/go.mod does not require k8s.io/kubernetes")
+    let mut required = GO_MOD.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word == "require");
+        (words.next() == Some("k8s.io/kubernetes")).then(|| words.next()).flatten()
+    });
+    required.next().context("e2e/kubernetes/go.mod does not require k8s.io/kubernetes")
 }
 
 /// The linker's flags: no symbols, and the version, which the programs tell each other.
