@@ -1,5 +1,5 @@
 //! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
-//! `e2e all`; each part can be run by itself.
+//! `e2e all`, the stock kubelet among them; each part can be run by itself.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
