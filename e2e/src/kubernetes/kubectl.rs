@@ -88,9 +88,9 @@ impl Kubectl {
         })
     }
 
-    /// Runs a shell's script in a container (`POD` or `POD/CONTAINER`) and returns what it printed.
+    /// Runs a shell's script in a container (`POD` or `POD:CONTAINER`) and returns what it printed.
     pub(crate) fn exec(&self, place: &str, script: &str) -> Result<String> {
-        let (pod, container) = place.split_once('/').map_or((place, None), |(pod, container)| (pod, Some(container)));
+        let (pod, container) = place.split_once(':').map_or((place, None), |(pod, container)| (pod, Some(container)));
         let container = container.map(|name| ["-c", name]);
         let place = container.as_ref().map_or(&[][..], |option| &option[..]);
         self.run(&[&["exec", pod], place, &["--", "sh", "-c", script]].concat())

@@ -10,8 +10,8 @@ use super::certificates::Certificates;
 use super::kubectl::Kubectl;
 use super::machine::Machine;
 use super::programs::Programs;
-use super::{API_PORT, NODE, until};
-use crate::process::{Background, Program, tail};
+use super::{API_PORT, NODE};
+use crate::process::{Background, Program};
 use crate::server::Site;
 
 /// How long the API server may take until it is ready, its storage empty, on two busy cores.
@@ -53,14 +53,20 @@ impl Plane {
         let mut plane = Self { programs: Vec::new(), proxy: programs.path("kube-proxy"), kubectl, node };
         plane.add("etcd".as_ref(), &dir, etcd(address, &dir)).context("etcd is Debian's etcd-server: make deps")?;
         plane.add(&programs.path("kube-apiserver"), &dir, api_server(site, address, certificates))?;
-        let ready = until(START_TIMEOUT, || plane.kubectl.raw("/readyz"));
-        ready.with_context(|| format!("the API server is not ready:\n{}", tail(&dir.join("kube-apiserver.log"))))?;
+        plane.ready()?;
         let args = controller_manager(site, address, certificates, &controllers);
         plane.add(&programs.path("kube-controller-manager"), &dir, args)?;
         plane.add(&programs.path("kube-scheduler"), &dir, own_config(address, &scheduler))?;
         let args = proxy(site, address, &client("proxy", "/CN=system:kube-proxy")?);
         plane.add(&plane.proxy.clone(), &dir, args)?;
         Ok(plane)
+    }
+
+    /// Waits until the API server answers; one that has ended never will.
+    fn ready(&mut self) -> Result<()> {
+        let Self { programs, kubectl, .. } = self;
+        let server = programs.last_mut().context("the API server was started")?;
+        server.until(START_TIMEOUT, || kubectl.raw("/readyz").is_ok())
     }
 
     fn add(&mut self, program: &Path, dir: &Path, args: Vec<String>) -> Result<()> {
@@ -107,7 +113,7 @@ fn api_server(site: &Site, address: &str, certificates: &Certificates) -> Vec<St
         format!("--kubelet-client-key={}", key("api-server-client")),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-account-key-file={}", key("accounts")),
+        format!("--service-account-key-file={}", certificate("accounts")),
         format!("--service-account-signing-key-file={}", key("accounts")),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),

@@ -16,7 +16,7 @@ fn ended(status: &Value) -> &Value {
 pub(super) fn init(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/init", "condition=Ready", PATIENCE)?;
-    let order = kubectl.exec("init/main", "cat /shared/order")?;
+    let order = kubectl.exec("init:main", "cat /shared/order")?;
     ensure!(order == "first\nsecond\nsidecar\nmain\n", "they began in the order {order:?}");
     // A sidecar does not keep a pod from its end, and ends after the containers.
     let pod = kubectl.until("pod/init-ends", PATIENCE, |pod| pod["status"]["phase"] == "Succeeded")?;
@@ -31,16 +31,16 @@ pub(super) fn init(cluster: &mut Cluster<'_, '_>) -> Result<()> {
 pub(super) fn shared(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/shared", "condition=Ready", PATIENCE)?;
-    for name in ["shared/server", "shared/client"] {
+    for name in ["shared:server", "shared:client"] {
         let host = kubectl.exec(name, "hostname")?;
         ensure!(host.trim() == "shared-name", "{name}: the host's name is {host}");
     }
-    let processes = kubectl.exec("shared/client", "ps -o args")?;
+    let processes = kubectl.exec("shared:client", "ps -o args")?;
     for wanted in ["httpd -f", "sleep 100000"] {
         ensure!(processes.contains(wanted), "the client sees no {wanted:?}:\n{processes}");
     }
     // The server's process can be signalled from beside, as it is when a sidecar makes it read its configuration again.
-    kubectl.exec("shared/client", "kill -0 $(pidof httpd)").map(drop)
+    kubectl.exec("shared:client", "kill -0 $(pidof httpd)").map(drop)
 }
 
 pub(super) fn probes(cluster: &mut Cluster<'_, '_>) -> Result<()> {
@@ -51,14 +51,14 @@ pub(super) fn probes(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     }
     let gated = kubectl.get(&["pod/probes"])?;
     ensure!(!has(&gated, "Ready") && container(&gated, "gate")["ready"] == false, "{}", gated["status"]);
-    kubectl.exec("probes/gate", "touch /tmp/ready")?;
+    kubectl.exec("probes:gate", "touch /tmp/ready")?;
     kubectl.wait("pod/probes", "condition=Ready", PATIENCE)?;
-    kubectl.exec("probes/gate", "rm /tmp/ready")?;
+    kubectl.exec("probes:gate", "rm /tmp/ready")?;
     kubectl.wait("pod/probes", "condition=Ready=False", PATIENCE)?;
-    kubectl.exec("probes/gate", "touch /tmp/ready")?;
-    kubectl.exec("probes/gate", "wget -q -O - http://127.0.0.1:8080/make-not-serving")?;
+    kubectl.exec("probes:gate", "touch /tmp/ready")?;
+    kubectl.exec("probes:gate", "wget -q -O - http://127.0.0.1:8080/make-not-serving")?;
     kubectl.until("pod/probes", PATIENCE, |pod| container(pod, "grpc")["ready"] == false)?;
-    kubectl.exec("probes/gate", "wget -q -O - http://127.0.0.1:8080/make-serving")?;
+    kubectl.exec("probes:gate", "wget -q -O - http://127.0.0.1:8080/make-serving")?;
     kubectl.wait("pod/probes", "condition=Ready", PATIENCE)?;
     let pod = kubectl.get(&["pod/probes"])?;
     let restarts: Vec<_> = ["gate", "http", "grpc"].map(|name| container(&pod, name)["restartCount"].clone()).into();

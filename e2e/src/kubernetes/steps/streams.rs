@@ -99,7 +99,7 @@ pub(super) fn debug(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let fixed = ["debug", "streams", &image, "--target=httpd", "-c", "debugger", "--profile=general", "--attach=false"];
     kubectl.run(&[&fixed[..], &["--", "sleep", "100000"]].concat())?;
     kubectl.until("pod/streams", PATIENCE, |pod| container(pod, "debugger")["state"]["running"].is_object())?;
-    let processes = kubectl.exec("streams/debugger", "ps -o args; wget -q -O - http://127.0.0.1/")?;
+    let processes = kubectl.exec("streams:debugger", "ps -o args; wget -q -O - http://127.0.0.1/")?;
     for wanted in ["httpd -f", "It works!"] {
         ensure!(processes.contains(wanted), "the debugger sees no {wanted:?}:\n{processes}");
     }

@@ -83,7 +83,8 @@ pub(super) fn service(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?.to_owned();
     // From every pod behind it, and so from each to itself too; often enough that each meets itself.
     let pods = kubectl.get(&["pods", "-l", "app=web"])?;
-    for pod in pods["items"].as_array().context("no list")? {
+    let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+    for pod in pods["items"].as_array().context("no list")?.iter().filter(stays) {
         let name = pod["metadata"]["name"].as_str().context("a pod has a name")?;
         let script = format!("for i in $(seq 12); do wget -q -T 5 -O /dev/null http://{address}:8080/ || exit 1; done");
         kubectl.exec(name, &script).with_context(|| format!("{name} does not reach its Service {address}"))?;
