@@ -22,6 +22,8 @@ const SETTINGS: [&str; 6] = [
 ];
 /// Built into kubelet: the sockets of device plugins, and links to the logs of containers.
 const DIRECTORIES: [&str; 2] = ["/var/lib/kubelet", "/var/log/containers"];
+/// One run at a time on a machine.
+const LOCK: &str = "/run/cellblock-e2e-kubernetes.lock";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The machine as it was.
@@ -33,11 +35,16 @@ pub(crate) struct Machine {
     directories: Vec<PathBuf>,
     dir: PathBuf,
     restored: bool,
+    /// Held as long as this lives.
+    _lock: fs::File,
 }
 
 impl Machine {
     /// Makes the node's address and its root cgroup, and remembers the rest.
     pub(crate) fn prepare(site: &Site) -> Result<Self> {
+        // Two runs at a time would take each other's settings for the machine's.
+        let lock = fs::File::create(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
+        lock.lock()?;
         let settings = SETTINGS.iter().map(|name| Path::new("/proc/sys").join(name));
         let settings = settings.filter_map(|path| fs::read_to_string(&path).ok().map(|value| (path, value))).collect();
         let directories = DIRECTORIES.iter().map(PathBuf::from).filter(|path| !path.exists()).collect();
@@ -49,6 +56,7 @@ impl Machine {
             directories,
             dir: site.dir().to_owned(),
             restored: false,
+            _lock: lock,
         };
         // kubelet refuses 127.0.0.1 as the node's address, but not another one of the loopback interface.
         Program::new("ip", ["address", "replace", &machine.cidr(), "dev", "lo"]).run()?;

@@ -32,7 +32,7 @@ pub(super) fn host_ports(cluster: &mut Cluster<'_, '_>) -> Result<()> {
         ("client", format!("{}:{HOST_PORT}", cluster.address)),
         ("ports", format!("{}:{HOST_PORT}", cluster.address)),
     ] {
-        let page = kubectl.exec(from, &format!("wget -q -T 5 -O - http://{to}/"));
+        let page = kubectl.exec(from, &format!("wget -q -O - http://{to}/"));
         let page = page.with_context(|| format!("http://{to}/ from the pod {from}"))?;
         ensure!(page.contains("It works!"), "http://{to}/ from the pod {from}: {page}");
     }
