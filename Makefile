@@ -26,6 +26,11 @@ e2e: build
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/debug/e2e" all
 
+# The stock kubelet of Kubernetes on Cellblock: static pods, then a cluster of one node, all steps. A target of its own.
+e2e-kubernetes: deps build
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/debug/e2e" kubernetes
+
 # Pods come and go under kills and other faults; then 110 pods under a server that is killed. Nothing may be lost or left.
 soak: deps build
 	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS)
@@ -83,4 +88,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean
+.PHONY: all build test e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean

@@ -8,7 +8,7 @@ set -eu
 # program:package; a program is looked for where root's PATH may not lead.
 demo="cc:gcc runc:runc nft:nftables ip:iproute2"
 test="$demo c++:g++ protoc:protobuf-compiler docker-registry:docker-registry go:golang-go ipcmk:util-linux
- ldd:libc-bin dpkg:dpkg ps:procps"
+ ldd:libc-bin dpkg:dpkg ps:procps etcd:etcd-server openssl:openssl script:bsdutils timeout:coreutils"
 bench="$test containerd:containerd"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin

@@ -57,6 +57,14 @@ pub fn linux_shell(tools: &Tools) -> Result<Published> {
     Ok(Published { repository: "e2e-test-images/linux-busybox".into(), tags: vec!["1"], image })
 }
 
+/// Kubernetes' own program for tests (`/agnhost`), with a shell beside it.
+pub fn agnhost(tools: &Tools, program: &Path) -> Result<Published> {
+    let agnhost = Tree::default().program("agnhost", &std::fs::read(program)?).layer()?;
+    let config = Config { entrypoint: vec!["/agnhost"], ..Config::default() };
+    let image = Image::new(&[busybox_tree(tools)?.layer()?, agnhost], &config);
+    Ok(Published { repository: "e2e-test-images/agnhost".into(), tags: vec!["2.99"], image })
+}
+
 /// Every image that critest and the crictl scenario use.
 pub fn all(tools: &Tools) -> Result<Vec<Published>> {
     let busybox = busybox_tree(tools)?;

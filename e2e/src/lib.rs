@@ -8,6 +8,7 @@ pub mod critest;
 pub mod crowd;
 pub mod images;
 pub mod inventory;
+pub mod kubernetes;
 pub mod process;
 pub mod random;
 pub mod registry;

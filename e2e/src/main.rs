@@ -1,5 +1,5 @@
 //! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
-//! `e2e all`; each part can be run by itself.
+//! `e2e all`; each part, and the stock kubelet, can be run by itself.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
+use e2e::kubernetes;
 use e2e::process::tail;
 use e2e::registry::Registry;
 use e2e::scenario;
@@ -40,6 +41,14 @@ enum Command {
     Critest(Options),
     /// Our own conformance suite.
     Specs(SpecsOptions),
+    /// The stock kubelet of Kubernetes: alone with static pods, then in a cluster of one node.
+    Kubernetes {
+        #[command(flatten)]
+        plan: kubernetes::Plan,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
+    },
     /// How fast exec and port-forward are beside containerd, which is started for it. With a release build the figures mean
     /// something.
     BenchStreaming {
@@ -118,6 +127,7 @@ struct Parts {
     specs: Option<specs::Plan>,
     critest: bool,
     soak: Option<soak::Plan>,
+    kubernetes: Option<kubernetes::Plan>,
 }
 
 /// The soak that is part of everything: long enough for some dozens of faults, and pods enough to see that recovery is not slow.
@@ -138,11 +148,15 @@ fn command(command: Command) -> Result<()> {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
-            run(&Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK) }, &options)
+            let all = Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK), kubernetes: None };
+            run(&all, &options)
         }
         Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
         Command::Critest(options) => run(&Parts { critest: true, ..Parts::default() }, &options),
         Command::Specs(options) => run_specs(options),
+        Command::Kubernetes { plan, keep } => {
+            run(&Parts { kubernetes: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
+        }
         Command::Soak { plan, registry_config: Some(certs), keep } => soak_without_registry(&plan, &certs, keep),
         Command::Soak { plan, registry_config: None, keep } => {
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
@@ -196,7 +210,11 @@ fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
 fn run(parts: &Parts, options: &Options) -> Result<()> {
     let tools = Tools::open()?;
     let dir = run_directory()?;
-    let mut registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
+    let mut all = images::all(&tools)?;
+    if parts.kubernetes.is_some() {
+        all.extend(kubernetes::images(&tools)?);
+    }
+    let mut registry = registry(&dir.path().join("registry"), &all)?;
     let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
     let mut checks = Checks::default();
     if let Some(address) = &options.address {
@@ -215,6 +233,9 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     }
     if parts.crictl || parts.specs.is_some() || parts.critest {
         clients(&site, &tools, (parts, options), &mut checks)?;
+    }
+    if let Some(plan) = &parts.kubernetes {
+        kubernetes::run(&site, &tools, plan, &mut checks)?;
     }
     if let Some(plan) = &parts.soak {
         soak_at(&site, Some(&mut registry), plan, &mut checks);

@@ -240,7 +240,8 @@ fn fetch_page(site: &Site, pod: &str) -> Result<()> {
     Ok(())
 }
 
-fn get(address: &str) -> Result<String> {
+/// A page of a web server, which may still be starting.
+pub(crate) fn get(address: &str) -> Result<String> {
     let start = Instant::now();
     let mut stream = loop {
         match TcpStream::connect(address) {

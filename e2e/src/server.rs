@@ -36,7 +36,7 @@ impl Site {
                 site.state(),
                 site.address(),
                 site.prefix,
-                net = 130 + letter,
+                net = site.network(),
             ),
         )?;
         Ok(site)
@@ -62,6 +62,11 @@ impl Site {
     /// What kernel names start with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The second number of the addresses of its pods (10.N.0.0/16), which no other run has.
+    pub fn network(&self) -> u8 {
+        130 + self.prefix.as_bytes()[1] - b'a'
     }
 
     /// The server's state directory.

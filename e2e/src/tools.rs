@@ -1,5 +1,5 @@
 //! The clients and programs that the tests use, built or fetched once into a cache: crictl and critest from the Go module
-//! proxy (whose checksum database vouches for the module; its hash is pinned here too), BusyBox and nginx from Debian's packages, and
+//! proxy (whose checksum database vouches for the module; its hash is pinned here too), Kubernetes' own (`kubernetes`), BusyBox and nginx from Debian's packages, and
 //! two small programs of the test images. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
 //! deps`.
 
@@ -145,11 +145,19 @@ impl Tools {
         Ok(program)
     }
 
+    /// What another part of the tests makes once, under its name in the cache.
+    pub(crate) fn cached(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let target = self.cache.join(name);
+        self.once(&target, make)?;
+        Ok(target)
+    }
+
     /// Runs Go, of the version that the module wants. A Go of 1.21 and later fetches it by itself; the one of Debian 12 does
     /// not, but can download it as the module that it is.
-    fn go(&self, source: &Path, args: &[&str]) -> Result<String> {
-        let installed =
-            Program::new("go", ["version"]).run().context("crictl and critest are built with Go: make deps")?;
+    pub(crate) fn go(&self, source: &Path, args: &[&str]) -> Result<String> {
+        let installed = Program::new("go", ["version"])
+            .run()
+            .context("crictl, critest and kubelet are built with Go: make deps")?;
         let program = if version_parts(&installed).first().is_some_and(|minor| *minor >= 21) {
             PathBuf::from("go")
         } else {

@@ -1,0 +1,112 @@
+//! kubectl for one server, and what a test asks with it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::until;
+use crate::process::{Output, Program};
+
+/// kubectl with the file that leads it to a server.
+#[derive(Debug)]
+pub(crate) struct Kubectl {
+    program: PathBuf,
+    kubeconfig: String,
+    cache: PathBuf,
+}
+
+impl Kubectl {
+    /// `dir` gets its cache.
+    pub(crate) fn new(program: PathBuf, kubeconfig: String, dir: &Path) -> Self {
+        Self { program, kubeconfig, cache: dir.join("kubectl") }
+    }
+
+    /// The program with these arguments.
+    pub(crate) fn command(&self, args: &[&str]) -> Program {
+        let cache = self.cache.to_string_lossy();
+        let fixed = ["--kubeconfig", &self.kubeconfig, "--cache-dir", &cache];
+        // The options first: what follows `--` belongs to a container.
+        Program::new(&self.program, [&fixed[..], args].concat()).env("HOME", &self.cache)
+    }
+
+    /// The same as the words of a shell.
+    pub(crate) fn words(&self, args: &str) -> String {
+        format!(
+            "{} --kubeconfig {} --cache-dir {} {args}",
+            self.program.display(),
+            self.kubeconfig,
+            self.cache.display()
+        )
+    }
+
+    /// Runs it, which must succeed, and returns what it printed.
+    pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
+        self.command(args).run()
+    }
+
+    /// Runs it, however it ends.
+    pub(crate) fn output(&self, args: &[&str]) -> Result<Output> {
+        self.command(args).output()
+    }
+
+    /// Makes the objects of a manifest, or changes them to it.
+    pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
+        self.command(&["apply", "-f", "-"]).stdin(manifest).run().map(drop)
+    }
+
+    /// An object, or a list of them.
+    pub(crate) fn get(&self, what: &[&str]) -> Result<Value> {
+        let text = self.run(&[&["get", "-o", "json"], what].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// What the server answers on a path.
+    pub(crate) fn raw(&self, path: &str) -> Result<String> {
+        self.run(&["get", "--raw", path])
+    }
+
+    /// Waits for a condition, or for what kubectl's `--for` can say otherwise.
+    pub(crate) fn wait(&self, what: &str, wanted: &str, timeout: Duration) -> Result<()> {
+        let seconds = format!("--timeout={}s", timeout.as_secs());
+        let waited = self.run(&["wait", what, &format!("--for={wanted}"), &seconds]);
+        waited.map(drop).with_context(|| format!("{what} is not {wanted}; it is {}", self.state(what)))
+    }
+
+    /// A pod's status, for messages.
+    fn state(&self, what: &str) -> String {
+        self.get(&[what]).map_or_else(|error| format!("{error:#}"), |object| object["status"].to_string())
+    }
+
+    /// Asks for an object until it is as wanted; what is wanted says what is missing.
+    pub(crate) fn until(&self, what: &str, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(timeout, || {
+            let object = self.get(&[what])?;
+            ensure!(wanted(&object), "{what} is {}", object["status"]);
+            Ok(object)
+        })
+    }
+
+    /// Runs a shell's script in a container (`POD` or `POD:CONTAINER`) and returns what it printed.
+    pub(crate) fn exec(&self, place: &str, script: &str) -> Result<String> {
+        let (pod, container) = place.split_once(':').map_or((place, None), |(pod, container)| (pod, Some(container)));
+        let container = container.map(|name| ["-c", name]);
+        let place = container.as_ref().map_or(&[][..], |option| &option[..]);
+        self.run(&[&["exec", pod], place, &["--", "sh", "-c", script]].concat())
+    }
+}
+
+/// The status of a pod's container, also of an init container or an ephemeral one.
+pub(crate) fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    static NOTHING: Value = Value::Null;
+    let kinds = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let all = kinds.iter().filter_map(|kind| pod["status"][kind].as_array()).flatten();
+    all.into_iter().find(|status| status["name"] == name).unwrap_or(&NOTHING)
+}
+
+/// Whether a condition of an object is true.
+pub(crate) fn has(object: &Value, condition: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
+}

@@ -1,0 +1,118 @@
+//! The stock kubelet on Cellblock: first alone, with static pods, then in a cluster of one node with a control plane on
+//! loopback. Everything of it is below one directory and one prefix; what a kubelet changes on the machine is put back.
+
+mod certificates;
+mod cluster;
+mod kubectl;
+mod kubelet;
+mod machine;
+mod plane;
+mod programs;
+mod stand_alone;
+mod steps;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::certificates::Certificates;
+use self::machine::Machine;
+use self::programs::Programs;
+use crate::checks::Checks;
+use crate::images::Published;
+use crate::inventory::Inventory;
+use crate::process::Background;
+use crate::server::Site;
+use crate::tools::Tools;
+
+/// The name of the node.
+const NODE: &str = "cellblock-e2e";
+/// The namespace of the scenario.
+const NAMESPACE: &str = "scenario";
+/// The usual port of the API server, on the node's address.
+const API_PORT: u16 = 6443;
+/// The usual port of kubelet, on the node's address.
+const KUBELET_PORT: u16 = 10250;
+/// How often something is asked until it is there.
+const POLL: Duration = Duration::from_millis(300);
+
+/// What of the scenario is run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Plan {
+    /// Leaves out the steps that take long: what is part of `e2e all`.
+    #[arg(long)]
+    pub quick: bool,
+    /// Runs only the steps whose name contains this, and what each run needs.
+    #[arg(long, value_name = "SUBSTRING")]
+    pub only: Option<String>,
+}
+
+/// The images that the scenario uses beside those of [`crate::images::all`]; builds Kubernetes' programs when they are not there.
+pub fn images(tools: &Tools) -> Result<Vec<Published>> {
+    Ok(vec![crate::images::agnhost(tools, &Programs::build(tools)?.path("agnhost"))?])
+}
+
+/// Runs the scenario on a server of its own at this site, whose registry has the images.
+pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Result<()> {
+    let programs = Programs::build(tools)?;
+    println!("kubelet {}", programs::version()?);
+    let mut before = Inventory::take(site)?;
+    let mut machine = Machine::prepare(site)?;
+    let certificates = Certificates::create(&site.dir().join("certificates"), machine.address())?;
+    let ground = Ground { site, machine: &machine, programs: &programs, certificates: &certificates };
+    let mut server = Server { site, running: None };
+    if checks.check("the server starts for kubelet", || server.start()).is_some() {
+        before.add_directories(site);
+        if plan.only.as_ref().is_none_or(|only| stand_alone::NAME.contains(&**only)) {
+            stand_alone::run(&ground, checks);
+        }
+        cluster::run(&ground, &mut server, plan, checks);
+        // Of a step that failed: what is left would hide what the last checks are about.
+        site.run(["rmp", "--all", "--force"])?;
+        checks.check("the server stops after kubelet", || server.stop());
+    }
+    checks.check("the machine is as it was before kubelet", || machine.restore());
+    checks.check("kubelet leaves nothing behind", || Inventory::unchanged_since(&before, site));
+    Ok(())
+}
+
+/// What the parts are built on.
+struct Ground<'a> {
+    site: &'a Site,
+    machine: &'a Machine,
+    programs: &'a Programs,
+    certificates: &'a Certificates,
+}
+
+/// Cellblock, which the scenario kills and starts again.
+struct Server<'a> {
+    site: &'a Site,
+    running: Option<Background>,
+}
+
+impl Server<'_> {
+    fn start(&mut self) -> Result<()> {
+        self.running = Some(self.site.serve()?);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.running.take().context("the server does not run")?.kill()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.running.take().context("the server does not run")?.stop()
+    }
+}
+
+/// Asks until there is an answer; the last error says what is missing.
+fn until<T>(timeout: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if start.elapsed() > timeout => bail!("after {} s: {error:#}", timeout.as_secs()),
+            Err(_) => std::thread::sleep(POLL),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A kubelet that stands alone: it runs the pods whose manifests lie in a directory, and knows no API server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::kubectl::{container, has};
+use super::kubelet::Kubelet;
+use super::{Ground, until};
+use crate::checks::Checks;
+use crate::scenario::get;
+use crate::server::Site;
+
+/// What `--only` is held against.
+pub(super) const NAME: &str = "static pods";
+const MANIFEST: &str = include_str!("../../kubernetes/manifests/static.yaml");
+/// Its port on the host.
+const PAGE: &str = "127.0.0.1:18420";
+/// How long a pod may take to come or to go, its images pulled, on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Runs it from its start to its end.
+pub(super) fn run(ground: &Ground<'_>, checks: &mut Checks) {
+    let made = Kubelet::new(ground.site, ground.machine, ground.programs, ground.certificates, None);
+    let Some(mut kubelet) = checks.check("static pods: kubelet starts", || {
+        let mut kubelet = made?;
+        kubelet.start()?;
+        Ok(kubelet)
+    }) else {
+        return;
+    };
+    if checks.check("static pods: one comes", || comes(&kubelet)).is_some() {
+        checks.check("static pods: kubelet is killed and started", || kubelet_again(&mut kubelet));
+        checks.check("static pods: one changes", || changes(&kubelet));
+    }
+    checks.check("static pods: one goes", || goes(ground.site, &kubelet));
+    checks.check("static pods: kubelet stops", || kubelet.stop());
+}
+
+fn file(kubelet: &Kubelet) -> PathBuf {
+    kubelet.static_pods().join("static.yaml")
+}
+
+/// The pod, when it is ready.
+fn ready(kubelet: &Kubelet) -> Result<Value> {
+    let pods = kubelet.pods()?;
+    let pod = pods.into_iter().next().context("kubelet has no pod")?;
+    ensure!(has(&pod, "Ready"), "the pod is {}", pod["status"]);
+    Ok(pod)
+}
+
+fn comes(kubelet: &Kubelet) -> Result<()> {
+    std::fs::write(file(kubelet), MANIFEST)?;
+    let pod = until(PATIENCE, || ready(kubelet))?;
+    ensure!(container(&pod, "init")["state"]["terminated"]["exitCode"] == 0, "{}", pod["status"]);
+    ensure!(container(&pod, "sidecar")["state"]["running"].is_object(), "{}", pod["status"]);
+    let page = get(PAGE)?;
+    ensure!(page.contains("made by init"), "http://{PAGE}/: {page}");
+    Ok(())
+}
+
+fn kubelet_again(kubelet: &mut Kubelet) -> Result<()> {
+    let before = until(PATIENCE, || ready(kubelet))?;
+    kubelet.kill()?;
+    ensure!(get(PAGE)?.contains("made by init"), "the pod does not answer without kubelet");
+    kubelet.start()?;
+    let after = until(PATIENCE, || ready(kubelet))?;
+    for name in ["web", "sidecar"] {
+        let (old, new) = (container(&before, name), container(&after, name));
+        ensure!(old["containerID"] == new["containerID"], "{name} was {old} and is {new}");
+    }
+    Ok(())
+}
+
+fn changes(kubelet: &Kubelet) -> Result<()> {
+    let before = until(PATIENCE, || ready(kubelet))?;
+    std::fs::write(file(kubelet), MANIFEST.replace("value: \"1\"", "value: \"2\""))?;
+    let after = until(PATIENCE, || {
+        let pod = ready(kubelet)?;
+        ensure!(pod["metadata"]["uid"] != before["metadata"]["uid"], "it is still the old pod");
+        Ok(pod)
+    })?;
+    let (old, new) = (container(&before, "web"), container(&after, "web"));
+    ensure!(old["containerID"] != new["containerID"], "the container is still {new}");
+    ensure!(get(PAGE)?.contains("made by init"), "the host's port does not lead to the new pod");
+    Ok(())
+}
+
+/// kubelet forgets a pod before it has stopped it, so that the runtime is asked.
+fn goes(site: &Site, kubelet: &Kubelet) -> Result<()> {
+    std::fs::remove_file(file(kubelet))?;
+    until(PATIENCE, || {
+        let left = site.run(["pods", "-q", "--state", "ready"])?;
+        ensure!(left.is_empty(), "still there: {left}");
+        Ok(())
+    })
+}

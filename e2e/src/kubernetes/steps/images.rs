@@ -1,0 +1,63 @@
+//! Images: when they are pulled, what a pod says without them, and what kubelet removes.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::kubernetes::cluster::{Cluster, PATIENCE};
+use crate::kubernetes::kubectl::container;
+use crate::kubernetes::until;
+
+/// kubelet looks at images every 5 minutes, and at its first look its statistics may not be there yet.
+const IMAGE_GC: Duration = Duration::from_secs(330);
+/// Of a pod that is done: nothing else uses it.
+const UNUSED: &str = "test-image-2";
+
+fn waits(pod: &Value, reasons: &[&str]) -> bool {
+    reasons.iter().any(|reason| container(pod, "pull")["state"]["waiting"]["reason"] == *reason)
+}
+
+pub(super) fn policies(cluster: &mut Cluster<'_, '_>) -> Result<()> {
+    let kubectl = cluster.kubectl;
+    kubectl.wait("pod/pull-always", "condition=Ready", PATIENCE)?;
+    kubectl.until("pod/pull-once", PATIENCE, |pod| pod["status"]["phase"] == "Succeeded")?;
+    kubectl.until("pod/pull-never", PATIENCE, |pod| waits(pod, &["ErrImageNeverPull"]))?;
+    let pod = kubectl.until("pod/pull-missing", PATIENCE, |pod| waits(pod, &["ImagePullBackOff"]))?;
+    let says = container(&pod, "pull")["state"]["waiting"]["message"].to_string();
+    ensure!(says.contains("not-there"), "the message does not name the image: {says}");
+    Ok(())
+}
+
+/// Of a container that starts again and again kubelet keeps one that is dead.
+pub(super) fn container_garbage(cluster: &mut Cluster<'_, '_>) -> Result<()> {
+    cluster.kubectl.until("pod/crash", PATIENCE, |pod| container(pod, "crash")["restartCount"].as_u64() >= Some(2))?;
+    until(PATIENCE, || {
+        let list = cluster.site.json(["ps", "-a", "-o", "json", "--label", "io.kubernetes.pod.name=crash"])?;
+        let count = list["containers"].as_array().map_or(0, Vec::len);
+        ensure!((1..=2).contains(&count), "there are {count} containers of the pod that crashes");
+        Ok(())
+    })
+}
+
+pub(super) fn image_garbage(cluster: &mut Cluster<'_, '_>) -> Result<()> {
+    cluster.kubectl.until("pod/pull-once", PATIENCE, |pod| pod["status"]["phase"] == "Succeeded")?;
+    cluster.kubectl.run(&["delete", "pod/pull-once"])?;
+    ensure!(cluster.site.run(["images"])?.contains(UNUSED), "{UNUSED} was not pulled");
+    let thresholds = |cluster: &mut Cluster<'_, '_>, high: u32, low: u32| {
+        cluster.kubelet.set("imageGCHighThresholdPercent", json!(high));
+        cluster.kubelet.set("imageGCLowThresholdPercent", json!(low));
+        cluster.kubelet.stop()?;
+        cluster.kubelet.start()
+    };
+    thresholds(cluster, 1, 0)?;
+    let collected = until(IMAGE_GC, || {
+        let images = cluster.site.run(["images"])?;
+        ensure!(!images.contains(UNUSED), "{UNUSED} is still there:\n{images}");
+        // What a pod uses stays.
+        ensure!(images.contains("test-image-tags"), "an image in use is gone:\n{images}");
+        Ok(())
+    });
+    thresholds(cluster, 85, 80)?;
+    collected
+}
