@@ -214,7 +214,9 @@ fn listener() {
         second.configure(&world.networks).unwrap();
         call(None, Tcp, "127.0.0.1", 8080).unwrap();
         call(Some(OUTSIDE_NAME), Tcp, NODE[0], 8080).unwrap();
-        assert!(second.needs().iter().all(host::Need::holds));
+        // An advisory need (the sizes of pf's tables) may be unmet.
+        let unmet: Vec<_> = second.needs().into_iter().filter(|need| need.required && !need.holds()).collect();
+        assert_eq!(unmet, []);
         pod.remove(&*second);
         drop(second);
         network.detach(&pod.wanted.id, None).unwrap();
