@@ -6,7 +6,7 @@
 #   httpd    a web server on the port of its argument: inetd(8) and a script
 set -eu
 
-programs="sh cat cp date dd df echo env expr false fetch grep head hostname id ifconfig inetd ipcs kill limits ln ls mkdir mount
+programs="sh cat chmod cp date dd df echo env expr false fetch grep head hostname id ifconfig inetd ipcs kill limits ln ls mkdir mount
 mv nc netstat pgrep ping printenv ps pwd rm sed sleep sort stat sysctl tail test touch tr true uname wc"
 
 path=/bin:/usr/bin:/sbin:/usr/sbin

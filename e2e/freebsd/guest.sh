@@ -4,8 +4,8 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario linux loop soak specs critest. -z: containers' roots on ZFS below this dataset, else copies. -f: only the specs
-# of critest that match. -o: only our own specs whose names contain this.
+# Parts: suites demo scenario linux loop soak upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
 dir=$(cd "$(dirname "$0")" && pwd)
@@ -358,19 +358,26 @@ nothing_left() {
     return 1
 }
 
-# Pods come and go while the server is killed; then it is killed under many. It has a prefix, so an anchor, of its own.
-run_soak() {
+# A part of `e2e` with servers of its own, so with a prefix, an anchor and a dataset of its own: a server removes what it does not
+# know.
+own_servers() {
     inventory >tmp/before
     rules=$(pfctl -q -sn; pfctl -q -sr)
     printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\n' | pfctl -q -f -
-    # A dataset of its own too: a server removes what it does not know.
-    [ -z "$dataset" ] || zfs create "$dataset/soak"
-    PATH=$PATH:$dir ./e2e soak --seconds "$SOAK" --pods 20 --registry-config certs.d ${dataset:+--zfs "$dataset/soak"} >soak.log 2>&1 || failures=$((failures + 1))
-    tail -30 soak.log
-    [ -z "$dataset" ] || zfs destroy -r "$dataset/soak"
+    [ -z "$dataset" ] || zfs create "$dataset/$part"
+    PATH=$PATH:$dir ./e2e "$part" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
+        failures=$((failures + 1))
+    tail -30 "$part.log"
+    [ -z "$dataset" ] || zfs destroy -r "$dataset/$part"
     echo "$rules" | pfctl -q -f -
-    nothing_left || { echo "FAILED  soak: left behind"; failures=$((failures + 1)); }
+    nothing_left || { echo "FAILED  $part: left behind"; failures=$((failures + 1)); }
 }
+
+# Pods come and go while the server is killed; then it is killed under many.
+run_soak() { own_servers --seconds "$SOAK" --pods 20; }
+
+# An older server is replaced under running pods.
+run_upgrade() { own_servers --from old; }
 
 # Our own conformance suite writes its report itself; what it made must be gone.
 run_specs() {
@@ -408,7 +415,7 @@ trap stop EXIT
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    case $part in critest | soak | specs) ;; *) report ;; esac
+    case $part in critest | soak | specs | upgrade) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

@@ -5,7 +5,7 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop soak specs critest (all), or bench.
+# Parts: suites demo scenario linux loop soak upgrade specs critest (all), or bench.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -77,7 +77,7 @@ build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
     programs="--bin cellblock --bin cellblock-monitor --bin cellblock-hostport --bin cellblock-vnet"
-    case " $* " in *" specs "* | *" soak "*) programs="$programs --bin e2e" ;; esac
+    case " $* " in *" specs "* | *" soak "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
@@ -89,11 +89,30 @@ build() {
             "$work/messages" >"$work/suites"
         ;;
     esac
+    case " $* " in *" upgrade "*) build_old ;; esac
     CARGO_TARGET_DIR=$tree_target
     cargo build -q --locked --workspace
     "$CARGO_TARGET_DIR/debug/e2e" tools --freebsd >"$work/tools"
     crictl=$(grep '/crictl-' "$work/tools" | tail -1)
     critest=$(grep '/critest-' "$work/tools" | tail -1)
+}
+
+# The executables of the commit that `e2e upgrade` begins with.
+build_old() {
+    from=$(sed -n 's/^pub const FROM: &str = "\(.*\)";$/\1/p' "$tree/e2e/src/soak/upgrade.rs")
+    old=$cross_target/cellblock-$from
+    [ ! -e "$old/cellblock" ] || return 0
+    say "building $from for FreeBSD"
+    mkdir -p "$work/old"
+    git -C "$tree" archive "$from" | tar -C "$work/old" -xf -
+    # Dependencies that both commits have are built once.
+    (cd "$work/old" && CARGO_BUILD_BUILD_DIR=$cross_target CARGO_TARGET_DIR=$work/old/target \
+        sh "$tree/ci/freebsd-cross.sh" cargo build --locked --workspace --bin cellblock --bin cellblock-monitor \
+        --bin cellblock-hostport --bin cellblock-vnet)
+    mkdir -p "$old"
+    for program in cellblock-monitor cellblock-hostport cellblock-vnet cellblock; do
+        mv "$work/old/target/x86_64-unknown-freebsd/debug/$program" "$old/"
+    done
 }
 
 serve_images() {
@@ -116,7 +135,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario linux loop soak specs critest
+[ $# -gt 0 ] || set -- suites demo scenario linux loop soak upgrade specs critest
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
@@ -128,7 +147,12 @@ $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports &
 for program in cellblock cellblock-monitor cellblock-hostport cellblock-vnet; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
-case " $* " in *" specs "* | *" soak "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" specs "* | *" soak "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" upgrade "*)
+    $FREEBSD_SSH "mkdir -p $remote/old" </dev/null
+    for program in "$old"/*; do send "$program" "old/${program##*/}"; done
+    ;;
+esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
 for script in "$here"/guest.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"

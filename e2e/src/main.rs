@@ -68,6 +68,17 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Pods run on while a server of an older commit is replaced by this one.
+    Upgrade {
+        #[command(flatten)]
+        plan: soak::upgrade::Plan,
+        /// Pulls the test images as the files below this directory say, instead of from a registry of its own.
+        #[arg(long, value_name = "DIR", requires = "from")]
+        registry_config: Option<PathBuf>,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Builds crictl and critest into the cache and prints where they are.
     Tools {
         /// For FreeBSD.
@@ -127,6 +138,7 @@ struct Parts {
     specs: Option<specs::Plan>,
     critest: bool,
     soak: Option<soak::Plan>,
+    upgrade: Option<soak::upgrade::Plan>,
     kubernetes: Option<kubernetes::Plan>,
 }
 
@@ -148,7 +160,8 @@ fn command(command: Command) -> Result<()> {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
-            let all = Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK), kubernetes: None };
+            let upgrade = Some(soak::upgrade::Plan::default());
+            let all = Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK), upgrade, kubernetes: None };
             run(&all, &options)
         }
         Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
@@ -157,9 +170,18 @@ fn command(command: Command) -> Result<()> {
         Command::Kubernetes { plan, keep } => {
             run(&Parts { kubernetes: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
-        Command::Soak { plan, registry_config: Some(certs), keep } => soak_without_registry(&plan, &certs, keep),
+        Command::Soak { plan, registry_config: Some(certs), keep } => {
+            without_registry(&certs, plan.zfs.as_deref(), keep, |site, checks| soak_at(site, None, &plan, checks))
+        }
         Command::Soak { plan, registry_config: None, keep } => {
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
+        }
+        Command::Upgrade { plan, registry_config: Some(certs), keep } => {
+            let from = plan.from.context("clap requires it beside the registry's configuration")?;
+            without_registry(&certs, plan.zfs.as_deref(), keep, |site, checks| upgrade_at(site, &from, checks))
+        }
+        Command::Upgrade { plan, registry_config: None, keep } => {
+            run(&Parts { upgrade: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
         Command::Tools { freebsd } => {
             let (os, image) = match freebsd {
@@ -240,6 +262,10 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     if let Some(plan) = &parts.soak {
         soak_at(&site, Some(&mut registry), plan, &mut checks);
     }
+    if let Some(plan) = &parts.upgrade {
+        let from = plan.from.clone().map_or_else(|| soak::upgrade::build(&tools), Ok)?;
+        upgrade_at(&site, &from, &mut checks);
+    }
     registry.stop()?;
     finish(checks, &site, dir, options.keep)
 }
@@ -256,12 +282,17 @@ fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, chec
     checks.check("a server killed under many pods", || soak::many::run(site, plan.pods));
 }
 
-fn soak_without_registry(plan: &soak::Plan, certs: &Path, keep: bool) -> Result<()> {
+fn upgrade_at(site: &Site, from: &Path, checks: &mut Checks) {
+    checks.check("an upgrade under running pods", || soak::upgrade::run(site, from));
+}
+
+/// Runs on servers of their own that pull as these files say, with roots on ZFS if a dataset is given.
+fn without_registry(certs: &Path, zfs: Option<&str>, keep: bool, part: impl FnOnce(&Site, &mut Checks)) -> Result<()> {
     let dir = run_directory()?;
     let site = Site::new(&dir.path().join("site"), &std::path::absolute(certs)?, PathBuf::from("crictl"))?;
-    plan.zfs.iter().try_for_each(|dataset| site.put_roots_on_zfs(dataset))?;
+    zfs.iter().try_for_each(|dataset| site.put_roots_on_zfs(dataset))?;
     let mut checks = Checks::default();
-    soak_at(&site, None, plan, &mut checks);
+    part(&site, &mut checks);
     finish(checks, &site, dir, keep)
 }
 

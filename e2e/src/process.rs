@@ -96,10 +96,8 @@ impl Program {
     pub fn output(mut self) -> Result<Output> {
         let name = self.to_string();
         // Files, not pipes: a daemon that it leaves behind would hold a pipe open.
-        let (mut stdin, mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
-        stdin.write_all(&self.stdin)?;
-        stdin.rewind()?;
-        self.command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+        let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        self.command.stdin(self.input()?).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
         let mut child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
         let Some(status) = wait(&mut child, self.timeout)? else {
             child.kill()?;
@@ -156,9 +154,16 @@ impl Program {
     pub fn background(mut self, log: &Path) -> Result<Background> {
         let name = self.to_string();
         let file = File::options().create(true).append(true).open(log)?;
-        self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        self.command.stdin(self.input()?).stdout(file.try_clone()?).stderr(file);
         let child = self.command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Background { child, name, log: log.to_owned() })
+    }
+
+    fn input(&self) -> Result<File> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&self.stdin)?;
+        file.rewind()?;
+        Ok(file)
     }
 }
 

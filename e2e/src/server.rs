@@ -96,7 +96,12 @@ impl Site {
 
     /// Starts the server.
     pub fn start(&self) -> Result<Background> {
-        let program = beside()?.join("cellblock");
+        self.start_from(&beside()?)
+    }
+
+    /// Starts the server from the executables in this directory.
+    pub fn start_from(&self, programs: &Path) -> Result<Background> {
+        let program = programs.join("cellblock");
         ensure!(program.exists(), "{} is not built: cargo build", program.display());
         let config = self.config();
         let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];

@@ -21,7 +21,7 @@ const TOOLCHAIN: &str = "1.26.2";
 /// The image that critest pulls by digest, as its source has it.
 const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 /// Building critest from nothing, its modules downloaded, on two busy cores.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+pub(crate) const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The cache and what is in it.
 #[derive(Debug)]

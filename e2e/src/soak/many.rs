@@ -25,9 +25,9 @@ const SCRIPT: &str = "exec sleep 1000000";
 
 /// All that a server says about its pods and containers.
 #[derive(Debug, Default, PartialEq)]
-struct Picture {
-    pods: BTreeMap<String, PodSandboxStatus>,
-    containers: BTreeMap<String, ContainerStatus>,
+pub(super) struct Picture {
+    pub(super) pods: BTreeMap<String, PodSandboxStatus>,
+    pub(super) containers: BTreeMap<String, ContainerStatus>,
 }
 
 /// Runs it on a site that has no server now.
@@ -107,7 +107,7 @@ fn make(site: &Site, client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn picture(client: &Client) -> Result<Picture> {
+pub(super) fn picture(client: &Client) -> Result<Picture> {
     let mut picture = Picture::default();
     for id in client.pods()? {
         picture.pods.insert(id.clone(), client.pod(&id)?);
@@ -119,7 +119,7 @@ fn picture(client: &Client) -> Result<Picture> {
     Ok(picture)
 }
 
-fn unchanged(then: &Picture, now: &Picture) -> Result<()> {
+pub(super) fn unchanged(then: &Picture, now: &Picture) -> Result<()> {
     for (id, was) in &then.pods {
         ensure!(now.pods.get(id) == Some(was), "pod {id} was {was:?} and is {:?}", now.pods.get(id));
     }

@@ -9,6 +9,7 @@ mod puller;
 mod worker;
 
 pub mod many;
+pub mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,8 +114,13 @@ fn socket(site: &Site) -> PathBuf {
 
 /// Starts a server and returns when it serves, with the time that it took.
 fn start(site: &Site, client: &Client) -> Result<(Background, Duration)> {
+    await_served(client, || site.start())
+}
+
+/// The same with what starts it.
+fn await_served(client: &Client, start_server: impl FnOnce() -> Result<Background>) -> Result<(Background, Duration)> {
     let start = Instant::now();
-    let mut server = site.start()?;
+    let mut server = start_server()?;
     while !client.serves() {
         server.check()?;
         ensure!(start.elapsed() < START_TIMEOUT, "the server does not serve after {START_TIMEOUT:?}");
