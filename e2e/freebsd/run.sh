@@ -105,8 +105,8 @@ build_old() {
     say "building $from for FreeBSD"
     mkdir -p "$work/old"
     git -C "$tree" archive "$from" | tar -C "$work/old" -xf -
-    # Dependencies that both commits have are built once.
-    (cd "$work/old" && CARGO_BUILD_BUILD_DIR=$cross_target CARGO_TARGET_DIR=$work/old/target \
+    # Not this commit's target directory: cargo tells crates of a workspace apart by their paths inside it.
+    (cd "$work/old" && CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$work/old/target \
         sh "$tree/ci/freebsd-cross.sh" cargo build --locked --workspace --bin cellblock --bin cellblock-monitor \
         --bin cellblock-hostport --bin cellblock-vnet)
     mkdir -p "$old"

@@ -17,7 +17,7 @@ use crate::inventory::Inventory;
 use crate::process::{Background, Program};
 use crate::scenario::get;
 use crate::server::Site;
-use crate::tools::{Tools, beside};
+use crate::tools::Tools;
 
 /// The commit that is upgraded from: the last one with four executables and fork servers.
 pub const FROM: &str = "f92836fb0108fe844561fde90f55ad4a835062eb";
@@ -62,11 +62,11 @@ pub fn build(tools: &Tools) -> Result<PathBuf> {
         let args = ["archive".as_ref(), "-o".as_ref(), archive.as_os_str(), FROM.as_ref()];
         Program::new("git", args).dir(repository).run().context("the repository needs its whole history")?;
         Program::new("tar", ["-xf".as_ref(), archive.as_os_str()]).dir(&source).run()?;
-        // Dependencies that both commits have are built once, in this commit's build directory.
-        let (target, shared) = (partial.join("target"), beside()?.join(".."));
+        // Not this commit's target directory: cargo tells crates of a workspace apart by their paths inside it.
+        let target = partial.join("target");
         let args = ["build", "--locked", "--bins", "-p", "cri", "-p", "runtime", "-p", "network", "--target-dir"];
         let args = args.into_iter().map(AsRef::as_ref).chain([target.as_os_str()]);
-        let cargo = Program::new("cargo", args).dir(&source).env("CARGO_BUILD_BUILD_DIR", shared.canonicalize()?);
+        let cargo = Program::new("cargo", args).dir(&source).env("CARGO_PROFILE_DEV_DEBUG", "0");
         cargo.timeout(crate::tools::BUILD_TIMEOUT).run()?;
         for program in ["cellblock", "cellblock-monitor", "cellblock-hostport", "cellblock-vnet"] {
             std::fs::rename(target.join("debug").join(program), partial.join(program))?;
