@@ -6,7 +6,7 @@ mod pods;
 mod sessions;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::spec::{ContainerSpec, NameOrId, PidScope, PodSpec, Process, Profile, 
 use crate::{ContainerState, Exit, Runtime};
 
 /// How long a check waits for something that happens at once on a healthy machine, in an emulated one too.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A backend, and what the suite needs to use it.
 pub struct Subject {
@@ -146,14 +146,20 @@ impl<'a> Bench<'a> {
 }
 
 /// Whether a descriptor becomes readable in time.
-fn readable(descriptor: &OwnedFd, timeout: Duration) -> bool {
+///
+/// # Panics
+/// It cannot be polled.
+pub fn readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
     let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(timeout).expect("the time-out fits");
     poll(&mut polled, timeout).expect("a descriptor can be polled") == 1
 }
 
 /// Waits until something holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+///
+/// # Panics
+/// It does not within [`PATIENCE`].
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");

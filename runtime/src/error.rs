@@ -61,6 +61,12 @@ pub enum Error {
     },
 }
 
+impl From<host::fs::FileError> for Error {
+    fn from(error: host::fs::FileError) -> Self {
+        Self::Failed { operation: error.operation, source: error.source }
+    }
+}
+
 impl Error {
     /// A [`Error::Failed`] for `map_err`: `.map_err(Error::failed("cannot mount /proc"))`.
     pub fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(

@@ -20,7 +20,7 @@ mod linux;
 pub mod monitor;
 mod platform;
 pub mod spec;
-pub mod users;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;

@@ -1,17 +1,21 @@
-//! Who a process runs as: a user and groups by number or name, looked up in the passwd and group files of the image. The
-//! backend reads the files, each in its own safe way; here is what they mean (passwd(5), group(5)).
+//! Who a process runs as: a user and groups by number or name, looked up in the passwd and group files of the image
+//! (passwd(5), group(5)).
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use crate::Error;
 use crate::spec::{Identity, NameOrId, User};
 
 /// The longest passwd or group file that is read, in bytes: an image is not to fill the server's memory.
-pub const FILE_LIMIT: u64 = 1 << 20;
+const FILE_LIMIT: u64 = 1 << 20;
 
-/// A line of passwd: name, user, primary group.
+/// A line of passwd: name, user, primary group, home directory.
 struct Account<'a> {
     name: &'a str,
     uid: u32,
     gid: u32,
+    home: &'a str,
 }
 
 /// A line of group: name, group, members.
@@ -21,13 +25,25 @@ struct Group<'a> {
     members: &'a str,
 }
 
+/// Looks a user up in the files below a root; also returns the user's home directory, `/` without one.
+///
+/// # Errors
+/// As [`identify`]; the files cannot be read.
+pub(crate) fn look_up(user: &User, root: &OwnedFd) -> Result<(Identity, String), Error> {
+    let read = |path: &str| {
+        let text = host::root::read_text(root, Path::new(path), FILE_LIMIT);
+        text.map_err(Error::failed(format!("cannot read {path} of the image")))
+    };
+    identify(user, &read("/etc/passwd")?, &read("/etc/group")?)
+}
+
 /// Resolves a user against the contents of the image's passwd and group files (empty for one that is not there). A user
 /// given by number need not be in passwd; one given by name must. Without a group, the primary one is the user's in passwd,
 /// else 0.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the user or group that the image does not have.
-pub fn identify(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+fn identify(user: &User, passwd: &str, group: &str) -> Result<(Identity, String), Error> {
     let account = match &user.user {
         NameOrId::Id(uid) => accounts(passwd).find(|account| account.uid == *uid),
         NameOrId::Name(name) => {
@@ -57,7 +73,8 @@ pub fn identify(user: &User, passwd: &str, group: &str) -> Result<Identity, Erro
     }
     all.sort_unstable();
     all.dedup();
-    Ok(Identity { uid, gid, groups: all })
+    let home = account.map(|account| account.home).filter(|home| !home.is_empty()).unwrap_or("/");
+    Ok((Identity { uid, gid, groups: all }, home.to_owned()))
 }
 
 fn missing(field: &str, name: &str, what: &str, file: &str) -> Error {
@@ -69,7 +86,8 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
         let mut fields = line.split(':');
         let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        Some(Account { name, uid: uid.trim().parse().ok()?, gid: gid.trim().parse().ok()? })
+        let home = fields.nth(1).unwrap_or_default();
+        Some(Account { name, uid: uid.trim().parse().ok()?, gid: gid.trim().parse().ok()?, home })
     })
 }
 
@@ -86,7 +104,7 @@ mod tests {
     use super::identify;
     use crate::spec::{Identity, NameOrId, User};
 
-    const PASSWD: &str = "# comment\nroot:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:1000:2000::/:/bin/sh\n";
+    const PASSWD: &str = "# comment\nroot:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:1000:2000::/srv:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nweb:x:2000:\nlogs:x:3000:web,other\ntapes:x:3001:other\n";
 
     fn user(user: NameOrId, group: Option<NameOrId>, merge: bool) -> User {
@@ -105,7 +123,9 @@ mod tests {
             (user(id(1000), Some(id(5)), true), (1000, 5, vec![5, 9, 3000])),
         ];
         for (user, (uid, gid, groups)) in cases {
-            assert_eq!(identify(&user, PASSWD, GROUP).unwrap(), Identity { uid, gid, groups }, "{user:?}");
+            let (found, home) = identify(&user, PASSWD, GROUP).unwrap();
+            assert_eq!(found, Identity { uid, gid, groups }, "{user:?}");
+            assert_eq!(home, if uid == 1000 { "/srv" } else { "/" }, "{user:?}");
         }
     }
 

@@ -6,6 +6,8 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::Several;
+
 /// What the kernel says when something is used up: space on a disk or of a quota, open files of the system or of the process,
 /// memory, processes (fork(2)) or threads, buffers of sockets.
 const USED_UP: [Errno; 7] =
@@ -47,6 +49,9 @@ pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
 fn says_used_up(cause: &(dyn Error + 'static)) -> bool {
     if cause.is::<Exhausted>() {
         return true;
+    }
+    if let Some(several) = cause.downcast_ref::<Several>() {
+        return several.errors().iter().any(|error| is_exhausted(&**error));
     }
     if let Some(errno) = cause.downcast_ref::<Errno>() {
         return USED_UP.contains(errno);

@@ -6,10 +6,47 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::Failures;
+pub use crate::remove::remove_dir_all;
+
 /// What the group and all others may do, in a mode.
 const OTHERS: u32 = 0o077;
 
-pub use crate::remove::remove_dir_all;
+/// A file or directory that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct FileError {
+    /// The operation and the path: `cannot read /var/run/x.json`.
+    pub operation: String,
+    /// The cause.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl FileError {
+    /// For `map_err`.
+    pub(crate) fn of<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        verb: &str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self { operation: format!("cannot {verb} {}", path.display()), source: source.into() }
+    }
+}
+
+/// The paths in a directory, in order; a directory that does not exist has none.
+///
+/// # Errors
+/// Any other error of opendir(3) or readdir(3).
+pub fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(FileError::of("list", directory)),
+    }
+}
 
 /// Writes a file so that a reader, or a crash, sees either the old contents or the new ones: a temporary file beside it,
 /// fsync, rename(2), fsync of the directory. The file gets `mode`.
@@ -60,6 +97,22 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Removes a directory as [`remove_dir_all`] does, and its file `last` after everything else: as long as anything is left,
+/// that file tells what the directory is of. Idempotent.
+///
+/// # Errors
+/// Every entry that cannot be removed; the rest was tried.
+pub fn remove_state(directory: &Path, last: &str) -> Result<(), FileError> {
+    let mut failures = Failures::<FileError>::default();
+    for path in entries(directory)?.iter().filter(|path| !path.ends_with(last)) {
+        failures.keep(remove_dir_all(path).map_err(FileError::of("remove", path)));
+    }
+    if failures.is_empty() {
+        failures.keep(remove_dir_all(directory).map_err(FileError::of("remove", directory)));
+    }
+    failures.result(FileError::of("remove", directory))
 }
 
 /// Makes a directory with this mode, and those above it that are missing with the usual one. One that is there keeps its mode:

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const ID_LENGTH: usize = 64;
 /// Digits of an id in a kernel name: a prefix of two, twelve digits and one letter are the 15 characters that an
 /// interface name may have (IFNAMSIZ less its NUL, both on FreeBSD and Linux).
-const SHORT_LENGTH: usize = 12;
+pub const SHORT_LENGTH: usize = 12;
 /// Characters of a prefix; see [`SHORT_LENGTH`].
 const PREFIX_LENGTH: usize = 2;
 
@@ -23,6 +23,16 @@ pub enum IdError {
     /// Not two lower-case letters.
     #[error("prefix {0:?} is not two lower-case letters")]
     Prefix(String),
+}
+
+/// Whether a text is the short form of an id.
+#[must_use]
+pub fn is_short(text: &str) -> bool {
+    text.len() == SHORT_LENGTH && is_hexadecimal(text)
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 macro_rules! id_type {
@@ -61,7 +71,7 @@ macro_rules! id_type {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let valid = text.len() == ID_LENGTH && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                let valid = text.len() == ID_LENGTH && is_hexadecimal(text);
                 if valid { Ok(Self(text.to_owned())) } else { Err(IdError::Id(text.to_owned())) }
             }
         }
@@ -147,7 +157,7 @@ impl fmt::Display for Prefix {
 
 #[cfg(test)]
 mod tests {
-    use super::{ContainerId, PodId, Prefix};
+    use super::{ContainerId, PodId, Prefix, is_short};
 
     #[test]
     fn a_random_id_parses_and_is_not_repeated() {
@@ -161,6 +171,14 @@ mod tests {
         for text in ["", "abc", &"A".repeat(64), &"0".repeat(65), "../../../../etc/passwd"] {
             let error = text.parse::<ContainerId>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_short_form_is_known() {
+        assert!(is_short(PodId::random().short()));
+        for text in ["", "0123456789a", "0123456789abc", "0123456789aB", "0123456789ag"] {
+            assert!(!is_short(text), "{text}");
         }
     }
 

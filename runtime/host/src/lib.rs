@@ -1,20 +1,36 @@
 //! What runtime, network and image need of the host they run on: ids and the names computed from them, the place a pod
-//! has, the one way to run an external program, the one way to start a worker process, atomic files, a file lock, and an
-//! error printed with its causes. It knows nothing of pods beyond their names.
+//! has, the one way to run an external program, the one way to start a worker process, atomic files, state as JSON, paths
+//! inside a root, a file lock, the errors of several steps as one, and an error printed with its causes. It knows nothing of
+//! pods beyond their names.
 
 mod error;
+mod failures;
 pub mod fault;
 pub mod fs;
 mod id;
+pub mod json;
 pub mod memory;
 mod need;
 mod place;
 mod remove;
 pub mod reserve;
+pub mod root;
 pub mod run;
 pub mod worker;
 
 pub use error::{Exhausted, chain, is_exhausted};
-pub use id::{ContainerId, IdError, PodId, Prefix};
+pub use failures::{Failures, Several};
+pub use id::{ContainerId, IdError, PodId, Prefix, SHORT_LENGTH, is_short};
 pub use need::Need;
 pub use place::Place;
+
+/// An architecture's name in the OCI image specification (GOARCH), given any of its names: `x86_64` is `amd64`.
+#[must_use]
+pub fn oci_architecture(name: &str) -> &str {
+    match name {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        "i386" | "x86" => "386",
+        other => other,
+    }
+}

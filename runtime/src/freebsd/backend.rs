@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use host::{ContainerId, Need, Place, PodId, Prefix};
 
+use super::facts::{FACTS, Facts};
 use super::usage::Counters;
-use super::{NAME, container, inside, inventory, kernel, launch as launching, names, needs, pod};
-use crate::monitor::client::{self, Probe};
-use crate::monitor::{Launch, WORKER, Wanted, exec, signal_number};
+use super::{NAME, container, enforce, inside, inventory, kernel, launch as launching, names, needs, pod};
+use crate::monitor::record::read_spec;
+use crate::monitor::{Launch, Supervised, WORKER, Wanted};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
@@ -24,6 +25,7 @@ const REALTIME: (i32, i32) = (65, 126);
 /// The backend.
 pub(super) struct FreeBsd {
     pub(super) settings: Settings,
+    pub(super) containers: Supervised,
     empty: PathBuf,
     counters: Counters,
 }
@@ -37,11 +39,11 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     settings.workers.keep_fork_server(WORKER);
     let empty = settings.state.join(EMPTY);
     // All of them: a server without pods always looks the same.
-    let kept = ["pods", "spares", "containers"].map(|name| settings.state.join(name));
-    for directory in kept.iter().chain([&empty]) {
+    let containers = Supervised::new(&settings, FACTS);
+    for directory in [&settings.state.join("pods"), &settings.state.join("spares"), containers.root(), &empty] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
-    let backend = FreeBsd { settings, empty, counters: Counters::default() };
+    let backend = FreeBsd { settings, containers, empty, counters: Counters::default() };
     container::prepare_masks(&backend).map_err(Error::failed("cannot make an empty file"))?;
     pod::sweep(&backend)?;
     Ok(Arc::new(backend))
@@ -71,14 +73,6 @@ impl FreeBsd {
     pub(super) fn empty(&self) -> &Path {
         &self.empty
     }
-
-    fn running(&self, id: &ContainerId) -> Result<(PathBuf, super::facts::Facts), Error> {
-        let (directory, facts) = container::find(self, id)?;
-        match client::probe(&directory)? {
-            Probe::Running(_) => Ok((directory, facts)),
-            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
-        }
-    }
 }
 
 impl Runtime for FreeBsd {
@@ -87,11 +81,7 @@ impl Runtime for FreeBsd {
     }
 
     fn platforms(&self) -> Vec<String> {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
+        let architecture = host::oci_architecture(std::env::consts::ARCH);
         let linux = kernel::runs_linux().then(|| format!("linux/{architecture}"));
         std::iter::once(format!("freebsd/{architecture}")).chain(linux).collect()
     }
@@ -134,17 +124,15 @@ impl Runtime for FreeBsd {
     }
 
     fn start_container(&self, id: &ContainerId) -> Result<Started, Error> {
-        container::start(self, id)
+        self.containers.start(id)
     }
 
     fn signal_container(&self, id: &ContainerId, signal: &Signal) -> Result<(), Error> {
-        let (directory, _) = container::find(self, id)?;
-        let number = signal_number(signal)?;
-        client::signal(&directory, number).map(drop)
+        self.containers.signal(id, signal)
     }
 
     fn kill_container(&self, id: &ContainerId) -> Result<(), Error> {
-        container::kill(self, id)
+        self.containers.kill(id)
     }
 
     fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
@@ -153,13 +141,11 @@ impl Runtime for FreeBsd {
     }
 
     fn container_state(&self, id: &ContainerId) -> Result<ContainerState, Error> {
-        let (directory, facts) = container::find(self, id)?;
-        container::state(&directory, &facts)
+        self.containers.state(id)
     }
 
     fn exit_descriptor(&self, id: &ContainerId) -> Result<OwnedFd, Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::exit_descriptor(&directory)
+        self.containers.exit_descriptor(id)
     }
 
     fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
@@ -167,18 +153,15 @@ impl Runtime for FreeBsd {
     }
 
     fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::reopen_log(&directory)
+        self.containers.reopen_log(id)
     }
 
     fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, Error> {
-        let (directory, _) = self.running(id)?;
-        exec(&self.settings.workers, &directory, spec)
+        self.containers.exec(id, spec)
     }
 
     fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Session, Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::attach(&directory, stdin)
+        self.containers.attach(id, stdin)
     }
 
     fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error> {
@@ -192,8 +175,8 @@ impl Runtime for FreeBsd {
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (directory, facts) = self.running(id)?;
-        let limits = container::limits_now(&directory)?;
+        let (directory, facts) = self.containers.running::<Facts>(id)?;
+        let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
         let usage = self.counters.of(id, &facts.jail)?;
         Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
     }

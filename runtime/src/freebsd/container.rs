@@ -3,52 +3,33 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use host::ContainerId;
+use host::root::{Kind, resolve};
+use host::{ContainerId, Failures};
 
 use super::backend::FreeBsd;
 use super::facts::{self, Facts};
 use super::limits::Limits;
 use super::mounts::{self, Root};
 use super::plan::{self, Source, Wanted};
-use super::resolve::{Kind, open_file, resolve};
 use super::rights::Rights;
-use super::{Tried, enforce, jails, launch, names, pod, refuse, rulesets};
-use crate::monitor::client::{self, Probe};
-use crate::monitor::{self, spec_path};
+use super::{enforce, jails, names, pod, refuse, rulesets};
+use crate::monitor::client;
+use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, Resources};
-use crate::{ContainerState, Error, Exit, Started, users};
+use crate::{Error, users};
 
 /// The mount of a root that the container may not write to, in the container's directory.
 const READONLY_ROOT: &str = "root";
 /// What lies over a masked file, in the state directory.
 const EMPTY_FILE: &str = "empty-file";
 
-/// The directory of a container.
-pub(super) fn directory(backend: &FreeBsd, id: &ContainerId) -> PathBuf {
-    monitor::directory(backend.state(), id)
-}
-
-/// The directory and the facts of a container that is whole.
-pub(super) fn find(backend: &FreeBsd, id: &ContainerId) -> Result<(PathBuf, Facts), Error> {
-    let directory = directory(backend, id);
-    let found = Facts::read(&directory)?;
-    let facts = found.ok_or_else(|| Error::NotFound { what: format!("container {}", id.short()) })?;
-    Ok((directory, facts))
-}
-
-/// The spec that a container was made from; None: it is not whole enough to tell.
-pub(super) fn read_spec(directory: &Path) -> Option<ContainerSpec> {
-    facts::read(&spec_path(directory)).ok().flatten()
-}
-
 /// Makes a container, or keeps the one that is there.
 pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity, Error> {
     let (rights, limits) = refuse::container(spec)?;
     let pod = pod::whole(backend, &spec.pod)?;
-    let directory = directory(backend, &spec.id);
+    let directory = backend.containers.directory(&spec.id);
     if let Some(facts) = Facts::read(&directory)? {
         return Ok(facts.identity);
     }
@@ -69,17 +50,16 @@ fn fill(
     limits: &Limits,
     resolv_conf: Option<&Path>,
 ) -> Result<Identity, Error> {
-    let directory = directory(backend, &spec.id);
+    let directory = backend.containers.directory(&spec.id);
     let image = Root::open(&spec.rootfs)?;
     let sources = sources(spec)?;
-    let passwd = read_text(&image, "/etc/passwd")?;
-    let identity = users::identify(&spec.process.user, &passwd, &read_text(&image, "/etc/group")?)?;
+    let (identity, home) = users::look_up(&spec.process.user, image.descriptor())?;
     // The spec first: a server that dies now finds what to remove.
-    facts::write(&spec_path(&directory), spec)?;
+    host::json::replace(&spec_path(&directory), spec)?;
     let (jail, pod_jail) =
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
     let mut facts = Facts::new(jail, pod_jail, image.path.clone(), identity);
-    facts.home = home(&passwd, facts.identity.uid);
+    facts.home = home;
     facts.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
     let mut wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf);
@@ -186,84 +166,27 @@ pub(super) fn prepare_masks(backend: &FreeBsd) -> std::io::Result<()> {
     fs::File::create(backend.state().join(EMPTY_FILE)).map(drop)
 }
 
-/// A file of the image; empty: there is none.
-fn read_text(root: &Root, path: &str) -> Result<String, Error> {
-    let failed = || format!("cannot read {path} of {}", root.path.display());
-    let Some(file) = open_file(root.descriptor(), Path::new(path)).map_err(Error::failed(failed()))? else {
-        return Ok(String::new());
-    };
-    if !file.metadata().map_err(Error::failed(failed()))?.is_file() {
-        return Ok(String::new());
-    }
-    let mut text = Vec::new();
-    file.take(users::FILE_LIMIT).read_to_end(&mut text).map_err(Error::failed(failed()))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// A user's home directory in a passwd file, `/` when it names none.
-fn home(passwd: &str, uid: u32) -> String {
-    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let mut own = fields.filter(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(uid));
-    let home = own.next().and_then(|fields| fields.get(5).map(|home| (*home).to_owned()));
-    home.filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned())
-}
-
-/// Starts a container.
-pub(super) fn start(backend: &FreeBsd, id: &ContainerId) -> Result<Started, Error> {
-    let (directory, _) = find(backend, id)?;
-    if client::probe(&directory)? != Probe::Created {
-        return Err(Error::Conflict { what: format!("container {} was started already", id.short()) });
-    }
-    client::start(&backend.settings.workers, &directory)
-}
-
-/// The state. When the monitor was killed, what it left is killed too, and that is the end that is told.
-pub(super) fn state(directory: &Path, facts: &Facts) -> Result<ContainerState, Error> {
-    Ok(match client::probe(directory)? {
-        Probe::Created => ContainerState::Created,
-        Probe::Running(started) => ContainerState::Running(started),
-        Probe::Exited { started, exit } => ContainerState::Exited { started, exit },
-        Probe::Lost(started) => ContainerState::Exited { started, exit: lost(directory, facts, started)? },
-    })
-}
-
-fn lost(directory: &Path, facts: &Facts, started: Started) -> Result<Exit, Error> {
-    jails::end(&facts.jail)?;
-    client::record_lost(directory, started)
-}
-
-/// Kills every process; when it returns, the exit is recorded.
-pub(super) fn kill(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
-    let (directory, facts) = find(backend, id)?;
-    if !client::kill(&directory)? {
-        state(&directory, &facts)?;
-    }
-    Ok(())
-}
-
 /// Removes a container, whatever is there of it: what does not need its facts is found by its id in the kernel.
 pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
-    let mut tried = Tried::default();
-    let directory = directory(backend, id);
-    tried.keep(client::kill(&directory).map(drop));
+    let directory = backend.containers.directory(id);
+    let mut failures = Failures::<Error>::default();
+    failures.keep(client::kill(&directory));
     let own = |name: &str| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
-    for (_, name) in jails::list()?.into_iter().filter(|(_, name)| own(name)) {
-        tried.keep(jails::end(&name));
+    for (_, name) in failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| own(name)) {
+        failures.keep(jails::end(&name));
     }
-    let facts = Facts::read(&directory)?;
-    if let Some(facts) = &facts {
-        tried.keep(jails::remove_rules(&facts.jail));
+    if let Some(facts) = failures.keep(Facts::read(&directory)).flatten() {
+        failures.keep(jails::remove_rules(&facts.jail));
     }
-    let rootfs = read_spec(&directory).and_then(|spec| spec.rootfs.canonicalize().ok());
-    tried.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
-    if tried.all_done() {
-        tried.keep(rulesets::remove(&directory));
+    let rootfs = read_spec(&directory).ok().and_then(|spec| spec.rootfs.canonicalize().ok());
+    failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
+    if failures.is_empty() {
+        failures.keep(rulesets::remove(&directory));
     }
-    if tried.all_done() {
-        let failed = format!("cannot remove {}", directory.display());
-        tried.keep(host::fs::remove_dir_all(&directory).map_err(Error::failed(failed)));
+    if failures.is_empty() {
+        failures.keep(host::fs::remove_state(&directory, SPEC));
     }
-    tried.result()
+    failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }
 
 /// Whether a mount is one that was made for a container: below its root, or its read-only root; where the spec is lost,
@@ -279,24 +202,17 @@ fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId)
 
 /// Changes what a container may use.
 pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-    let (directory, _) = find(backend, id)?;
+    let (directory, facts) = backend.containers.find::<Facts>(id)?;
     let mut limits = facts::read_limits(&directory)?;
     limits.update(resources)?;
     facts::write_limits(&directory, &limits)?;
-    enforce_again(backend, id)
+    enforce_again(&directory, &facts)
 }
 
-/// The limits of a container, its pod's taken into account.
-pub(super) fn limits_now(directory: &Path) -> Result<Limits, Error> {
-    match read_spec(directory) {
-        Some(spec) => enforce::wanted(directory, &spec),
-        None => Ok(Limits::default()),
+/// Makes the limits hold as they are now. Not running: its start does.
+pub(super) fn enforce_again(directory: &Path, facts: &Facts) -> Result<(), Error> {
+    match jails::find(&facts.jail)? {
+        Some(found) => enforce::apply(&facts.jail, found.jid, &enforce::wanted(directory, &read_spec(directory)?)?),
+        None => Ok(()),
     }
-}
-
-/// Makes the limits hold as they are now.
-pub(super) fn enforce_again(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
-    let (directory, facts) = find(backend, id)?;
-    let Some(spec) = read_spec(&directory) else { return Ok(()) };
-    launch::enforce_again(&directory, &spec, &facts)
 }

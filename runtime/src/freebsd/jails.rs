@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use host::Failures;
+
 use super::params;
 use super::sys::{accounting, jail, process};
 use crate::Error;
@@ -42,23 +44,30 @@ pub(super) fn end_found(found: &jail::Jail, name: &str) -> Result<(), Error> {
     let failed = || format!("cannot remove jail {name}");
     // Of one that goes at this moment by another hand (jail_set(2): ENOENT, or EINVAL while it is dying) nothing is to be taken;
     // and whatever the kernel says, the jail must go.
-    let taken = jail::update(found.jid, &params::own_ipc());
-    found.remove().map_err(Error::failed(failed()))?;
+    let mut failures = Failures::<Error>::default();
+    match jail::update(found.jid, &params::own_ipc()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {}
+        taken => {
+            let failed = Error::failed(format!("cannot take the System V objects of jail {name} away"));
+            failures.keep(taken.map_err(failed));
+        }
+    }
+    failures.keep(found.remove().and_then(|()| wait_until_dead(found.jid)).map_err(Error::failed(failed())));
+    failures.result(Error::failed(failed()))
+}
+
+/// Returns when no process of a jail that was removed is left but as a zombie.
+fn wait_until_dead(jid: i32) -> io::Result<()> {
     let deadline = Instant::now() + DEATH;
     let mut pause = LOOK;
-    while process::all().map_err(Error::failed(failed()))?.iter().any(|one| one.jid == found.jid && !one.zombie) {
+    while process::all()?.iter().any(|one| one.jid == jid && !one.zombie) {
         if Instant::now() >= deadline {
-            return Err(Error::failed(failed())(io::Error::other("a process in it does not die")));
+            return Err(io::Error::other("a process in it does not die"));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(DEATH / 100);
     }
-    match taken {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
-            Err(Error::failed(format!("cannot take the System V objects of jail {name} away"))(error))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Removes the rules on a jail's name, which the kernel keeps when the jail goes. Accounting off: there are none.

@@ -1,17 +1,20 @@
 //! What a monitor does to start a process in a jail and to end it: the FreeBSD side of [`Launch`].
 
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use host::Failures;
 
 use super::child::{self, Program};
 use super::enforce::{self, MemoryWatch};
-use super::facts::{self, Facts, pod_directory, state_of};
+use super::facts::{Facts, pod_directory, state_of};
 use super::rights::Rights;
 use super::sys::{jail, process};
 use super::{jails, kernel, params};
 use crate::Error;
-use crate::monitor::{Launch, Launched, Streams, Wanted, spec_path};
+use crate::monitor::record::read_spec;
+use crate::monitor::{Launch, Launched, Streams, Wanted};
 use crate::spec::ContainerSpec;
 
 /// How long processes that were sent KILL may take to die.
@@ -42,9 +45,9 @@ pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
         Wanted::Container(directory) => (directory, None, None),
         Wanted::Exec(directory, spec) => (directory, Some(spec.args.clone()), Some(spec.tty)),
     };
-    let missing = |what: &str| Error::NotFound { what: format!("{what} in {}", directory.display()) };
-    let spec: ContainerSpec = facts::read(&spec_path(directory))?.ok_or_else(|| missing("the spec"))?;
-    let facts = Facts::read(directory)?.ok_or_else(|| missing("the container"))?;
+    let spec = read_spec(directory)?;
+    let facts = Facts::read(directory)?
+        .ok_or_else(|| Error::NotFound { what: format!("the container in {}", directory.display()) })?;
     let terminal = terminal.unwrap_or(spec.process.tty);
     let directory = directory.to_owned();
     Ok(Box::new(Jailed { directory, spec, facts, executed, terminal, memory: None, out_of_memory: false }))
@@ -82,8 +85,11 @@ impl Jailed {
     }
 
     fn unmake_jail(&self, made: &jail::Jail) -> Result<(), Error> {
-        jails::end_found(made, &self.facts.jail)?;
-        jails::remove_rules(&self.facts.jail)
+        let name = &self.facts.jail;
+        let mut failures = Failures::<Error>::default();
+        failures.keep(jails::end_found(made, name));
+        failures.keep(jails::remove_rules(name));
+        failures.result(Error::failed(format!("cannot remove jail {name}")))
     }
 
     fn program(&self) -> Program<'_> {
@@ -175,16 +181,5 @@ impl Launch for Jailed {
             // A process that does not die now is killed again when the first one has ended.
             let _ = jails::end(&self.facts.jail);
         }
-    }
-}
-
-/// The rules of the container with this directory are made anew after an update. Not running: at its start.
-///
-/// # Errors
-/// The kernel says no.
-pub(super) fn enforce_again(directory: &Path, spec: &ContainerSpec, facts: &Facts) -> Result<(), Error> {
-    match jails::find(&facts.jail)? {
-        Some(found) => enforce::apply(&facts.jail, found.jid, &enforce::wanted(directory, spec)?),
-        None => Ok(()),
     }
 }

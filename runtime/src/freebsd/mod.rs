@@ -10,7 +10,6 @@ mod params;
 mod patches;
 mod plan;
 mod refuse;
-mod resolve;
 mod rights;
 mod sysctls;
 
@@ -48,27 +47,5 @@ mod usage;
 #[cfg(target_os = "freebsd")]
 pub(crate) use backend::{launch, open, realtime_signals, worker};
 
-use crate::Error;
-
 /// What errors and Status call this backend.
 const NAME: &str = "freebsd";
-
-/// The steps of a removal, which are all tried: the last error is kept.
-#[derive(Debug, Default)]
-struct Tried(Option<Error>);
-
-impl Tried {
-    fn keep(&mut self, step: Result<(), Error>) {
-        if let Err(error) = step {
-            self.0 = Some(error);
-        }
-    }
-
-    fn all_done(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn result(self) -> Result<(), Error> {
-        self.0.map_or(Ok(()), Err)
-    }
-}

@@ -1,5 +1,5 @@
 //! Mounting into a container's root by nmount(2), and taking everything out again. A mount's place is resolved by
-//! [`super::resolve`], and asked for again afterwards: what was led elsewhere meanwhile (a process in another container that
+//! [`host::root`], and asked for again afterwards: what was led elsewhere meanwhile (a process in another container that
 //! shares a volume can move directories) is unmounted at once and refused.
 
 use std::io;
@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use host::Failures;
+use host::root::{Kind, resolve};
 use nix::mount::{MntFlags, Nmount, unmount};
 use nix::unistd::symlinkat;
 
 use super::devices::Rule;
 use super::plan::{Source, Wanted};
-use super::resolve::{Kind, open_root, resolve};
 use super::sys::devfs;
 use super::sys::mount::{Mounted, all, of};
 use crate::Error;
@@ -38,7 +39,7 @@ impl Root {
     /// # Errors
     /// [`Error::Invalid`] when it is not a directory.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let opened = path.canonicalize().and_then(|path| Ok((open_root(&path)?, path)));
+        let opened = path.canonicalize().and_then(|path| Ok((host::root::open(&path)?, path)));
         let (opened, path) = opened.map_err(|error| Error::Invalid {
             field: "rootfs".to_owned(),
             reason: format!("{}: {error}", path.display()),
@@ -154,19 +155,18 @@ fn unmount_one(mounted: &Mounted) -> io::Result<()> {
 /// # Errors
 /// What could not be unmounted; the rest was tried.
 pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
-    let mut refused = None;
+    let mut failures = Failures::<Error>::default();
     for _ in 0..ROUNDS {
         let list = all().map_err(Error::failed("cannot list the mounts"))?;
         let mut left = list.iter().rev().filter(|m| OURS.contains(&m.kind.as_str()) && inside(&m.on)).peekable();
         if left.peek().is_none() {
             return Ok(());
         }
-        refused = None;
+        failures = Failures::default();
         for mounted in left {
-            if let Err(error) = unmount_one(mounted) {
-                refused = Some(Error::failed(format!("cannot unmount {}", mounted.on.display()))(error));
-            }
+            let failed = Error::failed(format!("cannot unmount {}", mounted.on.display()));
+            failures.keep(unmount_one(mounted).map_err(failed));
         }
     }
-    refused.map_or(Ok(()), Err)
+    failures.result(Error::failed("cannot unmount what a container has"))
 }

@@ -1,7 +1,7 @@
 //! The names of jails: computed from the prefix and an id, and read back from what the kernel lists. A jail's name must not
 //! be all digits (jail(8)): the prefix, and a letter before a container's id, see to that.
 
-use host::{ContainerId, PodId, Prefix};
+use host::{ContainerId, PodId, Prefix, SHORT_LENGTH, is_short};
 
 /// What stands between the prefix and the id of a pod made ahead; no hexadecimal digit.
 const SPARE: char = 's';
@@ -9,8 +9,6 @@ const SPARE: char = 's';
 const DOOMED: char = 'x';
 /// What a container's own part of its jail's name starts with.
 const CONTAINER: char = 'c';
-/// Digits of an id in a name.
-const SHORT_LENGTH: usize = 12;
 
 /// A pod's jail.
 pub(super) fn pod(prefix: &Prefix, id: &PodId) -> String {
@@ -73,10 +71,6 @@ pub(super) fn parse<'a>(prefix: &Prefix, name: &'a str) -> Option<Owned<'a>> {
         },
     };
     Some(owned)
-}
-
-fn is_short(text: &str) -> bool {
-    text.len() == SHORT_LENGTH && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A jail of somebody else may start with the same two letters: only what is nearly one of ours is reported.

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use host::root::Kind;
+
 use super::devices::is_pattern_of_itself;
-use super::resolve::Kind;
 use crate::Error;
 use crate::spec::{ContainerSpec, MountSource, depth};
 
@@ -190,8 +191,8 @@ mod tests {
     use std::path::Path;
 
     use super::{Source, Wanted, example, link_below_dev, mounts};
-    use crate::freebsd::resolve::Kind;
     use crate::spec::{Mount, MountSource, Propagation};
+    use host::root::Kind;
 
     fn mount(destination: &str) -> Mount {
         Mount {

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use host::{Place, PodId};
+use host::{Failures, Place, PodId};
 use serde::{Deserialize, Serialize};
 
 use super::backend::FreeBsd;
-use super::facts::{self, POD_SPEC, RESOLV_CONF, pod_directory, spare_directory};
+use super::facts::{self, Facts, POD_SPEC, RESOLV_CONF, pod_directory, spare_directory};
 use super::limits::Limits;
 use super::sys::jail;
-use super::{Tried, container, inside, inventory, jails, kernel, names, params, refuse};
+use super::{container, inside, jails, kernel, names, params, refuse};
 use crate::Error;
 use crate::spec::{PodSpec, Resources, Scope};
 
@@ -29,7 +29,7 @@ fn not_found(id: &PodId) -> Error {
 
 /// The spec of a pod that is there.
 pub(super) fn spec(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
-    let read = facts::read::<PodSpec>(&pod_directory(backend.state(), id).join(POD_SPEC))?;
+    let read = host::json::read::<PodSpec>(&pod_directory(backend.state(), id).join(POD_SPEC))?;
     read.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
@@ -84,7 +84,7 @@ fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) ->
         Some((id, found, changes)) => {
             jail::update(found.jid, &changes)
                 .map_err(Error::failed(format!("cannot make a pod of spare {}", id.short())))?;
-            remove_directory(spare_directory(backend.state(), id))
+            Ok(host::fs::remove_state(&spare_directory(backend.state(), id), POD_SPEC)?)
         }
         None if jails::find(name)?.is_none() => {
             let wanted = params::pod(name, spec, backend.empty(), &kernel::has_parameter);
@@ -121,7 +121,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
         fs::write(directory.join(RESOLV_CONF), text).map_err(Error::failed(failed()))?;
     }
     facts::write_limits(&directory, &Limits::of(&spec.resources)?)?;
-    facts::write(&directory.join(POD_SPEC), spec)
+    Ok(host::json::replace(&directory.join(POD_SPEC), spec)?)
 }
 
 /// Makes a pod ahead.
@@ -129,7 +129,7 @@ pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error
     let name = names::spare(backend.prefix(), id);
     let directory = spare_directory(backend.state(), id);
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
-    facts::write(&directory.join(POD_SPEC), &SpareRecord { id: id.clone() })?;
+    host::json::replace(&directory.join(POD_SPEC), &SpareRecord { id: id.clone() })?;
     if jails::find(&name)?.is_none() {
         let wanted = params::spare(&name, backend.empty(), &kernel::has_parameter);
         jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
@@ -144,36 +144,38 @@ pub(super) fn update(backend: &FreeBsd, id: &PodId, resources: &Resources) -> Re
     let mut limits = facts::read_limits(&directory)?;
     limits.update(resources)?;
     facts::write_limits(&directory, &limits)?;
-    let containers = inventory::containers_of(backend, id)?;
+    let containers = backend.containers.of_pod(id)?;
     // One that is not whole has nothing to enforce anything on.
-    let whole = containers.iter().filter(|container| container::find(backend, container).is_ok());
-    whole.into_iter().try_for_each(|container| container::enforce_again(backend, container))
+    let mut whole = containers.iter().filter_map(|container| backend.containers.find::<Facts>(container).ok());
+    whole.try_for_each(|(directory, facts)| container::enforce_again(&directory, &facts))
 }
 
 /// Removes a pod or a spare, with every container in it. What the kernel takes long over, its vnet, goes on under another
 /// name when this has returned.
 pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
-    let mut tried = Tried::default();
-    for container in inventory::containers_of(backend, id)? {
-        tried.keep(container::remove(backend, &container));
+    let mut failures = Failures::<Error>::default();
+    for container in failures.keep(backend.containers.of_pod(id)).unwrap_or_default() {
+        failures.keep(container::remove(backend, &container));
     }
     let name = names::pod(backend.prefix(), id);
     let below = format!("{name}.");
     // Containers whose state is lost.
-    for (_, child) in jails::list()?.into_iter().filter(|(_, name)| name.starts_with(&below)) {
-        tried.keep(jails::end(&child));
-        tried.keep(jails::remove_rules(&child));
+    for (_, child) in
+        failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| name.starts_with(&below))
+    {
+        failures.keep(jails::end(&child));
+        failures.keep(jails::remove_rules(&child));
     }
-    tried.keep(jails::remove_rules(&name));
-    if tried.all_done() {
-        tried.keep(doom(backend, id, &name));
-        tried.keep(doom(backend, id, &names::spare(backend.prefix(), id)));
+    failures.keep(jails::remove_rules(&name));
+    if failures.is_empty() {
+        failures.keep(doom(backend, id, &name));
+        failures.keep(doom(backend, id, &names::spare(backend.prefix(), id)));
     }
-    if tried.all_done() {
-        tried.keep(remove_directory(pod_directory(backend.state(), id)));
-        tried.keep(remove_directory(spare_directory(backend.state(), id)));
+    if failures.is_empty() {
+        failures.keep(host::fs::remove_state(&pod_directory(backend.state(), id), POD_SPEC));
+        failures.keep(host::fs::remove_state(&spare_directory(backend.state(), id), POD_SPEC));
     }
-    tried.result()
+    failures.result(Error::failed(format!("cannot remove pod {}", id.short())))
 }
 
 /// Takes a jail its name away, and lets it be destroyed in the background. A server that is killed before finds it by its
@@ -205,8 +207,4 @@ pub(super) fn sweep(backend: &FreeBsd) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn remove_directory(directory: PathBuf) -> Result<(), Error> {
-    host::fs::remove_dir_all(&directory).map_err(Error::failed(format!("cannot remove {}", directory.display())))
 }

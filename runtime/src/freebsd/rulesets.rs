@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::devices::Rule;
-use super::facts;
 use super::sys::devfs;
 use crate::Error;
 
@@ -53,7 +52,7 @@ pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
         operation: failed(),
         source: format!("all numbers from {FIRST} to {LAST} are in use").into(),
     })?;
-    facts::write(&directory.join(FILE), &number)?;
+    host::json::replace(&directory.join(FILE), &number)?;
     rules.iter().try_for_each(|rule| devfs::add(&devfs, number, rule)).map_err(Error::failed(failed()))?;
     Ok(number)
 }
@@ -63,7 +62,7 @@ pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
 /// # Errors
 /// The kernel says no.
 pub(super) fn remove(directory: &Path) -> Result<(), Error> {
-    let Some(number) = facts::read::<u16>(&directory.join(FILE))? else { return Ok(()) };
+    let Some(number) = host::json::read::<u16>(&directory.join(FILE))? else { return Ok(()) };
     let removed = devfs::open().and_then(|devfs| devfs::remove(&devfs, number));
     removed.map_err(Error::failed(format!("cannot remove devfs ruleset {number}")))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use host::Failures;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -124,10 +125,12 @@ impl Hierarchies {
 
     /// Removes a cgroup and all below it from every hierarchy; there must be no process in it. Missing: done already.
     pub(super) fn remove(&self, cgroup: &Path) -> Result<(), Error> {
+        let mut failures = Failures::<Error>::default();
         for directory in self.directories(cgroup) {
-            remove_tree(&directory).map_err(Error::failed(format!("cannot remove cgroup {}", directory.display())))?;
+            let removed = remove_tree(&directory);
+            failures.keep(removed.map_err(Error::failed(format!("cannot remove cgroup {}", directory.display()))));
         }
-        Ok(())
+        failures.result(Error::failed(format!("cannot remove cgroup {}", cgroup.display())))
     }
 
     /// Removes the directories of a cgroup that are empty, as what an own pod's parent is when its last pod is gone.

@@ -1,21 +1,18 @@
 //! A container: made as runc's bundle in a directory of its own, run by its monitor, removed by its id alone.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use host::ContainerId;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use host::{ContainerId, Failures};
 
 use super::config::{self, Offered, Surroundings};
 use super::names::PINS;
 use super::plan::Plan;
 use super::{Linux, launch, pod};
-use crate::monitor::client::{self, Probe};
-use crate::monitor::{self, spec_path};
+use crate::monitor::client;
+use crate::monitor::record::{SPEC, spec_path};
 use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec};
-use crate::{ContainerState, Error, Exit, Started, users};
+use crate::{ContainerState, Error, users};
 
 /// The capability to lower an oom_score_adj, by its number.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
@@ -24,7 +21,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Error> {
     let pod = pod::whole(&linux.names, &spec.pod)?;
     let identity = identify(spec)?;
-    let directory = linux.names.container(&spec.id);
+    let directory = linux.containers.directory(&spec.id);
     if Plan::read(&directory)?.is_some() {
         return Ok(identity);
     }
@@ -33,11 +30,8 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     let operation = || Error::failed(format!("cannot make container {}", spec.id.short()));
     host::fs::remove_dir_all(&directory).map_err(operation())?;
     fs::create_dir_all(&directory).map_err(operation())?;
-    let write = || -> std::io::Result<()> {
-        fs::write(spec_path(&directory), serde_json::to_vec(spec)?)?;
-        fs::write(directory.join(launch::CONFIG), serde_json::to_vec(&document)?)
-    };
-    write().map_err(operation())?;
+    host::json::replace(&spec_path(&directory), spec)?;
+    host::json::replace(&directory.join(launch::CONFIG), &document)?;
     let plan = Plan {
         pod: spec.pod.clone(),
         state: linux.names.state.clone(),
@@ -85,13 +79,12 @@ fn pod_namespace(linux: &Linux, pod: &PodSpec) -> Result<PathBuf, Error> {
 /// The namespace of a running container of the same pod.
 fn target_namespace(linux: &Linux, target: &ContainerId, spec: &ContainerSpec) -> Result<PathBuf, Error> {
     let invalid = |reason: String| Error::Invalid { field: "pid".to_owned(), reason };
-    let directory = linux.names.container(target);
-    match Plan::read(&directory)? {
+    match Plan::read(&linux.containers.directory(target))? {
         Some(plan) if plan.pod == spec.pod => {}
         _ => return Err(invalid(format!("container {target} is not one of the pod"))),
     }
-    match client::probe(&directory)? {
-        Probe::Running(started) => Ok(PathBuf::from(format!("/proc/{}/ns/pid", started.pid))),
+    match linux.containers.state(target)? {
+        ContainerState::Running(started) => Ok(PathBuf::from(format!("/proc/{}/ns/pid", started.pid))),
         _ => Err(invalid(format!("container {target} is not running"))),
     }
 }
@@ -131,97 +124,30 @@ fn own_status() -> OwnStatus {
 
 /// Looks the user up in the container's own root.
 fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
-    if !spec.rootfs.is_dir() {
-        let reason = format!("{} is not a directory", spec.rootfs.display());
-        return Err(Error::Invalid { field: "rootfs".to_owned(), reason });
-    }
-    let passwd = read_beneath(&spec.rootfs, "etc/passwd")?;
-    let group = read_beneath(&spec.rootfs, "etc/group")?;
-    users::identify(&spec.process.user, &passwd, &group)
-}
-
-/// A file of the root, every symbolic link in its path resolved inside the root (openat2(2)); empty: there is none.
-fn read_beneath(root: &Path, path: &str) -> Result<String, Error> {
-    let operation = || Error::failed(format!("cannot read /{path} of {}", root.display()));
-    let directory = fs::File::open(root).map_err(operation())?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
-        .mode(Mode::empty())
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let file = match openat2(&directory, path, how) {
-        Ok(file) => fs::File::from(file),
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::ELOOP) => {
-            return Ok(String::new());
-        }
-        Err(errno) => return Err(operation()(errno.into())),
-    };
-    if !file.metadata().map_err(operation())?.is_file() {
-        return Ok(String::new());
-    }
-    let mut text = Vec::new();
-    file.take(users::FILE_LIMIT).read_to_end(&mut text).map_err(operation())?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// The directory and the plan of a container that is whole.
-pub(super) fn find(linux: &Linux, id: &ContainerId) -> Result<(PathBuf, Plan), Error> {
-    let directory = linux.names.container(id);
-    let missing = || Error::NotFound { what: format!("container {}", id.short()) };
-    let plan = Plan::read(&directory)?.ok_or_else(missing)?;
-    Ok((directory, plan))
-}
-
-pub(super) fn start(linux: &Linux, id: &ContainerId) -> Result<Started, Error> {
-    let (directory, _) = find(linux, id)?;
-    if client::probe(&directory)? != Probe::Created {
-        return Err(Error::Conflict { what: format!("container {} was started already", id.short()) });
-    }
-    client::start(&linux.settings.workers, &directory)
-}
-
-/// The state, and when the monitor was killed: what it left is killed too, and that is the end that is told.
-pub(super) fn state(linux: &Linux, directory: &Path, plan: &Plan) -> Result<ContainerState, Error> {
-    Ok(match client::probe(directory)? {
-        Probe::Created => ContainerState::Created,
-        Probe::Running(started) => ContainerState::Running(started),
-        Probe::Exited { started, exit } => ContainerState::Exited { started, exit },
-        Probe::Lost(started) => ContainerState::Exited { started, exit: lost(linux, directory, plan, started)? },
-    })
-}
-
-fn lost(linux: &Linux, directory: &Path, plan: &Plan, started: Started) -> Result<Exit, Error> {
-    linux.hierarchies()?.kill(&plan.cgroup)?;
-    client::record_lost(directory, started)
-}
-
-/// Kills every process; when it returns, the exit is recorded.
-pub(super) fn kill(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
-    let (directory, plan) = find(linux, id)?;
-    if !client::kill(&directory)? {
-        state(linux, &directory, &plan)?;
-    }
-    Ok(())
+    let root = host::root::open(&spec.rootfs).map_err(|error| Error::Invalid {
+        field: "rootfs".to_owned(),
+        reason: format!("{}: {error}", spec.rootfs.display()),
+    })?;
+    users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 
 /// Removes a container, whatever is there of it.
 pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
-    let directory = linux.names.container(id);
-    let hierarchies = linux.hierarchies()?;
-    let killed = client::kill(&directory).map(drop);
-    if let Some(plan) = Plan::read(&directory)? {
+    let directory = linux.containers.directory(id);
+    let mut failures = Failures::<Error>::default();
+    failures.keep(client::kill(&directory));
+    let cgroup = failures.keep(Plan::read(&directory)).flatten().map(|plan| plan.cgroup);
+    let cgroup = cgroup.and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
+    if let Some((hierarchies, cgroup)) = &cgroup {
         // Also what the monitor did not know of: an exec whose monitor was killed.
-        hierarchies.kill(&plan.cgroup)?;
-        linux.runc.delete(&plan.name)?;
-        hierarchies.remove(&plan.cgroup)?;
-    } else {
-        linux.runc.delete(&linux.names.runc(id))?;
+        failures.keep(hierarchies.kill(cgroup));
     }
-    killed?;
-    host::fs::remove_dir_all(&directory).map_err(Error::failed(format!("cannot remove {}", directory.display())))
-}
-
-/// The spec that a container was made from; None: it is not whole enough to tell.
-pub(super) fn read_spec(directory: &Path) -> Option<ContainerSpec> {
-    let text = fs::read(monitor::spec_path(directory)).ok()?;
-    serde_json::from_slice(&text).ok()
+    failures.keep(linux.runc.delete(&linux.names.runc(id)));
+    if let Some((hierarchies, cgroup)) = &cgroup {
+        failures.keep(hierarchies.remove(cgroup));
+    }
+    if failures.is_empty() {
+        failures.keep(host::fs::remove_state(&directory, SPEC));
+    }
+    failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }

@@ -144,10 +144,13 @@ impl Launcher {
     }
 
     fn config(&self) -> Result<Value, Error> {
-        let path = self.bundle.join(CONFIG);
-        let text = fs::read(&path).map_err(Error::failed(format!("cannot read {}", path.display())))?;
-        serde_json::from_slice(&text).map_err(Error::failed(format!("cannot read {}", path.display())))
+        read_config(&self.bundle.join(CONFIG))
     }
+}
+
+/// Reads the document of a container that is whole.
+pub(super) fn read_config(path: &Path) -> Result<Value, Error> {
+    host::json::read(path)?.ok_or_else(|| Error::NotFound { what: path.display().to_string() })
 }
 
 /// The files of one launch.

@@ -29,9 +29,9 @@ use host::{ContainerId, Need, Place, PodId};
 
 use self::cgroup::Hierarchies;
 use self::names::Names;
+use self::plan::Plan;
 use self::runc::Runc;
-use crate::monitor::client::{self, Probe};
-use crate::monitor::{Launch, Wanted, exec, signal_number};
+use crate::monitor::{Launch, Supervised, Wanted};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
@@ -42,6 +42,7 @@ const NAME: &str = "linux (development)";
 struct Linux {
     settings: Settings,
     names: Names,
+    containers: Supervised,
     runc: Runc,
 }
 
@@ -54,11 +55,12 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     settings.state = state;
     let names = Names::new(&settings.state, &settings.prefix);
     // runc would make its own at the first container: a server without pods always looks the same.
-    for directory in [names.pods(), names.containers(), settings.state.join("runc")] {
-        std::fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    let containers = Supervised::new(&settings, plan::FILE);
+    for directory in [&names.pods(), containers.root(), &settings.state.join("runc")] {
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
     let runc = Runc::new(&settings.state);
-    Ok(Arc::new(Linux { settings, names, runc }))
+    Ok(Arc::new(Linux { settings, names, containers, runc }))
 }
 
 pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
@@ -91,12 +93,7 @@ impl Runtime for Linux {
     }
 
     fn platforms(&self) -> Vec<String> {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        vec![format!("linux/{architecture}")]
+        vec![format!("linux/{}", host::oci_architecture(std::env::consts::ARCH))]
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -123,14 +120,7 @@ impl Runtime for Linux {
     }
 
     fn remove_pod(&self, id: &PodId) -> Result<(), Error> {
-        let mut failure = None;
-        for container in inventory::containers_of(self, id)? {
-            failure = self.remove_container(&container).err().or(failure);
-        }
-        match failure {
-            None => pod::remove(self, id),
-            Some(error) => Err(error),
-        }
+        pod::remove(self, id)
     }
 
     fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
@@ -147,17 +137,15 @@ impl Runtime for Linux {
     }
 
     fn start_container(&self, id: &ContainerId) -> Result<Started, Error> {
-        container::start(self, id)
+        self.containers.start(id)
     }
 
     fn signal_container(&self, id: &ContainerId, signal: &Signal) -> Result<(), Error> {
-        let (directory, _) = container::find(self, id)?;
-        let number = signal_number(signal)?;
-        client::signal(&directory, number).map(drop)
+        self.containers.signal(id, signal)
     }
 
     fn kill_container(&self, id: &ContainerId) -> Result<(), Error> {
-        container::kill(self, id)
+        self.containers.kill(id)
     }
 
     fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
@@ -165,13 +153,11 @@ impl Runtime for Linux {
     }
 
     fn container_state(&self, id: &ContainerId) -> Result<ContainerState, Error> {
-        let (directory, plan) = container::find(self, id)?;
-        container::state(self, &directory, &plan)
+        self.containers.state(id)
     }
 
     fn exit_descriptor(&self, id: &ContainerId) -> Result<OwnedFd, Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::exit_descriptor(&directory)
+        self.containers.exit_descriptor(id)
     }
 
     fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
@@ -179,21 +165,15 @@ impl Runtime for Linux {
     }
 
     fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::reopen_log(&directory)
+        self.containers.reopen_log(id)
     }
 
     fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, Error> {
-        let (directory, _) = container::find(self, id)?;
-        match client::probe(&directory)? {
-            Probe::Running(_) => exec(&self.settings.workers, &directory, spec),
-            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
-        }
+        self.containers.exec(id, spec)
     }
 
     fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Session, Error> {
-        let (directory, _) = container::find(self, id)?;
-        client::attach(&directory, stdin)
+        self.containers.attach(id, stdin)
     }
 
     fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error> {
@@ -201,11 +181,8 @@ impl Runtime for Linux {
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (directory, plan) = container::find(self, id)?;
-        match client::probe(&directory)? {
-            Probe::Running(_) => usage::read(&self.hierarchies()?, &plan.cgroup),
-            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
-        }
+        let (_, plan) = self.containers.running::<Plan>(id)?;
+        usage::read(&self.hierarchies()?, &plan.cgroup)
     }
 
     fn inventory(&self) -> Result<Inventory, Error> {

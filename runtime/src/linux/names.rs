@@ -24,14 +24,6 @@ impl Names {
         self.pods().join(id.short())
     }
 
-    pub(super) fn containers(&self) -> PathBuf {
-        self.state.join("containers")
-    }
-
-    pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
-        crate::monitor::directory(&self.state, id)
-    }
-
     /// The container's name in runc.
     pub(super) fn runc(&self, id: &ContainerId) -> String {
         format!("{}{}", self.prefix, id.short())

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use host::{Place, PodId};
+use host::{Failures, Place, PodId};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
@@ -13,7 +13,7 @@ use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use super::cgroup::Hierarchies;
 use super::config::PodFiles;
 use super::names::{INIT_PID, Names, PID_PIN, PINS, SHM, SPEC, WHOLE};
-use super::{Linux, NAME, init, mountinfo, sys, sysctl};
+use super::{Linux, NAME, container, init, mountinfo, sys, sysctl};
 use crate::Error;
 use crate::spec::{PidScope, PodSpec, Scope};
 
@@ -35,8 +35,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     clear(&directory)?;
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
     fs::create_dir_all(&directory).map_err(operation())?;
-    let text = serde_json::to_vec(spec).map_err(Error::failed("cannot encode a pod's spec"))?;
-    fs::write(directory.join(SPEC), text).map_err(operation())?;
+    host::json::replace(&directory.join(SPEC), spec)?;
     note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
     write_files(&directory, spec).map_err(operation())?;
     std::thread::scope(|scope| scope.spawn(|| pin(&directory, spec)).join())
@@ -69,7 +68,7 @@ pub(super) fn place(names: &Names, id: &PodId) -> Result<Place, Error> {
 
 /// The spec that a pod was made from.
 pub(super) fn spec(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
-    read_spec(&names.pod(id))?.filter(|spec| spec.id == *id).ok_or_else(|| missing(id))
+    host::json::read::<PodSpec>(&names.pod(id).join(SPEC))?.filter(|spec| spec.id == *id).ok_or_else(|| missing(id))
 }
 
 /// The spec of a pod that is whole.
@@ -99,18 +98,6 @@ pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> 
 
 fn missing(id: &PodId) -> Error {
     Error::NotFound { what: format!("pod {}", id.short()) }
-}
-
-/// The spec in a pod's directory; None: there is no such directory, or it has none yet.
-pub(super) fn read_spec(directory: &Path) -> Result<Option<PodSpec>, Error> {
-    let path = directory.join(SPEC);
-    match fs::read(&path) {
-        Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(Error::failed(format!("cannot read {}", path.display())))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::failed(format!("cannot read {}", path.display()))(error)),
-    }
 }
 
 /// The cgroup below which the pod's containers are.
@@ -216,38 +203,43 @@ fn note_missing_cgroups(hierarchies: &Hierarchies, spec: &PodSpec, directory: &P
     if missing.is_empty() { Ok(()) } else { fs::write(directory.join(MADE_CGROUPS), missing.join("\n")) }
 }
 
-/// Removes a pod without its containers: its init, its pins, its cgroups, its directory.
+/// Removes a pod: its containers, and once these are gone its init, its pins, its cgroups and its directory.
 pub(super) fn remove(linux: &Linux, id: &PodId) -> Result<(), Error> {
-    let (names, hierarchies) = (&linux.names, linux.hierarchies()?);
-    let directory = names.pod(id);
-    let made = fs::read_to_string(directory.join(MADE_CGROUPS)).unwrap_or_default();
-    let done = clear(&directory);
-    hierarchies.remove(&names.pod_cgroup(id))?;
-    hierarchies.remove_if_empty(&names.root_cgroup());
-    made.lines().for_each(|cgroup| hierarchies.remove_if_empty(Path::new(cgroup)));
-    done
+    let mut failures = Failures::<Error>::default();
+    for container in failures.keep(linux.containers.of_pod(id)).unwrap_or_default() {
+        failures.keep(container::remove(linux, &container));
+    }
+    if failures.is_empty() {
+        let directory = linux.names.pod(id);
+        let made = fs::read_to_string(directory.join(MADE_CGROUPS)).unwrap_or_default();
+        failures.keep(clear(&directory));
+        if let Some(hierarchies) = failures.keep(linux.hierarchies()) {
+            failures.keep(hierarchies.remove(&linux.names.pod_cgroup(id)));
+            hierarchies.remove_if_empty(&linux.names.root_cgroup());
+            made.lines().for_each(|cgroup| hierarchies.remove_if_empty(Path::new(cgroup)));
+        }
+    }
+    failures.result(Error::failed(format!("cannot remove pod {}", id.short())))
 }
 
-/// Ends and unmounts what a pod's directory holds, and removes it. Missing: done already.
+/// Ends and unmounts what a pod's directory holds, and removes it. Idempotent.
 fn clear(directory: &Path) -> Result<(), Error> {
-    let operation = || Error::failed(format!("cannot remove {}", directory.display()));
+    let failed = || format!("cannot remove {}", directory.display());
     if !directory.exists() {
         return Ok(());
     }
+    // Its pin tells the init from a process that got its number: it goes first.
     init::stop(directory)?;
-    let resolved = fs::canonicalize(directory).map_err(operation())?;
-    for point in mountinfo::points_below(&resolved).map_err(operation())? {
-        umount2(&point, MntFlags::MNT_DETACH).map_err(|errno| operation()(errno.into()))?;
+    let resolved = fs::canonicalize(directory).map_err(Error::failed(failed()))?;
+    let mut failures = Failures::<Error>::default();
+    for point in mountinfo::points_below(&resolved).map_err(Error::failed(failed()))? {
+        let unmounted = umount2(&point, MntFlags::MNT_DETACH);
+        failures.keep(unmounted.map_err(Error::failed(format!("cannot unmount {}", point.display()))));
     }
-    // The spec goes last: as long as it is there, the inventory names the pod.
-    for entry in fs::read_dir(directory).map_err(operation())?.flatten() {
-        if entry.file_name() != SPEC {
-            let path = entry.path();
-            let removed = if path.is_dir() { host::fs::remove_dir_all(&path) } else { host::fs::remove_file(&path) };
-            removed.map_err(operation())?;
-        }
+    if failures.is_empty() {
+        failures.keep(host::fs::remove_state(directory, SPEC));
     }
-    host::fs::remove_dir_all(directory).map_err(operation())
+    failures.result(Error::failed(failed()))
 }
 
 /// The file that tells the number of a pod's init.

@@ -1,6 +1,5 @@
 //! runc, the program that runs the containers: its commands, and what its log says when it fails.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,14 +32,9 @@ impl Runc {
     }
 
     /// The names of all containers that runc has a state for.
-    pub(super) fn names(&self) -> io::Result<Vec<String>> {
-        match std::fs::read_dir(&self.root) {
-            Ok(entries) => {
-                Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
+        let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+        Ok(host::fs::entries(&self.root)?.iter().filter_map(name).collect())
     }
 
     /// A command that leaves a process behind with these streams; `log` is a file of this command's own.

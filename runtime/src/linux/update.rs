@@ -8,20 +8,19 @@ use serde_json::json;
 
 use super::plan::Plan;
 use super::{Linux, cgroup, config, container, launch};
-use crate::Error;
-use crate::monitor::client::{self, Probe};
 use crate::spec::Resources;
+use crate::{ContainerState, Error};
 
 /// Changes a container's limits: of a running one at once, of one that was not started in the document that starts it.
 pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-    let (directory, plan) = container::find(linux, id)?;
+    let (directory, plan) = linux.containers.find::<Plan>(id)?;
     let limits = config::limits(resources, container::offered(linux));
-    match client::probe(&directory)? {
-        Probe::Running(_) => {
+    match linux.containers.state(id)? {
+        ContainerState::Running(_) => {
             linux.runc.update(&plan.name, &limits)?;
             resources.oom_score_adj.map_or(Ok(()), |score| oom_score(linux, &plan, score))
         }
-        Probe::Created => merge(&directory.join(launch::CONFIG), &limits),
+        ContainerState::Created => merge(&directory.join(launch::CONFIG), &limits),
         _ => Err(Error::Conflict { what: format!("container {} has ended", id.short()) }),
     }
 }
@@ -47,9 +46,7 @@ fn oom_score(linux: &Linux, plan: &Plan, score: i32) -> Result<(), Error> {
 
 /// Puts limits into the document of a container that was not started.
 fn merge(path: &Path, limits: &serde_json::Value) -> Result<(), Error> {
-    let operation = || Error::failed(format!("cannot change {}", path.display()));
-    let text = fs::read(path).map_err(operation())?;
-    let mut document: serde_json::Value = serde_json::from_slice(&text).map_err(|error| operation()(error.into()))?;
+    let mut document = launch::read_config(path)?;
     for (section, values) in limits.as_object().into_iter().flatten() {
         let place = &mut document["linux"]["resources"][section];
         match (place.as_object_mut(), values.as_object()) {
@@ -57,5 +54,5 @@ fn merge(path: &Path, limits: &serde_json::Value) -> Result<(), Error> {
             _ => *place = json!(values),
         }
     }
-    host::fs::replace(path, document.to_string().as_bytes(), 0o600).map_err(operation())
+    Ok(host::json::replace(path, &document)?)
 }

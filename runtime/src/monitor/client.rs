@@ -1,5 +1,5 @@
-//! The server's side: starts monitors and asks them. A monitor that is not there has left its answer in the container's
-//! directory, or was killed: [`probe`] tells which.
+//! The server's side: starts monitors and asks them. A monitor that is gone has left its answer in the container's directory,
+//! or was killed ([`state`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,9 +10,9 @@ use std::time::Duration;
 use host::worker::Workers;
 
 use super::protocol::{self, Greeting, MESSAGE_LIMIT, Reply, Request, VERSION};
-use super::record::{self, ExitRecord, now_ns, socket_path};
-use super::{UNKNOWN_EXIT_CODE, WORKER, session};
-use crate::{Error, Exit, Session, Started};
+use super::record::{self, ExitRecord, UNKNOWN_EXIT_CODE, now_ns, socket_path};
+use super::{WORKER, Wanted, session};
+use crate::{ContainerState, Error, Session, Started};
 
 /// How long a monitor may take to answer: what takes long (a start, a kill) is bounded on its side.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(20);
@@ -21,30 +21,11 @@ const START_WAIT: Duration = Duration::from_secs(120);
 /// How often a monitor that ends while it is asked is asked again.
 const ATTEMPTS: u32 = 3;
 
-/// What a container's directory and its monitor tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// Never started.
-    Created,
-    /// Running.
-    Running(Started),
-    /// Ended.
-    Exited {
-        /// When it was started.
-        started: Started,
-        /// How it ended.
-        exit: Exit,
-    },
-    /// It was started, but its monitor is gone without having recorded an exit: what still runs must be killed, and
-    /// [`record_lost`] called.
-    Lost(Started),
-}
-
 /// Starts the monitor of a container, and the container; returns when its program runs.
 ///
 /// # Errors
 /// What the backend's launch said; then no monitor is left and the container is as it was before.
-pub fn start(workers: &Workers, directory: &Path) -> Result<Started, Error> {
+pub(super) fn start(workers: &Workers, directory: &Path) -> Result<Started, Error> {
     let operation = format!("cannot start the monitor in {}", directory.display());
     let connection = spawn(workers, directory).map_err(Error::failed(&operation))?;
     let answer = protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, START_WAIT)
@@ -71,11 +52,11 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     Ok(connection)
 }
 
-/// What is known of the container.
+/// The state of a container. What still runs of one whose monitor was killed is killed too, and that is its recorded end.
 ///
 /// # Errors
 /// Its files cannot be read, or its monitor does not answer.
-pub fn probe(directory: &Path) -> Result<Probe, Error> {
+pub(super) fn state(directory: &Path) -> Result<ContainerState, Error> {
     let operation = format!("cannot ask the monitor in {}", directory.display());
     for _ in 0..ATTEMPTS {
         if let Some(record) = record::read_exit(directory)? {
@@ -85,7 +66,7 @@ pub fn probe(directory: &Path) -> Result<Probe, Error> {
         match ask(&connection, &Request::State) {
             Ok((Reply::State { exit: Some(record), .. }, _)) => return Ok(exited(&record)),
             Ok((Reply::State { pid, started_ns, exit: None }, _)) => {
-                return Ok(Probe::Running(record::started(pid, started_ns)));
+                return Ok(ContainerState::Running(record::started(pid, started_ns)));
             }
             Ok((Reply::Failed(failure), _)) => return Err(failure.into_error(&operation)),
             Ok((other, _)) => return Err(unexpected(&operation, &other)),
@@ -97,28 +78,17 @@ pub fn probe(directory: &Path) -> Result<Probe, Error> {
     without_monitor(directory)
 }
 
-fn without_monitor(directory: &Path) -> Result<Probe, Error> {
+fn without_monitor(directory: &Path) -> Result<ContainerState, Error> {
     // The exit first: the monitor writes it before it goes.
     if let Some(record) = record::read_exit(directory)? {
         return Ok(exited(&record));
     }
-    let start = record::read_start(directory)?;
-    Ok(start.map_or(Probe::Created, |start| Probe::Lost(record::started(start.pid, start.started_ns))))
-}
-
-fn exited(record: &ExitRecord) -> Probe {
-    Probe::Exited { started: record.started(), exit: record.exit() }
-}
-
-/// Records the end of a container whose monitor was killed, once none of its processes is left.
-///
-/// # Errors
-/// The record cannot be written.
-pub fn record_lost(directory: &Path, started: Started) -> Result<Exit, Error> {
+    let Some(start) = record::read_start(directory)? else { return Ok(ContainerState::Created) };
+    crate::platform::launch(Wanted::Container(directory))?.kill()?;
     let record = ExitRecord {
         version: VERSION,
-        pid: i32::try_from(started.pid).unwrap_or(0),
-        started_ns: record::nanoseconds(started.at),
+        pid: start.pid,
+        started_ns: start.started_ns,
         finished_ns: now_ns(),
         code: UNKNOWN_EXIT_CODE,
         signal: None,
@@ -126,18 +96,22 @@ pub fn record_lost(directory: &Path, started: Started) -> Result<Exit, Error> {
         message: "the container's monitor was killed: its exit code is not known".to_owned(),
     };
     record::write_exit(directory, &record)?;
-    Ok(record.exit())
+    Ok(exited(&record))
+}
+
+fn exited(record: &ExitRecord) -> ContainerState {
+    ContainerState::Exited { started: record.started(), exit: record.exit() }
 }
 
 /// A descriptor that reads as end-of-file once the exit is recorded.
 ///
 /// # Errors
 /// [`Error::Conflict`] for a container that was never started.
-pub fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
+pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
     if let Some((connection, Reply::Done)) = request(directory, &Request::Wait)? {
         return Ok(connection.into());
     }
-    if probe(directory)? == Probe::Created {
+    if state(directory)? == ContainerState::Created {
         return Err(Error::Conflict { what: "the container was never started".to_owned() });
     }
     let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot make a descriptor"))?;
@@ -148,7 +122,7 @@ pub fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
 ///
 /// # Errors
 /// The kernel or the monitor says no.
-pub fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
+pub(super) fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
     done(directory, &Request::Signal { number }, "cannot signal the container")
 }
 
@@ -156,7 +130,7 @@ pub fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
 ///
 /// # Errors
 /// A process that does not die.
-pub fn kill(directory: &Path) -> Result<bool, Error> {
+pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
     let Some((waiting, Reply::Done)) = request(directory, &Request::Wait)? else { return Ok(false) };
     if !done(directory, &Request::Kill, "cannot kill the container")? {
         return Ok(false);
@@ -169,7 +143,7 @@ pub fn kill(directory: &Path) -> Result<bool, Error> {
 ///
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
-pub fn reopen_log(directory: &Path) -> Result<(), Error> {
+pub(super) fn reopen_log(directory: &Path) -> Result<(), Error> {
     if done(directory, &Request::ReopenLog, "cannot reopen the container's log")? { Ok(()) } else { Err(not_running()) }
 }
 
@@ -177,7 +151,7 @@ pub fn reopen_log(directory: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
-pub fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
+pub(super) fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
     let connection = connect(directory)?.ok_or_else(not_running)?;
     let operation = "cannot attach to the container";
     let (reply, descriptors) = ask(&connection, &Request::Attach { stdin }).map_err(Error::failed(operation))?;

@@ -98,10 +98,7 @@ fn tell_failure(listener: &UnixListener, error: &Error) {
 
 impl Monitor {
     fn start(directory: &Path) -> Result<Self, Error> {
-        let path = record::spec_path(directory);
-        let text = std::fs::read(&path).map_err(Error::failed(format!("cannot read {}", path.display())))?;
-        let spec: ContainerSpec =
-            serde_json::from_slice(&text).map_err(Error::failed(format!("cannot read {}", path.display())))?;
+        let spec = record::read_spec(directory)?;
         let log = Log::open(spec.log_path.as_deref()).map_err(|source| Error::Failed {
             operation: format!("cannot open the log {}", spec.log_path.clone().unwrap_or_default().display()),
             source: source.into(),
@@ -187,7 +184,7 @@ impl Monitor {
             Some(Ok((connection, _))) => connection,
             Some(Err(error)) => {
                 // poll(2) would tell of the same client again at once.
-                if matches!(error.raw_os_error(), Some(libc::ENFILE | libc::EMFILE)) {
+                if host::is_exhausted(&error) {
                     std::thread::sleep(BREATH);
                 }
                 return;

@@ -11,7 +11,7 @@ use crate::spec::ExecSpec;
 
 /// What a monitor is to start.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub(crate) enum Wanted<'a> {
     /// The first process of the container with this directory: its `spec.json` and whatever its backend put there.
     Container(&'a Path),
     /// One more process in that container.
@@ -20,7 +20,7 @@ pub enum Wanted<'a> {
 
 /// The ends of its streams that a process gets.
 #[derive(Debug)]
-pub enum Streams {
+pub(crate) enum Streams {
     /// Pipes, or /dev/null where it has none.
     Pipes {
         /// Its standard input.
@@ -36,15 +36,15 @@ pub enum Streams {
 
 /// A process that runs the program that was asked for.
 #[derive(Debug)]
-pub struct Launched {
+pub(crate) struct Launched {
     /// Its number as the host sees it: a child of the monitor, by birth or by adoption, so that the monitor can wait for it.
-    pub pid: Pid,
+    pub(crate) pid: Pid,
     /// The master of its terminal.
-    pub terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// One process and all that it starts, as a backend runs it. Every method is called in the monitor's only thread.
-pub trait Launch {
+pub(crate) trait Launch {
     /// Makes the monitor the parent of orphans below it (PR_SET_CHILD_SUBREAPER, PROC_REAP_ACQUIRE). Called once, before
     /// [`Launch::launch`].
     ///

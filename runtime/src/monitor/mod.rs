@@ -1,10 +1,10 @@
 //! The small process that outlives the server, one per container, and its like for every process executed in one. It holds
 //! the standard streams, writes the log, records the exit, and answers on a socket in the container's directory. It has one
 //! thread, waits with poll(2), and allocates little: there are hundreds of them. How a process is started in a container is
-//! the backend's part ([`Launch`]); the server's side of the conversation is [`client`] and [`session`].
+//! the backend's part ([`Launch`]); the server's side of the conversation is [`Supervised`].
 
 mod attach;
-pub mod client;
+pub(crate) mod client;
 mod clock;
 mod container;
 mod executed;
@@ -12,10 +12,11 @@ mod launch;
 mod log;
 mod poll;
 mod protocol;
-mod record;
+pub(crate) mod record;
 mod serve;
 mod session;
 mod signal;
+mod supervised;
 mod sys;
 #[cfg(test)]
 mod upgrade;
@@ -26,10 +27,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use launch::{Launch, Launched, Streams, Wanted};
-pub use record::{UNKNOWN_EXIT_CODE, directory, spec_path};
-pub use session::exec;
-pub use signal::signal_number;
+pub(crate) use launch::{Launch, Launched, Streams, Wanted};
+pub(crate) use supervised::Supervised;
+
+use signal::signal_number;
 
 /// The name of this worker.
 pub const WORKER: &str = "monitor";

@@ -1,17 +1,16 @@
 //! What a monitor writes into its container's directory for whoever comes later: that it has begun, and how it ended. The
 //! files are the truth of last resort: a server that finds no monitor behind the socket reads them.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use host::ContainerId;
 use serde::{Deserialize, Serialize};
 
+use crate::spec::ContainerSpec;
 use crate::{Error, Exit, Started};
 
 /// The spec of the container, as the backend wrote it.
-const SPEC: &str = "spec.json";
+pub(crate) const SPEC: &str = "spec.json";
 /// That the monitor has begun; the first process' number once it runs.
 const START: &str = "start.json";
 /// How the container ended.
@@ -19,18 +18,10 @@ const EXIT: &str = "exit.json";
 /// The monitor's socket.
 const SOCKET: &str = "monitor.sock";
 /// The exit code of a container whose end nobody saw, as containerd counts it.
-pub const UNKNOWN_EXIT_CODE: i32 = 255;
-
-/// The directory of a container below the backend's state directory. It is named by the short id: the path of a unix
-/// socket may have 103 characters (sun_path on FreeBSD).
-#[must_use]
-pub fn directory(state: &Path, id: &ContainerId) -> PathBuf {
-    state.join("containers").join(id.short())
-}
+pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
 
 /// The file in which the backend keeps the container's spec: the monitor reads it there.
-#[must_use]
-pub fn spec_path(directory: &Path) -> PathBuf {
+pub(crate) fn spec_path(directory: &Path) -> PathBuf {
     directory.join(SPEC)
 }
 
@@ -95,43 +86,31 @@ fn time(ns: u64) -> SystemTime {
 }
 
 pub(super) fn write_start(directory: &Path, record: &StartRecord) -> Result<(), Error> {
-    let path = directory.join(START);
-    let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode a start record"))?;
-    write(&path, &text)
+    Ok(host::json::replace(&directory.join(START), record)?)
 }
 
-/// Takes the start back: the process could not be started.
+/// The process could not be started: its container is as it was.
 pub(super) fn remove_start(directory: &Path) -> Result<(), Error> {
     host::fs::remove_file(&directory.join(START))
         .map_err(Error::failed(format!("cannot remove the start record in {}", directory.display())))
 }
 
 pub(super) fn write_exit(directory: &Path, record: &ExitRecord) -> Result<(), Error> {
-    let path = directory.join(EXIT);
-    let text = serde_json::to_vec(record).map_err(Error::failed("cannot encode an exit record"))?;
-    write(&path, &text)
-}
-
-/// Records are in the state directory, which does not outlive a reboot.
-fn write(path: &Path, text: &[u8]) -> Result<(), Error> {
-    host::fs::replace(path, text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+    Ok(host::json::replace(&directory.join(EXIT), record)?)
 }
 
 pub(super) fn read_start(directory: &Path) -> Result<Option<StartRecord>, Error> {
-    read(&directory.join(START))
+    Ok(host::json::read(&directory.join(START))?)
 }
 
 pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
-    read(&directory.join(EXIT))
+    Ok(host::json::read(&directory.join(EXIT))?)
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::failed(format!("cannot read {}", path.display()))(error)),
-    };
-    serde_json::from_slice(&text).map(Some).map_err(Error::failed(format!("cannot read {}", path.display())))
+/// The spec of the container in a directory, for its monitor.
+pub(crate) fn read_spec(directory: &Path) -> Result<ContainerSpec, Error> {
+    let spec = host::json::read(&spec_path(directory))?;
+    spec.ok_or_else(|| Error::NotFound { what: format!("the spec in {}", directory.display()) })
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use std::time::Duration;
 use host::worker::Workers;
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::client::{self, Probe, ask, unexpected};
+use super::client::{self, ask, unexpected};
 use super::protocol::{self, MESSAGE_LIMIT, Reply, Request};
 use super::{EXEC, WORKER, sys};
 use crate::spec::ExecSpec;
-use crate::{Control, Error, Session};
+use crate::{ContainerState, Control, Error, Session};
 
 /// How long a process may take to be started in a container.
 const EXEC_WAIT: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ const CODE_LENGTH: usize = size_of::<i32>();
 ///
 /// # Errors
 /// What the backend's launch said; then nothing is left.
-pub fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Session, Error> {
+pub(super) fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Session, Error> {
     let operation = "cannot start the monitor of a process";
     let (control, theirs) = UnixStream::pair().map_err(Error::failed(operation))?;
     workers.spawn_detached(WORKER, &[EXEC], theirs.into()).map_err(Error::failed(operation))?;
@@ -160,12 +160,9 @@ impl Control for AttachControl {
         if !sys::wait_readable(ended.as_fd(), timeout).map_err(Error::failed("cannot wait for the container"))? {
             return Ok(None);
         }
-        match client::probe(&self.directory)? {
-            Probe::Exited { exit, .. } => Ok(Some(exit.code)),
-            Probe::Running(_) => Ok(None),
-            Probe::Created | Probe::Lost(_) => {
-                Err(Error::failed("cannot wait for the container")("its monitor is gone"))
-            }
+        match client::state(&self.directory)? {
+            ContainerState::Exited { exit, .. } => Ok(Some(exit.code)),
+            ContainerState::Running(_) | ContainerState::Created => Ok(None),
         }
     }
 

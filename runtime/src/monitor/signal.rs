@@ -11,7 +11,7 @@ use crate::spec::Signal;
 ///
 /// # Errors
 /// [`Error::Invalid`] for one that this kernel does not have.
-pub fn signal_number(signal: &Signal) -> Result<i32, Error> {
+pub(super) fn signal_number(signal: &Signal) -> Result<i32, Error> {
     let name = signal.0.strip_prefix("SIG").unwrap_or(&signal.0);
     let (first, last) = crate::platform::realtime_signals();
     let number = name

@@ -9,10 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::client::{self, Probe};
+use super::client;
 use super::protocol::{MESSAGE_LIMIT, receive, send};
 use super::record;
-use crate::Error;
+use crate::{ContainerState, Error};
 
 const PROTOCOL: &str = include_str!("fixtures/protocol-v1.json");
 const EXIT: &str = include_str!("fixtures/exit-v1.json");
@@ -71,7 +71,7 @@ fn a_monitor_of_version_1_is_driven() {
         }
     });
     let directory = directory.path();
-    let Probe::Running(started) = client::probe(directory).unwrap() else { panic!("it runs") };
+    let ContainerState::Running(started) = client::state(directory).unwrap() else { panic!("it runs") };
     assert_eq!((started.pid, started.at), (4711, UNIX_EPOCH + Duration::from_secs(1_795_000_000)));
     assert!(client::signal(directory, 15).unwrap());
     let refused = client::reopen_log(directory).unwrap_err();
@@ -84,6 +84,6 @@ fn a_monitor_of_version_1_is_driven() {
 
     // Its end is in its own words too.
     std::fs::write(directory.join("exit.json"), EXIT).unwrap();
-    let Probe::Exited { exit, .. } = client::probe(directory).unwrap() else { panic!("it has ended") };
+    let ContainerState::Exited { exit, .. } = client::state(directory).unwrap() else { panic!("it has ended") };
     assert_eq!((exit.code, exit.at), (143, UNIX_EPOCH + Duration::from_secs(1_795_000_001)));
 }

@@ -1,18 +1,13 @@
 //! A pod to test in, and what both kernels' tests do with its containers.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use host::{ContainerId, PodId};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub(crate) use runtime::conformance::{PATIENCE, eventually, readable};
 use runtime::conformance::{container_spec, pod_spec};
 use runtime::spec::{ContainerSpec, PodSpec};
 use runtime::{ContainerState, Exit, Runtime};
-
-/// How long a test waits for what happens at once on an idle machine; an emulated one is slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pod of the backend, and where its files are.
 pub(crate) struct Bench {
@@ -82,17 +77,4 @@ pub(crate) fn logged(path: &Path) -> String {
         fields.next().unwrap().to_owned() + end
     };
     text.split_terminator('\n').map(entry).collect()
-}
-
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-pub(crate) fn readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
-    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-    poll(&mut polled, PollTimeout::try_from(timeout).unwrap()).unwrap() == 1
 }

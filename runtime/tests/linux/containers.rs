@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use host::run::Tool;
 use runtime::ContainerState;
 use runtime::conformance::pod_spec;
 use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
@@ -316,6 +317,28 @@ fn a_pod_without_a_host_name_has_a_uts_namespace_of_its_own() {
             };
             let of = |process: String| std::fs::read_link(format!("/proc/{process}/ns/uts")).unwrap();
             assert_ne!(of(started.pid.to_string()), of("self".to_owned()));
+        },
+    );
+}
+
+#[test]
+fn a_pod_that_cannot_be_removed_names_every_container_that_is_in_the_way() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let held = ["a", "b"].map(|_| {
+                let spec = bench.spec("exit");
+                bench.runtime.create_container(&spec).unwrap();
+                let directory = bench.settings.state.join("containers").join(spec.id.short()).join("held");
+                std::fs::create_dir(&directory).unwrap();
+                Tool::new("mount").args(["-t", "tmpfs", "tmpfs"]).args([&directory]).run().unwrap();
+                directory
+            });
+            let text = host::chain(&bench.runtime.remove_pod(&bench.pod).unwrap_err());
+            for directory in held {
+                assert!(text.contains(directory.to_str().unwrap()), "{text}");
+                Tool::new("umount").args([&directory]).run().unwrap();
+            }
         },
     );
 }

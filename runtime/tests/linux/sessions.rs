@@ -233,11 +233,7 @@ fn a_container_whose_monitor_was_killed_is_told_to_be_dead_and_is() {
                 let state = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
                 state.is_empty() || state.contains(") Z")
             };
-            let until = std::time::Instant::now() + PATIENCE;
-            while !ended() {
-                assert!(std::time::Instant::now() < until, "process {} does not end", started.pid);
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
+            eventually("the container's process ends", ended);
         },
     );
 }

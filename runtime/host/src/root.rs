@@ -1,10 +1,11 @@
-//! Paths as the container sees them, resolved inside its root by descriptors, one component at a time: a symbolic link is
-//! read and followed by this code, an absolute one from the root again, and none is ever followed by the kernel. So neither
-//! a hostile image nor a shared volume leads a mount or a file of ours out of the root.
+//! Paths as a container sees them, resolved inside its root by descriptors, one component at a time: this code reads and
+//! follows the symbolic links, an absolute one from the root again; the kernel follows none. So neither a hostile image nor a
+//! shared volume leads a mount or a file of ours out of the root.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,12 @@ use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 
 /// Symbolic links that are followed in one path, as the kernel's MAXSYMLINKS.
 const LINK_LIMIT: usize = 32;
+/// Components of one path: each directory on the way is an open descriptor.
+const DEPTH_LIMIT: usize = 512;
 
 /// What is created at the end of a path when nothing is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// A directory.
     Directory,
     /// An empty file.
@@ -27,29 +30,36 @@ pub(super) enum Kind {
 
 /// Where a path led.
 #[derive(Debug)]
-pub(super) struct Resolved {
+pub struct Resolved {
     /// The way from the root, without a symbolic link.
-    pub(super) path: PathBuf,
+    pub path: PathBuf,
     /// What is there, opened only to be asked about (O_PATH) unless it is a directory.
-    pub(super) file: OwnedFd,
+    pub file: OwnedFd,
     /// Whether it is a directory.
-    pub(super) directory: bool,
+    pub directory: bool,
 }
 
 /// Opens a root.
-pub(super) fn open_root(root: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Any error of open(2).
+pub fn open(root: &Path) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// Resolves a path inside a root. With `create`, what is missing is made: directories on the way, and its kind at the end.
 ///
 /// # Errors
-/// ENOENT without `create`; ELOOP; ENOTDIR where a file stands in the way; any error of the kernel.
-pub(super) fn resolve(root: &OwnedFd, path: &Path, create: Option<Kind>) -> io::Result<Resolved> {
+/// ENOENT without `create`; ELOOP; ENAMETOOLONG for more than 512 components; ENOTDIR where a file stands in the way; any
+/// error of the kernel.
+pub fn resolve(root: &OwnedFd, path: &Path, create: Option<Kind>) -> io::Result<Resolved> {
     let mut ahead: VecDeque<OsString> = components(path);
     let mut way: Vec<(OsString, OwnedFd)> = Vec::new();
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
+        if way.len() + ahead.len() >= DEPTH_LIMIT {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
         if name == ".." {
             way.pop();
             continue;
@@ -100,19 +110,30 @@ pub(super) fn resolve(root: &OwnedFd, path: &Path, create: Option<Kind>) -> io::
     Ok(Resolved { path, file, directory: true })
 }
 
-/// A file below a root, opened for reading; None: there is none. It is never waited for, whatever it is.
-pub(super) fn open_file(root: &OwnedFd, path: &Path) -> io::Result<Option<std::fs::File>> {
+/// The text of a file below a root, at most `limit` bytes of it; empty where there is no such file. It waits for nothing,
+/// whatever stands there.
+///
+/// # Errors
+/// Any error of the kernel but those of a path that leads nowhere.
+pub fn read_text(root: &OwnedFd, path: &Path, limit: u64) -> io::Result<String> {
+    let Some(file) = open_file(root, path)? else { return Ok(String::new()) };
+    let mut text = Vec::new();
+    file.take(limit).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn open_file(root: &OwnedFd, path: &Path) -> io::Result<Option<File>> {
+    let leads_nowhere =
+        |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP));
     let found = match resolve(root, path, None) {
-        Ok(found) => found,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+        Err(error) if leads_nowhere(&error) => return Ok(None),
+        found => found?,
     };
     let (Some(name), false) = (found.path.file_name(), found.directory) else { return Ok(None) };
     let parent = resolve(root, found.path.parent().unwrap_or(Path::new("")), None)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    Ok(Some(openat(parent.file.as_fd(), name, flags, Mode::empty())?.into()))
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let file = File::from(openat(parent.file.as_fd(), name, flags, Mode::empty())?);
+    Ok(file.metadata()?.is_file().then_some(file))
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
@@ -142,7 +163,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use super::{Kind, open_file, open_root, resolve};
+    use super::{Kind, open, read_text, resolve};
 
     /// A root with symbolic links that a hostile image could have, beside a directory of the host.
     fn hostile() -> (tempfile::TempDir, std::os::fd::OwnedFd) {
@@ -157,7 +178,7 @@ mod tests {
         symlink("/real", root.join("inside")).unwrap();
         symlink("loop", root.join("loop")).unwrap();
         fs::write(root.join("file"), "here").unwrap();
-        let opened = open_root(&root).unwrap();
+        let opened = open(&root).unwrap();
         (directory, opened)
     }
 
@@ -189,14 +210,17 @@ mod tests {
         assert_eq!(code("/loop", None), Some(libc::ELOOP));
         assert_eq!(code("/file/x", Some(Kind::File)), Some(libc::ENOTDIR));
         assert_eq!(code("/missing", None), Some(libc::ENOENT));
+        assert_eq!(code(&"d/".repeat(513), Some(Kind::Directory)), Some(libc::ENAMETOOLONG));
     }
 
     #[test]
     fn a_file_is_read_inside_the_root_only() {
-        let (_directory, root) = hostile();
-        assert!(open_file(&root, Path::new("/file")).unwrap().is_some());
-        assert!(open_file(&root, Path::new("/absolute/secret")).unwrap().is_none());
-        assert!(open_file(&root, Path::new("/relative/secret")).unwrap().is_none());
-        assert!(open_file(&root, Path::new("/real")).unwrap().is_none());
+        let (directory, root) = hostile();
+        let text = |path: &str| read_text(&root, Path::new(path), 3).unwrap();
+        assert_eq!(text("/file"), "her");
+        nix::unistd::mkfifo(&directory.path().join("root/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for path in ["/absolute/secret", "/relative/secret", "/real", "/missing", "/file/x", "/loop", "/fifo"] {
+            assert_eq!(text(path), "", "{path}");
+        }
     }
 }
