@@ -41,7 +41,7 @@ fuzz: deps
 
 # A pod from a pulled image, step by step, from the binary alone.
 demo: deps-demo
-	$(CARGO) build -p cri -p runtime
+	$(CARGO) build -p cri -p monitor
 	$(CARGO) run -q -p cri --bin cellblock -- demo
 
 # Clippy and a linked binary for FreeBSD.

@@ -1,7 +1,7 @@
 //! The binary `cellblock`: the server and what an operator does beside it. A worker's word comes before everything else:
 //! a worker is a small process that outlives the server, and must not carry a server's start with it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -117,8 +117,7 @@ impl Overrides {
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     if let Some(worker) = args.get(1).and_then(|word| worker(word)) {
-        // One that was started ahead and whose server is gone has nothing to do.
-        return host::worker::args(2).map_or(ExitCode::SUCCESS, |args| worker(&args));
+        return worker(&args[2..]);
     }
     match run(Cli::parse()) {
         Ok(code) => code,
@@ -129,17 +128,12 @@ fn main() -> ExitCode {
     }
 }
 
-type Worker = fn(&[OsString]) -> ExitCode;
-
 /// The worker that a word names.
-fn worker(word: &OsString) -> Option<Worker> {
+fn worker(word: &OsStr) -> Option<monitor::Main> {
     match word.to_str()? {
-        "monitor" => Some(runtime::monitor::main),
         "unpack" => Some(image::unpack::main),
-        "hostport" => Some(network::hostport::main),
-        "vnet" => Some(network::vnet::main),
         demo::program::WORD => Some(demo::program::main),
-        _ => None,
+        _ => monitor::find(word),
     }
 }
 

@@ -76,14 +76,14 @@ send() {
 build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
-    programs="--bin cellblock --bin cellblock-monitor --bin cellblock-hostport --bin cellblock-vnet"
+    programs="--bin cellblock --bin cellblock-monitor"
     case " $* " in *" specs "* | *" soak "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
     case " $* " in *" suites "*)
         sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p host -p runtime -p network -p image \
-            --lib --test fork_server --test backend --test freebsd --test rootfs --message-format=json >"$work/messages"
+            --lib --test worker --test backend --test freebsd --test rootfs --message-format=json >"$work/messages"
         # CRATE-TARGET and the file.
         sed -n 's|.*"package_id":"[^"]*/\([a-z]*\)#[^"]*".*"name":"\([a-z_]*\)".*"executable":"\([^"]*\)".*|\1-\2 \3|p' \
             "$work/messages" >"$work/suites"
@@ -144,7 +144,7 @@ if [ -z "${FREEBSD_SSH:-}" ]; then
 fi
 say "on $($FREEBSD_SSH 'uname -srm' </dev/null)"
 $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports && rm -f $remote/reports/*" </dev/null
-for program in cellblock cellblock-monitor cellblock-hostport cellblock-vnet; do send "$built/$program" "$program"; done
+for program in cellblock cellblock-monitor; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
 case " $* " in *" specs "* | *" soak "* | *" upgrade "*) send "$built/e2e" e2e ;; esac

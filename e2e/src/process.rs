@@ -244,24 +244,19 @@ impl Drop for Unread {
     }
 }
 
-/// Kills the server's worker of this name, a program of its own (`cellblock-NAME`) or the server's with that word (`cellblock
-/// NAME`), whose last argument is a path that ends like this.
-pub fn kill_worker(name: &str, path: &str) -> Result<()> {
+/// Kills the worker of the server that was started with this word (`cellblock-monitor WORD PATH`) and a path that ends like this.
+pub fn kill_worker(word: &str, path: &str) -> Result<()> {
     let list = Program::new("ps", ["-axww", "-o", "pid=", "-o", "command="]).run()?;
     for line in list.lines() {
         let mut words: Vec<&str> = line.split_whitespace().collect();
         // FreeBSD's ps(1) adds the program of a process that changed its title.
         words.pop_if(|word| word.starts_with('('));
-        let is_worker = match words[..] {
-            [_, program, _] => program.ends_with(&format!("/cellblock-{name}")),
-            [_, _, word, _] => word == name,
-            _ => false,
-        };
+        let is_worker = matches!(words[..], [_, _, found, _] if found == word);
         if is_worker && words[words.len() - 1].ends_with(path) {
             return Program::new("kill", ["-KILL", words[0]]).run().map(drop);
         }
     }
-    bail!("there is no worker {name} of {path}")
+    bail!("no worker {word} of {path} runs")
 }
 
 /// What a process has in memory, in KiB.

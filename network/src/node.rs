@@ -1,9 +1,9 @@
 //! What the backends have in common: the pods that are remembered, the host ports that are taken, and the listeners.
 
 use std::collections::BTreeMap;
+use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use host::worker::Worker;
 use host::{Place, PodId};
 
 use crate::hostport::Reach;
@@ -19,7 +19,7 @@ pub(crate) struct Node {
     reach: Reach,
     ports: Mutex<Ports>,
     /// Listeners that this server started, to be reaped when they are gone. Those of an earlier server are init's.
-    listeners: Mutex<BTreeMap<PodId, Worker>>,
+    listeners: Mutex<BTreeMap<PodId, Child>>,
 }
 
 impl Node {

@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// The worker's entry: `vnet WORD JID`, started by the backend only, with a socket as standard input. A system whose backend
+/// The word of this worker.
+pub const WORKER: &str = "enter";
+
+/// The worker's entry: `enter WORD JID`, started by the backend only, with a socket as standard input. A system whose backend
 /// needs no such worker answers with the exit code of a wrong command line (64, sysexits(3)).
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {

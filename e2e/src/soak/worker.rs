@@ -116,7 +116,7 @@ impl<'a> Worker<'a> {
 
     /// A container whose monitor is killed has ended, and says so.
     fn kill_monitor(&mut self, counter: &Counter) -> Result<()> {
-        kill_worker("monitor", &format!("containers/{}", &counter.id[..12]))?;
+        kill_worker("hold", &format!("containers/{}", &counter.id[..12]))?;
         self.calls.scene.tally().monitors_killed += 1;
         self.calls.exited(&counter.id)?;
         log(counter).map(drop)

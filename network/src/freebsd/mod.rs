@@ -42,7 +42,6 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    [vnet::WORKER, hostport::WORKER].into_iter().for_each(|worker| settings.workers.keep_fork_server(worker));
     let node = Node::open(settings, Reach::Node)?;
     Ok(Arc::new(FreebsdNetwork {
         node,

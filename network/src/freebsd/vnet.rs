@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 use std::time::Duration;
 
-use host::worker::{Worker, Workers};
+use host::worker::Workers;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use socket2::{Domain, Socket, Type};
 
@@ -18,8 +18,6 @@ use crate::Error;
 use crate::links::Links;
 use crate::netlink::Connection;
 
-/// The worker's name.
-pub(super) const WORKER: &str = "vnet";
 /// Opens sockets and passes them out.
 const OPEN: &str = "open";
 /// Drops every TCP connection.
@@ -38,7 +36,7 @@ pub(super) struct Entering {
 
 /// A worker on its way and the socket that it answers on.
 struct Answering {
-    worker: Worker,
+    worker: Child,
     answer: UnixStream,
 }
 
@@ -131,18 +129,18 @@ impl Answering {
     fn start(workers: &Workers, word: &str, jail: i32) -> io::Result<Self> {
         let (answer, theirs) = UnixStream::pair()?;
         answer.set_read_timeout(Some(TIMEOUT))?;
-        let worker = workers.spawn(WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
+        let worker = workers.spawn(crate::vnet::WORKER, &[word, &jail.to_string()], theirs.into(), None)?;
         Ok(Self { worker, answer })
     }
 
     /// Waits for its end and returns the sockets that it passed out.
-    fn finish(self) -> io::Result<Vec<Socket>> {
+    fn finish(mut self) -> io::Result<Vec<Socket>> {
         let answer = receive(&self.answer);
         if answer.is_err() {
             // It hangs or has ended; either way it is of no use any more.
-            self.worker.end();
+            host::worker::end(self.worker);
         } else {
-            self.worker.reap()?;
+            self.worker.wait()?;
         }
         let (text, sockets) = answer?;
         if text == "ok" { Ok(sockets) } else { Err(io::Error::other(text)) }
@@ -169,7 +167,7 @@ fn receive(from: &UnixStream) -> io::Result<(String, Vec<Socket>)> {
     Ok((String::from_utf8_lossy(&text[..length]).into_owned(), sockets))
 }
 
-/// The worker's entry: `vnet open JID` or `vnet drop JID`, with a socket as standard input.
+/// The worker's entry: `enter open JID` or `enter drop JID`, with a socket as standard input.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     let (word, jail) = match words[..] {

@@ -13,10 +13,10 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
-use host::worker::{Worker, Workers};
+use host::worker::Workers;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,7 +24,7 @@ use crate::{Error, HostPort, PodNetwork, Protocol, ports, state};
 pub(crate) use listen::probe;
 
 /// The worker's name.
-pub(crate) const WORKER: &str = "hostport";
+pub const WORKER: &str = "listen";
 /// Held by the listener as long as it lives.
 const LOCK: &str = "listener.lock";
 /// The listener's process id, written while the lock is held.
@@ -108,7 +108,7 @@ pub(crate) fn start(
     directory: &Path,
     network: &PodNetwork,
     reach: Reach,
-) -> Result<Option<Worker>, Error> {
+) -> Result<Option<Child>, Error> {
     if relays(network, reach).is_empty() || running(directory)? {
         return Ok(None);
     }
@@ -120,7 +120,7 @@ pub(crate) fn start(
         return Ok(Some(worker));
     }
     // It has printed why it ends, or has ended.
-    worker.end();
+    host::worker::end(worker);
     read.map_err(failed)?;
     let answer = answer.trim_end();
     match (answer.strip_prefix(TAKEN), answer.strip_prefix(EXHAUSTED)) {
@@ -130,7 +130,7 @@ pub(crate) fn start(
     }
 }
 
-fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Worker, io::PipeReader)> {
+fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child, io::PipeReader)> {
     let null = std::fs::File::open("/dev/null")?;
     let (reader, writer) = io::pipe()?;
     let args = [directory.as_os_str(), reach.word().as_ref()];
@@ -149,7 +149,7 @@ pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
 }
 
 /// Kills the listener of the pod whose directory this is, and waits until its ports are free. Not running: done already.
-pub(crate) fn stop(directory: &Path, worker: Option<Worker>) -> Result<(), Error> {
+pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error> {
     let path = directory.join(PID);
     let started = Instant::now();
     while running(directory)? {
@@ -167,15 +167,16 @@ pub(crate) fn stop(directory: &Path, worker: Option<Worker>) -> Result<(), Error
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    worker.map_or(Ok(()), Worker::reap).map_err(Error::failed("cannot wait for a listener"))
+    let waited = worker.map_or(Ok(()), |mut worker| worker.wait().map(drop));
+    waited.map_err(Error::failed("cannot wait for a listener"))
 }
 
-/// The worker's entry: `hostport DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,
+/// The worker's entry: `listen DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,
 /// and serves until it is killed.
 pub fn main(args: &[OsString]) -> ExitCode {
     let reach = args.get(1).and_then(|word| Reach::of_word(word.to_str()?));
     let (Some(directory), Some(reach)) = (args.first(), reach) else {
-        return tell("usage: hostport DIRECTORY loopback|node", ExitCode::from(64));
+        return tell("usage: listen DIRECTORY loopback|node", ExitCode::from(64));
     };
     match open(Path::new(directory), reach) {
         Ok((lock, sockets)) => {

@@ -19,16 +19,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Instant;
 
-fn worker(main: fn(&[OsString]) -> ExitCode) -> ExitCode {
-    host::worker::args(2).map_or(ExitCode::SUCCESS, |args| main(&args))
-}
-
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let word = args.first().and_then(|word| word.to_str()).unwrap_or("").to_owned();
     match word.as_str() {
-        "hostport" => return worker(network::hostport::main),
-        "vnet" => return worker(network::vnet::main),
+        network::hostport::WORKER => return network::hostport::main(&args[1..]),
+        network::vnet::WORKER => return network::vnet::main(&args[1..]),
         "wire" => return wire::main(&args[1..]),
         // What cargo test asks every test program; the cases here are not its kind.
         "--list" => return ExitCode::SUCCESS,

@@ -36,7 +36,6 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
     // Mounts are named by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
-    settings.workers.keep_fork_server(WORKER);
     let empty = settings.state.join(EMPTY);
     // All of them: a server without pods always looks the same.
     let containers = Supervised::new(&settings, FACTS);

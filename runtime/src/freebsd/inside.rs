@@ -1,5 +1,5 @@
 //! Short helpers that attach to a pod's jail, which owns its network: one opens a connection there and passes it out, one
-//! sets kernel parameters. Each is a process of its own, the worker `monitor` started with a word of this backend: a thread
+//! sets kernel parameters. Each is a process of its own, `cellblock-monitor hold` with a word of this backend: a thread
 //! of the server could not come back out of a jail.
 
 use std::ffi::OsString;
@@ -75,12 +75,12 @@ pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Res
 fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_WAIT))?;
-    let helper = workers.spawn(WORKER, words, theirs.into(), None)?;
+    let mut helper = workers.spawn(WORKER, words, theirs.into(), None)?;
     let answer = answer(&ours);
     if answer.is_ok() {
-        helper.reap()?;
+        helper.wait()?;
     } else {
-        helper.end();
+        host::worker::end(helper);
     }
     answer
 }

@@ -21,7 +21,7 @@ use super::pod::init_pid_path;
 use crate::Error;
 use crate::monitor::WORKER;
 
-/// The word after `monitor` that starts it.
+/// The word after [`WORKER`] that starts it.
 pub(super) const WORD: &str = "init";
 /// How long a killed init may take to be gone: the kernel first ends every process of its namespace.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Starts the init of the pod with this directory; its namespace is pinned when this returns.
 pub(super) fn start(workers: &Workers, directory: &Path) -> Result<(), Error> {
     let operation = "cannot start the init of a pod";
-    let mut command = workers.command(WORKER);
+    let mut command = workers.monitor(WORKER);
     command.arg(WORD).arg(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let output = command.output().map_err(Error::failed(operation))?;
     if output.status.success() {

@@ -32,12 +32,12 @@ pub(crate) use supervised::Supervised;
 
 use signal::signal_number;
 
-/// The name of this worker.
-pub const WORKER: &str = "monitor";
+/// The word of this worker.
+pub const WORKER: &str = "hold";
 /// The argument of a monitor that executes one more process; without it, it is a container's directory.
 const EXEC: &str = "exec";
 
-/// What the binary does when it is started as the worker `monitor`: a container's directory, or `exec`, or a word that the
+/// What the binary does when it is started with [`WORKER`]: a container's directory, or `exec`, or a word that the
 /// backend keeps for itself.
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {

@@ -1,8 +1,9 @@
 //! What the tests on a real kernel share: the backend with a state directory of its own, and roots for containers.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use host::PodId;
 use host::run::Tool;
@@ -11,6 +12,8 @@ use runtime::{Runtime, Settings};
 
 /// What the containers are made of: a shell and two programs of the host, with their libraries.
 const PROGRAMS: [&str; 3] = ["/bin/sh", "/bin/cat", "/bin/sleep"];
+/// Cargo may wait for another build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 /// The loader that ldd(1) does not list on FreeBSD.
 const LOADER: &str = "/libexec/ld-elf.so.1";
 
@@ -20,12 +23,19 @@ pub(crate) fn settings(state: &Path) -> Settings {
     let letter = |n: u32| char::from(b'a' + u8::try_from(n % 26).unwrap());
     let number = std::process::id() + COUNT.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("{}{}", letter(number), letter(number / 26)).parse().unwrap();
-    // Cargo builds it two directories up; on another machine e2e/freebsd/run.sh puts it there.
-    let tests = std::env::current_exe().unwrap();
-    let workers = Workers::of_program(&tests.ancestors().nth(2).unwrap().join("cellblock-monitor"));
-    // As the FreeBSD backend has it; e2e has monitors without it.
-    workers.keep_fork_server(runtime::monitor::WORKER);
+    let workers = Workers::of_program(&monitor());
     Settings { prefix, state: state.to_owned(), workers }
+}
+
+/// `cellblock-monitor`, two directories up. It is another package's, which cargo does not build for these tests; on another machine
+/// e2e/freebsd/run.sh puts it there.
+fn monitor() -> PathBuf {
+    static BUILT: Once = Once::new();
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let build = Tool::new(cargo).args(["build", "-q", "--workspace", "--bin", "cellblock-monitor"]);
+        BUILT.call_once(|| drop(build.timeout(BUILD_TIMEOUT).run().unwrap()));
+    }
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("cellblock-monitor")
 }
 
 /// The backend, when it can work here; in CI it must.

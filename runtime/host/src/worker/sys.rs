@@ -1,29 +1,12 @@
-//! System calls of fork servers, their forks, and workers that leave their program behind.
-
-#[cfg(target_os = "freebsd")]
-mod freebsd;
-#[cfg(not(target_os = "freebsd"))]
-mod other;
+//! System calls of workers that leave their program behind.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork};
 
-#[cfg(target_os = "freebsd")]
-pub(crate) use self::freebsd::set_title;
-#[cfg(not(target_os = "freebsd"))]
-pub(crate) use self::other::set_title;
-
 /// The last signal: _SIG_MAXSIG in sys/_sigset.h of FreeBSD; Linux has half as many.
 const LAST_SIGNAL: i32 = 128;
-
-/// Takes a descriptor that came in a message.
-pub(super) fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the kernel made it for this process when the message was received, and nobody else knows its number.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
 
 /// Forks; the child's number, or None in the child.
 pub(super) fn split() -> io::Result<Option<Pid>> {
@@ -67,15 +50,4 @@ pub(super) fn hold_child_signal() -> io::Result<SigSet> {
     let mut during_wait = SigSet::thread_get_mask()?;
     during_wait.remove(Signal::SIGCHLD);
     Ok(during_wait)
-}
-
-/// Takes that back.
-pub(super) fn release_child_signal() -> io::Result<()> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action has no handler that could be unsafe.
-    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
-    let mut held = SigSet::empty();
-    held.add(Signal::SIGCHLD);
-    held.thread_unblock()?;
-    Ok(())
 }
