@@ -135,7 +135,7 @@ pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
     if !done(directory, &Request::Kill, "cannot kill the container")? {
         return Ok(false);
     }
-    let ended = super::sys::wait_readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
+    let ended = host::wait::readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
     if ended { Ok(true) } else { Err(Error::failed("cannot kill the container")("its end was not recorded in time")) }
 }
 

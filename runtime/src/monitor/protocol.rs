@@ -194,7 +194,7 @@ pub(super) fn receive<T: for<'de> Deserialize<'de>>(
 ) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut incoming = Incoming::default();
     loop {
-        if !sys::wait_readable(socket, timeout)? {
+        if !host::wait::readable(socket, timeout)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match incoming.read(socket, limit)? {
