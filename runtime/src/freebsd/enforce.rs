@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::facts::{Facts, pod_directory, read_limits, state_of};
 use super::limits::{Limits, on_sum, racct_value};
+use super::record::{ContainerRecord, pod_directory, read_limits, state_of};
 use super::sys::{accounting, process};
 use super::{jails, kernel, names};
 use crate::Error;
@@ -74,7 +74,12 @@ impl MemoryWatch {
     ///
     /// # Errors
     /// The limits cannot be read; the kernel has no queue left.
-    pub(super) fn new(directory: &Path, spec: &ContainerSpec, facts: &Facts, jid: i32) -> Result<Self, Error> {
+    pub(super) fn new(
+        directory: &Path,
+        spec: &ContainerSpec,
+        record: &ContainerRecord,
+        jid: i32,
+    ) -> Result<Self, Error> {
         let pod_directory = pod_directory(state_of(directory), &spec.pod);
         let begin = || -> io::Result<(OwnedFd, [File; 2])> {
             let queue = process::queue()?;
@@ -90,8 +95,8 @@ impl MemoryWatch {
             _directories: directories,
             directory: directory.to_owned(),
             pod_directory,
-            jail: facts.jail.clone(),
-            pod_jail: facts.pod_jail.clone(),
+            jail: record.jail.clone(),
+            pod_jail: record.pod_jail.clone(),
             jid,
             own: None,
             pod: None,

@@ -105,7 +105,7 @@ fn texts(spec: &ContainerSpec) -> impl Iterator<Item = (&'static str, &str)> {
 mod tests {
     use super::{container, pod};
     use crate::Error;
-    use crate::freebsd::plan::example;
+    use crate::freebsd::mount_plan::example;
     use crate::spec::{
         ContainerSpec, Device, Mount, MountSource, PidScope, PodSpec, Profile, Propagation, Resources, Scope,
     };

@@ -11,7 +11,7 @@ use host::worker::Workers;
 
 use super::protocol::{self, Greeting, MESSAGE_LIMIT, Reply, Request, VERSION};
 use super::record::{self, ExitRecord, UNKNOWN_EXIT_CODE, now_ns, socket_path};
-use super::{WORKER, Wanted, session};
+use super::{Target, WORKER, session};
 use crate::{ContainerState, Error, Session, Started};
 
 /// How long a monitor may take to answer: what takes long (a start, a kill) is bounded on its side.
@@ -84,7 +84,7 @@ fn without_monitor(directory: &Path) -> Result<ContainerState, Error> {
         return Ok(exited(&record));
     }
     let Some(start) = record::read_start(directory)? else { return Ok(ContainerState::Created) };
-    crate::platform::launch(Wanted::Container(directory))?.kill()?;
+    crate::platform::launch(Target::Container(directory))?.kill()?;
     let record = ExitRecord {
         version: VERSION,
         pid: start.pid,

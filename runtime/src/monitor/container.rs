@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::attach::{Client, read_some, set_nonblocking, write_some};
-use super::launch::{Launch, Launched, Streams, Wanted};
+use super::launch::{Launch, Launched, Streams, Target};
 use super::log::{Log, Stream};
 use super::poll::{Source, Watched};
 use super::protocol::{self, Failure, Greeting, Reply, VERSION};
@@ -114,7 +114,7 @@ impl Monitor {
             operation: format!("cannot open the log {}", spec.log_path.clone().unwrap_or_default().display()),
             source: source.into(),
         })?;
-        let mut launch = crate::platform::launch(Wanted::Container(directory))?;
+        let mut launch = crate::platform::launch(Target::Container(directory))?;
         launch.adopt_orphans()?;
         record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
         let launched = launch_with_streams(launch.as_mut(), &spec);

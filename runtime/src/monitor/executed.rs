@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::detach;
-use super::launch::{Launch, Launched, Streams, Wanted};
+use super::launch::{Launch, Launched, Streams, Target};
 use super::protocol::{self, Arrived, Failure, Incoming, LAUNCH_LIMIT, MESSAGE_LIMIT, Reply, Request};
 use super::record::now_ns;
 use crate::Error;
@@ -67,7 +67,7 @@ fn execute(request: Request, descriptors: Vec<OwnedFd>) -> Result<Begun, Error> 
     let streams =
         if tty { Streams::Terminal } else { Streams::Pipes { stdin: next()?, stdout: next()?, stderr: next()? } };
     let spec = ExecSpec { args, tty, stdin };
-    let mut launch = crate::platform::launch(Wanted::Exec(&directory, &spec))?;
+    let mut launch = crate::platform::launch(Target::Exec(&directory, &spec))?;
     launch.adopt_orphans()?;
     match launch.launch(streams) {
         Ok(launched) => Ok((launch, launched, exit)),

@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) use launch::{Launch, Launched, Streams, Wanted};
+pub(crate) use launch::{Launch, Launched, Streams, Target};
 pub(crate) use supervised::Supervised;
 
 use signal::signal_number;
