@@ -87,7 +87,7 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
             }
         }));
         if let Some(reason) = missing {
-            return Err(Error::Invalid { field: "mounts.source".to_owned(), reason });
+            return Err(Error::invalid("mounts.source", reason));
         }
     }
     Ok(sources)
@@ -134,10 +134,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
     let cwd = &spec.process.cwd;
     let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
-    made.map(drop).map_err(|error| Error::Invalid {
-        field: "process.cwd".to_owned(),
-        reason: format!("{}: {error}", cwd.display()),
-    })
+    made.map(drop).map_err(|error| Error::invalid("process.cwd", format!("{}: {error}", cwd.display())))
 }
 
 /// Paths that read as empty, and paths that cannot be written, where the image has them.

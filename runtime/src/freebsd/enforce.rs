@@ -36,10 +36,9 @@ pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> 
     if let Some(cpus) = &limits.cpus {
         accounting::confine(jid, cpus).map_err(|error| match error.raw_os_error() {
             // EDEADLK: none of them is there (cpuset_setaffinity(2)).
-            Some(libc::EDEADLK | libc::EINVAL) => Error::Invalid {
-                field: "resources.cpuset_cpus".to_owned(),
-                reason: format!("{cpus:?} are not CPUs of this machine"),
-            },
+            Some(libc::EDEADLK | libc::EINVAL) => {
+                Error::invalid("resources.cpuset_cpus", format!("{cpus:?} are not CPUs of this machine"))
+            }
             _ => Error::failed(format!("cannot confine jail {jail} to CPUs {cpus:?}"))(error),
         })?;
     }

@@ -47,7 +47,7 @@ pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
     };
     let spec = read_spec(directory)?;
     let record = ContainerRecord::read(directory)?
-        .ok_or_else(|| Error::NotFound { what: format!("the container in {}", directory.display()) })?;
+        .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
     let terminal = terminal.unwrap_or(spec.process.tty);
     let directory = directory.to_owned();
     Ok(Box::new(Jailed { directory, spec, record, executed, terminal, memory: None, out_of_memory: false }))
@@ -76,7 +76,7 @@ impl Jailed {
     /// Gives the pod's jail what it must have for a container that may mount.
     fn raise_pod(&self, rights: &Rights) -> Result<(), Error> {
         let name = &self.record.pod_jail;
-        let found = jails::find(name)?.ok_or_else(|| Error::NotFound { what: format!("jail {name}") })?;
+        let found = jails::find(name)?.ok_or_else(|| Error::not_found(format!("jail {name}")))?;
         if !rights.allow.iter().any(|parameter| parameter.starts_with("mount")) {
             return Ok(());
         }
@@ -120,11 +120,11 @@ impl Launch for Jailed {
     fn launch(&mut self, streams: Streams) -> Result<Launched, Error> {
         if self.executed.is_some() {
             let found = jails::find(&self.record.jail)?;
-            let found = found.ok_or_else(|| Error::Conflict { what: "the container is not running".to_owned() })?;
+            let found = found.ok_or_else(|| Error::conflict("the container is not running"))?;
             return child::start(&found, &self.program(), streams);
         }
         if !pod_directory(state_of(&self.directory), &self.spec.pod).is_dir() {
-            return Err(Error::NotFound { what: format!("pod {}", self.spec.pod) });
+            return Err(Error::not_found(format!("pod {}", self.spec.pod)));
         }
         let made = self.make_jail()?;
         let launched = MemoryWatch::new(&self.directory, &self.spec, &self.record, made.jid).and_then(|watch| {

@@ -134,9 +134,11 @@ pub(super) fn link_below_dev(
     for mount in wanted {
         let Some(below) = below_dev(&mount.destination) else { continue };
         let Some(Component::Normal(first)) = below.components().next() else { continue };
-        let first = first.to_str().filter(|name| is_pattern_of_itself(name)).ok_or_else(|| Error::Invalid {
-            field: "mounts.destination".to_owned(),
-            reason: format!("{}: devfs cannot show a link of this name", mount.destination.display()),
+        let first = first.to_str().filter(|name| is_pattern_of_itself(name)).ok_or_else(|| {
+            Error::invalid(
+                "mounts.destination",
+                format!("{}: devfs cannot show a link of this name", mount.destination.display()),
+            )
         })?;
         if !exists(first) {
             mount.place = Path::new(LINKED).join(&below);

@@ -40,10 +40,8 @@ impl Root {
     /// [`Error::Invalid`] when it is not a directory.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let opened = path.canonicalize().and_then(|path| Ok((host::root::open(&path)?, path)));
-        let (opened, path) = opened.map_err(|error| Error::Invalid {
-            field: "rootfs".to_owned(),
-            reason: format!("{}: {error}", path.display()),
-        })?;
+        let (opened, path) =
+            opened.map_err(|error| Error::invalid("rootfs", format!("{}: {error}", path.display())))?;
         Ok(Self { path, opened })
     }
 
@@ -108,7 +106,7 @@ pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), 
 
 fn misplaced(wanted: &PlannedMount) -> impl FnOnce(io::Error) -> Error {
     let at = wanted.destination.display().to_string();
-    move |error| Error::Invalid { field: "mounts.destination".to_owned(), reason: format!("{at}: {error}") }
+    move |error| Error::invalid("mounts.destination", format!("{at}: {error}"))
 }
 
 /// Mounts a file system at a path of the host.

@@ -24,7 +24,7 @@ pub(super) struct SpareRecord {
 }
 
 fn not_found(id: &PodId) -> Error {
-    Error::NotFound { what: format!("pod {}", id.short()) }
+    Error::not_found(format!("pod {}", id.short()))
 }
 
 /// The spec of a pod that is there.
@@ -100,15 +100,15 @@ fn usable_spare<'a>(
     spec: &PodSpec,
 ) -> Result<(&'a PodId, jail::Jail, params::Params), Error> {
     let name = names::pod(backend.prefix(), &spec.id);
-    let changes = params::spare_to_pod(&name, spec).ok_or_else(|| Error::Conflict {
-        what: format!(
+    let changes = params::spare_to_pod(&name, spec).ok_or_else(|| {
+        Error::conflict(format!(
             "spare {} has a network and a host name of its own: pod {} wants the host's",
             id.short(),
             spec.id
-        ),
+        ))
     })?;
     let found = jails::find(&names::spare(backend.prefix(), id))?;
-    let found = found.ok_or_else(|| Error::NotFound { what: format!("spare {}", id.short()) })?;
+    let found = found.ok_or_else(|| Error::not_found(format!("spare {}", id.short())))?;
     Ok((id, found, changes))
 }
 

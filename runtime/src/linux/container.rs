@@ -73,12 +73,12 @@ fn pod_namespace(linux: &Linux, pod: &PodSpec) -> Result<PathBuf, Error> {
     if pin.exists() {
         return Ok(pin);
     }
-    Err(Error::Invalid { field: "pid".to_owned(), reason: "the pod was made without a process namespace".to_owned() })
+    Err(Error::invalid("pid", "the pod was made without a process namespace"))
 }
 
 /// The namespace of a running container of the same pod.
 fn target_namespace(linux: &Linux, target: &ContainerId, spec: &ContainerSpec) -> Result<PathBuf, Error> {
-    let invalid = |reason: String| Error::Invalid { field: "pid".to_owned(), reason };
+    let invalid = |reason: String| Error::invalid("pid", reason);
     match ContainerRecord::read(&linux.containers.directory(target))? {
         Some(record) if record.pod == spec.pod => {}
         _ => return Err(invalid(format!("container {target} is not one of the pod"))),
@@ -124,10 +124,8 @@ fn own_status() -> OwnStatus {
 
 /// Looks the user up in the container's own root.
 fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
-    let root = host::root::open(&spec.rootfs).map_err(|error| Error::Invalid {
-        field: "rootfs".to_owned(),
-        reason: format!("{}: {error}", spec.rootfs.display()),
-    })?;
+    let root = host::root::open(&spec.rootfs)
+        .map_err(|error| Error::invalid("rootfs", format!("{}: {error}", spec.rootfs.display())))?;
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 

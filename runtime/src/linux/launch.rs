@@ -53,7 +53,7 @@ pub(super) fn of(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
         }
     };
     let record = ContainerRecord::read(directory)?
-        .ok_or_else(|| Error::NotFound { what: format!("the container in {}", directory.display()) })?;
+        .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
     let hierarchies = Hierarchies::find()?;
     Ok(Box::new(Launcher { runc: Runc::new(&record.state), hierarchies, record, bundle: directory.to_owned(), exec }))
 }
@@ -150,7 +150,7 @@ impl Launcher {
 
 /// Reads the document of a container that is whole.
 pub(super) fn read_config(path: &Path) -> Result<Value, Error> {
-    host::json::read(path)?.ok_or_else(|| Error::NotFound { what: path.display().to_string() })
+    host::json::read(path)?.ok_or_else(|| Error::not_found(path.display().to_string()))
 }
 
 /// The files of one launch.

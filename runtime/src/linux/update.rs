@@ -21,7 +21,7 @@ pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) 
             resources.oom_score_adj.map_or(Ok(()), |score| oom_score(linux, &record, score))
         }
         ContainerState::Created => merge(&directory.join(launch::CONFIG), &limits),
-        _ => Err(Error::Conflict { what: format!("container {} has ended", id.short()) }),
+        _ => Err(Error::conflict(format!("container {} has ended", id.short()))),
     }
 }
 

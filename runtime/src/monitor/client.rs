@@ -112,7 +112,7 @@ pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
         return Ok(connection.into());
     }
     if state(directory)? == ContainerState::Created {
-        return Err(Error::Conflict { what: "the container was never started".to_owned() });
+        return Err(Error::conflict("the container was never started"));
     }
     let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot make a descriptor"))?;
     Ok(ended.into())
@@ -212,7 +212,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn not_running() -> Error {
-    Error::Conflict { what: "the container is not running".to_owned() }
+    Error::conflict("the container is not running")
 }
 
 pub(super) fn unexpected(operation: &str, reply: &Reply) -> Error {

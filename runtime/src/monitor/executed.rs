@@ -58,9 +58,9 @@ type Begun = (Box<dyn Launch>, Launched, UnixStream);
 
 fn execute(request: Request, descriptors: Vec<OwnedFd>) -> Result<Begun, Error> {
     let Request::Launch { directory, args, tty, stdin } = request else {
-        return Err(Error::Conflict { what: "nothing is executed yet".to_owned() });
+        return Err(Error::conflict("nothing is executed yet"));
     };
-    let missing = || Error::Conflict { what: "a descriptor of the process to execute is missing".to_owned() };
+    let missing = || Error::conflict("a descriptor of the process to execute is missing");
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(missing);
     let exit = UnixStream::from(next()?);

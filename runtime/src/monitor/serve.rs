@@ -55,9 +55,7 @@ fn answer(monitor: &mut Monitor, request: &Request) -> Reply {
             .map_or(Ok(()), |terminal| sys::resize(terminal.as_fd(), *columns, *rows))
             .map_err(Error::failed("cannot resize the terminal")),
         Request::ReopenLog => monitor.log.reopen().map_err(Error::failed("cannot reopen the log")),
-        Request::Attach { .. } | Request::Launch { .. } => {
-            Err(Error::Conflict { what: "this monitor has its process already".to_owned() })
-        }
+        Request::Attach { .. } | Request::Launch { .. } => Err(Error::conflict("this monitor has its process already")),
     };
     done.map_or_else(|error| Reply::Failed(Failure::of(&error)), |()| Reply::Done)
 }
