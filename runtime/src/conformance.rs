@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::{ContainerId, PodId};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::spec::{ContainerSpec, NameOrId, PidScope, PodSpec, Process, Profile, Resources, Scope, Security, User};
 use crate::{ContainerState, Exit, Runtime};
@@ -150,9 +149,7 @@ impl<'a> Bench<'a> {
 /// # Panics
 /// It cannot be polled.
 pub fn readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
-    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(timeout).expect("the time-out fits");
-    poll(&mut polled, timeout).expect("a descriptor can be polled") == 1
+    host::wait::readable(descriptor, timeout).expect("a descriptor can be polled")
 }
 
 /// Waits until something holds.

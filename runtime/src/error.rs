@@ -68,6 +68,21 @@ impl From<host::fs::FileError> for Error {
 }
 
 impl Error {
+    /// A [`Error::NotFound`].
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into() }
+    }
+
+    /// A [`Error::Invalid`].
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    /// A [`Error::Conflict`].
+    pub(crate) fn conflict(what: impl Into<String>) -> Self {
+        Self::Conflict { what: what.into() }
+    }
+
     /// A [`Error::Failed`] for `map_err`: `.map_err(Error::failed("cannot mount /proc"))`.
     pub fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         operation: impl Into<String>,

@@ -137,7 +137,7 @@ impl Container {
 
     fn start(&mut self, pid: u32) -> Result<Started, Error> {
         if self.state != ContainerState::Created {
-            return Err(Error::Conflict { what: format!("container {} was started already", self.spec.id) });
+            return Err(Error::conflict(format!("container {} was started already", self.spec.id)));
         }
         let args = self.spec.process.args.clone();
         let started = Started { pid, at: SystemTime::now() };
@@ -182,18 +182,18 @@ impl Fake {
 
 impl State {
     fn container(&mut self, id: &ContainerId) -> Result<&mut Container, Error> {
-        self.containers.get_mut(id).ok_or_else(|| Error::NotFound { what: format!("container {id}") })
+        self.containers.get_mut(id).ok_or_else(|| Error::not_found(format!("container {id}")))
     }
 
     fn pod(&mut self, id: &PodId) -> Result<&mut Pod, Error> {
-        self.pods.get_mut(id).filter(|pod| !pod.lost).ok_or_else(|| Error::NotFound { what: format!("pod {id}") })
+        self.pods.get_mut(id).filter(|pod| !pod.lost).ok_or_else(|| Error::not_found(format!("pod {id}")))
     }
 
     fn running(&mut self, id: &ContainerId) -> Result<&mut Container, Error> {
         let container = self.container(id)?;
         match container.state {
             ContainerState::Running(_) => Ok(container),
-            _ => Err(Error::Conflict { what: format!("container {id} is not running") }),
+            _ => Err(Error::conflict(format!("container {id} is not running"))),
         }
     }
 
@@ -210,15 +210,13 @@ fn check(spec: &ContainerSpec) -> Result<Identity, Error> {
             && !path.exists()
         {
             let reason = format!("{} does not exist", path.display());
-            return Err(Error::Invalid { field: format!("mounts[{index}].source"), reason });
+            return Err(Error::invalid(format!("mounts[{index}].source"), reason));
         }
     }
     let number = |name: &NameOrId, field: &str| match name {
         NameOrId::Id(id) => Ok(*id),
         NameOrId::Name(name) if name == "root" => Ok(0),
-        NameOrId::Name(name) => {
-            Err(Error::Invalid { field: field.to_owned(), reason: format!("no {name:?} in the image") })
-        }
+        NameOrId::Name(name) => Err(Error::invalid(field, format!("no {name:?} in the image"))),
     };
     let user = &spec.process.user;
     let uid = number(&user.user, "user")?;
@@ -255,7 +253,7 @@ impl Runtime for Fake {
             if let Some(spare) = spare
                 && !state.spares.remove(spare)
             {
-                return Err(Error::NotFound { what: format!("spare {spare}") });
+                return Err(Error::not_found(format!("spare {spare}")));
             }
             let own = Place::Jail(format!("cb-{}", spec.id.short()));
             let place = if spec.network == Scope::Host { Place::Host } else { own };
@@ -336,7 +334,7 @@ impl Runtime for Fake {
                 "HUP" => 1,
                 "USR1" => 10,
                 other => {
-                    return Err(Error::Invalid { field: "signal".to_owned(), reason: format!("no signal {other:?}") });
+                    return Err(Error::invalid("signal", format!("no signal {other:?}")));
                 }
             };
             let container = state.container(id)?;
@@ -367,7 +365,7 @@ impl Runtime for Fake {
 
     fn exit_descriptor(&self, id: &ContainerId) -> Result<OwnedFd, Error> {
         self.call("exit descriptor", |state| {
-            let never = || Error::Conflict { what: format!("container {id} was never started") };
+            let never = || Error::conflict(format!("container {id} was never started"));
             state.container(id)?.ended.as_ref().ok_or_else(never)?.descriptor()
         })
     }

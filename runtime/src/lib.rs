@@ -218,14 +218,22 @@ pub struct Started {
     pub at: SystemTime,
 }
 
-/// What the kernel knows of a container.
+/// The state of a container, as the kernel and its monitor have it.
+///
+/// ```text
+/// create_container ──► Created ──start_container──► Running ──the first process ends──► Exited
+///                       ▲    │ fails                         kill_container,
+///                       └────┘                               or its monitor was killed
+/// ```
+///
+/// [`Runtime::remove_container`] leads out of every state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
-    /// Made, never started.
+    /// Never started.
     Created,
-    /// Running.
+    /// Its first process runs.
     Running(Started),
-    /// It ran, and has ended.
+    /// Its first process has ended, and nothing of it runs.
     Exited {
         /// When it was started.
         started: Started,

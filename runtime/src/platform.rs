@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::freebsd as backend;
 #[cfg(target_os = "linux")]
 use crate::linux as backend;
-use crate::monitor::{Launch, Wanted};
+use crate::monitor::{Launch, Target};
 use crate::{Error, Runtime, Settings};
 
 /// Opens this kernel's backend.
@@ -20,8 +20,8 @@ pub fn open(settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
 }
 
 /// What a monitor is to start, as this kernel's backend does it.
-pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    backend::launch(wanted)
+pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    backend::launch(target)
 }
 
 /// The backend's own words of the worker `monitor`; None: not one of them.

@@ -78,7 +78,7 @@ fn identify(user: &User, passwd: &str, group: &str) -> Result<(Identity, String)
 }
 
 fn missing(field: &str, name: &str, what: &str, file: &str) -> Error {
-    Error::Invalid { field: field.to_owned(), reason: format!("no {what} {name:?} in the image's {file}") }
+    Error::invalid(field, format!("no {what} {name:?} in the image's {file}"))
 }
 
 /// The accounts of a passwd file; a line that is not one is passed over, as the C library does.

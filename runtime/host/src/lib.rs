@@ -16,6 +16,7 @@ mod remove;
 pub mod reserve;
 pub mod root;
 pub mod run;
+pub mod wait;
 pub mod worker;
 
 pub use error::{Exhausted, chain, is_exhausted};

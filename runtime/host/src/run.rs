@@ -6,7 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::wait;
 
 /// How much of a program's output is kept, in bytes: tools print lists, not files.
 const OUTPUT_LIMIT: u64 = 4 << 20;
@@ -106,7 +112,6 @@ impl Tool {
     /// It cannot be started, exits with anything but 0, or does not end in time.
     pub fn run(self) -> Result<Output, RunError> {
         let command = self.to_string();
-        let started = Instant::now();
         let mut child = self
             .spawn()
             .map_err(|source| RunError::Start { program: self.program.to_string_lossy().into_owned(), source })?;
@@ -124,7 +129,7 @@ impl Tool {
                     return Err(pipe(source));
                 }
             };
-            let status = wait(&mut child, started, self.timeout);
+            let status = wait(&mut child, self.timeout);
             let stdout = out.join().expect("the reader does not panic").map_err(pipe)?;
             let stderr = err.join().expect("the reader does not panic").map_err(pipe)?;
             match status.map_err(pipe)? {
@@ -145,7 +150,6 @@ impl Tool {
     /// # Errors
     /// As [`Tool::run`].
     pub fn run_with(self, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Result<(), RunError> {
-        let started = Instant::now();
         let mut child = self
             .command()
             .stdin(stdin)
@@ -154,7 +158,7 @@ impl Tool {
             .spawn()
             .map_err(|source| RunError::Start { program: self.program.to_string_lossy().into_owned(), source })?;
         let command = self.to_string();
-        match wait(&mut child, started, self.timeout) {
+        match wait(&mut child, self.timeout) {
             Err(source) => Err(RunError::Pipe { command, source }),
             Ok(None) => Err(RunError::TimedOut { command, after: self.timeout }),
             Ok(Some(status)) if status.success() => Ok(()),
@@ -209,27 +213,27 @@ fn read_capped(mut pipe: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for the child; at the time-out its whole process group is killed and reaped, and the answer is None.
-fn wait(child: &mut Child, started: Instant, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let mut pause = Duration::from_micros(200);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if started.elapsed() >= timeout {
-            kill(child)?;
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        // A sixteenth of the time that it took so far: the wait adds little to a short run and costs a long one nothing.
-        pause = (started.elapsed() / 16).clamp(Duration::from_micros(200), Duration::from_millis(10));
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let ended = wait::exit_descriptor(id_of(child).as_raw())
+        .and_then(|descriptor| descriptor.map_or(Ok(true), |descriptor| wait::readable(descriptor, timeout)));
+    if let Ok(true) = ended {
+        return child.wait().map(Some);
     }
+    kill(child)?;
+    ended.map(|_| None)
 }
 
 /// Kills a program with its whole process group, and reaps it.
 fn kill(child: &mut Child) -> io::Result<()> {
-    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"));
-    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
-    child.wait().map(drop)
+    match killpg(id_of(child), Signal::SIGKILL) {
+        // It has ended by itself.
+        Ok(()) | Err(Errno::ESRCH) => child.wait().map(drop),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn id_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"))
 }
 
 /// Whether a program's failure was this exit code.

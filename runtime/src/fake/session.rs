@@ -61,7 +61,7 @@ impl Control for FakeControl {
     fn resize(&self, _: u16, _: u16) -> Result<(), Error> {
         match self.ended.wait(Duration::ZERO) {
             None => Ok(()),
-            Some(_) => Err(Error::Conflict { what: "the process has ended".to_owned() }),
+            Some(_) => Err(Error::conflict("the process has ended")),
         }
     }
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use host::{ContainerId, Need, Place, PodId, Prefix};
 
-use super::facts::{FACTS, Facts};
+use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
 use super::{NAME, container, enforce, inside, inventory, kernel, launch as launching, names, needs, pod};
 use crate::monitor::record::read_spec;
-use crate::monitor::{Launch, Supervised, WORKER, Wanted};
+use crate::monitor::{Launch, Supervised, Target, WORKER};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
@@ -38,7 +38,7 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
     let empty = settings.state.join(EMPTY);
     // All of them: a server without pods always looks the same.
-    let containers = Supervised::new(&settings, FACTS);
+    let containers = Supervised::new(&settings, CONTAINER_RECORD);
     for directory in [&settings.state.join("pods"), &settings.state.join("spares"), containers.root(), &empty] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
@@ -48,8 +48,8 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     Ok(Arc::new(backend))
 }
 
-pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    launching::launch(wanted)
+pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    launching::launch(target)
 }
 
 pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
@@ -174,9 +174,9 @@ impl Runtime for FreeBsd {
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (directory, facts) = self.containers.running::<Facts>(id)?;
+        let (directory, record) = self.containers.running::<ContainerRecord>(id)?;
         let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
-        let usage = self.counters.of(id, &facts.jail)?;
+        let usage = self.counters.of(id, &record.jail)?;
         Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
     }
 

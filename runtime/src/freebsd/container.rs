@@ -9,10 +9,10 @@ use host::root::{Kind, resolve};
 use host::{ContainerId, Failures};
 
 use super::backend::FreeBsd;
-use super::facts::{self, Facts};
 use super::limits::Limits;
+use super::mount_plan::{self, PlannedMount, Source};
 use super::mounts::{self, Root};
-use super::plan::{self, Source, Wanted};
+use super::record::{self, ContainerRecord};
 use super::rights::Rights;
 use super::{enforce, jails, names, pod, refuse, rulesets};
 use crate::monitor::client;
@@ -30,8 +30,8 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     let (rights, limits) = refuse::container(spec)?;
     let pod = pod::whole(backend, &spec.pod)?;
     let directory = backend.containers.directory(&spec.id);
-    if let Some(facts) = Facts::read(&directory)? {
-        return Ok(facts.identity);
+    if let Some(record) = ContainerRecord::read(&directory)? {
+        return Ok(record.identity);
     }
     // What an earlier attempt left half made.
     remove(backend, &spec.id)?;
@@ -58,18 +58,19 @@ fn fill(
     host::json::replace(&spec_path(&directory), spec)?;
     let (jail, pod_jail) =
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
-    let mut facts = Facts::new(jail, pod_jail, image.path.clone(), identity);
-    facts.home = home;
-    facts.ruleset =
+    let mut record = ContainerRecord::new(jail, pod_jail, image.path.clone(), identity);
+    record.home = home;
+    record.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
-    let mut wanted = plan::mounts(spec, &sources, facts.ruleset, resolv_conf);
-    let links = plan::link_below_dev(&mut wanted, |name| Path::new("/dev").join(name).symlink_metadata().is_ok())?;
-    facts.root = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
-    cover(backend, spec, &Root::open(&facts.root)?)?;
-    facts::write_limits(&directory, limits)?;
-    // The facts last: with them the container is whole.
-    facts.write(&directory)?;
-    Ok(facts.identity)
+    let mut wanted = mount_plan::mounts(spec, &sources, record.ruleset, resolv_conf);
+    let links =
+        mount_plan::link_below_dev(&mut wanted, |name| Path::new("/dev").join(name).symlink_metadata().is_ok())?;
+    record.root = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
+    cover(backend, spec, &Root::open(&record.root)?)?;
+    record::write_limits(&directory, limits)?;
+    // The record last: with it the container is whole.
+    record.write(&directory)?;
+    Ok(record.identity)
 }
 
 /// What each of the caller's mounts is on the host.
@@ -77,7 +78,7 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
     let mut sources = Vec::new();
     for mount in &spec.mounts {
         let mut missing = None;
-        sources.push(plan::source(&mount.source, |path| match path.canonicalize() {
+        sources.push(mount_plan::source(&mount.source, |path| match path.canonicalize() {
             Ok(real) if real.is_dir() => Source::Null(real, Kind::Directory),
             Ok(real) => Source::Null(real, Kind::File),
             Err(error) => {
@@ -86,7 +87,7 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
             }
         }));
         if let Some(reason) = missing {
-            return Err(Error::Invalid { field: "mounts.source".to_owned(), reason });
+            return Err(Error::invalid("mounts.source", reason));
         }
     }
     Ok(sources)
@@ -94,7 +95,7 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
 
 /// What is mounted, and the names in /dev of the links to some of it.
 struct Mounting<'a> {
-    wanted: &'a [Wanted],
+    wanted: &'a [PlannedMount],
     links: &'a BTreeSet<String>,
 }
 
@@ -121,7 +122,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
     for mount in wanted {
         root.mount(mount)?;
         if matches!(mount.source, Source::Devfs(_)) {
-            mounting.links.iter().try_for_each(|name| mounts::link_in_dev(&root, name, &plan::linked(name)))?;
+            mounting.links.iter().try_for_each(|name| mounts::link_in_dev(&root, name, &mount_plan::linked(name)))?;
         }
     }
     if in_a_mount {
@@ -133,10 +134,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
     let cwd = &spec.process.cwd;
     let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
-    made.map(drop).map_err(|error| Error::Invalid {
-        field: "process.cwd".to_owned(),
-        reason: format!("{}: {error}", cwd.display()),
-    })
+    made.map(drop).map_err(|error| Error::invalid("process.cwd", format!("{}: {error}", cwd.display())))
 }
 
 /// Paths that read as empty, and paths that cannot be written, where the image has them.
@@ -151,7 +149,7 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
             (true, Kind::File) => backend.state().join(EMPTY_FILE),
             (false, _) => root.path.join(&found.path),
         };
-        root.mount(&Wanted {
+        root.mount(&PlannedMount {
             source: Source::Null(source, kind),
             destination: path.clone(),
             place: path.clone(),
@@ -166,7 +164,7 @@ pub(super) fn prepare_masks(backend: &FreeBsd) -> std::io::Result<()> {
     fs::File::create(backend.state().join(EMPTY_FILE)).map(drop)
 }
 
-/// Removes a container, whatever is there of it: what does not need its facts is found by its id in the kernel.
+/// Removes a container, whatever is there of it: what does not need its record is found by its id in the kernel.
 pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     let directory = backend.containers.directory(id);
     let mut failures = Failures::<Error>::default();
@@ -175,8 +173,8 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     for (_, name) in failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| own(name)) {
         failures.keep(jails::end(&name));
     }
-    if let Some(facts) = failures.keep(Facts::read(&directory)).flatten() {
-        failures.keep(jails::remove_rules(&facts.jail));
+    if let Some(record) = failures.keep(ContainerRecord::read(&directory)).flatten() {
+        failures.keep(jails::remove_rules(&record.jail));
     }
     let rootfs = read_spec(&directory).ok().and_then(|spec| spec.rootfs.canonicalize().ok());
     failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
@@ -202,17 +200,17 @@ fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId)
 
 /// Changes what a container may use.
 pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-    let (directory, facts) = backend.containers.find::<Facts>(id)?;
-    let mut limits = facts::read_limits(&directory)?;
+    let (directory, record) = backend.containers.find::<ContainerRecord>(id)?;
+    let mut limits = record::read_limits(&directory)?;
     limits.update(resources)?;
-    facts::write_limits(&directory, &limits)?;
-    enforce_again(&directory, &facts)
+    record::write_limits(&directory, &limits)?;
+    enforce_again(&directory, &record)
 }
 
 /// Makes the limits hold as they are now. Not running: its start does.
-pub(super) fn enforce_again(directory: &Path, facts: &Facts) -> Result<(), Error> {
-    match jails::find(&facts.jail)? {
-        Some(found) => enforce::apply(&facts.jail, found.jid, &enforce::wanted(directory, &read_spec(directory)?)?),
+pub(super) fn enforce_again(directory: &Path, record: &ContainerRecord) -> Result<(), Error> {
+    match jails::find(&record.jail)? {
+        Some(found) => enforce::apply(&record.jail, found.jid, &enforce::wanted(directory, &read_spec(directory)?)?),
         None => Ok(()),
     }
 }

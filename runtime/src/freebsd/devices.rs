@@ -58,10 +58,7 @@ pub(super) fn is_pattern_of_itself(name: &str) -> bool {
 }
 
 fn below_dev(source: &Path) -> Result<&str, Error> {
-    let invalid = |reason: &str| Error::Invalid {
-        field: "devices.source".to_owned(),
-        reason: format!("{} {reason}", source.display()),
-    };
+    let invalid = |reason: &str| Error::invalid("devices.source", format!("{} {reason}", source.display()));
     let name = source.strip_prefix("/dev").ok().and_then(Path::to_str).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| invalid("is not a device below /dev"))?;
     if name.split('/').any(|part| part == "..") || !is_pattern_of_itself(name) {

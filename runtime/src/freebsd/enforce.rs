@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::facts::{Facts, pod_directory, read_limits, state_of};
 use super::limits::{Limits, on_sum, racct_value};
+use super::record::{ContainerRecord, pod_directory, read_limits, state_of};
 use super::sys::{accounting, process};
 use super::{jails, kernel, names};
 use crate::Error;
@@ -36,10 +36,9 @@ pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> 
     if let Some(cpus) = &limits.cpus {
         accounting::confine(jid, cpus).map_err(|error| match error.raw_os_error() {
             // EDEADLK: none of them is there (cpuset_setaffinity(2)).
-            Some(libc::EDEADLK | libc::EINVAL) => Error::Invalid {
-                field: "resources.cpuset_cpus".to_owned(),
-                reason: format!("{cpus:?} are not CPUs of this machine"),
-            },
+            Some(libc::EDEADLK | libc::EINVAL) => {
+                Error::invalid("resources.cpuset_cpus", format!("{cpus:?} are not CPUs of this machine"))
+            }
             _ => Error::failed(format!("cannot confine jail {jail} to CPUs {cpus:?}"))(error),
         })?;
     }
@@ -74,7 +73,12 @@ impl MemoryWatch {
     ///
     /// # Errors
     /// The limits cannot be read; the kernel has no queue left.
-    pub(super) fn new(directory: &Path, spec: &ContainerSpec, facts: &Facts, jid: i32) -> Result<Self, Error> {
+    pub(super) fn new(
+        directory: &Path,
+        spec: &ContainerSpec,
+        record: &ContainerRecord,
+        jid: i32,
+    ) -> Result<Self, Error> {
         let pod_directory = pod_directory(state_of(directory), &spec.pod);
         let begin = || -> io::Result<(OwnedFd, [File; 2])> {
             let queue = process::queue()?;
@@ -90,8 +94,8 @@ impl MemoryWatch {
             _directories: directories,
             directory: directory.to_owned(),
             pod_directory,
-            jail: facts.jail.clone(),
-            pod_jail: facts.pod_jail.clone(),
+            jail: record.jail.clone(),
+            pod_jail: record.pod_jail.clone(),
             jid,
             own: None,
             pod: None,

@@ -64,9 +64,7 @@ pub(super) fn connect(workers: &Workers, jail: &str, port: u16) -> Result<OwnedF
 pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Result<(), Error> {
     match help(workers, &[SYSCTL, jail, name, value]) {
         Ok((_, reason)) if reason.is_empty() => Ok(()),
-        Ok((_, reason)) => {
-            Err(Error::Invalid { field: "sysctls".to_owned(), reason: format!("{name}={value}: {reason}") })
-        }
+        Ok((_, reason)) => Err(Error::invalid("sysctls", format!("{name}={value}: {reason}"))),
         Err(error) => Err(Error::failed(format!("cannot set {name} in jail {jail}"))(error)),
     }
 }

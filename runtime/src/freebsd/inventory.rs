@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use host::PodId;
 
 use super::backend::FreeBsd;
-use super::facts::POD_SPEC;
 use super::pod::SpareRecord;
+use super::record::POD_SPEC;
 use super::{jails, names};
 use crate::spec::PodSpec;
 use crate::{Error, Inventory};

@@ -8,13 +8,13 @@ use host::Failures;
 
 use super::child::{self, Program};
 use super::enforce::{self, MemoryWatch};
-use super::facts::{Facts, pod_directory, state_of};
+use super::record::{ContainerRecord, pod_directory, state_of};
 use super::rights::Rights;
 use super::sys::{jail, process};
 use super::{jails, kernel, params};
 use crate::Error;
 use crate::monitor::record::read_spec;
-use crate::monitor::{Launch, Launched, Streams, Wanted};
+use crate::monitor::{Launch, Launched, Streams, Target};
 use crate::spec::ContainerSpec;
 
 /// How long processes that were sent KILL may take to die.
@@ -28,7 +28,7 @@ const TERM: &str = "xterm";
 struct Jailed {
     directory: PathBuf,
     spec: ContainerSpec,
-    facts: Facts,
+    record: ContainerRecord,
     /// None: the container's first process, which makes the jail.
     executed: Option<Vec<String>>,
     terminal: bool,
@@ -40,28 +40,28 @@ struct Jailed {
 ///
 /// # Errors
 /// The container's files cannot be read.
-pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    let (directory, executed, terminal) = match wanted {
-        Wanted::Container(directory) => (directory, None, None),
-        Wanted::Exec(directory, spec) => (directory, Some(spec.args.clone()), Some(spec.tty)),
+pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    let (directory, executed, terminal) = match target {
+        Target::Container(directory) => (directory, None, None),
+        Target::Exec(directory, spec) => (directory, Some(spec.args.clone()), Some(spec.tty)),
     };
     let spec = read_spec(directory)?;
-    let facts = Facts::read(directory)?
-        .ok_or_else(|| Error::NotFound { what: format!("the container in {}", directory.display()) })?;
+    let record = ContainerRecord::read(directory)?
+        .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
     let terminal = terminal.unwrap_or(spec.process.tty);
     let directory = directory.to_owned();
-    Ok(Box::new(Jailed { directory, spec, facts, executed, terminal, memory: None, out_of_memory: false }))
+    Ok(Box::new(Jailed { directory, spec, record, executed, terminal, memory: None, out_of_memory: false }))
 }
 
 impl Jailed {
     /// Makes the container's jail with its limits. One that is there is left over from a start that was killed: nobody
     /// else has this name, and the server starts a container once.
     fn make_jail(&self) -> Result<jail::Jail, Error> {
-        jails::end(&self.facts.jail)?;
+        jails::end(&self.record.jail)?;
         let rights = Rights::of(&self.spec.security)?;
         self.raise_pod(&rights)?;
-        let (name, root) = (&self.facts.jail, &self.facts.root);
-        let wanted = params::container(name, root, &rights, self.facts.ruleset, &kernel::has_parameter);
+        let (name, root) = (&self.record.jail, &self.record.root);
+        let wanted = params::container(name, root, &rights, self.record.ruleset, &kernel::has_parameter);
         let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
         let limits = enforce::wanted(&self.directory, &self.spec)?;
         match enforce::apply(name, made.jid, &limits) {
@@ -75,8 +75,8 @@ impl Jailed {
 
     /// Gives the pod's jail what it must have for a container that may mount.
     fn raise_pod(&self, rights: &Rights) -> Result<(), Error> {
-        let name = &self.facts.pod_jail;
-        let found = jails::find(name)?.ok_or_else(|| Error::NotFound { what: format!("jail {name}") })?;
+        let name = &self.record.pod_jail;
+        let found = jails::find(name)?.ok_or_else(|| Error::not_found(format!("jail {name}")))?;
         if !rights.allow.iter().any(|parameter| parameter.starts_with("mount")) {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Jailed {
     }
 
     fn unmake_jail(&self, made: &jail::Jail) -> Result<(), Error> {
-        let name = &self.facts.jail;
+        let name = &self.record.jail;
         let mut failures = Failures::<Error>::default();
         failures.keep(jails::end_found(made, name));
         failures.keep(jails::remove_rules(name));
@@ -97,7 +97,7 @@ impl Jailed {
         let mut env = process.env.clone();
         let has = |env: &[(String, String)], wanted: &str| env.iter().any(|(name, _)| name == wanted);
         if !has(&env, "HOME") {
-            env.push(("HOME".to_owned(), self.facts.home.clone()));
+            env.push(("HOME".to_owned(), self.record.home.clone()));
         }
         if self.terminal && !has(&env, "TERM") {
             env.push(("TERM".to_owned(), TERM.to_owned()));
@@ -106,7 +106,7 @@ impl Jailed {
             args: self.executed.as_ref().unwrap_or(&process.args),
             env,
             cwd: &process.cwd,
-            identity: &self.facts.identity,
+            identity: &self.record.identity,
             no_new_privileges: self.spec.security.no_new_privileges,
         }
     }
@@ -119,15 +119,15 @@ impl Launch for Jailed {
 
     fn launch(&mut self, streams: Streams) -> Result<Launched, Error> {
         if self.executed.is_some() {
-            let found = jails::find(&self.facts.jail)?;
-            let found = found.ok_or_else(|| Error::Conflict { what: "the container is not running".to_owned() })?;
+            let found = jails::find(&self.record.jail)?;
+            let found = found.ok_or_else(|| Error::conflict("the container is not running"))?;
             return child::start(&found, &self.program(), streams);
         }
         if !pod_directory(state_of(&self.directory), &self.spec.pod).is_dir() {
-            return Err(Error::NotFound { what: format!("pod {}", self.spec.pod) });
+            return Err(Error::not_found(format!("pod {}", self.spec.pod)));
         }
         let made = self.make_jail()?;
-        let launched = MemoryWatch::new(&self.directory, &self.spec, &self.facts, made.jid).and_then(|watch| {
+        let launched = MemoryWatch::new(&self.directory, &self.spec, &self.record, made.jid).and_then(|watch| {
             self.memory = Some(watch);
             child::start(&made, &self.program(), streams)
         });
@@ -142,7 +142,7 @@ impl Launch for Jailed {
     /// made itself.
     fn kill(&mut self) -> Result<(), Error> {
         if self.executed.is_none() {
-            return jails::end(&self.facts.jail);
+            return jails::end(&self.record.jail);
         }
         let failed = || Error::failed::<std::io::Error>("cannot kill an executed process");
         let deadline = Instant::now() + DEATH;
@@ -166,7 +166,7 @@ impl Launch for Jailed {
         self.memory = None;
         if self.executed.is_none() {
             // The removal of the container does it again, and reports.
-            let _ = jails::remove_rules(&self.facts.jail);
+            let _ = jails::remove_rules(&self.record.jail);
         }
     }
 
@@ -179,7 +179,7 @@ impl Launch for Jailed {
         if too_much && !self.out_of_memory {
             self.out_of_memory = true;
             // A process that does not die now is killed again when the first one has ended.
-            let _ = jails::end(&self.facts.jail);
+            let _ = jails::end(&self.record.jail);
         }
     }
 }

@@ -99,10 +99,8 @@ fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
     match resources.cpu_quota {
         None | Some(-1 | 0) => Ok(None),
         Some(quota) => {
-            let quota = u64::try_from(quota).map_err(|_| Error::Invalid {
-                field: "resources.cpu_quota".to_owned(),
-                reason: format!("{quota} is negative"),
-            })?;
+            let quota = u64::try_from(quota)
+                .map_err(|_| Error::invalid("resources.cpu_quota", format!("{quota} is negative")))?;
             Ok(Some((quota.saturating_mul(100) / period).max(1)))
         }
     }
@@ -110,8 +108,7 @@ fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
 
 /// `0-3,6` as numbers.
 fn cpu_list(text: &str) -> Result<BTreeSet<usize>, Error> {
-    let invalid =
-        || Error::Invalid { field: "resources.cpuset_cpus".to_owned(), reason: format!("{text:?} is not a CPU list") };
+    let invalid = || Error::invalid("resources.cpuset_cpus", format!("{text:?} is not a CPU list"));
     let mut cpus = BTreeSet::new();
     for part in text.split(',') {
         let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));

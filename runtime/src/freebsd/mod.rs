@@ -3,12 +3,12 @@
 //! and tested on any system.
 
 mod devices;
-mod facts;
 mod limits;
+mod mount_plan;
 mod names;
 mod params;
 mod patches;
-mod plan;
+mod record;
 mod refuse;
 mod rights;
 mod sysctls;

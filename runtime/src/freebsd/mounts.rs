@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, Nmount, unmount};
 use nix::unistd::symlinkat;
 
 use super::devices::Rule;
-use super::plan::{Source, Wanted};
+use super::mount_plan::{PlannedMount, Source};
 use super::sys::devfs;
 use super::sys::mount::{Mounted, all, of};
 use crate::Error;
@@ -40,10 +40,8 @@ impl Root {
     /// [`Error::Invalid`] when it is not a directory.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let opened = path.canonicalize().and_then(|path| Ok((host::root::open(&path)?, path)));
-        let (opened, path) = opened.map_err(|error| Error::Invalid {
-            field: "rootfs".to_owned(),
-            reason: format!("{}: {error}", path.display()),
-        })?;
+        let (opened, path) =
+            opened.map_err(|error| Error::invalid("rootfs", format!("{}: {error}", path.display())))?;
         Ok(Self { path, opened })
     }
 
@@ -56,7 +54,7 @@ impl Root {
     ///
     /// # Errors
     /// [`Error::Invalid`] names the destination.
-    pub(super) fn make_place(&self, wanted: &Wanted, earlier: &[Wanted]) -> Result<(), Error> {
+    pub(super) fn make_place(&self, wanted: &PlannedMount, earlier: &[PlannedMount]) -> Result<(), Error> {
         if earlier.iter().any(|other| wanted.place.starts_with(&other.place)) {
             return Ok(());
         }
@@ -67,7 +65,7 @@ impl Root {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a destination that cannot be; else what the kernel said.
-    pub(super) fn mount(&self, wanted: &Wanted) -> Result<(), Error> {
+    pub(super) fn mount(&self, wanted: &PlannedMount) -> Result<(), Error> {
         let place = resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
         if place.directory != (wanted.source.kind() == Kind::Directory) {
             let reason = if place.directory { "a directory, its source is a file" } else { "no directory" };
@@ -106,9 +104,9 @@ pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), 
     devfs::apply(dev.as_fd(), &shown).map_err(Error::failed(failed()))
 }
 
-fn misplaced(wanted: &Wanted) -> impl FnOnce(io::Error) -> Error {
+fn misplaced(wanted: &PlannedMount) -> impl FnOnce(io::Error) -> Error {
     let at = wanted.destination.display().to_string();
-    move |error| Error::Invalid { field: "mounts.destination".to_owned(), reason: format!("{at}: {error}") }
+    move |error| Error::invalid("mounts.destination", format!("{at}: {error}"))
 }
 
 /// Mounts a file system at a path of the host.
@@ -129,7 +127,7 @@ pub(super) fn nmount(source: &Source, on: &Path, readonly: bool) -> io::Result<(
 
 /// Unmounts the newest mount of this kind and source, wherever it is: the one that was just made, since nothing else of this
 /// server mounts meanwhile.
-fn take_back(wanted: &Wanted) -> io::Result<()> {
+fn take_back(wanted: &PlannedMount) -> io::Result<()> {
     let from = wanted.source.options().into_iter().find(|(name, _)| *name == "from").map(|(_, from)| from);
     let list = all()?;
     let same = |mounted: &&Mounted| {

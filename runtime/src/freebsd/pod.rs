@@ -7,8 +7,8 @@ use host::{Failures, Place, PodId};
 use serde::{Deserialize, Serialize};
 
 use super::backend::FreeBsd;
-use super::facts::{self, Facts, POD_SPEC, RESOLV_CONF, pod_directory, spare_directory};
 use super::limits::Limits;
+use super::record::{self, ContainerRecord, POD_SPEC, RESOLV_CONF, pod_directory, spare_directory};
 use super::sys::jail;
 use super::{container, inside, jails, kernel, names, params, refuse};
 use crate::Error;
@@ -24,7 +24,7 @@ pub(super) struct SpareRecord {
 }
 
 fn not_found(id: &PodId) -> Error {
-    Error::NotFound { what: format!("pod {}", id.short()) }
+    Error::not_found(format!("pod {}", id.short()))
 }
 
 /// The spec of a pod that is there.
@@ -100,15 +100,15 @@ fn usable_spare<'a>(
     spec: &PodSpec,
 ) -> Result<(&'a PodId, jail::Jail, params::Params), Error> {
     let name = names::pod(backend.prefix(), &spec.id);
-    let changes = params::spare_to_pod(&name, spec).ok_or_else(|| Error::Conflict {
-        what: format!(
+    let changes = params::spare_to_pod(&name, spec).ok_or_else(|| {
+        Error::conflict(format!(
             "spare {} has a network and a host name of its own: pod {} wants the host's",
             id.short(),
             spec.id
-        ),
+        ))
     })?;
     let found = jails::find(&names::spare(backend.prefix(), id))?;
-    let found = found.ok_or_else(|| Error::NotFound { what: format!("spare {}", id.short()) })?;
+    let found = found.ok_or_else(|| Error::not_found(format!("spare {}", id.short())))?;
     Ok((id, found, changes))
 }
 
@@ -120,7 +120,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
     if let Some(text) = &spec.resolv_conf {
         fs::write(directory.join(RESOLV_CONF), text).map_err(Error::failed(failed()))?;
     }
-    facts::write_limits(&directory, &Limits::of(&spec.resources)?)?;
+    record::write_limits(&directory, &Limits::of(&spec.resources)?)?;
     Ok(host::json::replace(&directory.join(POD_SPEC), spec)?)
 }
 
@@ -141,13 +141,14 @@ pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error
 pub(super) fn update(backend: &FreeBsd, id: &PodId, resources: &Resources) -> Result<(), Error> {
     spec(backend, id)?;
     let directory = pod_directory(backend.state(), id);
-    let mut limits = facts::read_limits(&directory)?;
+    let mut limits = record::read_limits(&directory)?;
     limits.update(resources)?;
-    facts::write_limits(&directory, &limits)?;
+    record::write_limits(&directory, &limits)?;
     let containers = backend.containers.of_pod(id)?;
     // One that is not whole has nothing to enforce anything on.
-    let mut whole = containers.iter().filter_map(|container| backend.containers.find::<Facts>(container).ok());
-    whole.try_for_each(|(directory, facts)| container::enforce_again(&directory, &facts))
+    let mut whole =
+        containers.iter().filter_map(|container| backend.containers.find::<ContainerRecord>(container).ok());
+    whole.try_for_each(|(directory, record)| container::enforce_again(&directory, &record))
 }
 
 /// Removes a pod or a spare, with every container in it. What the kernel takes long over, its vnet, goes on under another

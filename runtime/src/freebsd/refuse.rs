@@ -18,7 +18,7 @@ fn unsupported(what: impl Into<String>) -> Error {
 }
 
 fn invalid(field: &str, reason: impl Into<String>) -> Error {
-    Error::Invalid { field: field.to_owned(), reason: reason.into() }
+    Error::invalid(field, reason)
 }
 
 /// A jail never sees processes outside itself: the unset value (the pod's) and the container's own come to the same.
@@ -105,7 +105,7 @@ fn texts(spec: &ContainerSpec) -> impl Iterator<Item = (&'static str, &str)> {
 mod tests {
     use super::{container, pod};
     use crate::Error;
-    use crate::freebsd::plan::example;
+    use crate::freebsd::mount_plan::example;
     use crate::spec::{
         ContainerSpec, Device, Mount, MountSource, PidScope, PodSpec, Profile, Propagation, Resources, Scope,
     };

@@ -168,7 +168,7 @@ fn known(name: &str, field: &str) -> Result<(), Error> {
     if exists {
         return Ok(());
     }
-    Err(Error::Invalid { field: field.to_owned(), reason: format!("{name:?} is not a capability") })
+    Err(Error::invalid(field, format!("{name:?} is not a capability")))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(super) fn check(name: &str) -> Result<(), Error> {
     }
     let reason =
         format!("{name:?} is not a parameter of a pod's own network (net.inet, net.inet6, net.link, net.local)");
-    Err(Error::Invalid { field: "sysctls".to_owned(), reason })
+    Err(Error::invalid("sysctls", reason))
 }
 
 /// A value as the kernel takes it, by the size of the one that is there: a number of four or eight bytes, else a text.

@@ -36,7 +36,7 @@ impl Counters {
         let failed = || format!("cannot tell what jail {jail} uses");
         let found = jails::find(jail)?;
         let jid = found.map(|found| found.jid);
-        let jid = jid.ok_or_else(|| Error::Conflict { what: format!("container {} is not running", id.short()) })?;
+        let jid = jid.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
         let table = self.table().map_err(Error::failed(failed()))?;
         let own = || table.iter().filter(|one| one.jid == jid);
         let resident = own().map(|one| one.resident).sum::<u64>() * kernel::page_size();

@@ -7,7 +7,7 @@ use host::{ContainerId, Failures};
 
 use super::config::{self, Offered, Surroundings};
 use super::names::PINS;
-use super::plan::Plan;
+use super::record::ContainerRecord;
 use super::{Linux, launch, pod};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, spec_path};
@@ -22,7 +22,7 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     let pod = pod::whole(&linux.names, &spec.pod)?;
     let identity = identify(spec)?;
     let directory = linux.containers.directory(&spec.id);
-    if Plan::read(&directory)?.is_some() {
+    if ContainerRecord::read(&directory)?.is_some() {
         return Ok(identity);
     }
     let around = surroundings(linux, spec, &pod, identity)?;
@@ -32,13 +32,13 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&spec_path(&directory), spec)?;
     host::json::replace(&directory.join(launch::CONFIG), &document)?;
-    let plan = Plan {
+    let record = ContainerRecord {
         pod: spec.pod.clone(),
         state: linux.names.state.clone(),
         name: linux.names.runc(&spec.id),
         cgroup: around.cgroup,
     };
-    plan.write(&directory)?;
+    record.write(&directory)?;
     Ok(around.identity)
 }
 
@@ -73,14 +73,14 @@ fn pod_namespace(linux: &Linux, pod: &PodSpec) -> Result<PathBuf, Error> {
     if pin.exists() {
         return Ok(pin);
     }
-    Err(Error::Invalid { field: "pid".to_owned(), reason: "the pod was made without a process namespace".to_owned() })
+    Err(Error::invalid("pid", "the pod was made without a process namespace"))
 }
 
 /// The namespace of a running container of the same pod.
 fn target_namespace(linux: &Linux, target: &ContainerId, spec: &ContainerSpec) -> Result<PathBuf, Error> {
-    let invalid = |reason: String| Error::Invalid { field: "pid".to_owned(), reason };
-    match Plan::read(&linux.containers.directory(target))? {
-        Some(plan) if plan.pod == spec.pod => {}
+    let invalid = |reason: String| Error::invalid("pid", reason);
+    match ContainerRecord::read(&linux.containers.directory(target))? {
+        Some(record) if record.pod == spec.pod => {}
         _ => return Err(invalid(format!("container {target} is not one of the pod"))),
     }
     match linux.containers.state(target)? {
@@ -124,10 +124,8 @@ fn own_status() -> OwnStatus {
 
 /// Looks the user up in the container's own root.
 fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
-    let root = host::root::open(&spec.rootfs).map_err(|error| Error::Invalid {
-        field: "rootfs".to_owned(),
-        reason: format!("{}: {error}", spec.rootfs.display()),
-    })?;
+    let root = host::root::open(&spec.rootfs)
+        .map_err(|error| Error::invalid("rootfs", format!("{}: {error}", spec.rootfs.display())))?;
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 
@@ -136,7 +134,7 @@ pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
     let directory = linux.containers.directory(id);
     let mut failures = Failures::<Error>::default();
     failures.keep(client::kill(&directory));
-    let cgroup = failures.keep(Plan::read(&directory)).flatten().map(|plan| plan.cgroup);
+    let cgroup = failures.keep(ContainerRecord::read(&directory)).flatten().map(|record| record.cgroup);
     let cgroup = cgroup.and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
     if let Some((hierarchies, cgroup)) = &cgroup {
         // Also what the monitor did not know of: an exec whose monitor was killed.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use host::worker::Workers;
 use nix::mount::{MsFlags, mount};
@@ -96,19 +96,21 @@ fn reap() -> ExitCode {
     }
 }
 
-/// Ends the init of a pod, and with it all in its namespace. There is none: done already.
+/// Ends the init of a pod, and with it every process of its namespace. Idempotent.
 pub(super) fn stop(directory: &Path) -> Result<(), Error> {
     let Some(number) = number(directory) else { return Ok(()) };
-    let until = Instant::now() + STOP_WAIT;
-    while is_running(directory) {
-        if Instant::now() > until {
-            return Err(Error::failed("cannot stop the init of a pod")(format!("process {number} does not die")));
-        }
-        // Gone meanwhile is what is wanted.
-        let _ = kill(Pid::from_raw(number), Signal::SIGKILL);
-        std::thread::sleep(Duration::from_millis(1));
+    let failed = || Error::failed::<io::Error>(format!("cannot stop the init of a pod, process {number}"));
+    let Some(ended) = host::wait::exit_descriptor(number).map_err(failed())? else { return Ok(()) };
+    // The descriptor is of whichever process has the number now: it is looked at only after that.
+    if !is_running(directory) {
+        return Ok(());
     }
-    Ok(())
+    kill(Pid::from_raw(number), Signal::SIGKILL).map_err(|errno| failed()(errno.into()))?;
+    if host::wait::readable(&ended, STOP_WAIT).map_err(failed())? {
+        Ok(())
+    } else {
+        Err(failed()(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// Whether the init of the pod with this directory runs.

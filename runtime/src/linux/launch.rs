@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::cgroup::{self, Hierarchies};
-use super::plan::Plan;
+use super::record::ContainerRecord;
 use super::runc::Runc;
 use super::usage;
 use crate::Error;
-use crate::monitor::{Launch, Launched, Streams, Wanted, receive_descriptor};
+use crate::monitor::{Launch, Launched, Streams, Target, receive_descriptor};
 use crate::spec::ExecSpec;
 
 /// The document that runc reads.
@@ -27,7 +27,7 @@ pub(super) const CONFIG: &str = "config.json";
 struct Launcher {
     runc: Runc,
     hierarchies: Hierarchies,
-    plan: Plan,
+    record: ContainerRecord,
     /// The container's directory.
     bundle: PathBuf,
     /// None: the container's first process.
@@ -44,18 +44,18 @@ struct Exec {
 }
 
 /// The seam to the monitor.
-pub(super) fn of(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    let (directory, exec) = match wanted {
-        Wanted::Container(directory) => (directory, None),
-        Wanted::Exec(directory, spec) => {
+pub(super) fn of(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    let (directory, exec) = match target {
+        Target::Container(directory) => (directory, None),
+        Target::Exec(directory, spec) => {
             let name = format!("exec-{}", std::process::id());
             (directory, Some(Exec { spec: spec.clone(), scratch: directory.join(&name), cgroup: name }))
         }
     };
-    let plan = Plan::read(directory)?
-        .ok_or_else(|| Error::NotFound { what: format!("the container in {}", directory.display()) })?;
+    let record = ContainerRecord::read(directory)?
+        .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
     let hierarchies = Hierarchies::find()?;
-    Ok(Box::new(Launcher { runc: Runc::new(&plan.state), hierarchies, plan, bundle: directory.to_owned(), exec }))
+    Ok(Box::new(Launcher { runc: Runc::new(&record.state), hierarchies, record, bundle: directory.to_owned(), exec }))
 }
 
 impl Launch for Launcher {
@@ -77,7 +77,7 @@ impl Launch for Launcher {
                 (streams, Some(console))
             }
         };
-        args.push(self.plan.name.clone());
+        args.push(self.record.name.clone());
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.runc.leave(&paths.log, &args, streams, &self.program()?)?;
         let terminal = console.map(|console| take_terminal(&console)).transpose();
@@ -88,19 +88,19 @@ impl Launch for Launcher {
 
     fn kill(&mut self) -> Result<(), Error> {
         match &self.exec {
-            None => self.hierarchies.kill(&self.plan.cgroup),
-            Some(exec) => self.hierarchies.kill(&self.plan.cgroup.join(&exec.cgroup)),
+            None => self.hierarchies.kill(&self.record.cgroup),
+            Some(exec) => self.hierarchies.kill(&self.record.cgroup.join(&exec.cgroup)),
         }
     }
 
     fn out_of_memory(&mut self) -> bool {
-        self.exec.is_none() && usage::memory_kills(&self.hierarchies, &self.plan.cgroup) > 0
+        self.exec.is_none() && usage::memory_kills(&self.hierarchies, &self.record.cgroup) > 0
     }
 
     fn release(&mut self) {
         let Some(exec) = &self.exec else { return };
         let tracking = self.hierarchies.tracking();
-        if let Some(container) = self.hierarchies.directory(tracking, &self.plan.cgroup) {
+        if let Some(container) = self.hierarchies.directory(tracking, &self.record.cgroup) {
             let own = container.join(&exec.cgroup);
             // What stays is removed with the container.
             let _ = cgroup::move_processes(&own, &container).and_then(|()| cgroup::remove_tree(&own));
@@ -112,7 +112,7 @@ impl Launch for Launcher {
 impl Launcher {
     fn run_args(&self) -> Result<Vec<String>, Error> {
         // A server that died in a start has left its half.
-        self.runc.delete(&self.plan.name)?;
+        self.runc.delete(&self.record.name)?;
         Ok(vec!["run".to_owned(), "--bundle".to_owned(), self.bundle.display().to_string()])
     }
 
@@ -123,7 +123,7 @@ impl Launcher {
         process["terminal"] = json!(exec.spec.tty);
         fs::write(&paths.process, process.to_string()).map_err(Error::failed("cannot write the process to execute"))?;
         let tracking = self.hierarchies.tracking();
-        if let Some(container) = self.hierarchies.directory(tracking, &self.plan.cgroup) {
+        if let Some(container) = self.hierarchies.directory(tracking, &self.record.cgroup) {
             fs::create_dir_all(container.join(&exec.cgroup))
                 .map_err(Error::failed("cannot make the cgroup of an exec"))?;
         }
@@ -150,7 +150,7 @@ impl Launcher {
 
 /// Reads the document of a container that is whole.
 pub(super) fn read_config(path: &Path) -> Result<Value, Error> {
-    host::json::read(path)?.ok_or_else(|| Error::NotFound { what: path.display().to_string() })
+    host::json::read(path)?.ok_or_else(|| Error::not_found(path.display().to_string()))
 }
 
 /// The files of one launch.

@@ -11,8 +11,8 @@ mod launch;
 mod mountinfo;
 mod names;
 mod needs;
-mod plan;
 mod pod;
+mod record;
 mod runc;
 mod sys;
 mod sysctl;
@@ -29,9 +29,9 @@ use host::{ContainerId, Need, Place, PodId};
 
 use self::cgroup::Hierarchies;
 use self::names::Names;
-use self::plan::Plan;
+use self::record::ContainerRecord;
 use self::runc::Runc;
-use crate::monitor::{Launch, Supervised, Wanted};
+use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
@@ -55,7 +55,7 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     settings.state = state;
     let names = Names::new(&settings.state, &settings.prefix);
     // runc would make its own at the first container: a server without pods always looks the same.
-    let containers = Supervised::new(&settings, plan::FILE);
+    let containers = Supervised::new(&settings, record::FILE);
     for directory in [&names.pods(), containers.root(), &settings.state.join("runc")] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     }
@@ -63,8 +63,8 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     Ok(Arc::new(Linux { settings, names, containers, runc }))
 }
 
-pub(crate) fn launch(wanted: Wanted<'_>) -> Result<Box<dyn Launch>, Error> {
-    launch::of(wanted)
+pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    launch::of(target)
 }
 
 pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
@@ -181,8 +181,8 @@ impl Runtime for Linux {
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (_, plan) = self.containers.running::<Plan>(id)?;
-        usage::read(&self.hierarchies()?, &plan.cgroup)
+        let (_, record) = self.containers.running::<ContainerRecord>(id)?;
+        usage::read(&self.hierarchies()?, &record.cgroup)
     }
 
     fn inventory(&self) -> Result<Inventory, Error> {

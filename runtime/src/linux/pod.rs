@@ -97,7 +97,7 @@ pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> 
 }
 
 fn missing(id: &PodId) -> Error {
-    Error::NotFound { what: format!("pod {}", id.short()) }
+    Error::not_found(format!("pod {}", id.short()))
 }
 
 /// The cgroup below which the pod's containers are.

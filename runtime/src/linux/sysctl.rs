@@ -30,7 +30,7 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
 }
 
 fn refused(name: &str, why: &str) -> Error {
-    Error::Invalid { field: "sysctls".to_owned(), reason: format!("{name:?}: {why}") }
+    Error::invalid("sysctls", format!("{name:?}: {why}"))
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -55,10 +55,8 @@ fn swapped(name: &str) -> String {
 /// mistake, as it is on FreeBSD.
 pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in sysctls {
-        std::fs::write(path(name), value).map_err(|error| Error::Invalid {
-            field: "sysctls".to_owned(),
-            reason: format!("{name}={value}: {error}"),
-        })?;
+        std::fs::write(path(name), value)
+            .map_err(|error| Error::invalid("sysctls", format!("{name}={value}: {error}")))?;
     }
     Ok(())
 }

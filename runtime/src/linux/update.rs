@@ -6,29 +6,29 @@ use std::path::Path;
 use host::ContainerId;
 use serde_json::json;
 
-use super::plan::Plan;
+use super::record::ContainerRecord;
 use super::{Linux, cgroup, config, container, launch};
 use crate::spec::Resources;
 use crate::{ContainerState, Error};
 
 /// Changes a container's limits: of a running one at once, of one that was not started in the document that starts it.
 pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-    let (directory, plan) = linux.containers.find::<Plan>(id)?;
+    let (directory, record) = linux.containers.find::<ContainerRecord>(id)?;
     let limits = config::limits(resources, container::offered(linux));
     match linux.containers.state(id)? {
         ContainerState::Running(_) => {
-            linux.runc.update(&plan.name, &limits)?;
-            resources.oom_score_adj.map_or(Ok(()), |score| oom_score(linux, &plan, score))
+            linux.runc.update(&record.name, &limits)?;
+            resources.oom_score_adj.map_or(Ok(()), |score| oom_score(linux, &record, score))
         }
         ContainerState::Created => merge(&directory.join(launch::CONFIG), &limits),
-        _ => Err(Error::Conflict { what: format!("container {} has ended", id.short()) }),
+        _ => Err(Error::conflict(format!("container {} has ended", id.short()))),
     }
 }
 
 /// Gives all processes of a container another oom_score_adj; one that has ended meanwhile needs none.
-fn oom_score(linux: &Linux, plan: &Plan, score: i32) -> Result<(), Error> {
+fn oom_score(linux: &Linux, record: &ContainerRecord, score: i32) -> Result<(), Error> {
     let hierarchies = linux.hierarchies()?;
-    let directory = hierarchies.directory(hierarchies.tracking(), &plan.cgroup);
+    let directory = hierarchies.directory(hierarchies.tracking(), &record.cgroup);
     let processes = directory.map(|directory| cgroup::processes(&directory)).transpose();
     for process in processes.map_err(Error::failed("cannot list a container's processes"))?.unwrap_or_default() {
         match fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string()) {

@@ -11,7 +11,7 @@ use host::worker::Workers;
 
 use super::protocol::{self, Greeting, MESSAGE_LIMIT, Reply, Request, VERSION};
 use super::record::{self, ExitRecord, UNKNOWN_EXIT_CODE, now_ns, socket_path};
-use super::{WORKER, Wanted, session};
+use super::{Target, WORKER, session};
 use crate::{ContainerState, Error, Session, Started};
 
 /// How long a monitor may take to answer: what takes long (a start, a kill) is bounded on its side.
@@ -84,7 +84,7 @@ fn without_monitor(directory: &Path) -> Result<ContainerState, Error> {
         return Ok(exited(&record));
     }
     let Some(start) = record::read_start(directory)? else { return Ok(ContainerState::Created) };
-    crate::platform::launch(Wanted::Container(directory))?.kill()?;
+    crate::platform::launch(Target::Container(directory))?.kill()?;
     let record = ExitRecord {
         version: VERSION,
         pid: start.pid,
@@ -112,7 +112,7 @@ pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
         return Ok(connection.into());
     }
     if state(directory)? == ContainerState::Created {
-        return Err(Error::Conflict { what: "the container was never started".to_owned() });
+        return Err(Error::conflict("the container was never started"));
     }
     let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot make a descriptor"))?;
     Ok(ended.into())
@@ -135,7 +135,7 @@ pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
     if !done(directory, &Request::Kill, "cannot kill the container")? {
         return Ok(false);
     }
-    let ended = super::sys::wait_readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
+    let ended = host::wait::readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
     if ended { Ok(true) } else { Err(Error::failed("cannot kill the container")("its end was not recorded in time")) }
 }
 
@@ -212,7 +212,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn not_running() -> Error {
-    Error::Conflict { what: "the container is not running".to_owned() }
+    Error::conflict("the container is not running")
 }
 
 pub(super) fn unexpected(operation: &str, reply: &Reply) -> Error {

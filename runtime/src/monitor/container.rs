@@ -13,12 +13,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::attach::{Client, read_some, set_nonblocking, write_some};
-use super::launch::{Launch, Launched, Streams, Wanted};
+use super::launch::{Launch, Launched, Streams, Target};
 use super::log::{Log, Stream};
 use super::poll::{Source, Watched};
 use super::protocol::{self, Failure, Greeting, Reply, VERSION};
 use super::record::{self, ExitRecord, StartRecord, now_ns};
-use super::{detach, serve, sys};
+use super::{detach, serve};
 use crate::Error;
 use crate::spec::ContainerSpec;
 
@@ -46,7 +46,7 @@ pub(super) struct Monitor {
     pub(super) log: Log,
     pub(super) pid: Pid,
     pub(super) started_ns: u64,
-    pub(super) end: Option<End>,
+    pub(super) phase: Phase,
     /// The container's standard input, as long as somebody may write to it.
     pub(super) input: Option<File>,
     pub(super) input_backlog: Vec<u8>,
@@ -57,13 +57,24 @@ pub(super) struct Monitor {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// How it ended, and how far that is told.
-pub(super) struct End {
-    pub(super) record: ExitRecord,
-    drain_until: Instant,
-    drained: bool,
-    recorded: bool,
-    retry_at: Instant,
+/// How far a container and its monitor are.
+///
+/// ```text
+///          the first process ends           the output ends,          exit.json is written,
+///          and all others are killed        or 2 s have passed        or the directory is gone
+/// Running ─────────────────────────► Draining ─────────────► Recording ─────────────► Recorded
+///                                                            │       ▲                  │ every attached client
+///                                                            └───────┘                  ▼ has its output
+///                                                        tried each second             (the monitor ends)
+/// ```
+pub(super) enum Phase {
+    Running,
+    /// Output that is still coming is read until this time.
+    Draining(ExitRecord, Instant),
+    /// The monitor itself goes on telling the exit; the record is written at this time.
+    Recording(ExitRecord, Instant),
+    /// The record tells the exit; nobody is accepted any more.
+    Recorded(ExitRecord),
 }
 
 /// The worker: detaches, starts the container and serves it. The server's listening socket comes as standard input.
@@ -86,10 +97,10 @@ pub(super) fn run(directory: &Path) -> Result<(), Error> {
 /// Answers the one that asked for the start with the reason why there is none.
 fn tell_failure(listener: &UnixListener, error: &Error) {
     let told = || -> io::Result<()> {
-        sys::wait_readable(listener.as_fd(), FAILURE_WAIT)?;
+        host::wait::readable(listener.as_fd(), FAILURE_WAIT)?;
         let (connection, _) = listener.accept()?;
         protocol::send(connection.as_fd(), &Greeting { version: VERSION }, &[])?;
-        sys::wait_readable(connection.as_fd(), FAILURE_WAIT)?;
+        host::wait::readable(connection.as_fd(), FAILURE_WAIT)?;
         protocol::send(connection.as_fd(), &Reply::Failed(Failure::of(error)), &[])
     };
     // A server that died meanwhile finds the container as it was before.
@@ -103,7 +114,7 @@ impl Monitor {
             operation: format!("cannot open the log {}", spec.log_path.clone().unwrap_or_default().display()),
             source: source.into(),
         })?;
-        let mut launch = crate::platform::launch(Wanted::Container(directory))?;
+        let mut launch = crate::platform::launch(Target::Container(directory))?;
         launch.adopt_orphans()?;
         record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
         let launched = launch_with_streams(launch.as_mut(), &spec);
@@ -125,7 +136,7 @@ impl Monitor {
             log,
             pid,
             started_ns,
-            end: None,
+            phase: Phase::Running,
             input,
             input_backlog: Vec::new(),
             input_ends: false,
@@ -281,49 +292,56 @@ impl Monitor {
             out_of_memory,
             message,
         };
-        let now = Instant::now();
-        let end = End { record, drain_until: now + DRAIN, drained: false, recorded: false, retry_at: now };
-        self.end = Some(end);
+        self.phase = Phase::Draining(record, Instant::now() + DRAIN);
     }
 
     /// Once the container has ended and its output is all read: ends the log, writes the record, and lets those go that
-    /// wait for it. As long as the record cannot be written the monitor itself goes on telling the exit.
+    /// wait for it.
     fn record(&mut self) {
-        let Some(end) = &mut self.end else { return };
-        if !end.drained {
-            if self.outputs.iter().any(Option::is_some) && Instant::now() < end.drain_until {
+        if let Phase::Draining(exit, until) = &self.phase {
+            if self.outputs.iter().any(Option::is_some) && Instant::now() < *until {
                 return;
             }
-            end.drained = true;
+            self.phase = Phase::Recording(exit.clone(), Instant::now());
             self.log.flush(true);
             for stream in [Stream::Stdout, Stream::Stderr] {
                 self.end_output(stream);
             }
         }
-        let Some(end) = &mut self.end else { return };
-        if end.recorded || Instant::now() < end.retry_at {
+        let Phase::Recording(exit, at) = &self.phase else { return };
+        if Instant::now() < *at {
             return;
         }
         // Whoever removed the directory does not want the record, and must not keep a monitor for ever.
-        end.recorded = record::write_exit(&self.directory, &end.record).is_ok() || !self.directory.exists();
-        end.retry_at = Instant::now() + RECORD_RETRY;
-        if end.recorded {
+        self.phase = if record::write_exit(&self.directory, exit).is_ok() || !self.directory.exists() {
             self.listener = None;
-        }
+            Phase::Recorded(exit.clone())
+        } else {
+            Phase::Recording(exit.clone(), Instant::now() + RECORD_RETRY)
+        };
         (self.input, self.terminal) = (None, None);
         self.clients.retain(Client::is_behind);
     }
 
+    /// How the container ended; None: it runs.
+    pub(super) fn exit(&self) -> Option<&ExitRecord> {
+        match &self.phase {
+            Phase::Running => None,
+            Phase::Draining(exit, _) | Phase::Recording(exit, _) | Phase::Recorded(exit) => Some(exit),
+        }
+    }
+
     fn is_done(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.recorded) && !self.clients.iter().any(Client::is_behind)
+        matches!(self.phase, Phase::Recorded(_)) && !self.clients.iter().any(Client::is_behind)
     }
 
     /// Until when nothing has to be done unless something comes.
     fn timeout(&mut self) -> Option<Duration> {
         let patience = self.clients.iter().filter_map(Client::patience_left).min();
-        let end = self.end.as_ref().filter(|end| !end.recorded);
-        let end = end.map(|end| if end.drained { end.retry_at } else { end.drain_until });
-        let end = end.map(|at| at.saturating_duration_since(Instant::now()));
+        let end = match &self.phase {
+            Phase::Draining(_, at) | Phase::Recording(_, at) => Some(at.saturating_duration_since(Instant::now())),
+            Phase::Running | Phase::Recorded(_) => None,
+        };
         [self.log.flush(false), patience, end].into_iter().flatten().min()
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::detach;
-use super::launch::{Launch, Launched, Streams, Wanted};
+use super::launch::{Launch, Launched, Streams, Target};
 use super::protocol::{self, Arrived, Failure, Incoming, LAUNCH_LIMIT, MESSAGE_LIMIT, Reply, Request};
 use super::record::now_ns;
 use crate::Error;
@@ -58,16 +58,16 @@ type Begun = (Box<dyn Launch>, Launched, UnixStream);
 
 fn execute(request: Request, descriptors: Vec<OwnedFd>) -> Result<Begun, Error> {
     let Request::Launch { directory, args, tty, stdin } = request else {
-        return Err(Error::Conflict { what: "nothing is executed yet".to_owned() });
+        return Err(Error::conflict("nothing is executed yet"));
     };
-    let missing = || Error::Conflict { what: "a descriptor of the process to execute is missing".to_owned() };
+    let missing = || Error::conflict("a descriptor of the process to execute is missing");
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(missing);
     let exit = UnixStream::from(next()?);
     let streams =
         if tty { Streams::Terminal } else { Streams::Pipes { stdin: next()?, stdout: next()?, stderr: next()? } };
     let spec = ExecSpec { args, tty, stdin };
-    let mut launch = crate::platform::launch(Wanted::Exec(&directory, &spec))?;
+    let mut launch = crate::platform::launch(Target::Exec(&directory, &spec))?;
     launch.adopt_orphans()?;
     match launch.launch(streams) {
         Ok(launched) => Ok((launch, launched, exit)),

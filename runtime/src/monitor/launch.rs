@@ -11,7 +11,7 @@ use crate::spec::ExecSpec;
 
 /// What a monitor is to start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Wanted<'a> {
+pub(crate) enum Target<'a> {
     /// The first process of the container with this directory: its `spec.json` and whatever its backend put there.
     Container(&'a Path),
     /// One more process in that container.

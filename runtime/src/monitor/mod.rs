@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) use launch::{Launch, Launched, Streams, Wanted};
+pub(crate) use launch::{Launch, Launched, Streams, Target};
 pub(crate) use supervised::Supervised;
 
 use signal::signal_number;
@@ -47,7 +47,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let done = match args {
         [word] if word == EXEC => executed::run(),
         [directory] => container::run(Path::new(directory)),
-        _ => Err(crate::Error::Invalid { field: "arguments".to_owned(), reason: format!("{args:?}") }),
+        _ => Err(crate::Error::invalid("arguments", format!("{args:?}"))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

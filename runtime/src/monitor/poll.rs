@@ -49,7 +49,7 @@ impl<'a> Watched<'a> {
             watched.add(Source::Watch, descriptor, PollFlags::POLLIN);
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let held = monitor.end.is_none() && monitor.clients.iter().any(|client| client.is_behind_on(stream));
+            let held = monitor.exit().is_none() && monitor.clients.iter().any(|client| client.is_behind_on(stream));
             if let Some(output) = &monitor.outputs[stream as usize]
                 && !held
             {

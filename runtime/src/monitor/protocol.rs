@@ -114,8 +114,8 @@ impl Failure {
     pub(super) fn into_error(self, operation: &str) -> Error {
         match self.kind {
             Kind::Command => Error::Command { program: self.subject, reason: self.text, exit_code: self.exit_code },
-            Kind::Conflict => Error::Conflict { what: self.text },
-            Kind::Invalid => Error::Invalid { field: self.subject, reason: self.text },
+            Kind::Conflict => Error::conflict(self.text),
+            Kind::Invalid => Error::invalid(self.subject, self.text),
             Kind::Failed if self.exhausted => Error::failed(operation)(host::Exhausted(self.text)),
             Kind::Failed => Error::failed(operation)(self.text),
         }
@@ -194,7 +194,7 @@ pub(super) fn receive<T: for<'de> Deserialize<'de>>(
 ) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut incoming = Incoming::default();
     loop {
-        if !sys::wait_readable(socket, timeout)? {
+        if !host::wait::readable(socket, timeout)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match incoming.read(socket, limit)? {

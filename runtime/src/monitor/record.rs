@@ -110,7 +110,7 @@ pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
 /// The spec of the container in a directory, for its monitor.
 pub(crate) fn read_spec(directory: &Path) -> Result<ContainerSpec, Error> {
     let spec = host::json::read(&spec_path(directory))?;
-    spec.ok_or_else(|| Error::NotFound { what: format!("the spec in {}", directory.display()) })
+    spec.ok_or_else(|| Error::not_found(format!("the spec in {}", directory.display())))
 }
 
 #[cfg(test)]

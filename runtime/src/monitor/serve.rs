@@ -43,7 +43,7 @@ fn answer(monitor: &mut Monitor, request: &Request) -> Reply {
             return Reply::State {
                 pid: monitor.pid.as_raw(),
                 started_ns: monitor.started_ns,
-                exit: monitor.end.as_ref().map(|end| end.record.clone()),
+                exit: monitor.exit().cloned(),
             };
         }
         Request::Wait => Ok(()),
@@ -55,16 +55,14 @@ fn answer(monitor: &mut Monitor, request: &Request) -> Reply {
             .map_or(Ok(()), |terminal| sys::resize(terminal.as_fd(), *columns, *rows))
             .map_err(Error::failed("cannot resize the terminal")),
         Request::ReopenLog => monitor.log.reopen().map_err(Error::failed("cannot reopen the log")),
-        Request::Attach { .. } | Request::Launch { .. } => {
-            Err(Error::Conflict { what: "this monitor has its process already".to_owned() })
-        }
+        Request::Attach { .. } | Request::Launch { .. } => Err(Error::conflict("this monitor has its process already")),
     };
     done.map_or_else(|error| Reply::Failed(Failure::of(&error)), |()| Reply::Done)
 }
 
-/// The process is the monitor's child and is not reaped while `end` is None: its number cannot be another's.
+/// The process is the monitor's child and is not reaped while it runs: its number cannot be another's.
 fn signal(monitor: &Monitor, number: i32) -> Result<(), Error> {
-    if monitor.end.is_some() {
+    if monitor.exit().is_some() {
         return Ok(());
     }
     sys::kill(monitor.pid, number).map_err(Error::failed(format!("cannot send signal {number}")))
@@ -72,7 +70,7 @@ fn signal(monitor: &Monitor, number: i32) -> Result<(), Error> {
 
 /// Makes the pipes of an attached client; the answer carries their other ends.
 fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply, Vec<OwnedFd>)> {
-    if monitor.end.is_some() {
+    if monitor.exit().is_some() {
         return Ok((Reply::Failed(Failure::conflict("the container has ended")), Vec::new()));
     }
     let mut theirs = Vec::new();

@@ -106,7 +106,7 @@ impl Control for ExecControl {
 
     fn wait(&self, timeout: Duration) -> Result<Option<i32>, Error> {
         let operation = "cannot wait for the executed process";
-        if !sys::wait_readable(self.exit.as_fd(), timeout).map_err(Error::failed(operation))? {
+        if !host::wait::readable(self.exit.as_fd(), timeout).map_err(Error::failed(operation))? {
             return Ok(None);
         }
         let mut code = [0u8; CODE_LENGTH];
@@ -157,7 +157,7 @@ impl Control for AttachControl {
 
     fn wait(&self, timeout: Duration) -> Result<Option<i32>, Error> {
         let ended = self.exit_descriptor()?;
-        if !sys::wait_readable(ended.as_fd(), timeout).map_err(Error::failed("cannot wait for the container"))? {
+        if !host::wait::readable(ended.as_fd(), timeout).map_err(Error::failed("cannot wait for the container"))? {
             return Ok(None);
         }
         match client::state(&self.directory)? {

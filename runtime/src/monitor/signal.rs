@@ -19,10 +19,9 @@ pub(super) fn signal_number(signal: &Signal) -> Result<i32, Error> {
         .ok()
         .or_else(|| signal::Signal::from_str(&format!("SIG{name}")).ok().map(|known| known as i32))
         .or_else(|| realtime(name, first, last));
-    number.filter(|number| (1..=last).contains(number)).ok_or_else(|| Error::Invalid {
-        field: "signal".to_owned(),
-        reason: format!("{:?} is not a signal of this kernel", signal.0),
-    })
+    number
+        .filter(|number| (1..=last).contains(number))
+        .ok_or_else(|| Error::invalid("signal", format!("{:?} is not a signal of this kernel", signal.0)))
 }
 
 /// `RTMIN`, `RTMIN+n`, `RTMAX`, `RTMAX-n`, between these numbers.

@@ -49,7 +49,7 @@ impl Supervised {
     pub(crate) fn find<T: DeserializeOwned>(&self, id: &ContainerId) -> Result<(PathBuf, T), Error> {
         let directory = self.directory(id);
         let record = host::json::read(&directory.join(self.record))?;
-        let record = record.ok_or_else(|| Error::NotFound { what: format!("container {}", id.short()) })?;
+        let record = record.ok_or_else(|| Error::not_found(format!("container {}", id.short())))?;
         Ok((directory, record))
     }
 
@@ -61,7 +61,7 @@ impl Supervised {
         let found = self.find(id)?;
         match client::state(&found.0)? {
             ContainerState::Running(_) => Ok(found),
-            _ => Err(Error::Conflict { what: format!("container {} is not running", id.short()) }),
+            _ => Err(Error::conflict(format!("container {} is not running", id.short()))),
         }
     }
 
@@ -72,7 +72,7 @@ impl Supervised {
     pub(crate) fn start(&self, id: &ContainerId) -> Result<Started, Error> {
         let directory = self.whole(id)?;
         if client::state(&directory)? != ContainerState::Created {
-            return Err(Error::Conflict { what: format!("container {} was started already", id.short()) });
+            return Err(Error::conflict(format!("container {} was started already", id.short())));
         }
         client::start(&self.workers, &directory)
     }

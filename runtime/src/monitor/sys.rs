@@ -3,10 +3,8 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
@@ -33,22 +31,6 @@ pub(super) fn receive(
         }
     }
     Ok(message.bytes)
-}
-
-/// Waits until there is something to read, or the end; false: the time is over.
-pub(super) fn wait_readable(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
-    let until = Instant::now() + timeout;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        // Rounded up: a wait of less than a millisecond is not to become a busy one.
-        let left = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-        let mut descriptors = [PollFd::new(socket, PollFlags::POLLIN)];
-        match poll(&mut descriptors, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(count) => return Ok(count > 0),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }
 
 /// Sends a signal by its number, real-time ones included.

@@ -121,7 +121,7 @@ fn named(field: &str, list: &[String]) -> Result<Vec<&'static str>, Error> {
 }
 
 fn refused(field: &str, name: &str, why: &str) -> Error {
-    Error::Invalid { field: field.to_owned(), reason: format!("capability {name:?}: {why}") }
+    Error::invalid(field, format!("capability {name:?}: {why}"))
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn kind(metadata: &Metadata) -> Option<&'static str> {
 }
 
 fn invalid(path: &Path, reason: &str) -> Error {
-    Error::Invalid { field: "devices".to_owned(), reason: format!("{}: {reason}", path.display()) }
+    Error::invalid("devices", format!("{}: {reason}", path.display()))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub(super) fn document(spec: &ContainerSpec, around: &Surroundings) -> Result<Sp
 fn process(spec: &ContainerSpec, around: &Surroundings, sets: &capabilities::Sets) -> Result<Value, Error> {
     let Process { args, env, cwd, tty, user: _ } = &spec.process;
     if args.is_empty() {
-        return Err(Error::Invalid { field: "process.args".to_owned(), reason: "empty".to_owned() });
+        return Err(Error::invalid("process.args", "empty"));
     }
     let mut process = Map::new();
     let mut put = |name: &str, value: Value| process.insert(name.to_owned(), value);

@@ -126,5 +126,5 @@ fn bind(source: &Path, destination: &Path, options: &[&str]) -> Value {
 }
 
 fn invalid(mount: &Mount, reason: &str) -> Error {
-    Error::Invalid { field: "mounts".to_owned(), reason: format!("{}: {reason}", mount.destination.display()) }
+    Error::invalid("mounts", format!("{}: {reason}", mount.destination.display()))
 }

@@ -54,7 +54,7 @@ pub(super) fn filter(profile: &Profile, capabilities: &[String]) -> Result<Optio
 }
 
 fn read(path: &Path) -> Result<Value, Error> {
-    let invalid = |reason: String| Error::Invalid { field: "security.seccomp".to_owned(), reason };
+    let invalid = |reason: String| Error::invalid("security.seccomp", reason);
     let length = std::fs::metadata(path).map_err(|error| invalid(format!("{}: {error}", path.display())))?.len();
     if length > PROFILE_LIMIT {
         return Err(invalid(format!("{} has more than {PROFILE_LIMIT} bytes", path.display())));

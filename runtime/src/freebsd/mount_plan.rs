@@ -16,7 +16,7 @@ const LINKED: &str = "/.cellblock.dev";
 
 /// One mount that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct PlannedMount {
     /// The kind of file system.
     pub(super) source: Source,
     /// Where, as the container sees it.
@@ -89,15 +89,15 @@ pub(super) fn mounts(
     sources: &[Source],
     ruleset: u16,
     resolv_conf: Option<&Path>,
-) -> Vec<Wanted> {
-    let wanted = |source: Source, at: &Path, readonly: bool| Wanted {
+) -> Vec<PlannedMount> {
+    let wanted = |source: Source, at: &Path, readonly: bool| PlannedMount {
         source,
         destination: at.to_owned(),
         place: at.to_owned(),
         readonly,
     };
     let pseudo = |source: Source, at: &str| wanted(source, Path::new(at), false);
-    let own = |ours: &Wanted| {
+    let own = |ours: &PlannedMount| {
         let covers = |at: &Path| at == ours.destination || (at == Path::new(DEV) && ours.destination.starts_with(DEV));
         spec.mounts.iter().any(|mount| covers(&mount.destination))
     };
@@ -113,7 +113,7 @@ pub(super) fn mounts(
     let callers = callers.map(|(mount, source)| wanted(source.clone(), &mount.destination, mount.readonly));
     let resolv_conf =
         resolv_conf.map(|path| wanted(Source::Null(path.to_owned(), Kind::File), Path::new("/etc/resolv.conf"), true));
-    let mut rest: Vec<Wanted> = callers.chain(resolv_conf.filter(|wanted| !own(wanted))).collect();
+    let mut rest: Vec<PlannedMount> = callers.chain(resolv_conf.filter(|wanted| !own(wanted))).collect();
     rest.sort_by_key(|wanted| depth(&wanted.destination));
     first.into_iter().chain(rest).collect()
 }
@@ -123,7 +123,10 @@ pub(super) fn mounts(
 ///
 /// # Errors
 /// [`Error::Invalid`] for a name that a rule of devfs cannot show.
-pub(super) fn link_below_dev(wanted: &mut [Wanted], exists: impl Fn(&str) -> bool) -> Result<BTreeSet<String>, Error> {
+pub(super) fn link_below_dev(
+    wanted: &mut [PlannedMount],
+    exists: impl Fn(&str) -> bool,
+) -> Result<BTreeSet<String>, Error> {
     let mut links = BTreeSet::new();
     if !wanted.iter().any(|mount| matches!(mount.source, Source::Devfs(_))) {
         return Ok(links);
@@ -131,9 +134,11 @@ pub(super) fn link_below_dev(wanted: &mut [Wanted], exists: impl Fn(&str) -> boo
     for mount in wanted {
         let Some(below) = below_dev(&mount.destination) else { continue };
         let Some(Component::Normal(first)) = below.components().next() else { continue };
-        let first = first.to_str().filter(|name| is_pattern_of_itself(name)).ok_or_else(|| Error::Invalid {
-            field: "mounts.destination".to_owned(),
-            reason: format!("{}: devfs cannot show a link of this name", mount.destination.display()),
+        let first = first.to_str().filter(|name| is_pattern_of_itself(name)).ok_or_else(|| {
+            Error::invalid(
+                "mounts.destination",
+                format!("{}: devfs cannot show a link of this name", mount.destination.display()),
+            )
         })?;
         if !exists(first) {
             mount.place = Path::new(LINKED).join(&below);
@@ -190,7 +195,7 @@ pub(super) fn example() -> ContainerSpec {
 mod tests {
     use std::path::Path;
 
-    use super::{Source, Wanted, example, link_below_dev, mounts};
+    use super::{PlannedMount, Source, example, link_below_dev, mounts};
     use crate::spec::{Mount, MountSource, Propagation};
     use host::root::Kind;
 
@@ -204,7 +209,7 @@ mod tests {
         }
     }
 
-    fn places(mounts: &[Wanted]) -> Vec<&str> {
+    fn places(mounts: &[PlannedMount]) -> Vec<&str> {
         mounts.iter().map(|wanted| wanted.destination.to_str().unwrap()).collect()
     }
 

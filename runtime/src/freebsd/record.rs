@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::spec::Identity;
 
-/// The version of [`Facts`].
+/// The version of [`ContainerRecord`].
 const VERSION: u32 = 1;
 /// A pod's spec, in its directory; a container's stands where the monitor reads it.
 pub(super) const POD_SPEC: &str = "spec.json";
@@ -16,12 +16,12 @@ pub(super) const POD_SPEC: &str = "spec.json";
 pub(super) const RESOLV_CONF: &str = "resolv.conf";
 /// The limits of a pod or a container as they are now, in its directory.
 const LIMITS: &str = "limits.json";
-/// A container's facts, in its directory: the last thing that is written when it is made.
-pub(super) const FACTS: &str = "freebsd.json";
+/// A container's record, in its directory: the last thing that is written when it is made.
+pub(super) const CONTAINER_RECORD: &str = "freebsd.json";
 
 /// What was decided when a container was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Facts {
+pub(super) struct ContainerRecord {
     version: u32,
     /// The name of its jail.
     pub(super) jail: String,
@@ -37,19 +37,19 @@ pub(super) struct Facts {
     pub(super) ruleset: u16,
 }
 
-impl Facts {
-    /// The facts of a container without a ruleset yet.
+impl ContainerRecord {
+    /// The record of a container without a ruleset yet.
     pub(super) fn new(jail: String, pod_jail: String, root: PathBuf, identity: Identity) -> Self {
         Self { version: VERSION, jail, pod_jail, root, identity, home: "/".to_owned(), ruleset: 0 }
     }
 
     /// Reads them; None: the container was never made to the end.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>, Error> {
-        Ok(host::json::read(&directory.join(FACTS))?)
+        Ok(host::json::read(&directory.join(CONTAINER_RECORD))?)
     }
 
     pub(super) fn write(&self, directory: &Path) -> Result<(), Error> {
-        Ok(host::json::replace(&directory.join(FACTS), self)?)
+        Ok(host::json::replace(&directory.join(CONTAINER_RECORD), self)?)
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) fn state_of(container: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, read_limits, write_limits};
+    use super::{ContainerRecord, read_limits, write_limits};
     use crate::freebsd::limits::Limits;
     use crate::spec::Identity;
 
@@ -91,14 +91,17 @@ mod tests {
             "home":"/","ruleset":7,"later":1}"#;
         std::fs::write(directory.path().join("freebsd.json"), text).unwrap();
         let identity = Identity { uid: 1, gid: 2, groups: vec![2] };
-        let wanted = Facts { ruleset: 7, ..Facts::new("cb1.c2".into(), "cb1".into(), "/r".into(), identity) };
-        assert_eq!(Facts::read(directory.path()).unwrap(), Some(wanted));
+        let wanted = ContainerRecord {
+            ruleset: 7,
+            ..ContainerRecord::new("cb1.c2".into(), "cb1".into(), "/r".into(), identity)
+        };
+        assert_eq!(ContainerRecord::read(directory.path()).unwrap(), Some(wanted));
     }
 
     #[test]
     fn what_is_missing_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(Facts::read(directory.path()).unwrap(), None);
+        assert_eq!(ContainerRecord::read(directory.path()).unwrap(), None);
         assert_eq!(read_limits(directory.path()).unwrap(), Limits::default());
     }
 

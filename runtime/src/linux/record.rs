@@ -12,7 +12,7 @@ pub(super) const FILE: &str = "launch.json";
 
 /// How a container is run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(super) struct ContainerRecord {
     /// The pod it is in.
     pub(super) pod: PodId,
     /// The backend's state directory.
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     pub(super) cgroup: PathBuf,
 }
 
-impl Plan {
+impl ContainerRecord {
     pub(super) fn write(&self, directory: &Path) -> Result<(), Error> {
         Ok(host::json::replace(&directory.join(FILE), self)?)
     }
