@@ -1,6 +1,6 @@
 //! The one error of this crate: what a client can act on. What it is in gRPC's words is decided in [`crate::status`] alone.
 
-use crate::record::RecordError;
+use crate::state::record::RecordError;
 use crate::translate::Refusal;
 
 /// Why a request was not fulfilled.

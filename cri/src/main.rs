@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use cri::config::{Config, DEFAULT_PATH};
-use cri::{check, serve, snapshots};
+use cri::server::{check, serve, snapshots};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]

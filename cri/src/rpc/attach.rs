@@ -7,7 +7,7 @@ use streaming::Command;
 
 use super::running;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: &AttachRequest) -> Result<AttachResponse, Error> {

@@ -7,10 +7,10 @@ use proto::v1::{
     MemoryUsage, SwapUsage, UInt64Value,
 };
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, ContainerRecord};
+use crate::state::node::{Node, now};
+use crate::state::record::{ContainerPhase, ContainerRecord};
+use crate::translate::answer;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {

@@ -13,10 +13,11 @@ use tracing::warn;
 
 use super::delivery;
 use crate::error::{Backend, Error};
-use crate::names::{self, Claim, Claimed, Fingerprint, Ticket};
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, ContainerRecord, Made, PodPhase, PodRecord, Wire};
-use crate::{teardown, translate};
+use crate::lifecycle::teardown;
+use crate::state::names::{self, Claim, Claimed, Fingerprint, Ticket};
+use crate::state::node::{Node, now};
+use crate::state::record::{ContainerPhase, ContainerRecord, Made, PodPhase, PodRecord, Wire};
+use crate::translate;
 
 /// Makes the container, or answers with the one that this request has made already.
 pub async fn call(

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{gone, running};
-use crate::capture::{awaited, capture};
 use crate::error::{Backend, Error};
-use crate::node::Node;
+use crate::rpc::capture::{awaited, capture};
+use crate::state::node::Node;
 
 /// How much output is kept of both streams together, in bytes: kubelet accepts answers of 16 MiB, and what frames them
 /// takes a little.

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::Parts;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Listens, unless too many do already. A client that falls behind is told so and cut off: it lists everything again.
 pub fn call(node: &Arc<Node>) -> Result<Parts<ContainerEventResponse>, Error> {

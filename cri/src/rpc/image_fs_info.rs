@@ -6,7 +6,7 @@ use proto::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, Image
 
 use super::container_stats::value;
 use crate::error::Error;
-use crate::node::{Node, now};
+use crate::state::node::{Node, now};
 
 /// Answers. Images and containers share one file system, which therefore stands in both lists.
 pub async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {

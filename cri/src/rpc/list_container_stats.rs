@@ -7,9 +7,9 @@ use proto::v1::{
 };
 
 use super::{container_stats, whole};
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {

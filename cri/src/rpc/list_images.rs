@@ -6,7 +6,7 @@ use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesRes
 
 use super::whole;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {

@@ -3,7 +3,7 @@
 use proto::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor};
 
 use crate::error::Error;
-use crate::metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
+use crate::rpc::metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
 
 /// Answers.
 pub fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 
 use super::whole;
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {

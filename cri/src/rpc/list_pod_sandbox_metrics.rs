@@ -6,9 +6,9 @@ use proto::v1::{ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, Pod
 
 use super::whole;
 use crate::error::Error;
-use crate::metrics;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::rpc::metrics;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// Answers.
 pub async fn call(

@@ -7,10 +7,10 @@ use proto::v1::{
 };
 
 use super::{pod_sandbox_stats, whole};
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
+use crate::translate::answer;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: ListPodSandboxStatsRequest) -> Result<ListPodSandboxStatsResponse, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::admin::{ListSnapshotsRequest, ListSnapshotsResponse};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Lists them.
 pub async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {

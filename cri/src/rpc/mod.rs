@@ -1,7 +1,8 @@
-//! The RPCs, one file each. Each is a function of the node and the request; [`crate::service`] calls it and turns its error
+//! The RPCs, one file each. Each is a function of the node and the request; [`crate::server::service`] calls it and turns its error
 //! into a status.
 
 pub mod attach;
+pub mod capture;
 pub mod checkpoint_container;
 pub mod container_stats;
 pub mod container_status;
@@ -19,6 +20,7 @@ pub mod list_pod_sandbox;
 pub mod list_pod_sandbox_metrics;
 pub mod list_pod_sandbox_stats;
 pub mod list_snapshots;
+pub mod metrics;
 pub mod pod_sandbox_stats;
 pub mod pod_sandbox_status;
 pub mod port_forward;
@@ -54,11 +56,11 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use crate::deliver::{Deadline, Delivery, Gone};
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::{ContainerPhase, ContainerRecord};
-use crate::server::MESSAGE_LIMIT;
+use crate::server::daemon::MESSAGE_LIMIT;
+use crate::server::deliver::{Deadline, Delivery, Gone};
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, ContainerRecord};
 
 /// How many items a part of a streamed list has at most.
 const PART: usize = 128;
@@ -119,6 +121,6 @@ fn running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
     if matches!(container.phase, ContainerPhase::Running { .. }) {
         return Ok(container);
     }
-    let state = crate::answer::container::state(&container).as_str_name();
+    let state = crate::translate::answer::container::state(&container).as_str_name();
     Err(Error::State { what: format!("container {} is in {state} state", container.id.short()) })
 }

@@ -8,10 +8,10 @@ use proto::v1::{
 };
 
 use super::container_stats::{self, value};
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, PodRecord};
+use crate::state::node::{Node, now};
+use crate::state::record::{ContainerPhase, PodRecord};
+use crate::translate::answer;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {

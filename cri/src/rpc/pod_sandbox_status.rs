@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proto::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
+use crate::state::node::{Node, now};
+use crate::translate::answer;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Error> {

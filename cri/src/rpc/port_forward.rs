@@ -6,8 +6,8 @@ use proto::v1::{PortForwardRequest, PortForwardResponse};
 use streaming::Forward;
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {

@@ -8,9 +8,9 @@ use tonic::Request;
 use tracing::info;
 
 use super::deadline;
-use crate::deliver::Deadline;
 use crate::error::Error;
-use crate::node::Node;
+use crate::server::deliver::Deadline;
+use crate::state::node::Node;
 
 /// Pulls.
 pub async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -> Result<PullImageResponse, Error> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proto::v1::{RemoveContainerRequest, RemoveContainerResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::teardown;
+use crate::lifecycle::teardown;
+use crate::state::node::Node;
 
 /// Removes it.
 pub async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {

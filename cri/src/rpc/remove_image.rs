@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::{RemoveImageRequest, RemoveImageResponse};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Removes it.
 pub async fn call(node: &Arc<Node>, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {

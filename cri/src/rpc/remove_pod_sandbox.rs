@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proto::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::teardown::{self, Until};
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::node::Node;
 
 /// Removes it.
 pub async fn call(node: &Arc<Node>, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse, Error> {

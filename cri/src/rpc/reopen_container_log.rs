@@ -6,7 +6,7 @@ use proto::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
 use super::running;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Reopens it.
 pub async fn call(node: &Arc<Node>, request: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse, Error> {

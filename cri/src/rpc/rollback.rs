@@ -7,7 +7,7 @@ use proto::admin::{RollbackRequest, RollbackResponse};
 use runtime::ContainerState;
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Rolls it back.
 pub async fn call(node: &Arc<Node>, request: RollbackRequest) -> Result<RollbackResponse, Error> {

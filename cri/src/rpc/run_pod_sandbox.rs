@@ -12,11 +12,12 @@ use tracing::warn;
 
 use super::delivery;
 use crate::error::Error;
-use crate::names::{self, Claim, Claimed, Fingerprint, Ticket};
-use crate::node::{Node, now};
-use crate::record::{PodPhase, PodRecord, Wire};
-use crate::teardown::{self, Until};
-use crate::{spares, translate};
+use crate::lifecycle::spares;
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::names::{self, Claim, Claimed, Fingerprint, Ticket};
+use crate::state::node::{Node, now};
+use crate::state::record::{PodPhase, PodRecord, Wire};
+use crate::translate;
 
 /// Makes the pod, or answers with the one that this request has made already.
 pub async fn call(node: &Arc<Node>, request: Request<RunPodSandboxRequest>) -> Result<RunPodSandboxResponse, Error> {

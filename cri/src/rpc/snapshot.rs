@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::admin::{SnapshotRequest, SnapshotResponse};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Takes the snapshot.
 pub async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {

@@ -8,9 +8,9 @@ use proto::v1::{ContainerEventType, StartContainerRequest, StartContainerRespons
 use tracing::warn;
 
 use crate::error::{Backend, Error};
-use crate::exits;
-use crate::node::{Node, nanoseconds, now};
-use crate::record::{ContainerPhase, Ended, PodPhase};
+use crate::lifecycle::exits;
+use crate::state::node::{Node, nanoseconds, now};
+use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
 /// The exit code of a container that could not be started.
 const START_ERROR: i32 = 128;
@@ -46,7 +46,7 @@ fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
 fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let record = node.store.container(id).ok_or_else(|| Error::NotFound { what: format!("container {id}") })?;
     if record.phase != ContainerPhase::Created {
-        let state = crate::answer::container::state(&record).as_str_name();
+        let state = crate::translate::answer::container::state(&record).as_str_name();
         return Err(Error::State {
             what: format!("container {} is in {state} state: it cannot be started", id.short()),
         });

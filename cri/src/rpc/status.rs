@@ -11,7 +11,7 @@ use proto::v1::{
 use serde_json::json;
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// The conditions that kubelet looks for.
 const RUNTIME_READY: &str = "RuntimeReady";

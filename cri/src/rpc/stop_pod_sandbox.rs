@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proto::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
-use crate::teardown::{self, Until};
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// Stops it.
 pub async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {

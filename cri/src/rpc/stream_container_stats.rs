@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 
 use super::{Parts, list_container_stats, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>, request: StreamContainerStatsRequest) -> Parts<StreamContainerStatsResponse> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::{StreamContainersRequest, StreamContainersResponse};
 
 use super::{Parts, list_containers, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {

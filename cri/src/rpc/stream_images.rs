@@ -6,7 +6,7 @@ use proto::v1::{StreamImagesRequest, StreamImagesResponse};
 
 use super::{Parts, list_images, parts};
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {

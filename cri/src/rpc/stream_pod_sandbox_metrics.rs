@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::StreamPodSandboxMetricsResponse;
 
 use super::{Parts, list_pod_sandbox_metrics, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub async fn call(node: &Arc<Node>) -> Parts<StreamPodSandboxMetricsResponse> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 
 use super::{Parts, list_pod_sandbox, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
 pub fn call(node: &Arc<Node>, request: StreamPodSandboxesRequest) -> Parts<StreamPodSandboxesResponse> {

@@ -6,8 +6,8 @@ use host::ContainerId;
 use proto::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::ContainerPhase;
+use crate::state::node::Node;
+use crate::state::record::ContainerPhase;
 use crate::translate;
 
 /// Changes them.
@@ -28,7 +28,7 @@ pub async fn call(
 fn update(node: &Node, id: &ContainerId, wanted: &LinuxContainerResources) -> Result<(), Error> {
     let record = node.store.container(id).ok_or_else(|| Error::NotFound { what: format!("container {id}") })?;
     if !matches!(record.phase, ContainerPhase::Created | ContainerPhase::Running { .. }) {
-        let state = crate::answer::container::state(&record).as_str_name();
+        let state = crate::translate::answer::container::state(&record).as_str_name();
         return Err(Error::State { what: format!("container {} is in {state} state", id.short()) });
     }
     node.runtime.update_container(id, &translate::container_resources(Some(wanted))?)?;

@@ -8,8 +8,8 @@ use proto::v1::{
 };
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 use crate::translate;
 
 /// Changes them.

@@ -7,7 +7,7 @@ use proto::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Makes it the pod network. Empty: nothing changes, as with other servers. Where the configuration names pod networks,
 /// they stand, since somebody chose them.

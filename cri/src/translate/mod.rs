@@ -2,6 +2,7 @@
 //! field is honoured, or refused with its name and value, or listed with a reason in docs/coverage.md. All of it is pure:
 //! what the file system or the kernel must be asked for is asked by the backends.
 
+pub mod answer;
 mod container;
 mod dns;
 mod mounts;

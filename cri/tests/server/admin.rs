@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
-use cri::{admin, snapshots};
+use cri::server::{admin, snapshots};
 use proto::admin::*;
 use proto::v1::*;
 use tonic::Code;

@@ -1,7 +1,7 @@
 //! What happens when something is used up: addresses, host ports, the disk of the records, the room in one message. A clear
 //! error, nothing half made, what is there goes on, and once there is room again it works again.
 
-use cri::server::MESSAGE_LIMIT;
+use cri::server::daemon::MESSAGE_LIMIT;
 use proto::v1::*;
 use tonic::{Code, Status};
 

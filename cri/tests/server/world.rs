@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cri::config::Config;
-use cri::node::{Backends, Node, Opening};
-use cri::server::{self, MESSAGE_LIMIT, Server};
+use cri::server::daemon::{self as server, MESSAGE_LIMIT, Server};
+use cri::state::node::{Backends, Node, Opening};
 use host::fault::Faults;
 use host::worker::Workers;
 use hyper_util::rt::TokioIo;
@@ -196,7 +196,7 @@ impl Running {
 
     /// A client of the admin service.
     pub(crate) fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.connect(cri::admin::socket(&self.node.config.state)))
+        AdminClient::new(self.connect(cri::server::admin::socket(&self.node.config.state)))
     }
 
     fn connect(&self, socket: PathBuf) -> Channel {

@@ -16,11 +16,15 @@ use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminService};
-use crate::deliver::{DeliverLayer, Gate};
-use crate::node::{Backends, Node, Opening};
-use crate::service::Service;
-use crate::{connections, directories, reconcile, recover, spares};
+use crate::lifecycle::reconcile;
+use crate::lifecycle::recover;
+use crate::lifecycle::spares;
+use crate::server::admin::{self, AdminService};
+use crate::server::connections;
+use crate::server::deliver::{DeliverLayer, Gate};
+use crate::server::directories;
+use crate::server::service::Service;
+use crate::state::node::{Backends, Node, Opening};
 
 /// The largest message either way, in bytes: what kubelet and crictl accept.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -60,7 +64,7 @@ pub enum ServeError {
 /// A server that holds its lock and its sockets, and has not answered anything yet.
 pub struct Server {
     node: Arc<Node>,
-    loaded: crate::record::Loaded,
+    loaded: crate::state::record::Loaded,
     listener: UnixListener,
     socket: PathBuf,
     admin: UnixListener,

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::events::Events;
-use crate::locks::Locks;
-use crate::names::{self, Names};
-use crate::record::{Disk, Loaded, Unreadable};
-use crate::samples::Samples;
-use crate::spares::Spares;
-use crate::store::Store;
+use crate::lifecycle::events::Events;
+use crate::lifecycle::spares::Spares;
+use crate::state::locks::Locks;
+use crate::state::names::{self, Names};
+use crate::state::record::{Disk, Loaded, Unreadable};
+use crate::state::samples::Samples;
+use crate::state::store::Store;
 
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";
@@ -90,7 +90,7 @@ pub struct Opening {
 }
 
 impl Node {
-    /// Reads the records. The kernel is not looked at before [`crate::recover::run`]. Blocking.
+    /// Reads the records. The kernel is not looked at before [`crate::lifecycle::recover::run`]. Blocking.
     ///
     /// # Errors
     /// The records cannot be read, or the pod networks are no networks for pods.
@@ -159,7 +159,7 @@ impl Node {
         network::ipam::check(networks)?;
         self.network.configure(networks)?;
         self.addresses().configured = true;
-        self.store.disk().apply(&[crate::record::Change::PutPodNetworks(networks)])?;
+        self.store.disk().apply(&[crate::state::record::Change::PutPodNetworks(networks)])?;
         self.set_pool(networks)?;
         self.spares.wake();
         Ok(())

@@ -8,7 +8,7 @@ use proto::admin::{ListSnapshotsRequest, RollbackRequest, SnapshotRequest};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use crate::admin;
+use crate::server::admin;
 
 /// Keeps a container's root as it is now, under a name.
 ///

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::{ContainerId, PodId};
 use runtime::ContainerState;
 
-use crate::record::{ContainerPhase, PodPhase};
+use crate::state::record::{ContainerPhase, PodPhase};
 
 /// What the records say.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +145,7 @@ mod tests {
     use runtime::{ContainerState, Exit, Started};
 
     use super::{Action, Found, Known, plan};
-    use crate::record::{ContainerPhase, Ended, PodPhase};
+    use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
     fn pod_id() -> PodId {
         "a".repeat(64).parse().unwrap()

@@ -11,8 +11,8 @@ use proto::v1::{ContainerMetadata, PodSandboxMetadata};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::deliver::Delivery;
 use crate::error::Error;
+use crate::server::deliver::Delivery;
 
 /// The name of a pod: what containerd calls it.
 #[must_use]
@@ -188,8 +188,8 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::{Claim, Claimed, Fingerprint, Names};
-    use crate::deliver::Delivery;
     use crate::error::Error;
+    use crate::server::deliver::Delivery;
 
     fn claim<'a>(id: &'a str, request: u8, delivery: &'a Delivery) -> Claim<'a> {
         Claim { what: "sandbox", name: "a", id, fingerprint: Fingerprint([request; 32]), delivery }

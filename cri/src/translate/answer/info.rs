@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::node::Node;
-use crate::record::{ContainerPhase, ContainerRecord, PodRecord};
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, ContainerRecord, PodRecord};
 
 /// The entry's name.
 const INFO: &str = "info";

@@ -11,9 +11,9 @@ use proto::v1::ContainerEventType;
 use tracing::warn;
 
 use crate::error::Error;
-use crate::exits;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::lifecycle::exits;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// How often it is looked: as often as kubelet lists pods.
 const INTERVAL: Duration = Duration::from_secs(1);

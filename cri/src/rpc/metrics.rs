@@ -5,8 +5,8 @@ use network::Counters;
 use proto::v1::{ContainerMetrics, Metric, MetricType, PodSandboxMetrics, UInt64Value};
 use runtime::Usage;
 
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, ContainerRecord, PodRecord};
+use crate::state::node::{Node, now};
+use crate::state::record::{ContainerPhase, ContainerRecord, PodRecord};
 
 /// A metric's name, meaning and labels.
 #[derive(Debug, Clone, Copy)]

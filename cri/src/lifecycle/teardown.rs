@@ -6,10 +6,10 @@ use host::{ContainerId, PodId};
 use proto::v1::ContainerEventType;
 
 use crate::error::{Attempts, Error};
-use crate::exits;
-use crate::names;
-use crate::node::Node;
-use crate::record::{Change, ContainerPhase, ContainerRecord, PodPhase, PodRecord};
+use crate::lifecycle::exits;
+use crate::state::names;
+use crate::state::node::Node;
+use crate::state::record::{Change, ContainerPhase, ContainerRecord, PodPhase, PodRecord};
 
 /// How much of a pod is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

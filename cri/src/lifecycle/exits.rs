@@ -10,10 +10,10 @@ use proto::v1::ContainerEventType;
 use runtime::{ContainerState, Exit, Started};
 use tracing::{debug, warn};
 
-use crate::capture::awaited;
 use crate::error::Error;
-use crate::node::{Node, nanoseconds, now};
-use crate::record::{ContainerPhase, Ended};
+use crate::rpc::capture::awaited;
+use crate::state::node::{Node, nanoseconds, now};
+use crate::state::record::{ContainerPhase, Ended};
 
 /// The exit code of a container of which nobody knows how it ended, as containerd has it.
 pub const UNKNOWN_EXIT: i32 = 255;

@@ -14,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::{Config, RootfsKind};
-use crate::directories;
-use crate::node::{Backends, Opening};
 use crate::rpc::version::RUNTIME_NAME;
-use crate::server::{self, Server};
+use crate::server::daemon::{self, Server};
+use crate::server::directories;
+use crate::state::node::{Backends, Opening};
 
 /// Open files: some for each container, exec and stream. Not more than the system allows, and not without bound either:
 /// containers inherit the limit, and some programs close every descriptor that they might have.
@@ -33,7 +33,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     config.check()?;
     log_to_stderr(&config)?;
     raise_file_limit()?;
-    let lock = server::lock(&config.root)?;
+    let lock = daemon::lock(&config.root)?;
     directories::close_state(&config)
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;
     let runtime =

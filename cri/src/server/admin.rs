@@ -7,9 +7,9 @@ use proto::admin::admin_server::Admin;
 use proto::admin::*;
 use tonic::{Request, async_trait};
 
-use crate::node::Node;
 use crate::rpc;
-use crate::service::{Answer, answer};
+use crate::server::service::{Answer, answer};
+use crate::state::node::Node;
 
 /// Where the service listens.
 #[must_use]

@@ -9,8 +9,8 @@ use proto::v1::{
 };
 
 use super::selects;
-use crate::node::Node;
-use crate::record::{ContainerPhase, PodPhase, PodRecord};
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, PodPhase, PodRecord};
 
 /// Its state.
 #[must_use]

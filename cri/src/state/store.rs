@@ -10,7 +10,7 @@ use host::{ContainerId, PodId};
 use ipnetwork::IpNetwork;
 
 use crate::error::Error;
-use crate::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord, RecordError};
+use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord, RecordError};
 
 /// The records, in memory and on disk.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use proto::v1::{ContainerEventResponse, ContainerEventType};
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
-use crate::record::{ContainerRecord, PodRecord};
+use crate::state::node::{Node, now};
+use crate::state::record::{ContainerRecord, PodRecord};
+use crate::translate::answer;
 
 /// How many events a client may be behind: the start of 250 pods with two containers each.
 const BACKLOG: usize = 2048;

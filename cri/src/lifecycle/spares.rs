@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::Change;
-use crate::teardown;
+use crate::lifecycle::teardown;
+use crate::state::node::Node;
+use crate::state::record::Change;
 
 /// How long to wait after a spare could not be made: pods are made without one meanwhile.
 const RETRY: Duration = Duration::from_secs(10);

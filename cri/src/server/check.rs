@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use host::Need;
 
 use crate::config::Config;
-use crate::{directories, serve};
+use crate::server::directories;
+use crate::server::serve;
 
 /// Prints every need of the node and whether it holds; the answer is whether all that are required do.
 ///

@@ -10,10 +10,10 @@ use runtime::ContainerState;
 use tracing::{error, info, warn};
 
 use crate::error::Error;
-use crate::exits;
-use crate::node::{Node, nanoseconds};
-use crate::record::{ContainerPhase, Loaded};
-use crate::teardown::{self, Until};
+use crate::lifecycle::exits;
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::node::{Node, nanoseconds};
+use crate::state::record::{ContainerPhase, Loaded};
 
 pub use plan::{Action, Found, Known, plan};
 

@@ -8,8 +8,8 @@ use proto::v1::*;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::error::Error;
-use crate::node::Node;
 use crate::rpc::{self, Parts};
+use crate::state::node::Node;
 
 /// Both services. A clone is the same server.
 #[derive(Clone)]

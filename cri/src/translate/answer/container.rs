@@ -6,8 +6,8 @@ use proto::v1::{
 };
 
 use super::selects;
-use crate::node::Node;
-use crate::record::{ContainerPhase, ContainerRecord, Ended};
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, ContainerRecord, Ended};
 
 /// Its state. One that is being removed is as it was before.
 #[must_use]
