@@ -239,7 +239,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Value`] when `address` is not `unix://` and an absolute path.
-    pub fn socket(&self) -> Result<PathBuf, ConfigError> {
+    pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
             key: "address",
@@ -275,7 +275,7 @@ impl Config {
 ///
 /// # Errors
 /// [`ConfigError::Value`] with `key`.
-pub fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
+fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
     for (index, cidr) in cidrs.iter().enumerate() {
         let room = if cidr.is_ipv4() { 32 } else { 128 } - cidr.prefix();
         if room < 2 {

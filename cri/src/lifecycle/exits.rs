@@ -1,27 +1,33 @@
 //! How the end of a container becomes known: a task per running container waits on the descriptor that the runtime gives,
 //! and whoever learns of the end, that task or a tear-down, notes it once.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::ContainerId;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use proto::v1::ContainerEventType;
 use runtime::{ContainerState, Exit, Started};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tracing::{debug, warn};
 
 use crate::error::Error;
-use crate::rpc::capture::awaited;
-use crate::state::node::{Node, nanoseconds, now};
+use crate::lifecycle::events;
+use crate::state::clock::{nanoseconds, now};
+use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Ended};
 
 /// The exit code of a container of which nobody knows how it ended, as containerd has it.
-pub const UNKNOWN_EXIT: i32 = 255;
+pub(crate) const UNKNOWN_EXIT: i32 = 255;
 /// How long to wait before the runtime is asked again after it could not say.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Waits for the end of a container that runs, in a task of its own.
-pub fn watch(node: &Arc<Node>, id: ContainerId) {
+pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
     let node = node.clone();
     tokio::spawn(async move {
         loop {
@@ -42,6 +48,17 @@ pub fn watch(node: &Arc<Node>, id: ContainerId) {
     });
 }
 
+/// A descriptor that is read without blocking.
+///
+/// # Errors
+/// It cannot be polled: it is a regular file.
+#[expect(deprecated, reason = "its successor is unsafe for types whose descriptor may change; a File's does not")]
+pub(crate) fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
+    let flags = OFlag::from_bits_retain(fcntl(descriptor.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(descriptor.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    AsyncFd::with_interest(File::from(descriptor), Interest::READABLE)
+}
+
 async fn wait(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
     let id = id.clone();
     let descriptor: OwnedFd = node.block(move |node| node.runtime.exit_descriptor(&id)).await?;
@@ -56,7 +73,7 @@ async fn wait(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
 ///
 /// # Errors
 /// The runtime does not know now.
-pub fn note(node: &Node, id: &ContainerId) -> Result<bool, Error> {
+pub(crate) fn note(node: &Node, id: &ContainerId) -> Result<bool, Error> {
     let Some(record) = node.store.container(id) else { return Ok(true) };
     if !matches!(record.phase, ContainerPhase::Running { .. }) {
         return Ok(true);
@@ -74,7 +91,7 @@ pub fn note(node: &Node, id: &ContainerId) -> Result<bool, Error> {
 }
 
 /// Notes this end of a container that runs, as the records have it. Blocking.
-pub fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
+pub(crate) fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
     let (changed, written) = node.store.learn_container(id, |record| {
         if matches!(record.phase, ContainerPhase::Running { .. }) {
             record.phase = ContainerPhase::Exited(ended);
@@ -85,13 +102,13 @@ pub fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
         warn!(container = id.short(), "the exit is known but not on disk: {}", host::chain(&error));
     }
     if changed && let Some(record) = node.store.container(id) {
-        node.tell_container(&record, ContainerEventType::ContainerStoppedEvent);
+        events::publish_container(node, &record, ContainerEventType::ContainerStoppedEvent);
     }
     node.exits.send_modify(|count| *count += 1);
 }
 
 /// Waits until a container does not run as the records have it; false when it still does at the deadline.
-pub async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
+pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
     let mut exits = node.exits.subscribe();
     let ended = async {
         loop {
@@ -113,7 +130,7 @@ pub async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Instant>) 
 
 /// An end as the runtime tells it, in CRI's words.
 #[must_use]
-pub fn ended(started: Started, exit: Exit) -> Ended {
+pub(crate) fn ended(started: Started, exit: Exit) -> Ended {
     let reason = match exit.code {
         _ if exit.out_of_memory => "OOMKilled",
         0 => "Completed",
@@ -130,7 +147,7 @@ pub fn ended(started: Started, exit: Exit) -> Ended {
 
 /// An end that nobody saw, in containerd's words.
 #[must_use]
-pub fn unknown(phase: &ContainerPhase, message: &str) -> Ended {
+pub(crate) fn unknown(phase: &ContainerPhase, message: &str) -> Ended {
     let started_at = if let ContainerPhase::Running { started_at, .. } = phase { *started_at } else { 0 };
     Ended {
         started_at,

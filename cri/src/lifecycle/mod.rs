@@ -1,8 +1,8 @@
 //! What happens to pods and containers beside the requests: recovery, exits, tear-down, spares, events.
 
-pub mod events;
-pub mod exits;
-pub mod reconcile;
-pub mod recover;
-pub mod spares;
-pub mod teardown;
+pub(crate) mod events;
+pub(crate) mod exits;
+pub(crate) mod reconcile;
+pub(crate) mod recover;
+pub(crate) mod spares;
+pub(crate) mod teardown;

@@ -11,6 +11,7 @@ use proto::v1::ContainerEventType;
 use tracing::warn;
 
 use crate::error::Error;
+use crate::lifecycle::events;
 use crate::lifecycle::exits;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
@@ -21,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LOST: &str = "the kernel has lost it: somebody removed its jail or a namespace, or killed its init";
 
 /// Looks until the server stops.
-pub async fn keep(node: Arc<Node>) {
+pub(crate) async fn keep(node: Arc<Node>) {
     let mut failing = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -67,6 +68,6 @@ fn lose(node: &Node, id: &PodId) {
     }
     if changed && let Some(record) = node.store.pod(id) {
         warn!(pod = id.short(), "it is not ready: {LOST}");
-        node.tell_pod(&record, ContainerEventType::ContainerStoppedEvent);
+        events::publish_pod(node, &record, ContainerEventType::ContainerStoppedEvent);
     }
 }

@@ -6,6 +6,7 @@ use host::{ContainerId, PodId};
 use proto::v1::ContainerEventType;
 
 use crate::error::{Attempts, Error};
+use crate::lifecycle::events;
 use crate::lifecycle::exits;
 use crate::state::names;
 use crate::state::node::Node;
@@ -13,7 +14,7 @@ use crate::state::record::{Change, ContainerPhase, ContainerRecord, PodPhase, Po
 
 /// How much of a pod is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub(crate) enum Until {
     /// Everything that the kernel holds; the records of it and its containers stay, and their root file systems.
     Stopped,
     /// That, and everything else.
@@ -24,7 +25,7 @@ pub enum Until {
 ///
 /// # Errors
 /// All that went wrong; the pod then stays [`PodPhase::Stopping`].
-pub fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
+pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
     // What cannot be written down is not begun: after a crash half way nobody would finish it.
     let record = node.store.change_pod(id, |record| record.phase = record.phase.max(PodPhase::Stopping))?;
     let was_running = record.as_ref().is_some_and(|record| record.attachment.is_some());
@@ -54,7 +55,7 @@ pub fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
         node.release(&record.network.addresses);
     }
     if was_running {
-        node.tell_pod(stopped.as_deref().unwrap_or(&record), ContainerEventType::ContainerStoppedEvent);
+        events::publish_pod(node, stopped.as_deref().unwrap_or(&record), ContainerEventType::ContainerStoppedEvent);
     }
     if until == Until::Removed { forget_pod(node, &record) } else { Ok(()) }
 }
@@ -64,7 +65,7 @@ fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {
     if let Some(metadata) = &record.config.metadata {
         node.names.release(&names::of_pod(metadata), record.id.as_str());
     }
-    node.tell_pod(record, ContainerEventType::ContainerDeletedEvent);
+    events::publish_pod(node, record, ContainerEventType::ContainerDeletedEvent);
     Ok(())
 }
 
@@ -79,7 +80,7 @@ fn kernel_objects(node: &Node, id: &PodId, attempts: &mut Attempts) {
 ///
 /// # Errors
 /// A process that does not die.
-pub fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error> {
+pub(crate) fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     match node.runtime.kill_container(id) {
         Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
@@ -94,7 +95,7 @@ pub fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error> {
 ///
 /// # Errors
 /// All that went wrong; the container then stays [`ContainerPhase::Removing`].
-pub fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
+pub(crate) fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let mut attempts = Attempts::default();
     attempts.note(stop_container(node, id));
     let record = node.store.change_container(id, begin_removal)?;
@@ -110,7 +111,7 @@ pub fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     if let (Some(metadata), Some(pod)) = (&record.config.metadata, pod.and_then(|pod| pod.config.metadata.clone())) {
         node.names.release(&names::of_container(metadata, &pod), id.as_str());
     }
-    node.tell_container(&record, ContainerEventType::ContainerDeletedEvent);
+    events::publish_container(node, &record, ContainerEventType::ContainerDeletedEvent);
     Ok(())
 }
 
@@ -128,7 +129,7 @@ fn begin_removal(record: &mut ContainerRecord) {
 ///
 /// # Errors
 /// All that went wrong; its record stays.
-pub fn spare(node: &Node, id: &PodId) -> Result<(), Error> {
+pub(crate) fn spare(node: &Node, id: &PodId) -> Result<(), Error> {
     let mut attempts = Attempts::default();
     kernel_objects(node, id, &mut attempts);
     attempts.finish(|| format!("cannot remove spare {}", id.short()))?;

@@ -8,12 +8,13 @@ use proto::v1::{
 };
 
 use crate::error::Error;
-use crate::state::node::{Node, now};
+use crate::state::clock::now;
+use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord};
 use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let stats = node.block(move |node| of(node, &container)).await;
     Ok(ContainerStatsResponse { stats: Some(stats) })
@@ -22,7 +23,7 @@ pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<Co
 /// What a container uses. What the kernel does not tell, because the container does not run or at all, is left out.
 /// Blocking.
 #[must_use]
-pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
+pub(crate) fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
     let attributes = Some(answer::container::attributes(record));
     let writable_layer = writable_layer(node, record);
     if node.store.container(&record.id).is_none() {
@@ -78,6 +79,6 @@ fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsa
 
 /// A number as CRI wraps it.
 #[must_use]
-pub fn value(number: Option<u64>) -> Option<UInt64Value> {
+pub(crate) fn value(number: Option<u64>) -> Option<UInt64Value> {
     number.map(|value| UInt64Value { value })
 }

@@ -11,16 +11,18 @@ use runtime::spec::ContainerSpec;
 use tonic::Request;
 use tracing::warn;
 
-use super::delivery;
+use super::extensions::delivery;
 use crate::error::{Backend, Error};
+use crate::lifecycle::events;
 use crate::lifecycle::teardown;
+use crate::state::clock::now;
 use crate::state::names::{self, Claim, Claimed, Fingerprint, Ticket};
-use crate::state::node::{Node, now};
+use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, Made, PodPhase, PodRecord, Wire};
 use crate::translate;
 
 /// Makes the container, or answers with the one that this request has made already.
-pub async fn call(
+pub(crate) async fn call(
     node: &Arc<Node>,
     request: Request<CreateContainerRequest>,
 ) -> Result<CreateContainerResponse, Error> {
@@ -69,7 +71,7 @@ fn make(node: &Node, wanted: Wanted, ticket: Ticket) -> Result<(), Error> {
     match try_make(node, wanted) {
         Ok(record) => {
             ticket.made();
-            node.tell_container(&record, ContainerEventType::ContainerCreatedEvent);
+            events::publish_container(node, &record, ContainerEventType::ContainerCreatedEvent);
             Ok(())
         }
         Err(error) => {

@@ -12,7 +12,7 @@ use crate::state::node::Node;
 use crate::translate::answer::info::pruned;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
     if name.is_empty() {
         return Err(Error::missing("image.image"));

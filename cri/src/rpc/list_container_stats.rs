@@ -12,12 +12,15 @@ use crate::state::node::Node;
 use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: ListContainerStatsRequest,
+) -> Result<ListContainerStatsResponse, Error> {
     whole(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
 /// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.
-pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
+pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = ContainerFilter {
         id: filter.id,

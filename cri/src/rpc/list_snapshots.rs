@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::state::node::Node;
 
 /// Lists them.
-pub async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let names = node.block(move |node| node.images.snapshots(&container.id)).await?;
     Ok(ListSnapshotsResponse { names })

@@ -9,12 +9,13 @@ use proto::v1::{
 
 use super::container_stats::{self, value};
 use crate::error::Error;
-use crate::state::node::{Node, now};
+use crate::state::clock::now;
+use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, PodRecord};
 use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     let stats = node.block(move |node| of(node, &pod)).await;
     Ok(PodSandboxStatsResponse { stats: Some(stats) })
@@ -22,7 +23,7 @@ pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<P
 
 /// What a pod uses. Blocking.
 #[must_use]
-pub fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
+pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
     let timestamp = now();
     let mut running = node.store.containers_of(&pod.id);
     running.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));

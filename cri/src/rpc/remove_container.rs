@@ -9,7 +9,7 @@ use crate::lifecycle::teardown;
 use crate::state::node::Node;
 
 /// Removes it.
-pub async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
     let container = match node.store.find_container(&request.container_id) {
         Ok(container) => container,
         Err(Error::NotFound { .. }) => return Ok(RemoveContainerResponse {}),

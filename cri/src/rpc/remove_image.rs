@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::state::node::Node;
 
 /// Removes it.
-pub async fn call(node: &Arc<Node>, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
     if name.is_empty() {
         return Err(Error::missing("image.image"));

@@ -9,7 +9,10 @@ use crate::error::Error;
 use crate::state::node::Node;
 
 /// Reopens it.
-pub async fn call(node: &Arc<Node>, request: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: ReopenContainerLogRequest,
+) -> Result<ReopenContainerLogResponse, Error> {
     let container = running(node, &request.container_id)?;
     node.block(move |node| node.runtime.reopen_log(&container.id)).await?;
     Ok(ReopenContainerLogResponse {})

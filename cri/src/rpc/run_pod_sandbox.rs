@@ -10,17 +10,22 @@ use runtime::spec::Scope;
 use tonic::Request;
 use tracing::warn;
 
-use super::delivery;
+use super::extensions::delivery;
 use crate::error::Error;
+use crate::lifecycle::events;
 use crate::lifecycle::spares;
 use crate::lifecycle::teardown::{self, Until};
+use crate::state::clock::now;
 use crate::state::names::{self, Claim, Claimed, Fingerprint, Ticket};
-use crate::state::node::{Node, now};
+use crate::state::node::Node;
 use crate::state::record::{PodPhase, PodRecord, Wire};
 use crate::translate;
 
 /// Makes the pod, or answers with the one that this request has made already.
-pub async fn call(node: &Arc<Node>, request: Request<RunPodSandboxRequest>) -> Result<RunPodSandboxResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: Request<RunPodSandboxRequest>,
+) -> Result<RunPodSandboxResponse, Error> {
     let delivery = delivery(&request);
     let request = request.into_inner();
     let fingerprint = Fingerprint::of(&request);
@@ -70,8 +75,8 @@ fn make(node: &Node, wanted: Wanted, ticket: Ticket) -> Result<(), Error> {
     match try_make(node, wanted) {
         Ok(record) => {
             ticket.made();
-            node.tell_pod(&record, ContainerEventType::ContainerCreatedEvent);
-            node.tell_pod(&record, ContainerEventType::ContainerStartedEvent);
+            events::publish_pod(node, &record, ContainerEventType::ContainerCreatedEvent);
+            events::publish_pod(node, &record, ContainerEventType::ContainerStartedEvent);
             Ok(())
         }
         Err(error) => {

@@ -18,7 +18,7 @@ const RUNTIME_READY: &str = "RuntimeReady";
 const NETWORK_READY: &str = "NetworkReady";
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
     let (runtime, network) = node.block(|node| (runtime_needs(node), network_needs(node))).await;
     let conditions = vec![
         condition(RUNTIME_READY, "RuntimeNotReady", &runtime),

@@ -10,7 +10,7 @@ use crate::state::node::Node;
 use crate::state::record::PodPhase;
 
 /// Stops it.
-pub async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
     let id = match node.store.find_pod(&request.pod_sandbox_id) {
         Ok(pod) => pod.id.clone(),
         Err(Error::NotFound { .. }) => return Ok(StopPodSandboxResponse {}),

@@ -8,7 +8,10 @@ use super::{Parts, list_container_stats, parts};
 use crate::state::node::Node;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: StreamContainerStatsRequest) -> Parts<StreamContainerStatsResponse> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: StreamContainerStatsRequest,
+) -> Parts<StreamContainerStatsResponse> {
     let stats = list_container_stats::stats(node, request.filter).await;
     parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })
 }

@@ -8,6 +8,6 @@ use super::{Parts, list_containers, parts};
 use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
+pub(crate) fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
     parts(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
 }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {
     let images = list_images::items(node, request.filter)?;
     Ok(parts(images, |images| StreamImagesResponse { images }))
 }

@@ -8,7 +8,7 @@ use super::{Parts, list_pod_sandbox, parts};
 use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: StreamPodSandboxesRequest) -> Parts<StreamPodSandboxesResponse> {
+pub(crate) fn call(node: &Arc<Node>, request: StreamPodSandboxesRequest) -> Parts<StreamPodSandboxesResponse> {
     let pods = list_pod_sandbox::items(node, request.filter);
     parts(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
 }

@@ -11,7 +11,7 @@ use crate::state::record::ContainerPhase;
 use crate::translate;
 
 /// Changes them.
-pub async fn call(
+pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse, Error> {
@@ -37,7 +37,7 @@ fn update(node: &Node, id: &ContainerId, wanted: &LinuxContainerResources) -> Re
 }
 
 /// What is set changes, and what is not stays: CRI's and containerd's rule.
-pub fn merge(current: &mut LinuxContainerResources, wanted: &LinuxContainerResources) {
+pub(crate) fn merge(current: &mut LinuxContainerResources, wanted: &LinuxContainerResources) {
     fn set<T: PartialEq + Default + Clone>(current: &mut T, wanted: &T) {
         if *wanted != T::default() {
             *current = wanted.clone();

@@ -13,7 +13,7 @@ use crate::state::record::PodPhase;
 use crate::translate;
 
 /// Changes them.
-pub async fn call(
+pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Error> {

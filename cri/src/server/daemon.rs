@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::lifecycle::reconcile;
 use crate::lifecycle::recover;
 use crate::lifecycle::spares;
+use crate::rpc::MESSAGE_LIMIT;
 use crate::server::admin::{self, AdminService};
 use crate::server::connections;
 use crate::server::deliver::{DeliverLayer, Gate};
@@ -26,8 +27,6 @@ use crate::server::directories;
 use crate::server::service::Service;
 use crate::state::node::{Backends, Node, Opening};
 
-/// The largest message either way, in bytes: what kubelet and crictl accept.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
 /// Calls under way at once on one connection: kubelet has some dozens, and each may hold a thread that blocks.
 const CALLS_PER_CONNECTION: usize = 256;
 /// How long calls that are under way may take once the server is told to stop.
@@ -111,7 +110,7 @@ impl Server {
         }
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
-        node.events.close();
+        node.subscribers.close();
         keepers.iter().for_each(tokio::task::JoinHandle::abort);
         node.streaming.stop().await;
         let outcome = tokio::time::timeout(STOP_GRACE, serving).await;
@@ -125,7 +124,7 @@ impl Server {
                 warn!("cannot remove {}: {failed}", socket.display());
             }
         }
-        node.store.disk().close();
+        node.close_records();
         drop(lock);
         match outcome {
             Ok(Ok(served)) => Ok(served?),

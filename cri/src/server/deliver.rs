@@ -9,11 +9,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, debug, info_span, warn};
+
+use crate::rpc::extensions::{Deadline, Gone};
+use crate::state::names::Delivery;
+use crate::status;
 
 /// The header that a gRPC client's deadline comes in.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -23,50 +26,13 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 /// A call that takes longer is worth a line at level info.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Whether the answer to a request was handed to its client. A clone is the same answer.
-#[derive(Debug, Clone, Default)]
-pub struct Delivery(Arc<AtomicBool>);
-
-impl Delivery {
-    /// One that was delivered.
-    #[must_use]
-    pub fn done() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
-    }
-
-    /// Whether it was delivered.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// It was delivered.
-    pub fn set_done(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// Cancelled once the client has gone away without its answer.
-#[derive(Debug, Clone, Default)]
-pub struct Gone(pub CancellationToken);
-
-/// When the client stops waiting; None: never.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Deadline(pub Option<Instant>);
-
-impl Deadline {
-    fn is_past(self) -> bool {
-        self.0.is_some_and(|at| at <= Instant::now())
-    }
-}
-
 /// Whether the server can answer yet.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
+pub(crate) struct Gate(Arc<AtomicBool>);
 
 impl Gate {
     /// From now on calls are answered.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.store(true, Ordering::Release);
     }
 
@@ -77,9 +43,9 @@ impl Gate {
 
 /// Wraps the services of a server.
 #[derive(Debug, Clone)]
-pub struct DeliverLayer {
+pub(crate) struct DeliverLayer {
     /// Closed until recovery is done.
-    pub gate: Gate,
+    pub(crate) gate: Gate,
 }
 
 impl<S> Layer<S> for DeliverLayer {
@@ -92,7 +58,7 @@ impl<S> Layer<S> for DeliverLayer {
 
 /// A service whose calls are delivered.
 #[derive(Debug, Clone)]
-pub struct Deliver<S> {
+pub(crate) struct Deliver<S> {
     inner: S,
     gate: Gate,
 }
@@ -114,8 +80,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
         if !self.gate.is_open() {
-            let status = Status::unavailable("the server is recovering its pods and containers; try again in a moment");
-            return Box::pin(async move { Ok(status.into_http()) });
+            return Box::pin(async move { Ok(status::recovering().into_http()) });
         }
         let delivery = Delivery::default();
         request.extensions_mut().insert(delivery.clone());
@@ -133,7 +98,7 @@ where
         Box::pin(async move {
             let response = match task.await {
                 Ok(response) => response?,
-                Err(error) => Status::internal(format!("the call ended in a defect: {error}")).into_http(),
+                Err(error) => status::defect(&error).into_http(),
             };
             unless_answered.disarm();
             // A client that has stopped waiting is there until its word of it arrives.
@@ -154,7 +119,7 @@ where
     let elapsed = started.elapsed();
     let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     match Status::from_header_map(response.headers()).filter(|status| status.code() != tonic::Code::Ok) {
-        Some(status) if is_routine(status.code()) => {
+        Some(status) if status::is_routine(status.code()) => {
             debug!(milliseconds, code = ?status.code(), "{method}: {}", status.message());
         }
         Some(status) => warn!(milliseconds, code = ?status.code(), "{method}: {}", status.message()),
@@ -162,11 +127,6 @@ where
         None => debug!(milliseconds, "{method}"),
     }
     Ok(response)
-}
-
-/// What clients run into all the time: kubelet asks for containers that are gone.
-fn is_routine(code: tonic::Code) -> bool {
-    matches!(code, tonic::Code::NotFound | tonic::Code::Unimplemented)
 }
 
 fn deadline(request: &Request<Body>) -> Deadline {
@@ -199,7 +159,8 @@ mod tests {
     use tonic::body::Body;
     use tower::{Layer, Service};
 
-    use super::{DeliverLayer, Delivery, Gate, TIMEOUT_HEADER, parse_timeout};
+    use super::{DeliverLayer, Gate, TIMEOUT_HEADER, parse_timeout};
+    use crate::state::names::Delivery;
 
     /// Whether the answer to a call with this deadline counts as delivered.
     fn is_delivered(timeout: Option<&str>) -> bool {

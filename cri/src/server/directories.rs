@@ -13,21 +13,21 @@ use host::Need;
 use crate::config::Config;
 
 /// The mode of the root directory.
-pub const ROOT: u32 = 0o700;
+pub(crate) const ROOT: u32 = 0o700;
 /// The mode of the state directory.
 const STATE: u32 = 0o711;
 /// The mode of what is in it.
 const PRIVATE: u32 = 0o700;
 /// The runtime's own directory, in the state directory.
-pub const RUNTIME: &str = "runtime";
+pub(crate) const RUNTIME: &str = "runtime";
 /// The network's own, likewise.
-pub const NETWORK: &str = "network";
+pub(crate) const NETWORK: &str = "network";
 
 /// Makes the directories that are missing; those that are there stay as they are.
 ///
 /// # Errors
 /// One cannot be made.
-pub fn make(config: &Config) -> io::Result<()> {
+pub(crate) fn make(config: &Config) -> io::Result<()> {
     host::fs::make_directory(&config.root, ROOT)?;
     host::fs::make_directory(&config.state, STATE)?;
     [RUNTIME, NETWORK].iter().try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
@@ -38,7 +38,7 @@ pub fn make(config: &Config) -> io::Result<()> {
 ///
 /// # Errors
 /// A directory cannot be made, or a mode cannot be changed.
-pub fn close_state(config: &Config) -> io::Result<()> {
+pub(crate) fn close_state(config: &Config) -> io::Result<()> {
     make(config)?;
     host::fs::set_mode(&config.state, STATE)?;
     host::fs::close_to_others(&config.state)
@@ -48,7 +48,7 @@ pub fn close_state(config: &Config) -> io::Result<()> {
 ///
 /// # Errors
 /// They cannot be looked at.
-pub fn needs(config: &Config) -> io::Result<Vec<Need>> {
+pub(crate) fn needs(config: &Config) -> io::Result<Vec<Need>> {
     let open = host::fs::open_to_others(&config.state)?;
     let mut needs = vec![
         need("root directory", &config.root, host::fs::mode(&config.root)?, ROOT),

@@ -1,11 +1,11 @@
 //! The process and its sockets: what starts, serves and stops.
 
-pub mod admin;
-pub mod check;
-pub mod connections;
-pub mod daemon;
-pub mod deliver;
-pub mod directories;
-pub mod serve;
-pub mod service;
+pub(crate) mod admin;
+pub(crate) mod check;
+pub(crate) mod connections;
+pub(crate) mod daemon;
+pub(crate) mod deliver;
+pub(crate) mod directories;
+pub(crate) mod serve;
+pub(crate) mod service;
 pub mod snapshots;

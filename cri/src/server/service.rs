@@ -13,7 +13,7 @@ use crate::state::node::Node;
 
 /// Both services. A clone is the same server.
 #[derive(Clone)]
-pub struct Service(pub Arc<Node>);
+pub(crate) struct Service(pub(crate) Arc<Node>);
 
 pub(crate) type Answer<T> = Result<Response<T>, Status>;
 

@@ -13,30 +13,30 @@ const SWEEP_AT: usize = 1024;
 
 /// The locks, made when they are asked for.
 #[derive(Debug, Default)]
-pub struct Locks {
+pub(crate) struct Locks {
     table: Mutex<HashMap<String, Weak<RwLock<()>>>>,
 }
 
 /// A pod, and one of its containers, for a change of the container.
 #[derive(Debug)]
-pub struct ContainerLock {
+pub(crate) struct ContainerLock {
     _pod: OwnedRwLockReadGuard<()>,
     _container: OwnedRwLockWriteGuard<()>,
 }
 
 impl Locks {
     /// The pod for oneself.
-    pub async fn pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
+    pub(crate) async fn pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
         self.lock("pod", id.as_str()).write_owned().await
     }
 
     /// The pod together with others who change its containers.
-    pub async fn pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
+    pub(crate) async fn pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
         self.lock("pod", id.as_str()).read_owned().await
     }
 
     /// A container for oneself, in its pod.
-    pub async fn container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
+    pub(crate) async fn container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
         let pod = self.pod_shared(pod).await;
         let container = self.lock("container", id.as_str()).write_owned().await;
         ContainerLock { _pod: pod, _container: container }

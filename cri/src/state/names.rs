@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
@@ -12,28 +13,50 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::server::deliver::Delivery;
 
 /// The name of a pod: what containerd calls it.
 #[must_use]
-pub fn of_pod(metadata: &PodSandboxMetadata) -> String {
+pub(crate) fn of_pod(metadata: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
 }
 
 /// The name of a container: what containerd calls it.
 #[must_use]
-pub fn of_container(metadata: &ContainerMetadata, pod: &PodSandboxMetadata) -> String {
+pub(crate) fn of_container(metadata: &ContainerMetadata, pod: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}_{}", metadata.name, pod.name, pod.namespace, pod.uid, metadata.attempt)
+}
+
+/// Whether the answer to a request was handed to its client. A clone is the same answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Delivery(Arc<AtomicBool>);
+
+impl Delivery {
+    /// One that was delivered.
+    #[must_use]
+    pub(crate) fn done() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Whether it was delivered.
+    #[must_use]
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// It was delivered.
+    pub(crate) fn set_done(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// What tells two requests for the same name apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
+pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
     /// Of a request. Equal messages have equal bytes: proto's maps are ordered.
     #[must_use]
-    pub fn of(message: &impl Message) -> Self {
+    pub(crate) fn of(message: &impl Message) -> Self {
         let bytes = message.encode_to_vec();
         Self(Sha256::digest(&bytes).into())
     }
@@ -41,22 +64,22 @@ impl Fingerprint {
 
 /// Who asks for a name.
 #[derive(Debug)]
-pub struct Claim<'a> {
+pub(crate) struct Claim<'a> {
     /// `sandbox` or `container`: what the error says.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The name.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// The id that the object has when the name is free.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// The request.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// The answer to it.
-    pub delivery: &'a Delivery,
+    pub(crate) delivery: &'a Delivery,
 }
 
 /// What a claim gets.
 #[derive(Debug)]
-pub enum Claimed {
+pub(crate) enum Claimed {
     /// The name: make the object.
     Free(Ticket),
     /// The answer that another request with the same contents got, and its client never saw: the object's id.
@@ -65,7 +88,7 @@ pub enum Claimed {
 
 /// All names.
 #[derive(Debug, Clone, Default)]
-pub struct Names {
+pub(crate) struct Names {
     table: Arc<Mutex<HashMap<String, Reservation>>>,
 }
 
@@ -80,7 +103,7 @@ struct Reservation {
 
 /// A name whose object is being made: dropped, the name is free again.
 #[derive(Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     names: Names,
     name: Option<String>,
     _making: watch::Sender<()>,
@@ -91,7 +114,7 @@ impl Names {
     ///
     /// # Errors
     /// [`Error::Reserved`].
-    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, Error> {
+    pub(crate) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, Error> {
         loop {
             match self.attempt(claim)? {
                 Attempt::Claimed(claimed) => return Ok(claimed),
@@ -131,14 +154,14 @@ impl Names {
     }
 
     /// Notes a name that is taken, as the records tell after a restart.
-    pub fn take(&self, name: &str, owner: &str) {
+    pub(crate) fn take(&self, name: &str, owner: &str) {
         let reservation =
             Reservation { owner: owner.to_owned(), fingerprint: None, delivery: Delivery::done(), making: None };
         self.lock().insert(name.to_owned(), reservation);
     }
 
     /// Gives a name back, if it is this owner's.
-    pub fn release(&self, name: &str, owner: &str) {
+    pub(crate) fn release(&self, name: &str, owner: &str) {
         let mut table = self.lock();
         if table.get(name).is_some_and(|reservation| reservation.owner == owner) {
             table.remove(name);
@@ -157,12 +180,12 @@ enum Attempt {
 
 impl Ticket {
     /// The object is made: the name is its own until [`Names::release`].
-    pub fn made(mut self) {
+    pub(crate) fn made(mut self) {
         self.finish(true);
     }
 
     /// The object is neither made nor gone (its roll-back failed): the name stays with it, and no retry gets it.
-    pub fn stuck(mut self) {
+    pub(crate) fn stuck(mut self) {
         self.finish(false);
     }
 
@@ -187,9 +210,8 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
-    use super::{Claim, Claimed, Fingerprint, Names};
+    use super::{Claim, Claimed, Delivery, Fingerprint, Names};
     use crate::error::Error;
-    use crate::server::deliver::Delivery;
 
     fn claim<'a>(id: &'a str, request: u8, delivery: &'a Delivery) -> Claim<'a> {
         Claim { what: "sandbox", name: "a", id, fingerprint: Fingerprint([request; 32]), delivery }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use host::fault::Faults;
 use ipnetwork::IpNetwork;
@@ -14,13 +13,13 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::lifecycle::events::Events;
-use crate::lifecycle::spares::Spares;
 use crate::state::locks::Locks;
 use crate::state::names::{self, Names};
 use crate::state::record::{Disk, Loaded, Unreadable};
 use crate::state::samples::Samples;
+use crate::state::spare_pool::SparePool;
 use crate::state::store::Store;
+use crate::state::subscribers::Subscribers;
 
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";
@@ -41,31 +40,31 @@ pub struct Backends {
 /// A server's state. All calls share one.
 pub struct Node {
     /// What it was configured with.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Pods and containers.
-    pub runtime: Arc<dyn Runtime>,
+    pub(crate) runtime: Arc<dyn Runtime>,
     /// The pods' network.
-    pub network: Arc<dyn Network>,
+    pub(crate) network: Arc<dyn Network>,
     /// Images and root file systems.
-    pub images: image::Images,
+    pub(crate) images: image::Images,
     /// The name of the file system that roots are on.
-    pub rootfs: &'static str,
+    pub(crate) rootfs: &'static str,
     /// What it knows.
-    pub store: Store,
+    pub(crate) store: Store,
     /// Whose name is whose.
-    pub names: Names,
+    pub(crate) names: Names,
     /// Who may change what now.
-    pub locks: Locks,
+    pub(crate) locks: Locks,
     /// Who wants to hear of changes.
-    pub events: Events,
+    pub(crate) subscribers: Subscribers,
     /// Changes whenever a container's exit was noted.
-    pub exits: watch::Sender<u64>,
+    pub(crate) exits: watch::Sender<u64>,
     /// Pods made ahead.
-    pub spares: Spares,
+    pub(crate) spares: SparePool,
     /// The last reading of each container's CPU time.
-    pub samples: Samples,
+    pub(crate) samples: Samples,
     /// Where exec, attach and port-forward are served.
-    pub streaming: streaming::Server,
+    pub(crate) streaming: streaming::Server,
     addresses: Mutex<Addresses>,
     unreadable: Vec<Unreadable>,
 }
@@ -94,7 +93,7 @@ impl Node {
     ///
     /// # Errors
     /// The records cannot be read, or the pod networks are no networks for pods.
-    pub fn open(backends: Backends, opening: Opening) -> Result<(Arc<Self>, Loaded), Error> {
+    pub(crate) fn open(backends: Backends, opening: Opening) -> Result<(Arc<Self>, Loaded), Error> {
         let Opening { config, streaming, faults } = opening;
         let disk = Disk::open(&config.root.join(RECORDS), faults)?;
         let loaded = disk.load()?;
@@ -104,9 +103,9 @@ impl Node {
             store: Store::new(disk, &loaded),
             names: Names::default(),
             locks: Locks::default(),
-            events: Events::default(),
+            subscribers: Subscribers::default(),
             exits: watch::channel(0).0,
-            spares: Spares::new(config.spares),
+            spares: SparePool::new(config.spares),
             samples: Samples::default(),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),
@@ -125,7 +124,7 @@ impl Node {
     }
 
     /// Runs blocking work on a thread that may block: the one place where the server does.
-    pub async fn block<T, F>(self: &Arc<Self>, work: F) -> T
+    pub(crate) async fn block<T, F>(self: &Arc<Self>, work: F) -> T
     where
         T: Send + 'static,
         F: FnOnce(&Arc<Self>) -> T + Send + 'static,
@@ -139,15 +138,20 @@ impl Node {
         }
     }
 
+    /// Closes the records for good: nothing more of this server reaches the disk.
+    pub fn close_records(&self) {
+        self.store.disk().close();
+    }
+
     /// Records that cannot be read: their objects are left alone.
     #[must_use]
-    pub fn unreadable(&self) -> &[Unreadable] {
+    pub(crate) fn unreadable(&self) -> &[Unreadable] {
         &self.unreadable
     }
 
     /// The pod networks in force.
     #[must_use]
-    pub fn pod_networks(&self) -> Vec<IpNetwork> {
+    pub(crate) fn pod_networks(&self) -> Vec<IpNetwork> {
         self.addresses().networks.clone()
     }
 
@@ -155,7 +159,7 @@ impl Node {
     ///
     /// # Errors
     /// They cannot be used, or the kernel says no; nothing was changed then.
-    pub fn set_pod_networks(&self, networks: &[IpNetwork]) -> Result<(), Error> {
+    pub(crate) fn set_pod_networks(&self, networks: &[IpNetwork]) -> Result<(), Error> {
         network::ipam::check(networks)?;
         self.network.configure(networks)?;
         self.addresses().configured = true;
@@ -169,7 +173,7 @@ impl Node {
     ///
     /// # Errors
     /// The kernel says no.
-    pub fn configure_network(&self) -> Result<(), Error> {
+    pub(crate) fn configure_network(&self) -> Result<(), Error> {
         let networks = self.pod_networks();
         if networks.is_empty() || self.addresses().configured {
             return Ok(());
@@ -183,7 +187,7 @@ impl Node {
     ///
     /// # Errors
     /// There is no pod network yet, none is free, or a wanted one cannot be had.
-    pub fn allocate(&self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+    pub(crate) fn allocate(&self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
         let mut addresses = self.addresses();
         let pool = addresses.pool.as_mut().ok_or_else(|| Error::State {
             what: "there is no pod network yet: set network.pod_cidrs, or wait for kubelet to send one".to_owned(),
@@ -192,7 +196,7 @@ impl Node {
     }
 
     /// Gives addresses back. Not taken: done already.
-    pub fn release(&self, addresses: &[IpNetwork]) {
+    pub(crate) fn release(&self, addresses: &[IpNetwork]) {
         if let Some(pool) = self.addresses().pool.as_mut() {
             pool.release(&addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>());
         }
@@ -229,17 +233,4 @@ impl Node {
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Now, in nanoseconds since 1970, as CRI counts.
-#[must_use]
-pub fn now() -> i64 {
-    nanoseconds(SystemTime::now())
-}
-
-/// A time in nanoseconds since 1970, as CRI counts; 0 for one before.
-#[must_use]
-pub fn nanoseconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

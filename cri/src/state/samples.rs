@@ -17,18 +17,18 @@ const WRITTEN_KEPT: u32 = 100;
 
 /// The last readings.
 #[derive(Debug, Default)]
-pub struct Samples {
+pub(crate) struct Samples {
     last: Mutex<HashMap<ContainerId, Sample>>,
     written: Mutex<HashMap<ContainerId, Written>>,
 }
 
 /// What a container had written at a time.
 #[derive(Debug, Clone, Copy)]
-pub struct Written {
+pub(crate) struct Written {
     /// When it was read, in nanoseconds since 1970.
-    pub at: i64,
+    pub(crate) at: i64,
     /// What it was.
-    pub usage: FsUsage,
+    pub(crate) usage: FsUsage,
     until: Instant,
 }
 
@@ -42,7 +42,7 @@ struct Sample {
 impl Samples {
     /// Takes a reading of `cpu` nanoseconds at the time `at`, both in nanoseconds, and gives the CPU use since the last one,
     /// in nanocores; the first time since the start of the container.
-    pub fn rate(&self, id: &ContainerId, at: i64, cpu: u64, started_at: i64) -> u64 {
+    pub(crate) fn rate(&self, id: &ContainerId, at: i64, cpu: u64, started_at: i64) -> u64 {
         let mut last = lock(&self.last);
         let before = last.get(id).copied().unwrap_or(Sample { at: started_at, cpu: 0, rate: 0 });
         if at - before.at < SHORTEST {
@@ -57,7 +57,7 @@ impl Samples {
     }
 
     /// What a container has written, by `read` or as it was read not long ago. Blocking.
-    pub fn written(&self, id: &ContainerId, at: i64, read: impl FnOnce() -> Option<FsUsage>) -> Option<Written> {
+    pub(crate) fn written(&self, id: &ContainerId, at: i64, read: impl FnOnce() -> Option<FsUsage>) -> Option<Written> {
         let begun = Instant::now();
         let kept = lock(&self.written).get(id).copied().filter(|kept| kept.until > begun);
         if kept.is_some() {
@@ -72,7 +72,7 @@ impl Samples {
     }
 
     /// The container is gone.
-    pub fn forget(&self, id: &ContainerId) {
+    pub(crate) fn forget(&self, id: &ContainerId) {
         lock(&self.last).remove(id);
         lock(&self.written).remove(id);
     }

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use host::{ContainerId, PodId};
 use ipnetwork::IpNetwork;
 
-use crate::error::Error;
-use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord, RecordError};
+use crate::error::{Error, RecordError};
+use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord};
 
 /// The records, in memory and on disk.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     disk: Disk,
     memory: RwLock<Memory>,
     /// Held over a change, from reading what was to writing what is.
@@ -31,7 +31,7 @@ struct Memory {
 impl Store {
     /// A store of what was loaded from `disk`.
     #[must_use]
-    pub fn new(disk: Disk, loaded: &Loaded) -> Self {
+    pub(crate) fn new(disk: Disk, loaded: &Loaded) -> Self {
         let pods = loaded.pods.values().map(|pod| (pod.id.to_string(), Arc::new(pod.clone()))).collect();
         let containers = loaded.containers.values().map(|one| (one.id.to_string(), Arc::new(one.clone()))).collect();
         Self { disk, memory: RwLock::new(Memory { pods, containers }), writing: Mutex::new(()) }
@@ -39,37 +39,37 @@ impl Store {
 
     /// The file itself, for what is not kept in memory.
     #[must_use]
-    pub fn disk(&self) -> &Disk {
+    pub(crate) fn disk(&self) -> &Disk {
         &self.disk
     }
 
     /// The pods that a client can see: not those that are being made.
     #[must_use]
-    pub fn pods(&self) -> Vec<Arc<PodRecord>> {
+    pub(crate) fn pods(&self) -> Vec<Arc<PodRecord>> {
         self.read().pods.values().filter(|pod| pod.phase != PodPhase::Creating).cloned().collect()
     }
 
     /// The containers that a client can see: not those that are being made.
     #[must_use]
-    pub fn containers(&self) -> Vec<Arc<ContainerRecord>> {
+    pub(crate) fn containers(&self) -> Vec<Arc<ContainerRecord>> {
         self.read().containers.values().filter(|one| one.phase != ContainerPhase::Creating).cloned().collect()
     }
 
     /// All containers of a pod, those that are being made too.
     #[must_use]
-    pub fn containers_of(&self, pod: &PodId) -> Vec<Arc<ContainerRecord>> {
+    pub(crate) fn containers_of(&self, pod: &PodId) -> Vec<Arc<ContainerRecord>> {
         self.read().containers.values().filter(|one| one.pod == *pod).cloned().collect()
     }
 
     /// A pod by its whole id, in any phase.
     #[must_use]
-    pub fn pod(&self, id: &PodId) -> Option<Arc<PodRecord>> {
+    pub(crate) fn pod(&self, id: &PodId) -> Option<Arc<PodRecord>> {
         self.read().pods.get(id.as_str()).cloned()
     }
 
     /// A container by its whole id, in any phase.
     #[must_use]
-    pub fn container(&self, id: &ContainerId) -> Option<Arc<ContainerRecord>> {
+    pub(crate) fn container(&self, id: &ContainerId) -> Option<Arc<ContainerRecord>> {
         self.read().containers.get(id.as_str()).cloned()
     }
 
@@ -77,7 +77,7 @@ impl Store {
     ///
     /// # Errors
     /// There is none, or there are several.
-    pub fn find_pod(&self, id: &str) -> Result<Arc<PodRecord>, Error> {
+    pub(crate) fn find_pod(&self, id: &str) -> Result<Arc<PodRecord>, Error> {
         let seen = |pod: &Arc<PodRecord>| pod.phase != PodPhase::Creating;
         find(&self.read().pods, id, "pod", seen)
     }
@@ -86,14 +86,14 @@ impl Store {
     ///
     /// # Errors
     /// There is none, or there are several.
-    pub fn find_container(&self, id: &str) -> Result<Arc<ContainerRecord>, Error> {
+    pub(crate) fn find_container(&self, id: &str) -> Result<Arc<ContainerRecord>, Error> {
         let seen = |one: &Arc<ContainerRecord>| one.phase != ContainerPhase::Creating;
         find(&self.read().containers, id, "container", seen)
     }
 
     /// The addresses that pods have: those that are stopped have none any more.
     #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let memory = self.read();
         let with_addresses = memory.pods.values().filter(|pod| pod.phase != PodPhase::Stopped);
         with_addresses.flat_map(|pod| pod.network.addresses.iter().map(IpNetwork::ip)).collect()
@@ -101,7 +101,7 @@ impl Store {
 
     /// An id for a new pod, of which no kernel name is that of another.
     #[must_use]
-    pub fn new_pod_id(&self) -> PodId {
+    pub(crate) fn new_pod_id(&self) -> PodId {
         let memory = self.read();
         loop {
             let id = PodId::random();
@@ -113,7 +113,7 @@ impl Store {
 
     /// An id for a new container, of which no kernel name is that of another.
     #[must_use]
-    pub fn new_container_id(&self) -> ContainerId {
+    pub(crate) fn new_container_id(&self) -> ContainerId {
         let memory = self.read();
         loop {
             let id = ContainerId::random();
@@ -127,7 +127,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn put_pod(&self, record: PodRecord) -> Result<(), RecordError> {
+    pub(crate) fn put_pod(&self, record: PodRecord) -> Result<(), RecordError> {
         let _writing = self.writing();
         let mut changes = vec![Change::PutPod(&record)];
         changes.extend(record.spare.as_ref().map(Change::DeleteSpare));
@@ -140,7 +140,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn change_pod(
+    pub(crate) fn change_pod(
         &self,
         id: &PodId,
         change: impl FnOnce(&mut PodRecord),
@@ -160,7 +160,7 @@ impl Store {
 
     /// Changes a pod in memory even when the disk refuses: for what the kernel tells and will tell again after a restart.
     /// Returns whether anything changed, and what the disk said. Blocking.
-    pub fn learn_pod(&self, id: &PodId, change: impl FnOnce(&mut PodRecord)) -> (bool, Result<(), RecordError>) {
+    pub(crate) fn learn_pod(&self, id: &PodId, change: impl FnOnce(&mut PodRecord)) -> (bool, Result<(), RecordError>) {
         let _writing = self.writing();
         let Some(old) = self.pod(id) else { return (false, Ok(())) };
         let mut record = (*old).clone();
@@ -177,7 +177,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn delete_pod(&self, id: &PodId) -> Result<(), RecordError> {
+    pub(crate) fn delete_pod(&self, id: &PodId) -> Result<(), RecordError> {
         let _writing = self.writing();
         if self.pod(id).is_some() {
             self.disk.apply(&[Change::DeletePod(id)])?;
@@ -190,7 +190,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn put_container(&self, record: ContainerRecord) -> Result<(), RecordError> {
+    pub(crate) fn put_container(&self, record: ContainerRecord) -> Result<(), RecordError> {
         let _writing = self.writing();
         self.disk.apply(&[Change::PutContainer(&record)])?;
         self.write().containers.insert(record.id.to_string(), Arc::new(record));
@@ -201,7 +201,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn change_container(
+    pub(crate) fn change_container(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),
@@ -217,7 +217,7 @@ impl Store {
 
     /// Changes a container in memory even when the disk refuses: for what the kernel tells and will tell again after a
     /// restart. Returns whether anything changed, and what the disk said. Blocking.
-    pub fn learn_container(
+    pub(crate) fn learn_container(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),
@@ -236,7 +236,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk; nothing was changed then.
-    pub fn delete_container(&self, id: &ContainerId) -> Result<(), RecordError> {
+    pub(crate) fn delete_container(&self, id: &ContainerId) -> Result<(), RecordError> {
         let _writing = self.writing();
         if self.container(id).is_some() {
             self.disk.apply(&[Change::DeleteContainer(id)])?;

@@ -8,41 +8,42 @@ use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, PidScope, PodSpec, Resources, Signal};
 
-use super::{Refusal, invalid, labels, mounts, name, process, required, resources, security, signal};
+use super::refusal::{Refusal, invalid, labels, name, required};
+use super::{mounts, process, resources, security, signal};
 
 /// What a container is made from.
 #[derive(Debug, Clone)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// Its id.
-    pub id: &'a ContainerId,
+    pub(crate) id: &'a ContainerId,
     /// The request.
-    pub config: &'a ContainerConfig,
+    pub(crate) config: &'a ContainerConfig,
     /// The pod's own request, as it was when the pod was made.
-    pub pod_config: &'a PodSandboxConfig,
+    pub(crate) pod_config: &'a PodSandboxConfig,
     /// The pod, as it was made.
-    pub pod: &'a PodSpec,
+    pub(crate) pod: &'a PodSpec,
     /// The image.
-    pub image: &'a ImageConfig,
+    pub(crate) image: &'a ImageConfig,
     /// The root that was prepared from it.
-    pub rootfs: &'a Path,
+    pub(crate) rootfs: &'a Path,
     /// The directories of the [`super::image_volumes`], in their order.
-    pub volumes: &'a [PathBuf],
+    pub(crate) volumes: &'a [PathBuf],
 }
 
 /// A container that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
+pub(crate) struct Container {
     /// Of the kernel.
-    pub spec: ContainerSpec,
+    pub(crate) spec: ContainerSpec,
     /// What it is stopped with.
-    pub stop_signal: Signal,
+    pub(crate) stop_signal: Signal,
 }
 
 /// Translates a container.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
+pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
     let config = inputs.config;
     check(config)?;
     let linux = config.linux.clone().unwrap_or_default();
@@ -75,7 +76,7 @@ pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
+pub(crate) fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
     resources::resources("linux", wanted)
 }
 
@@ -83,7 +84,7 @@ pub fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<R
 ///
 /// # Errors
 /// A path that leaves the directory.
-pub fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
+pub(crate) fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
     if config.log_path.is_empty() || pod.log_directory.is_empty() {
         return Ok(None);
     }

@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
 use runtime::spec::{Device, Mount, MountSource, Propagation};
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// An image that is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageVolume {
+pub(crate) struct ImageVolume {
     /// Its place in ContainerConfig.mounts.
-    pub index: usize,
+    pub(crate) index: usize,
     /// The image, as the request names it: a reference or an id.
-    pub image: String,
+    pub(crate) image: String,
     /// The directory of the image that is mounted; empty: its root.
-    pub sub_path: String,
+    pub(crate) sub_path: String,
 }
 
 /// The images that a container's mounts name, in their order.
 ///
 /// # Errors
 /// A mount that names an image and a host path, or a sub path that leaves the image.
-pub fn image_volumes(mounts: &[WireMount]) -> Result<Vec<ImageVolume>, Refusal> {
+pub(crate) fn image_volumes(mounts: &[WireMount]) -> Result<Vec<ImageVolume>, Refusal> {
     let mut volumes = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
         let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };

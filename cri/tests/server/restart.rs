@@ -199,14 +199,14 @@ fn only_root_may_use_the_socket_and_only_one_server_the_directory() {
     assert_eq!(std::fs::metadata(world.records()).unwrap().permissions().mode() & 0o777, 0o600);
     let root = world.records().parent().unwrap().to_owned();
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
-    let error = cri::server::daemon::lock(&root).unwrap_err().to_string();
+    let error = cri::lock(&root).unwrap_err().to_string();
     assert!(error.contains(root.to_str().unwrap()) && error.contains("another cellblock"), "{error}");
     let socket = server.socket.clone();
     server.stop();
     assert!(!socket.exists());
     // An older server let others pass.
     host::fs::set_mode(&root, 0o711).unwrap();
-    assert!(cri::server::daemon::lock(&root).is_ok());
+    assert!(cri::lock(&root).is_ok());
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
 }
 

@@ -12,10 +12,11 @@ use tracing::{error, info, warn};
 use crate::error::Error;
 use crate::lifecycle::exits;
 use crate::lifecycle::teardown::{self, Until};
-use crate::state::node::{Node, nanoseconds};
+use crate::state::clock::nanoseconds;
+use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Loaded};
 
-pub use plan::{Action, Found, Known, plan};
+pub(crate) use plan::{Action, Found, Known, plan};
 
 /// Why a pod is not ready after the kernel lost it.
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
@@ -27,7 +28,7 @@ const LOST_CONTAINER: &str = "its kernel objects are gone: the node was rebooted
 ///
 /// # Errors
 /// The kernel cannot be asked what it holds.
-pub fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
+pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     for unreadable in node.unreadable() {
         error!(
             "the record {} in {} cannot be read and is left alone with all that belongs to it: {}",

@@ -9,37 +9,37 @@ use crate::state::record::{ContainerPhase, PodPhase};
 
 /// What the records say.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// The pods.
-    pub pods: BTreeMap<PodId, PodPhase>,
+    pub(crate) pods: BTreeMap<PodId, PodPhase>,
     /// The containers, with their pods.
-    pub containers: BTreeMap<ContainerId, (PodId, ContainerPhase)>,
+    pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerPhase)>,
     /// The spares.
-    pub spares: BTreeSet<PodId>,
+    pub(crate) spares: BTreeSet<PodId>,
     /// Ids of pods and containers whose record cannot be read: whatever belongs to them is left alone.
-    pub unreadable: BTreeSet<String>,
+    pub(crate) unreadable: BTreeSet<String>,
 }
 
 /// What the kernel holds.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Pods of the runtime, whole or not.
-    pub pods: BTreeSet<PodId>,
+    pub(crate) pods: BTreeSet<PodId>,
     /// Those of them that lost nothing.
-    pub whole: BTreeSet<PodId>,
+    pub(crate) whole: BTreeSet<PodId>,
     /// Spares of the runtime.
-    pub spares: BTreeSet<PodId>,
+    pub(crate) spares: BTreeSet<PodId>,
     /// Containers of the runtime.
-    pub containers: BTreeMap<ContainerId, (PodId, ContainerState)>,
+    pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerState)>,
     /// Pods and spares of the network.
-    pub networks: BTreeSet<PodId>,
+    pub(crate) networks: BTreeSet<PodId>,
     /// Containers that have a root.
-    pub roots: BTreeSet<ContainerId>,
+    pub(crate) roots: BTreeSet<ContainerId>,
 }
 
 /// One thing to do. What needs nothing done has no action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Nobody was told of it, or nobody knows it: it goes, with its record.
     RemovePod(PodId),
     /// Its tear-down was not finished, or the kernel holds something of it again.
@@ -65,7 +65,7 @@ pub enum Action {
 /// Compares records and kernel. Containers come before pods: a pod that was lost has containers that were lost, and those
 /// have their own words for it.
 #[must_use]
-pub fn plan(known: &Known, found: &Found) -> Vec<Action> {
+pub(crate) fn plan(known: &Known, found: &Found) -> Vec<Action> {
     let mut actions = Vec::new();
     for (id, (pod, phase)) in &known.containers {
         if known.unreadable.contains(pod.as_str()) {

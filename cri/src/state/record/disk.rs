@@ -13,6 +13,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::error::RecordError;
+
 use super::{ContainerPhase, ContainerRecord, PodPhase, PodRecord, VERSION};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -30,19 +32,9 @@ const CACHE: usize = 4 << 20;
 /// Bytes that are kept back for changes that give room back: a hundred of them with usual records, and the largest record thrice.
 const RESERVE: usize = 1 << 20;
 
-/// Why the records could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} the records in {}", path.display())]
-pub struct RecordError {
-    operation: &'static str,
-    path: PathBuf,
-    #[source]
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
 /// One change, which happens whole or not at all.
 #[derive(Debug, Clone, Copy)]
-pub enum Change<'a> {
+pub(crate) enum Change<'a> {
     /// Writes a pod.
     PutPod(&'a PodRecord),
     /// Deletes a pod.
@@ -75,28 +67,28 @@ impl Change<'_> {
 
 /// A record that cannot be read: it stays where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreadable {
+pub(crate) struct Unreadable {
     /// Its table.
-    pub table: String,
+    pub(crate) table: String,
     /// Its key: the id of a pod or a container.
-    pub key: String,
+    pub(crate) key: String,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Everything that is on disk.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The pods.
-    pub pods: BTreeMap<PodId, PodRecord>,
+    pub(crate) pods: BTreeMap<PodId, PodRecord>,
     /// The containers.
-    pub containers: BTreeMap<ContainerId, ContainerRecord>,
+    pub(crate) containers: BTreeMap<ContainerId, ContainerRecord>,
     /// The spares.
-    pub spares: Vec<PodId>,
+    pub(crate) spares: Vec<PodId>,
     /// The pod networks, when a client has set them.
-    pub pod_networks: Option<Vec<ipnetwork::IpNetwork>>,
+    pub(crate) pod_networks: Option<Vec<ipnetwork::IpNetwork>>,
     /// What cannot be read.
-    pub unreadable: Vec<Unreadable>,
+    pub(crate) unreadable: Vec<Unreadable>,
 }
 
 #[derive(Serialize)]
@@ -117,7 +109,7 @@ struct Read<T> {
 
 /// The file.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
     database: Mutex<State>,
     reserve: Reserve,
@@ -138,7 +130,7 @@ impl Disk {
     ///
     /// # Errors
     /// The file cannot be opened, is not a database, or another process has it.
-    pub fn open(path: &Path, faults: Faults) -> Result<Self, RecordError> {
+    pub(crate) fn open(path: &Path, faults: Faults) -> Result<Self, RecordError> {
         let database = open(path).map_err(error("open", path))?;
         let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
         Ok(Self { path: path.to_owned(), database: Mutex::new(State::Open(database)), reserve, faults })
@@ -148,7 +140,7 @@ impl Disk {
     ///
     /// # Errors
     /// The file cannot be read: single values that cannot are in [`Loaded::unreadable`].
-    pub fn load(&self) -> Result<Loaded, RecordError> {
+    pub(crate) fn load(&self) -> Result<Loaded, RecordError> {
         let mut state = self.lock();
         let database = self.database(&mut state)?;
         load(database).map_err(error("read", &self.path))
@@ -158,7 +150,7 @@ impl Disk {
     ///
     /// # Errors
     /// The disk is full or broken; nothing was changed then.
-    pub fn apply(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
+    pub(crate) fn apply(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
         self.faults.call(
             "change of the records",
             || {
@@ -181,7 +173,7 @@ impl Disk {
     }
 
     /// Closes the file for good: what comes after is refused.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.lock() = State::Closed;
     }
 

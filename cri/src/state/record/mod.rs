@@ -13,16 +13,16 @@ use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, Identity, PodSpec, Signal};
 use serde::{Deserialize, Serialize};
 
-pub use disk::{Change, Disk, Loaded, RecordError, Unreadable};
-pub use wire::Wire;
+pub(crate) use disk::{Change, Disk, Loaded, Unreadable};
+pub(crate) use wire::Wire;
 
 /// The version of the records that this server writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// How far a pod has come. It only ever goes down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PodPhase {
+pub(crate) enum PodPhase {
     /// Being made: its client has no answer yet, and after a crash it is removed.
     Creating,
     /// It can hold running containers.
@@ -35,33 +35,33 @@ pub enum PodPhase {
 
 /// A pod on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PodRecord {
+pub(crate) struct PodRecord {
     /// Its id.
-    pub id: PodId,
+    pub(crate) id: PodId,
     /// How far it has come.
-    pub phase: PodPhase,
+    pub(crate) phase: PodPhase,
     /// When it was asked for, in nanoseconds since 1970.
-    pub created_at: i64,
+    pub(crate) created_at: i64,
     /// What was asked for, as it was asked.
-    pub config: Wire<PodSandboxConfig>,
+    pub(crate) config: Wire<PodSandboxConfig>,
     /// The runtime handler that the client named; empty: the default.
-    pub runtime_handler: String,
+    pub(crate) runtime_handler: String,
     /// What was asked of the runtime.
-    pub spec: PodSpec,
+    pub(crate) spec: PodSpec,
     /// What was asked of the network: its addresses belong to the pod until it is stopped.
-    pub network: PodNetwork,
+    pub(crate) network: PodNetwork,
     /// What the network gave.
-    pub attachment: Option<Attachment>,
+    pub(crate) attachment: Option<Attachment>,
     /// The spare that it was being made from: what is left of that one goes with it.
-    pub spare: Option<PodId>,
+    pub(crate) spare: Option<PodId>,
     /// Why it is not ready, for a person; empty when it was stopped on request.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// How far a container has come. It only ever goes down this list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ContainerPhase {
+pub(crate) enum ContainerPhase {
     /// Being made: its client has no answer yet, and after a crash it is removed.
     Creating,
     /// It can be started.
@@ -81,51 +81,51 @@ pub enum ContainerPhase {
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// When it was started, in nanoseconds since 1970; 0: never.
-    pub started_at: i64,
+    pub(crate) started_at: i64,
     /// When it ended, in nanoseconds since 1970.
-    pub finished_at: i64,
+    pub(crate) finished_at: i64,
     /// Its exit code.
-    pub code: i32,
+    pub(crate) code: i32,
     /// CRI's word for it: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// More for a person.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// A container on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     /// Its id.
-    pub id: ContainerId,
+    pub(crate) id: ContainerId,
     /// The pod it runs in.
-    pub pod: PodId,
+    pub(crate) pod: PodId,
     /// How far it has come.
-    pub phase: ContainerPhase,
+    pub(crate) phase: ContainerPhase,
     /// When it was asked for, in nanoseconds since 1970.
-    pub created_at: i64,
+    pub(crate) created_at: i64,
     /// What was asked for, as it was asked.
-    pub config: Wire<ContainerConfig>,
+    pub(crate) config: Wire<ContainerConfig>,
     /// The image's id (`sha256:…`).
-    pub image_id: String,
+    pub(crate) image_id: String,
     /// The file of its log.
-    pub log_path: Option<PathBuf>,
+    pub(crate) log_path: Option<PathBuf>,
     /// What the runtime made; None until then.
-    pub made: Option<Made>,
+    pub(crate) made: Option<Made>,
     /// What it may use now: as it was asked, and as it was updated since.
-    pub resources: Wire<LinuxContainerResources>,
+    pub(crate) resources: Wire<LinuxContainerResources>,
 }
 
 /// A container as the runtime made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub(crate) struct Made {
     /// What was asked of the runtime.
-    pub spec: ContainerSpec,
+    pub(crate) spec: ContainerSpec,
     /// Who it runs as.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// What it is stopped with.
-    pub stop_signal: Signal,
+    pub(crate) stop_signal: Signal,
 }
 
 #[cfg(test)]

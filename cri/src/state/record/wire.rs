@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A message kept as it was sent.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Wire<M>(pub M);
+pub(crate) struct Wire<M>(pub(crate) M);
 
 impl<M> std::ops::Deref for Wire<M> {
     type Target = M;

@@ -11,7 +11,7 @@ use crate::state::record::{ContainerPhase, ContainerRecord, Ended};
 
 /// Its state. One that is being removed is as it was before.
 #[must_use]
-pub fn state(record: &ContainerRecord) -> ContainerState {
+pub(crate) fn state(record: &ContainerRecord) -> ContainerState {
     match record.phase {
         ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Removing(None) => {
             ContainerState::ContainerCreated
@@ -23,7 +23,7 @@ pub fn state(record: &ContainerRecord) -> ContainerState {
 
 /// Its line in a list.
 #[must_use]
-pub fn item(record: &ContainerRecord) -> Container {
+pub(crate) fn item(record: &ContainerRecord) -> Container {
     Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.pod.to_string(),
@@ -40,7 +40,7 @@ pub fn item(record: &ContainerRecord) -> Container {
 
 /// Its status. The image is named as containerd names it: by its first tag, and its reference by its first digest.
 #[must_use]
-pub fn status(node: &Node, record: &ContainerRecord) -> ContainerStatus {
+pub(crate) fn status(node: &Node, record: &ContainerRecord) -> ContainerStatus {
     // An image that is gone, or a store that cannot say, leaves what the request said.
     let image = node.images.find(&record.image_id).ok().flatten();
     let tag = image.as_ref().and_then(|image| image.repo_tags.first());
@@ -72,7 +72,7 @@ pub fn status(node: &Node, record: &ContainerRecord) -> ContainerStatus {
 
 /// What stands in front of its stats.
 #[must_use]
-pub fn attributes(record: &ContainerRecord) -> ContainerAttributes {
+pub(crate) fn attributes(record: &ContainerRecord) -> ContainerAttributes {
     ContainerAttributes {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
@@ -83,7 +83,7 @@ pub fn attributes(record: &ContainerRecord) -> ContainerAttributes {
 
 /// Whether a filter of a list lets it through; the ids in the filter are whole ones.
 #[must_use]
-pub fn passes(record: &ContainerRecord, filter: &ContainerFilter) -> bool {
+pub(crate) fn passes(record: &ContainerRecord, filter: &ContainerFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id.as_str())
         && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == record.pod.as_str())
         && filter.state.is_none_or(|wanted| wanted.state == i32::from(state(record)))

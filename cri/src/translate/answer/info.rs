@@ -13,7 +13,7 @@ const INFO: &str = "info";
 
 /// Of a pod. A pod has no process of its own: pid is 0.
 #[must_use]
-pub fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
+pub(crate) fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
     let info = json!({
         "pid": 0,
         "processStatus": if record.attachment.is_some() { "running" } else { "deleted" },
@@ -34,7 +34,7 @@ pub fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
 
 /// Of a container.
 #[must_use]
-pub fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, String> {
+pub(crate) fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, String> {
     let pid = if let ContainerPhase::Running { pid, .. } = record.phase { pid } else { 0 };
     let info = json!({
         "sandboxID": record.pod,
@@ -51,7 +51,7 @@ pub fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, Stri
 
 /// A message as JSON without what is not set, as Go's `omitempty` writes it.
 #[must_use]
-pub fn pruned(message: &impl serde::Serialize) -> Value {
+pub(crate) fn pruned(message: &impl serde::Serialize) -> Value {
     let mut value = serde_json::to_value(message).unwrap_or_else(|error| Value::String(error.to_string()));
     prune(&mut value);
     value

@@ -14,7 +14,7 @@ use crate::state::record::{ContainerPhase, PodPhase, PodRecord};
 
 /// Its state.
 #[must_use]
-pub fn state(record: &PodRecord) -> PodSandboxState {
+pub(crate) fn state(record: &PodRecord) -> PodSandboxState {
     match record.phase {
         PodPhase::Ready => PodSandboxState::SandboxReady,
         PodPhase::Creating | PodPhase::Stopping | PodPhase::Stopped => PodSandboxState::SandboxNotready,
@@ -23,7 +23,7 @@ pub fn state(record: &PodRecord) -> PodSandboxState {
 
 /// Its line in a list.
 #[must_use]
-pub fn item(record: &PodRecord) -> PodSandbox {
+pub(crate) fn item(record: &PodRecord) -> PodSandbox {
     PodSandbox {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
@@ -37,7 +37,7 @@ pub fn item(record: &PodRecord) -> PodSandbox {
 
 /// Its status.
 #[must_use]
-pub fn status(record: &PodRecord) -> PodSandboxStatus {
+pub(crate) fn status(record: &PodRecord) -> PodSandboxStatus {
     PodSandboxStatus {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
@@ -53,7 +53,7 @@ pub fn status(record: &PodRecord) -> PodSandboxStatus {
 
 /// What stands in front of its stats.
 #[must_use]
-pub fn attributes(record: &PodRecord) -> PodSandboxAttributes {
+pub(crate) fn attributes(record: &PodRecord) -> PodSandboxAttributes {
     PodSandboxAttributes {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
@@ -64,7 +64,7 @@ pub fn attributes(record: &PodRecord) -> PodSandboxAttributes {
 
 /// The statuses of its containers.
 #[must_use]
-pub fn containers(node: &Node, id: &PodId) -> Vec<ContainerStatus> {
+pub(crate) fn containers(node: &Node, id: &PodId) -> Vec<ContainerStatus> {
     let containers = node.store.containers_of(id);
     let seen = containers.iter().filter(|one| one.phase != ContainerPhase::Creating);
     seen.map(|one| super::container::status(node, one)).collect()
@@ -72,7 +72,7 @@ pub fn containers(node: &Node, id: &PodId) -> Vec<ContainerStatus> {
 
 /// Whether a filter of a list lets it through; the id in the filter is a whole one.
 #[must_use]
-pub fn passes(record: &PodRecord, filter: &PodSandboxFilter) -> bool {
+pub(crate) fn passes(record: &PodRecord, filter: &PodSandboxFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id.as_str())
         && filter.state.is_none_or(|wanted| wanted.state == i32::from(state(record)))
         && selects(&filter.label_selector, &record.config.labels)
