@@ -1,5 +1,6 @@
 //! What happens to pods and containers beside the requests: recovery, exits, tear-down, spares, events.
 
+pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exits;
 pub(crate) mod reconcile;

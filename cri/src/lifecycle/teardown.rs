@@ -57,7 +57,9 @@ pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
     if was_running {
         events::publish_pod(node, stopped.as_deref().unwrap_or(&record), ContainerEventType::ContainerStoppedEvent);
     }
-    if until == Until::Removed { forget_pod(node, &record) } else { Ok(()) }
+    // Nobody was given the id of a pod that failed: its roll-back is done, and its name is free.
+    let failed = record.phase == PodPhase::Failed;
+    if failed || until == Until::Removed { forget_pod(node, &record) } else { Ok(()) }
 }
 
 fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {

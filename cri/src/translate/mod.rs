@@ -14,6 +14,5 @@ mod resources;
 mod security;
 mod signal;
 
-pub(crate) use container::{Inputs, container, container_resources, log_path};
-pub(crate) use mounts::{ImageVolume, image_volumes};
+pub(crate) use container::{Draft, Inputs, container, container_resources};
 pub(crate) use pod::{Pod, pod, pod_resources};

@@ -158,7 +158,7 @@ fn a_record_that_cannot_be_read_is_kept_with_all_that_belongs_to_it() {
     let mut client = server.client();
     let pod = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
     server.stop();
-    let newer = br#"{"version": 2, "record": {"anything": "else"}}"#;
+    let newer = br#"{"version": 3, "record": {"anything": "else"}}"#;
     write_record(&world, &pod, newer);
     let server = world.start();
     let mut client = server.client();

@@ -128,7 +128,7 @@ fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&Con
 fn pod(id: &PodId, phase: PodPhase, (held, whole): (bool, bool), in_network: bool) -> Option<Action> {
     let id = id.clone();
     match phase {
-        PodPhase::Creating => Some(Action::RemovePod(id)),
+        PodPhase::Creating | PodPhase::Failed => Some(Action::RemovePod(id)),
         PodPhase::Ready if !whole => Some(Action::LosePod(id)),
         PodPhase::Ready => (!in_network).then_some(Action::AttachPod(id)),
         PodPhase::Stopping => Some(Action::StopPod(id)),
@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn one_row_for_each_pair_of_a_pod() {
-        use PodPhase::{Creating, Ready, Stopped, Stopping};
+        use PodPhase::{Creating, Failed, Ready, Stopped, Stopping};
         let id = pod_id();
-        let rows: [(Option<PodPhase>, bool, bool, Option<Action>); 20] = [
+        let rows: [(Option<PodPhase>, bool, bool, Option<Action>); 24] = [
             (None, false, false, None),
             (None, true, false, Some(Action::RemovePod(id.clone()))),
             (None, false, true, Some(Action::RemovePod(id.clone()))),
@@ -176,6 +176,10 @@ mod tests {
             (Some(Stopping), true, false, Some(Action::StopPod(id.clone()))),
             (Some(Stopping), false, true, Some(Action::StopPod(id.clone()))),
             (Some(Stopping), true, true, Some(Action::StopPod(id.clone()))),
+            (Some(Failed), false, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), true, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), false, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), true, true, Some(Action::RemovePod(id.clone()))),
             (Some(Stopped), false, false, None),
             (Some(Stopped), true, false, Some(Action::StopPod(id.clone()))),
             (Some(Stopped), false, true, Some(Action::StopPod(id.clone()))),

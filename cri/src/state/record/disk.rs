@@ -234,29 +234,29 @@ fn load(database: &Database) -> Result<Loaded, Boxed> {
     let transaction = database.begin_read()?;
     for entry in transaction.open_table(PODS)?.iter()? {
         let (key, value) = entry?;
-        if let Some(record) = loaded.read::<PodRecord>("pods", key.value(), value.value()) {
+        if let Some(record) = loaded.read("pods", key.value(), value.value(), parse_pod) {
             loaded.pods.insert(record.id.clone(), record);
         }
     }
     for entry in transaction.open_table(CONTAINERS)?.iter()? {
         let (key, value) = entry?;
-        if let Some(record) = loaded.read::<ContainerRecord>("containers", key.value(), value.value()) {
+        if let Some(record) = loaded.read::<ContainerRecord>("containers", key.value(), value.value(), parse) {
             loaded.containers.insert(record.id.clone(), record);
         }
     }
     for entry in transaction.open_table(SPARES)?.iter()? {
         let (key, value) = entry?;
-        let spare = loaded.read::<PodId>("spares", key.value(), value.value());
+        let spare = loaded.read::<PodId>("spares", key.value(), value.value(), parse);
         loaded.spares.extend(spare);
     }
     if let Some(value) = transaction.open_table(SETTINGS)?.get(POD_NETWORKS)? {
-        loaded.pod_networks = loaded.read("settings", POD_NETWORKS, value.value());
+        loaded.pod_networks = loaded.read("settings", POD_NETWORKS, value.value(), parse);
     }
     Ok(loaded)
 }
 
 impl Loaded {
-    fn read<T: DeserializeOwned>(&mut self, table: &str, key: &str, value: &[u8]) -> Option<T> {
+    fn read<T>(&mut self, table: &str, key: &str, value: &[u8], parse: fn(&[u8]) -> Result<T, String>) -> Option<T> {
         match parse(value) {
             Ok(record) => Some(record),
             Err(reason) => {
@@ -267,13 +267,29 @@ impl Loaded {
     }
 }
 
+/// How records of version 1 mark a pod whose roll-back failed: by its reason, in [`PodPhase::Stopping`].
+const FAILED_V1: &str = "it could not be made, and what there is of it could not be removed yet";
+
+pub(super) fn parse_pod(value: &[u8]) -> Result<PodRecord, String> {
+    let mut pod: PodRecord = parse(value)?;
+    if version(value)? == 1 && pod.phase == PodPhase::Stopping && pod.reason == FAILED_V1 {
+        pod.phase = PodPhase::Failed;
+    }
+    Ok(pod)
+}
+
 pub(super) fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    let Version { version } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let version = version(value)?;
     if version > VERSION {
         return Err(format!("version {version} was written by a newer server; this one reads up to {VERSION}"));
     }
     let Read { record } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     Ok(record)
+}
+
+fn version(value: &[u8]) -> Result<u32, String> {
+    let Version { version } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    Ok(version)
 }
 
 fn apply(database: &Database, changes: &[Change<'_>]) -> Result<(), Boxed> {

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use disk::{Change, Disk, Loaded, Unreadable};
 pub(crate) use wire::Wire;
 
-/// The version of the records that this server writes, and the newest that it reads.
-pub(crate) const VERSION: u32 = 1;
+/// The version of the records that this server writes, and the newest that it reads. 2: [`PodPhase::Failed`].
+pub(crate) const VERSION: u32 = 2;
 
 /// How far a pod has come. It only ever goes down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,8 +27,11 @@ pub(crate) enum PodPhase {
     Creating,
     /// It can hold running containers.
     Ready,
-    /// Being torn down; also: a tear-down or a roll-back that did not succeed yet, and a pod that the kernel has lost.
+    /// Being torn down; also: a tear-down that did not succeed yet, and a pod that the kernel has lost.
     Stopping,
+    /// It could not be created, and removing what there is of it has failed: the next request for its name, a Stop, a Remove or
+    /// a restart tries again. Its client knows no id of it.
+    Failed,
     /// The kernel holds nothing of it any more.
     Stopped,
 }

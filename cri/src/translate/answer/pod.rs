@@ -17,7 +17,9 @@ use crate::state::record::{ContainerPhase, PodPhase, PodRecord};
 pub(crate) fn state(record: &PodRecord) -> PodSandboxState {
     match record.phase {
         PodPhase::Ready => PodSandboxState::SandboxReady,
-        PodPhase::Creating | PodPhase::Stopping | PodPhase::Stopped => PodSandboxState::SandboxNotready,
+        PodPhase::Creating | PodPhase::Stopping | PodPhase::Failed | PodPhase::Stopped => {
+            PodSandboxState::SandboxNotready
+        }
     }
 }
 
