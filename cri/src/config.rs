@@ -178,7 +178,7 @@ const MTU: std::ops::RangeInclusive<u32> = 1280..=9216;
 const MOST_SPARES: u32 = 64;
 
 impl Config {
-    /// Reads a configuration and checks it.
+    /// Reads a configuration; [`Config::check`] has still to look at it.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -190,7 +190,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what types cannot: called once, after the command line had its say.
+    /// Checks what types cannot. The command line may change a configuration that was read, so this comes after it.
     ///
     /// # Errors
     /// [`ConfigError::Value`].

@@ -36,5 +36,5 @@ pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>
     }
     let mut containers = node.store.containers();
     containers.retain(|one| answer::container::passes(one, &filter));
-    node.block(move |node| containers.iter().map(|one| container_stats::of(node, one)).collect()).await
+    node.block(move |node| containers.iter().map(|one| container_stats::read(node, one).0).collect()).await
 }

@@ -51,8 +51,8 @@ pub(crate) mod version;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::Stream;
 use prost::Message;
-use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::error::Error;
@@ -77,7 +77,7 @@ where
     T: 'static,
 {
     let mut items = items.into_iter();
-    Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
+    Box::pin(futures::stream::iter(std::iter::from_fn(move || {
         let (mut next, mut size) = (Vec::new(), 0);
         while next.len() < PART && size < PART_SIZE {
             let Some(item) = items.next() else { break };

@@ -27,11 +27,9 @@ pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
     let timestamp = now();
     let mut running = node.store.containers_of(&pod.id);
     running.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));
-    let containers: Vec<_> = running.iter().map(|one| container_stats::of(node, one)).collect();
-    let processes = running
-        .iter()
-        .filter_map(|one| node.runtime.container_usage(&one.id).ok()?.processes)
-        .fold(None, |sum: Option<u64>, count| Some(sum.unwrap_or_default() + count));
+    let read = running.iter().map(|one| container_stats::read(node, one));
+    let (containers, processes): (Vec<_>, Vec<_>) = read.unzip();
+    let processes = processes.into_iter().flatten().reduce(u64::saturating_add);
     PodSandboxStats {
         attributes: Some(answer::pod::attributes(pod)),
         linux: Some(LinuxPodSandboxStats {

@@ -98,22 +98,28 @@ impl Server {
         let gate = Gate::default();
         let (stopping, stopped) = tokio::sync::watch::channel(false);
         let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
-        let serving = tokio::spawn(serving);
+        let mut serving = tokio::spawn(serving);
         node.block(move |node| recover::run(node, &loaded)).await?;
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
         let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
-        tokio::select! {
-            () = stop => {}
-            () = ended(&serving) => warn!("the socket ended"),
-        }
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = &mut serving => Some(ended),
+        };
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
         node.subscribers.close();
         keepers.iter().for_each(tokio::task::JoinHandle::abort);
         node.streaming.stop().await;
-        let outcome = tokio::time::timeout(STOP_GRACE, serving).await;
+        let outcome = match ended {
+            Some(ended) => {
+                warn!("the socket ended");
+                Ok(ended)
+            }
+            None => tokio::time::timeout(STOP_GRACE, serving).await,
+        };
         let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
@@ -148,12 +154,6 @@ fn leave_network(node: &Node) {
         && let Err(failed) = node.network.unconfigure()
     {
         warn!("{}", host::chain(&failed));
-    }
-}
-
-async fn ended<T>(task: &tokio::task::JoinHandle<T>) {
-    while !task.is_finished() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -30,7 +30,6 @@ const BLOCKING_THREADS: usize = 512;
 /// # Errors
 /// Why it could not begin, or what ended it.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    config.check()?;
     log_to_stderr(&config)?;
     raise_file_limit()?;
     let lock = daemon::lock(&config.root)?;

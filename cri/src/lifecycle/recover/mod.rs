@@ -1,7 +1,7 @@
 //! What a server does with what the one before it left: records on one side, the kernel's inventory on the other. The plan
 //! is a pure function of both, and applying it is the tear-down that everything else uses. What cannot be read is left alone.
 
-mod plan;
+mod actions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::state::clock::nanoseconds;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Loaded};
 
-pub(crate) use plan::{Action, Found, Known, plan};
+pub(crate) use actions::{Action, Found, Known, plan};
 
 /// Why a pod is not ready after the kernel lost it.
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";

@@ -20,6 +20,20 @@ pub(crate) use wire::Wire;
 pub(crate) const VERSION: u32 = 2;
 
 /// How far a pod has come. It only ever goes down this list.
+///
+/// ```text
+///  RunPodSandbox
+///       │
+///       ▼      created
+///   Creating ──────────► Ready
+///       │                  │ Stop, Remove, or the kernel lost it
+///       │ an error         ▼        torn down         Remove
+///       └──────────────► Stopping ───────────► Stopped ─────► no record
+///                          │
+///                          │ the roll-back failed
+///                          ▼        torn down
+///                        Failed ────────────────────────────► no record
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PodPhase {
@@ -62,6 +76,18 @@ pub(crate) struct PodRecord {
 }
 
 /// How far a container has come. It only ever goes down this list.
+///
+/// ```text
+///  CreateContainer              ┌─ it cannot be started, or the kernel lost it ─┐
+///       │                       │                                               ▼
+///       ▼      created          │        Start               it ends
+///   Creating ──────────────► Created ───────────► Running ─────────────────► Exited
+///       │                       │                    │                          │
+///       │ an error              │ Remove             │ Remove                   │ Remove
+///       └───────────────────────┴──────────┬─────────┴──────────────────────────┘
+///                                          ▼        removed
+///                                      Removing ──────────────► no record
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ContainerPhase {
