@@ -178,7 +178,7 @@ const MTU: std::ops::RangeInclusive<u32> = 1280..=9216;
 const MOST_SPARES: u32 = 64;
 
 impl Config {
-    /// Reads a configuration and checks it.
+    /// Reads a configuration; [`Config::check`] has still to look at it.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -190,7 +190,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what types cannot: called once, after the command line had its say.
+    /// Checks what types cannot. The command line may change a configuration that was read, so this comes after it.
     ///
     /// # Errors
     /// [`ConfigError::Value`].
@@ -239,7 +239,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Value`] when `address` is not `unix://` and an absolute path.
-    pub fn socket(&self) -> Result<PathBuf, ConfigError> {
+    pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
             key: "address",
@@ -275,7 +275,7 @@ impl Config {
 ///
 /// # Errors
 /// [`ConfigError::Value`] with `key`.
-pub fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
+fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
     for (index, cidr) in cidrs.iter().enumerate() {
         let room = if cidr.is_ipv4() { 32 } else { 128 } - cidr.prefix();
         if room < 2 {

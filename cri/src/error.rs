@@ -1,7 +1,6 @@
 //! The one error of this crate: what a client can act on. What it is in gRPC's words is decided in [`crate::status`] alone.
 
-use crate::record::RecordError;
-use crate::translate::Refusal;
+use std::path::PathBuf;
 
 /// Why a request was not fulfilled.
 #[derive(Debug, thiserror::Error)]
@@ -96,17 +95,20 @@ pub enum Backend {
     },
 }
 
+/// Why the records could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} the records in {}", path.display())]
+pub struct RecordError {
+    pub(crate) operation: &'static str,
+    pub(crate) path: PathBuf,
+    #[source]
+    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 impl Error {
     /// A required field that is not there.
     pub fn missing(field: &str) -> Self {
         Self::Invalid { field: field.to_owned(), reason: "is missing".to_owned() }
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        let Refusal { field, reason } = refusal;
-        Self::Invalid { field, reason }
     }
 }
 
@@ -146,13 +148,13 @@ fn joined(errors: &[Error]) -> String {
 
 /// Collects what goes wrong in steps that are all to be tried.
 #[derive(Debug, Default)]
-pub struct Attempts {
+pub(crate) struct Attempts {
     errors: Vec<Error>,
 }
 
 impl Attempts {
     /// Notes the outcome of one step; tells whether it succeeded.
-    pub fn note<T>(&mut self, outcome: Result<T, impl Into<Error>>) -> Option<T> {
+    pub(crate) fn note<T>(&mut self, outcome: Result<T, impl Into<Error>>) -> Option<T> {
         outcome.map_err(|error| self.errors.push(error.into())).ok()
     }
 
@@ -160,7 +162,7 @@ impl Attempts {
     ///
     /// # Errors
     /// The one error, or several as one.
-    pub fn finish(mut self, operation: impl FnOnce() -> String) -> Result<(), Error> {
+    pub(crate) fn finish(mut self, operation: impl FnOnce() -> String) -> Result<(), Error> {
         match self.errors.len() {
             0 => Ok(()),
             1 => Err(self.errors.remove(0)),

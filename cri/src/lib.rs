@@ -1,31 +1,34 @@
-//! The CRI server: kubelet's and crictl's requests, answered with the pods and containers of the backends.
+//! The CRI server: answers the requests of kubelet and crictl with the pods and containers of the backends.
+//!
+//! The rooms, from the highest to the lowest:
+//!
+//! | room | what lies there |
+//! |---|---|
+//! | `server` | the process and its sockets: what starts, serves and stops |
+//! | `rpc` | one file per RPC |
+//! | `lifecycle` | what changes pods and containers, on request or by itself: creation, tear-down, recovery, exits, spares |
+//! | `translate` | requests into specs, records into answers; pure |
+//! | `state` | what the server knows: records, names, locks, addresses |
+//! | `config`, `error`, `status` | what every room may use |
+//!
+//! A file uses its own room and lower ones, never a higher one, and no import cycle has more than two files: the test
+//! `e2e/tests/tidy/imports.rs` reads the `use` lines. Only this file is public: a façade for the binary and the tests.
 
-pub mod admin;
-pub mod answer;
-pub mod capture;
-pub mod check;
-pub mod config;
-pub mod connections;
-pub mod deliver;
-pub mod directories;
-pub mod error;
-pub mod events;
-pub mod exits;
-pub mod locks;
-pub mod metrics;
-pub mod names;
-pub mod node;
-pub mod reconcile;
-pub mod record;
-pub mod recover;
-pub mod rpc;
-pub mod samples;
-pub mod serve;
-pub mod server;
-pub mod service;
-pub mod snapshots;
-pub mod spares;
-mod status;
-pub mod store;
-pub mod teardown;
-pub mod translate;
+pub(crate) mod config;
+pub(crate) mod error;
+pub(crate) mod lifecycle;
+pub(crate) mod rpc;
+pub(crate) mod server;
+pub(crate) mod state;
+pub(crate) mod status;
+pub(crate) mod translate;
+
+pub use config::{Config, DEFAULT_PATH};
+pub use rpc::MESSAGE_LIMIT;
+pub use server::admin::socket as admin_socket;
+pub use server::check::run as check;
+pub use server::connections::CONNECTIONS;
+pub use server::daemon::{ServeError, Server, lock};
+pub use server::serve::run as serve;
+pub use server::snapshots;
+pub use state::node::{Backends, Node, Opening};

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use cri::config::{Config, DEFAULT_PATH};
-use cri::{check, serve, snapshots};
+use cri::{Config, DEFAULT_PATH, snapshots};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -139,10 +138,10 @@ fn worker(word: &OsStr) -> Option<monitor::Main> {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Serve(overrides) => serve::run(overrides.resolve()?)?,
+        Command::Serve(overrides) => cri::serve(overrides.resolve()?)?,
         Command::Config(overrides) => print!("{}", overrides.resolve()?.commented()),
         Command::Check(overrides) => {
-            let ready = check::run(&overrides.resolve()?, &mut std::io::stdout())?;
+            let ready = cri::check(&overrides.resolve()?, &mut std::io::stdout())?;
             return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Demo(DemoArgs { pod_cidr, host_port, keep }) => {

@@ -20,6 +20,26 @@ impl From<Error> for Status {
     }
 }
 
+/// The answer to every call until recovery is done.
+pub(crate) fn recovering() -> Status {
+    Status::unavailable("the server is recovering its pods and containers; try again in a moment")
+}
+
+/// The answer to a call whose task panicked.
+pub(crate) fn defect(error: &tokio::task::JoinError) -> Status {
+    Status::internal(format!("the call ended in a defect: {error}"))
+}
+
+/// The end of an event stream whose client does not keep up.
+pub(crate) fn lagged(lost: u64) -> Status {
+    Status::data_loss(format!("{lost} events came faster than they were read"))
+}
+
+/// Whether clients run into this all the time: kubelet asks for containers that are gone.
+pub(crate) fn is_routine(code: Code) -> bool {
+    matches!(code, Code::NotFound | Code::Unimplemented)
+}
+
 fn code(error: &Error) -> Code {
     match error {
         // Whoever says it: a disk, a table of the kernel or a quota is full, and room can be made.

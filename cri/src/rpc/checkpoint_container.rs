@@ -5,6 +5,6 @@ use proto::v1::{CheckpointContainerRequest, CheckpointContainerResponse};
 use crate::error::Error;
 
 /// Refuses.
-pub fn call(_request: &CheckpointContainerRequest) -> Result<CheckpointContainerResponse, Error> {
+pub(crate) fn call(_request: &CheckpointContainerRequest) -> Result<CheckpointContainerResponse, Error> {
     Err(Error::Unsupported { what: "CheckpointContainer".to_owned() })
 }

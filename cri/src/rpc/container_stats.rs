@@ -7,38 +7,39 @@ use proto::v1::{
     MemoryUsage, SwapUsage, UInt64Value,
 };
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, ContainerRecord};
+use crate::state::clock::now;
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, ContainerRecord};
+use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    let stats = node.block(move |node| of(node, &container)).await;
+    let (stats, _) = node.block(move |node| read(node, &container)).await;
     Ok(ContainerStatsResponse { stats: Some(stats) })
 }
 
-/// What a container uses. What the kernel does not tell, because the container does not run or at all, is left out.
-/// Blocking.
+/// What a container uses, and how many processes it has. What the kernel does not report is left out, and so is everything
+/// of a container that does not run. Blocking.
 #[must_use]
-pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
+pub(crate) fn read(node: &Node, record: &ContainerRecord) -> (ContainerStats, Option<u64>) {
     let attributes = Some(answer::container::attributes(record));
     let writable_layer = writable_layer(node, record);
     if node.store.container(&record.id).is_none() {
         // Removed while it was read: nobody would forget it.
         node.samples.forget(&record.id);
-        return ContainerStats { attributes, writable_layer, ..ContainerStats::default() };
+        return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     }
     let ContainerPhase::Running { started_at, .. } = record.phase else {
-        return ContainerStats { attributes, writable_layer, ..ContainerStats::default() };
+        return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     };
     let timestamp = now();
     // It may have ended since: then it has no usage.
     let usage = node.runtime.container_usage(&record.id).unwrap_or_default();
     let rate = usage.cpu_nanoseconds.map(|cpu| node.samples.rate(&record.id, timestamp, cpu, started_at));
     let available = |limit: u64| limit.saturating_sub(usage.working_set_bytes.unwrap_or_default());
-    ContainerStats {
+    let stats = ContainerStats {
         attributes,
         cpu: Some(CpuUsage {
             timestamp,
@@ -63,7 +64,8 @@ pub fn of(node: &Node, record: &ContainerRecord) -> ContainerStats {
             swap_usage_bytes: value(Some(bytes)),
         }),
         io: None,
-    }
+    };
+    (stats, usage.processes)
 }
 
 fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsage> {
@@ -78,6 +80,6 @@ fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsa
 
 /// A number as CRI wraps it.
 #[must_use]
-pub fn value(number: Option<u64>) -> Option<UInt64Value> {
+pub(crate) fn value(number: Option<u64>) -> Option<UInt64Value> {
     number.map(|value| UInt64Value { value })
 }

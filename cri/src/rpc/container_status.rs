@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use proto::v1::{ContainerStatusRequest, ContainerStatusResponse};
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     Ok(ContainerStatusResponse {
         status: Some(answer::container::status(node, &container)),

@@ -7,10 +7,10 @@ use streaming::Command;
 
 use super::running;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ExecRequest) -> Result<ExecResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ExecRequest) -> Result<ExecResponse, Error> {
     let container = running(node, &request.container_id)?;
     let command = Command {
         container: container.id.clone(),

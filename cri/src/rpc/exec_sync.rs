@@ -12,10 +12,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-use super::{gone, running};
-use crate::capture::{awaited, capture};
+use super::extensions::gone;
+use super::running;
 use crate::error::{Backend, Error};
-use crate::node::Node;
+use crate::lifecycle::exits::awaited;
+use crate::rpc::capture::capture;
+use crate::state::node::Node;
 
 /// How much output is kept of both streams together, in bytes: kubelet accepts answers of 16 MiB, and what frames them
 /// takes a little.
@@ -25,7 +27,7 @@ const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs it.
-pub async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) -> Result<ExecSyncResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) -> Result<ExecSyncResponse, Error> {
     let gone = gone(&request);
     let request = request.into_inner();
     if request.cmd.is_empty() {

@@ -5,24 +5,22 @@ use std::sync::Arc;
 use futures::StreamExt;
 use proto::v1::ContainerEventResponse;
 use tokio::sync::broadcast::error::RecvError;
-use tonic::Status;
 
 use super::Parts;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::status;
 
 /// Listens, unless too many do already. A client that falls behind is told so and cut off: it lists everything again.
-pub fn call(node: &Arc<Node>) -> Result<Parts<ContainerEventResponse>, Error> {
-    let events = node.events.listen()?;
-    let closed = node.events.closed();
+pub(crate) fn call(node: &Arc<Node>) -> Result<Parts<ContainerEventResponse>, Error> {
+    let events = node.subscribers.subscribe()?;
+    let closed = node.subscribers.closed();
     let events = futures::stream::unfold(Some(events), |events| async move {
         let mut events = events?;
         match events.recv().await {
             Ok(event) => Some((Ok((*event).clone()), Some(events))),
             Err(RecvError::Closed) => None,
-            Err(RecvError::Lagged(lost)) => {
-                Some((Err(Status::data_loss(format!("{lost} events came faster than they were read"))), None))
-            }
+            Err(RecvError::Lagged(lost)) => Some((Err(status::lagged(lost)), None)),
         }
     });
     Ok(Box::pin(events.take_until(closed)))

@@ -6,10 +6,11 @@ use proto::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, Image
 
 use super::container_stats::value;
 use crate::error::Error;
-use crate::node::{Node, now};
+use crate::state::clock::now;
+use crate::state::node::Node;
 
 /// Answers. Images and containers share one file system, which therefore stands in both lists.
-pub async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
     let usage = node.block(|node| node.images.usage()).await?;
     let file_system = FilesystemUsage {
         timestamp: now(),

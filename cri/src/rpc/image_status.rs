@@ -7,12 +7,12 @@ use proto::v1::{ImageStatusRequest, ImageStatusResponse};
 use serde_json::json;
 
 use super::list_images::item;
-use crate::answer::info::pruned;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer::info::pruned;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
     if name.is_empty() {
         return Err(Error::missing("image.image"));

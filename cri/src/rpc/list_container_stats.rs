@@ -7,17 +7,20 @@ use proto::v1::{
 };
 
 use super::{container_stats, whole};
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: ListContainerStatsRequest,
+) -> Result<ListContainerStatsResponse, Error> {
     whole(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
 /// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.
-pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
+pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = ContainerFilter {
         id: filter.id,
@@ -33,5 +36,5 @@ pub async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Ve
     }
     let mut containers = node.store.containers();
     containers.retain(|one| answer::container::passes(one, &filter));
-    node.block(move |node| containers.iter().map(|one| container_stats::of(node, one)).collect()).await
+    node.block(move |node| containers.iter().map(|one| container_stats::read(node, one).0).collect()).await
 }

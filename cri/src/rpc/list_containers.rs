@@ -5,17 +5,17 @@ use std::sync::Arc;
 use proto::v1::{Container, ContainerFilter, ListContainersRequest, ListContainersResponse};
 
 use super::whole;
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
     whole(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
 }
 
 /// The containers that a filter lets through; the beginning of an id stands for the id.
-pub fn items(node: &Arc<Node>, filter: Option<ContainerFilter>) -> Vec<Container> {
+pub(crate) fn items(node: &Arc<Node>, filter: Option<ContainerFilter>) -> Vec<Container> {
     let mut filter = filter.unwrap_or_default();
     if let Ok(container) = node.store.find_container(&filter.id) {
         filter.id = container.id.to_string();

@@ -6,15 +6,15 @@ use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesRes
 
 use super::whole;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
     whole(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
 }
 
 /// The images that a filter lets through: all, or the one that it names.
-pub fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec<Image>, Error> {
+pub(crate) fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec<Image>, Error> {
     let name = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
     if name.is_empty() {
         return Ok(node.images.list().iter().map(item).collect());
@@ -24,7 +24,7 @@ pub fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec<Image>
 
 /// An image in CRI's words. Its user is a number or a name; of `user:group` the user.
 #[must_use]
-pub fn item(image: &image::Image) -> Image {
+pub(crate) fn item(image: &image::Image) -> Image {
     let user = image.config.user.split(':').next().unwrap_or_default();
     let uid = if user.is_empty() { None } else { user.parse().ok() };
     Image {

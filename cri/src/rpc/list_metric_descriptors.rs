@@ -2,11 +2,11 @@
 
 use proto::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor};
 
+use super::list_pod_sandbox_metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
 use crate::error::Error;
-use crate::metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
 
 /// Answers.
-pub fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {
+pub(crate) fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {
     let descriptor = |metric: &Descriptor| MetricDescriptor {
         name: metric.name.to_owned(),
         help: metric.help.to_owned(),

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 
 use super::whole;
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
     whole(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
 }
 
 /// The pods that a filter lets through; the beginning of an id stands for the id.
-pub fn items(node: &Arc<Node>, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
+pub(crate) fn items(node: &Arc<Node>, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
     let mut filter = filter.unwrap_or_default();
     if let Ok(pod) = node.store.find_pod(&filter.id) {
         filter.id = pod.id.to_string();

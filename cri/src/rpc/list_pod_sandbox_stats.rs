@@ -7,18 +7,21 @@ use proto::v1::{
 };
 
 use super::{pod_sandbox_stats, whole};
-use crate::answer;
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
+use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: ListPodSandboxStatsRequest) -> Result<ListPodSandboxStatsResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: ListPodSandboxStatsRequest,
+) -> Result<ListPodSandboxStatsResponse, Error> {
     whole(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
 }
 
 /// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.
-pub async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
+pub(crate) async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = PodSandboxFilter { id: filter.id, label_selector: filter.label_selector, state: None };
     if let Ok(pod) = node.store.find_pod(&filter.id) {

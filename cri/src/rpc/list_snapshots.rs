@@ -5,10 +5,10 @@ use std::sync::Arc;
 use proto::admin::{ListSnapshotsRequest, ListSnapshotsResponse};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Lists them.
-pub async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let names = node.block(move |node| node.images.snapshots(&container.id)).await?;
     Ok(ListSnapshotsResponse { names })

@@ -1,65 +1,66 @@
-//! The RPCs, one file each. Each is a function of the node and the request; [`crate::service`] calls it and turns its error
+//! The RPCs, one file each. Each is a function of the node and the request; [`crate::server::service`] calls it and turns its error
 //! into a status.
 
-pub mod attach;
-pub mod checkpoint_container;
-pub mod container_stats;
-pub mod container_status;
-pub mod create_container;
-pub mod exec;
-pub mod exec_sync;
-pub mod get_container_events;
-pub mod image_fs_info;
-pub mod image_status;
-pub mod list_container_stats;
-pub mod list_containers;
-pub mod list_images;
-pub mod list_metric_descriptors;
-pub mod list_pod_sandbox;
-pub mod list_pod_sandbox_metrics;
-pub mod list_pod_sandbox_stats;
-pub mod list_snapshots;
-pub mod pod_sandbox_stats;
-pub mod pod_sandbox_status;
-pub mod port_forward;
-pub mod pull_image;
-pub mod remove_container;
-pub mod remove_image;
-pub mod remove_pod_sandbox;
-pub mod reopen_container_log;
-pub mod rollback;
-pub mod run_pod_sandbox;
-pub mod runtime_config;
-pub mod snapshot;
-pub mod start_container;
-pub mod status;
-pub mod stop_container;
-pub mod stop_pod_sandbox;
-pub mod stream_container_stats;
-pub mod stream_containers;
-pub mod stream_images;
-pub mod stream_pod_sandbox_metrics;
-pub mod stream_pod_sandbox_stats;
-pub mod stream_pod_sandboxes;
-pub mod update_container_resources;
-pub mod update_pod_sandbox_resources;
-pub mod update_runtime_config;
-pub mod version;
+pub(crate) mod attach;
+pub(crate) mod capture;
+pub(crate) mod checkpoint_container;
+pub(crate) mod container_stats;
+pub(crate) mod container_status;
+pub(crate) mod create_container;
+pub(crate) mod exec;
+pub(crate) mod exec_sync;
+pub(crate) mod extensions;
+pub(crate) mod get_container_events;
+pub(crate) mod image_fs_info;
+pub(crate) mod image_status;
+pub(crate) mod list_container_stats;
+pub(crate) mod list_containers;
+pub(crate) mod list_images;
+pub(crate) mod list_metric_descriptors;
+pub(crate) mod list_pod_sandbox;
+pub(crate) mod list_pod_sandbox_metrics;
+pub(crate) mod list_pod_sandbox_stats;
+pub(crate) mod list_snapshots;
+pub(crate) mod pod_sandbox_stats;
+pub(crate) mod pod_sandbox_status;
+pub(crate) mod port_forward;
+pub(crate) mod pull_image;
+pub(crate) mod remove_container;
+pub(crate) mod remove_image;
+pub(crate) mod remove_pod_sandbox;
+pub(crate) mod reopen_container_log;
+pub(crate) mod rollback;
+pub(crate) mod run_pod_sandbox;
+pub(crate) mod runtime_config;
+pub(crate) mod snapshot;
+pub(crate) mod start_container;
+pub(crate) mod status;
+pub(crate) mod stop_container;
+pub(crate) mod stop_pod_sandbox;
+pub(crate) mod stream_container_stats;
+pub(crate) mod stream_containers;
+pub(crate) mod stream_images;
+pub(crate) mod stream_pod_sandbox_metrics;
+pub(crate) mod stream_pod_sandbox_stats;
+pub(crate) mod stream_pod_sandboxes;
+pub(crate) mod update_container_resources;
+pub(crate) mod update_pod_sandbox_resources;
+pub(crate) mod update_runtime_config;
+pub(crate) mod version;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::Stream;
 use prost::Message;
-use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
+use tonic::Status;
 
-use crate::deliver::{Deadline, Delivery, Gone};
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::{ContainerPhase, ContainerRecord};
-use crate::server::MESSAGE_LIMIT;
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, ContainerRecord};
 
+/// The largest message either way, in bytes: what kubelet and crictl accept.
+pub const MESSAGE_LIMIT: usize = 16 << 20;
 /// How many items a part of a streamed list has at most.
 const PART: usize = 128;
 /// A part ends with the item that makes it so large, in bytes: far below the 16 MiB of one message, since an item with all its
@@ -67,7 +68,7 @@ const PART: usize = 128;
 const PART_SIZE: usize = 4 << 20;
 
 /// A list in parts.
-pub type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Cuts a list into parts.
 fn parts<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
@@ -76,7 +77,7 @@ where
     T: 'static,
 {
     let mut items = items.into_iter();
-    Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
+    Box::pin(futures::stream::iter(std::iter::from_fn(move || {
         let (mut next, mut size) = (Vec::new(), 0);
         while next.len() < PART && size < PART_SIZE {
             let Some(item) = items.next() else { break };
@@ -98,27 +99,12 @@ fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
     Err(Error::Exhausted { what })
 }
 
-/// Whether the answer to this request reaches its client.
-fn delivery<T>(request: &Request<T>) -> Delivery {
-    request.extensions().get::<Delivery>().cloned().unwrap_or_default()
-}
-
-/// Tells when this request's client has gone away.
-fn gone<T>(request: &Request<T>) -> CancellationToken {
-    request.extensions().get::<Gone>().cloned().unwrap_or_default().0
-}
-
-/// When this request's client stops waiting.
-fn deadline<T>(request: &Request<T>) -> Deadline {
-    request.extensions().get::<Deadline>().copied().unwrap_or_default()
-}
-
 /// A container that runs.
 fn running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
     let container = node.store.find_container(id)?;
     if matches!(container.phase, ContainerPhase::Running { .. }) {
         return Ok(container);
     }
-    let state = crate::answer::container::state(&container).as_str_name();
+    let state = crate::translate::answer::container::state(&container).as_str_name();
     Err(Error::State { what: format!("container {} is in {state} state", container.id.short()) })
 }

@@ -8,13 +8,14 @@ use proto::v1::{
 };
 
 use super::container_stats::{self, value};
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
-use crate::record::{ContainerPhase, PodRecord};
+use crate::state::clock::now;
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, PodRecord};
+use crate::translate::answer;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     let stats = node.block(move |node| of(node, &pod)).await;
     Ok(PodSandboxStatsResponse { stats: Some(stats) })
@@ -22,15 +23,13 @@ pub async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<P
 
 /// What a pod uses. Blocking.
 #[must_use]
-pub fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
+pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
     let timestamp = now();
     let mut running = node.store.containers_of(&pod.id);
     running.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));
-    let containers: Vec<_> = running.iter().map(|one| container_stats::of(node, one)).collect();
-    let processes = running
-        .iter()
-        .filter_map(|one| node.runtime.container_usage(&one.id).ok()?.processes)
-        .fold(None, |sum: Option<u64>, count| Some(sum.unwrap_or_default() + count));
+    let read = running.iter().map(|one| container_stats::read(node, one));
+    let (containers, processes): (Vec<_>, Vec<_>) = read.unzip();
+    let processes = processes.into_iter().flatten().reduce(u64::saturating_add);
     PodSandboxStats {
         attributes: Some(answer::pod::attributes(pod)),
         linux: Some(LinuxPodSandboxStats {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use proto::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 
-use crate::answer;
 use crate::error::Error;
-use crate::node::{Node, now};
+use crate::state::clock::now;
+use crate::state::node::Node;
+use crate::translate::answer;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     Ok(PodSandboxStatusResponse {
         status: Some(answer::pod::status(&pod)),

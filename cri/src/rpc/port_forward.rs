@@ -6,11 +6,11 @@ use proto::v1::{PortForwardRequest, PortForwardResponse};
 use streaming::Forward;
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     if pod.phase != PodPhase::Ready {
         return Err(Error::State { what: format!("sandbox {} is not ready", pod.id.short()) });

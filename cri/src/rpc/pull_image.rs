@@ -7,13 +7,12 @@ use proto::v1::{AuthConfig, PullImageRequest, PullImageResponse};
 use tonic::Request;
 use tracing::info;
 
-use super::deadline;
-use crate::deliver::Deadline;
+use super::extensions::{Deadline, deadline};
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Pulls.
-pub async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -> Result<PullImageResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -> Result<PullImageResponse, Error> {
     let Deadline(deadline) = deadline(&request);
     let request = request.into_inner();
     let reference = request.image.map(|image| image.image).unwrap_or_default();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use proto::v1::{RemoveContainerRequest, RemoveContainerResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::teardown;
+use crate::lifecycle::teardown;
+use crate::state::node::Node;
 
 /// Removes it.
-pub async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
     let container = match node.store.find_container(&request.container_id) {
         Ok(container) => container,
         Err(Error::NotFound { .. }) => return Ok(RemoveContainerResponse {}),

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use proto::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::teardown::{self, Until};
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::node::Node;
 
 /// Removes it.
-pub async fn call(node: &Arc<Node>, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: RemovePodSandboxRequest,
+) -> Result<RemovePodSandboxResponse, Error> {
     let id = match node.store.find_pod(&request.pod_sandbox_id) {
         Ok(pod) => pod.id.clone(),
         Err(Error::NotFound { .. }) => return Ok(RemovePodSandboxResponse {}),

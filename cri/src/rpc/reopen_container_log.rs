@@ -6,10 +6,13 @@ use proto::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
 use super::running;
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Reopens it.
-pub async fn call(node: &Arc<Node>, request: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: ReopenContainerLogRequest,
+) -> Result<ReopenContainerLogResponse, Error> {
     let container = running(node, &request.container_id)?;
     node.block(move |node| node.runtime.reopen_log(&container.id)).await?;
     Ok(ReopenContainerLogResponse {})

@@ -7,10 +7,10 @@ use proto::admin::{RollbackRequest, RollbackResponse};
 use runtime::ContainerState;
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Rolls it back.
-pub async fn call(node: &Arc<Node>, request: RollbackRequest) -> Result<RollbackResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: RollbackRequest) -> Result<RollbackResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     // StartContainer takes this lock too: a container that does not run now does not begin to meanwhile.
     let _lock = node.locks.container(&container.pod, &container.id).await;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use proto::admin::{SnapshotRequest, SnapshotResponse};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Takes the snapshot.
-pub async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let _lock = node.locks.container(&container.pod, &container.id).await;
     node.block(move |node| node.images.snapshot(&container.id, &request.name)).await?;

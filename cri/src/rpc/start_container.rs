@@ -8,15 +8,17 @@ use proto::v1::{ContainerEventType, StartContainerRequest, StartContainerRespons
 use tracing::warn;
 
 use crate::error::{Backend, Error};
-use crate::exits;
-use crate::node::{Node, nanoseconds, now};
-use crate::record::{ContainerPhase, Ended, PodPhase};
+use crate::lifecycle::events;
+use crate::lifecycle::exits;
+use crate::state::clock::{nanoseconds, now};
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
 /// The exit code of a container that could not be started.
 const START_ERROR: i32 = 128;
 
 /// Starts it.
-pub async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let _lock = node.locks.container(&container.pod, &container.id).await;
     let id = container.id.clone();
@@ -38,7 +40,7 @@ fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
         warn!(container = id.short(), "it runs, and that is not on disk: {}", host::chain(&error));
     }
     if let Some(record) = node.store.container(id) {
-        node.tell_container(&record, ContainerEventType::ContainerStartedEvent);
+        events::publish_container(node, &record, ContainerEventType::ContainerStartedEvent);
     }
     Ok(())
 }
@@ -46,7 +48,7 @@ fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
 fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let record = node.store.container(id).ok_or_else(|| Error::NotFound { what: format!("container {id}") })?;
     if record.phase != ContainerPhase::Created {
-        let state = crate::answer::container::state(&record).as_str_name();
+        let state = crate::translate::answer::container::state(&record).as_str_name();
         return Err(Error::State {
             what: format!("container {} is in {state} state: it cannot be started", id.short()),
         });
@@ -85,6 +87,6 @@ fn note_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
         warn!(container = id.short(), "its start failed, and that is not on disk: {}", host::chain(&error));
     }
     if let Some(record) = node.store.container(id) {
-        node.tell_container(&record, ContainerEventType::ContainerStoppedEvent);
+        events::publish_container(node, &record, ContainerEventType::ContainerStoppedEvent);
     }
 }

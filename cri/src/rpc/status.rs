@@ -11,14 +11,14 @@ use proto::v1::{
 use serde_json::json;
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// The conditions that kubelet looks for.
 const RUNTIME_READY: &str = "RuntimeReady";
 const NETWORK_READY: &str = "NetworkReady";
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
     let (runtime, network) = node.block(|node| (runtime_needs(node), network_needs(node))).await;
     let conditions = vec![
         condition(RUNTIME_READY, "RuntimeNotReady", &runtime),

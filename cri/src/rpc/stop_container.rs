@@ -9,12 +9,13 @@ use runtime::spec::Signal;
 use tracing::info;
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::ContainerPhase;
-use crate::{exits, teardown};
+use crate::lifecycle::exits;
+use crate::lifecycle::teardown;
+use crate::state::node::Node;
+use crate::state::record::ContainerPhase;
 
 /// Stops it. It takes no lock: a second call with less time must not wait for the first.
-pub async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse, Error> {
     let container = match node.store.find_container(&request.container_id) {
         Ok(container) => container,
         Err(Error::NotFound { .. }) => return Ok(StopContainerResponse {}),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use proto::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
-use crate::teardown::{self, Until};
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 
 /// Stops it.
-pub async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
+pub(crate) async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
     let id = match node.store.find_pod(&request.pod_sandbox_id) {
         Ok(pod) => pod.id.clone(),
         Err(Error::NotFound { .. }) => return Ok(StopPodSandboxResponse {}),

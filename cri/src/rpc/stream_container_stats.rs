@@ -5,10 +5,13 @@ use std::sync::Arc;
 use proto::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 
 use super::{Parts, list_container_stats, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: StreamContainerStatsRequest) -> Parts<StreamContainerStatsResponse> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: StreamContainerStatsRequest,
+) -> Parts<StreamContainerStatsResponse> {
     let stats = list_container_stats::stats(node, request.filter).await;
     parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proto::v1::{StreamContainersRequest, StreamContainersResponse};
 
 use super::{Parts, list_containers, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
+pub(crate) fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
     parts(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
 }

@@ -6,10 +6,10 @@ use proto::v1::{StreamImagesRequest, StreamImagesResponse};
 
 use super::{Parts, list_images, parts};
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {
+pub(crate) fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {
     let images = list_images::items(node, request.filter)?;
     Ok(parts(images, |images| StreamImagesResponse { images }))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use proto::v1::StreamPodSandboxMetricsResponse;
 
 use super::{Parts, list_pod_sandbox_metrics, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>) -> Parts<StreamPodSandboxMetricsResponse> {
-    let metrics = list_pod_sandbox_metrics::metrics(node).await;
+pub(crate) async fn call(node: &Arc<Node>) -> Parts<StreamPodSandboxMetricsResponse> {
+    let metrics = list_pod_sandbox_metrics::all(node).await;
     parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })
 }

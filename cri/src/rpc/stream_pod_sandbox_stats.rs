@@ -5,10 +5,13 @@ use std::sync::Arc;
 use proto::v1::{StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse};
 
 use super::{Parts, list_pod_sandbox_stats, parts};
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Answers.
-pub async fn call(node: &Arc<Node>, request: StreamPodSandboxStatsRequest) -> Parts<StreamPodSandboxStatsResponse> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: StreamPodSandboxStatsRequest,
+) -> Parts<StreamPodSandboxStatsResponse> {
     let stats = list_pod_sandbox_stats::stats(node, request.filter).await;
     parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
 }

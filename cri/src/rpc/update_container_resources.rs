@@ -6,12 +6,12 @@ use host::ContainerId;
 use proto::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::ContainerPhase;
+use crate::state::node::Node;
+use crate::state::record::ContainerPhase;
 use crate::translate;
 
 /// Changes them.
-pub async fn call(
+pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse, Error> {
@@ -28,7 +28,7 @@ pub async fn call(
 fn update(node: &Node, id: &ContainerId, wanted: &LinuxContainerResources) -> Result<(), Error> {
     let record = node.store.container(id).ok_or_else(|| Error::NotFound { what: format!("container {id}") })?;
     if !matches!(record.phase, ContainerPhase::Created | ContainerPhase::Running { .. }) {
-        let state = crate::answer::container::state(&record).as_str_name();
+        let state = crate::translate::answer::container::state(&record).as_str_name();
         return Err(Error::State { what: format!("container {} is in {state} state", id.short()) });
     }
     node.runtime.update_container(id, &translate::container_resources(Some(wanted))?)?;
@@ -37,7 +37,7 @@ fn update(node: &Node, id: &ContainerId, wanted: &LinuxContainerResources) -> Re
 }
 
 /// What is set changes, and what is not stays: CRI's and containerd's rule.
-pub fn merge(current: &mut LinuxContainerResources, wanted: &LinuxContainerResources) {
+pub(crate) fn merge(current: &mut LinuxContainerResources, wanted: &LinuxContainerResources) {
     fn set<T: PartialEq + Default + Clone>(current: &mut T, wanted: &T) {
         if *wanted != T::default() {
             *current = wanted.clone();

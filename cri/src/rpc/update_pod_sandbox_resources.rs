@@ -8,12 +8,12 @@ use proto::v1::{
 };
 
 use crate::error::Error;
-use crate::node::Node;
-use crate::record::PodPhase;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
 use crate::translate;
 
 /// Changes them.
-pub async fn call(
+pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Error> {

@@ -7,11 +7,14 @@ use proto::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::node::Node;
+use crate::state::node::Node;
 
 /// Makes it the pod network. Empty: nothing changes, as with other servers. Where the configuration names pod networks,
 /// they stand, since somebody chose them.
-pub async fn call(node: &Arc<Node>, request: UpdateRuntimeConfigRequest) -> Result<UpdateRuntimeConfigResponse, Error> {
+pub(crate) async fn call(
+    node: &Arc<Node>,
+    request: UpdateRuntimeConfigRequest,
+) -> Result<UpdateRuntimeConfigResponse, Error> {
     let config = request.runtime_config.unwrap_or_default().network_config.unwrap_or_default();
     let networks = parse(&config.pod_cidr)?;
     let configured = &node.config.network.pod_cidrs;

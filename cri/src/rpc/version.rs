@@ -7,12 +7,12 @@ use crate::error::Error;
 /// The version of the kubelet runtime API, which has been this one since it had a version.
 const KUBELET_API_VERSION: &str = "0.1.0";
 /// The name that clients show.
-pub const RUNTIME_NAME: &str = "cellblock";
+pub(crate) const RUNTIME_NAME: &str = "cellblock";
 /// The version of CRI.
 const CRI_VERSION: &str = "v1";
 
 /// Answers.
-pub fn call(_request: VersionRequest) -> Result<VersionResponse, Error> {
+pub(crate) fn call(_request: VersionRequest) -> Result<VersionResponse, Error> {
     Ok(VersionResponse {
         version: KUBELET_API_VERSION.to_owned(),
         runtime_name: RUNTIME_NAME.to_owned(),

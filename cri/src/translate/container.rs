@@ -6,43 +6,54 @@ use std::path::{Path, PathBuf};
 use host::ContainerId;
 use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
-use runtime::spec::{ContainerSpec, PidScope, PodSpec, Resources, Signal};
+use runtime::spec::{ContainerSpec, MountSource, PidScope, PodSpec, Resources, Signal};
 
-use super::{Refusal, invalid, labels, mounts, name, process, required, resources, security, signal};
+use super::mounts::ImageVolume;
+
+use super::refusal::{Refusal, invalid, labels, name, required};
+use super::{mounts, process, resources, security, signal};
 
 /// What a container is made from.
 #[derive(Debug, Clone)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// Its id.
-    pub id: &'a ContainerId,
+    pub(crate) id: &'a ContainerId,
     /// The request.
-    pub config: &'a ContainerConfig,
+    pub(crate) config: &'a ContainerConfig,
     /// The pod's own request, as it was when the pod was made.
-    pub pod_config: &'a PodSandboxConfig,
+    pub(crate) pod_config: &'a PodSandboxConfig,
     /// The pod, as it was made.
-    pub pod: &'a PodSpec,
-    /// The image.
-    pub image: &'a ImageConfig,
-    /// The root that was prepared from it.
-    pub rootfs: &'a Path,
-    /// The directories of the [`super::image_volumes`], in their order.
-    pub volumes: &'a [PathBuf],
+    pub(crate) pod: &'a PodSpec,
+    /// The image's configuration.
+    pub(crate) image: &'a ImageConfig,
 }
 
-/// A container that is wanted.
+/// A container that does not exist yet: it has no root, and the images that it mounts have no directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Of the kernel.
-    pub spec: ContainerSpec,
-    /// What it is stopped with.
-    pub stop_signal: Signal,
+pub(crate) struct Draft {
+    /// The paths that are missing are empty; [`Draft::complete`] fills them in.
+    spec: ContainerSpec,
+    pub(crate) volumes: Vec<ImageVolume>,
+    pub(crate) stop_signal: Signal,
+}
+
+impl Draft {
+    pub(crate) fn log_path(&self) -> Option<&Path> {
+        self.spec.log_path.as_deref()
+    }
+
+    /// The spec with its root and the directories of [`Draft::volumes`], in their order.
+    pub(crate) fn complete(&self, rootfs: PathBuf, directories: Vec<PathBuf>) -> ContainerSpec {
+        let mut spec = ContainerSpec { rootfs, ..self.spec.clone() };
+        for (volume, directory) in self.volumes.iter().zip(directories) {
+            spec.mounts[volume.index].source = MountSource::Host(directory);
+        }
+        spec
+    }
 }
 
 /// Translates a container.
-///
-/// # Errors
-/// [`Refusal`].
-pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
+pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     let config = inputs.config;
     check(config)?;
     let linux = config.linux.clone().unwrap_or_default();
@@ -51,15 +62,16 @@ pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
         let field = "linux.security_context.namespace_options.userns_options";
         security::user_namespace(field, options.userns_options.as_ref())?;
     }
+    let (mounts, volumes) = mounts::mounts(&config.mounts)?;
     let spec = ContainerSpec {
         id: inputs.id.clone(),
         pod: inputs.pod.id.clone(),
-        rootfs: inputs.rootfs.to_owned(),
+        rootfs: PathBuf::new(),
         readonly_rootfs: context.readonly_rootfs,
         for_linux: inputs.image.os == "linux",
         process: process::process(config, inputs.image, inputs.pod.hostname.as_deref(), &context)?,
         pid: pid(&context, inputs.pod)?,
-        mounts: mounts::mounts(&config.mounts, inputs.volumes)?,
+        mounts,
         devices: mounts::devices(&config.devices)?,
         resources: resources::resources("linux.resources", linux.resources.as_ref())?,
         security: security::security(&context, inputs.pod.privileged)?,
@@ -68,14 +80,14 @@ pub fn container(inputs: &Inputs<'_>) -> Result<Container, Refusal> {
         log_path: log_path(inputs.pod_config, config)?,
     };
     let stop_signal = signal::stop_signal(config.stop_signal, inputs.image.stop_signal.as_deref(), &inputs.image.os)?;
-    Ok(Container { spec, stop_signal })
+    Ok(Draft { spec, volumes, stop_signal })
 }
 
 /// What a container may use, for UpdateContainerResources.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
+pub(crate) fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
     resources::resources("linux", wanted)
 }
 
@@ -83,7 +95,7 @@ pub fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<R
 ///
 /// # Errors
 /// A path that leaves the directory.
-pub fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
+fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
     if config.log_path.is_empty() || pod.log_directory.is_empty() {
         return Ok(None);
     }
@@ -124,12 +136,12 @@ mod tests {
     use host::{ContainerId, PodId};
     use image::ImageConfig;
     use proto::v1::{
-        CdiDevice, ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxContainerSecurityContext,
-        NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+        CdiDevice, ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
+        Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     };
-    use runtime::spec::{NameOrId, PidScope};
+    use runtime::spec::{MountSource, NameOrId, PidScope};
 
-    use super::{Container, Inputs, Refusal, container};
+    use super::{Draft, Inputs, Refusal, container};
 
     fn config() -> ContainerConfig {
         let metadata = ContainerMetadata { name: "main".to_owned(), attempt: 0 };
@@ -137,7 +149,7 @@ mod tests {
         ContainerConfig { metadata: Some(metadata), command, ..ContainerConfig::default() }
     }
 
-    fn translate(config: &ContainerConfig) -> Result<Container, Refusal> {
+    fn translate(config: &ContainerConfig) -> Result<Draft, Refusal> {
         let metadata = PodSandboxMetadata {
             name: "web".to_owned(),
             uid: "u".to_owned(),
@@ -156,8 +168,6 @@ mod tests {
             pod_config: &pod_config,
             pod: &pod.spec,
             image: &ImageConfig { user: "www".to_owned(), os: "freebsd".to_owned(), ..ImageConfig::default() },
-            rootfs: Path::new("/root"),
-            volumes: &[],
         })
     }
 
@@ -166,6 +176,24 @@ mod tests {
         let got = translate(&config()).unwrap();
         assert_eq!(got.spec.process.user.user, NameOrId::Name("www".to_owned()));
         assert_eq!((got.spec.pid, got.spec.log_path), (PidScope::Pod, None));
+    }
+
+    #[test]
+    fn a_draft_gets_its_root_and_the_directories_of_its_images() {
+        let image = Some(ImageSpec { image: "busybox".to_owned(), ..ImageSpec::default() });
+        let mount = |host_path: &str, image| Mount {
+            host_path: host_path.to_owned(),
+            container_path: "/mnt".to_owned(),
+            image,
+            ..Mount::default()
+        };
+        let mounts = vec![mount("/a", None), mount("", image)];
+        let draft = translate(&ContainerConfig { mounts, ..config() }).unwrap();
+        assert_eq!(draft.volumes[0].image, "busybox");
+        let spec = draft.complete("/root".into(), vec!["/images/busybox".into()]);
+        let sources: Vec<_> = spec.mounts.iter().map(|mount| mount.source.clone()).collect();
+        assert_eq!(sources, ["/a", "/images/busybox"].map(|path| MountSource::Host(path.into())));
+        assert_eq!(spec.rootfs, Path::new("/root"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proto::v1::DnsConfig;
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// The containers' /etc/resolv.conf (resolv.conf(5)); None where nothing is configured: the host's own is used, as
 /// containerd does.

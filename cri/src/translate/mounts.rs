@@ -1,54 +1,44 @@
-//! Mounts and devices. A mount of an image is handed back as an [`ImageVolume`]: its directory comes from the image store,
-//! and the caller puts it in the mount's place.
+//! Mounts and devices. A mount that names an image has no source yet: its directory comes from the image store.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
 use runtime::spec::{Device, Mount, MountSource, Propagation};
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// An image that is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageVolume {
+pub(crate) struct ImageVolume {
     /// Its place in ContainerConfig.mounts.
-    pub index: usize,
+    pub(crate) index: usize,
     /// The image, as the request names it: a reference or an id.
-    pub image: String,
+    pub(crate) image: String,
     /// The directory of the image that is mounted; empty: its root.
-    pub sub_path: String,
+    pub(crate) sub_path: String,
 }
 
-/// The images that a container's mounts name, in their order.
-///
-/// # Errors
-/// A mount that names an image and a host path, or a sub path that leaves the image.
-pub fn image_volumes(mounts: &[WireMount]) -> Result<Vec<ImageVolume>, Refusal> {
-    let mut volumes = Vec::new();
-    for (index, mount) in mounts.iter().enumerate() {
-        let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
-        let field = |name: &str| format!("mounts[{index}].{name}");
-        if !mount.host_path.is_empty() {
-            return Err(invalid(field("host_path"), format!("{:?} and an image at once", mount.host_path)));
-        }
-        let sub_path = Path::new(&mount.image_sub_path);
-        if !sub_path.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
-            return Err(invalid(field("image_sub_path"), format!("{:?} leaves the image", mount.image_sub_path)));
-        }
-        volumes.push(ImageVolume { index, image: image.image.clone(), sub_path: mount.image_sub_path.clone() });
+/// The mounts of a container, and which of them are images: the source of those is empty.
+pub(super) fn mounts(wanted: &[WireMount]) -> Result<(Vec<Mount>, Vec<ImageVolume>), Refusal> {
+    let volumes: Vec<_> = wanted.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
+    let mounts = wanted.iter().zip(&volumes).enumerate();
+    let mounts = mounts.map(|(index, (mount, volume))| translate(index, mount, volume.is_some()));
+    Ok((mounts.collect::<Result<_, _>>()?, volumes.into_iter().flatten().collect()))
+}
+
+fn volume((index, mount): (usize, &WireMount)) -> Result<Option<ImageVolume>, Refusal> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { return Ok(None) };
+    if !mount.host_path.is_empty() {
+        return Err(invalid(field("host_path"), format!("{:?} and an image at once", mount.host_path)));
     }
-    Ok(volumes)
+    if !Path::new(&mount.image_sub_path).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(invalid(field("image_sub_path"), format!("{:?} leaves the image", mount.image_sub_path)));
+    }
+    Ok(Some(ImageVolume { index, image: image.image.clone(), sub_path: mount.image_sub_path.clone() }))
 }
 
-/// The mounts of a container; `volumes` are the directories of the [`image_volumes`], in their order.
-pub(super) fn mounts(wanted: &[WireMount], volumes: &[PathBuf]) -> Result<Vec<Mount>, Refusal> {
-    let images = image_volumes(wanted)?;
-    let directory =
-        |index: usize| images.iter().position(|volume| volume.index == index).and_then(|at| volumes.get(at));
-    wanted.iter().enumerate().map(|(index, mount)| translate(index, mount, directory(index))).collect()
-}
-
-fn translate(index: usize, mount: &WireMount, volume: Option<&PathBuf>) -> Result<Mount, Refusal> {
+fn translate(index: usize, mount: &WireMount, is_image: bool) -> Result<Mount, Refusal> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(invalid(field("uidMappings"), "id-mapped mounts are not supported"));
@@ -58,14 +48,11 @@ fn translate(index: usize, mount: &WireMount, volume: Option<&PathBuf>) -> Resul
         let reason = "true, but the mount is not readonly with private propagation";
         return Err(invalid(field("recursive_read_only"), reason));
     }
-    let source = match volume {
-        Some(directory) => directory.clone(),
-        None => absolute(&field("host_path"), &mount.host_path)?,
-    };
+    let source = if is_image { PathBuf::new() } else { absolute(&field("host_path"), &mount.host_path)? };
     Ok(Mount {
         destination: absolute(&field("container_path"), &mount.container_path)?,
         source: MountSource::Host(source),
-        readonly: mount.readonly || volume.is_some(),
+        readonly: mount.readonly || is_image,
         recursive_readonly: mount.recursive_read_only,
         propagation,
     })
@@ -108,12 +95,10 @@ pub(super) fn devices(wanted: &[WireDevice]) -> Result<Vec<Device>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use proto::v1::{Device as WireDevice, IdMapping, ImageSpec, Mount as WireMount};
     use runtime::spec::{MountSource, Propagation};
 
-    use super::{devices, image_volumes, mounts};
+    use super::{devices, mounts};
 
     fn mount(host_path: &str, container_path: &str) -> WireMount {
         WireMount { host_path: host_path.to_owned(), container_path: container_path.to_owned(), ..WireMount::default() }
@@ -127,22 +112,21 @@ mod tests {
     #[test]
     fn a_mount_is_what_was_asked_for() {
         let wanted = WireMount { readonly: true, recursive_read_only: true, ..mount("/a", "/b") };
-        let got = mounts(&[wanted, WireMount { propagation: 2, ..mount("/c", "/d") }], &[]).unwrap();
+        let got = mounts(&[wanted, WireMount { propagation: 2, ..mount("/c", "/d") }]).unwrap().0;
         assert_eq!(got[0].source, MountSource::Host("/a".into()));
         assert!(got[0].readonly && got[0].recursive_readonly);
         assert_eq!((got[1].readonly, got[1].propagation), (false, Propagation::Bidirectional));
     }
 
     #[test]
-    fn an_image_is_mounted_from_its_directory_and_read_only() {
+    fn an_image_is_mounted_read_only_and_has_no_source_yet() {
         let wanted = [mount("/a", "/b"), image_mount("busybox", "etc")];
-        let volumes = image_volumes(&wanted).unwrap();
+        let (got, volumes) = mounts(&wanted).unwrap();
         assert_eq!((volumes.len(), volumes[0].index, volumes[0].sub_path.as_str()), (1, 1, "etc"));
-        let got = mounts(&wanted, &[PathBuf::from("/images/busybox/etc")]).unwrap();
-        assert_eq!(got[1].source, MountSource::Host("/images/busybox/etc".into()));
+        assert_eq!(got[1].source, MountSource::Host("".into()));
         assert!(got[1].readonly && !got[0].readonly);
         for wrong in [image_mount("busybox", "../etc"), image_mount("busybox", "/etc")] {
-            assert!(image_volumes(&[wrong]).unwrap_err().to_string().contains("mounts[0].image_sub_path"));
+            assert!(mounts(&[wrong]).unwrap_err().to_string().contains("mounts[0].image_sub_path"));
         }
     }
 
@@ -155,7 +139,7 @@ mod tests {
             (WireMount { recursive_read_only: true, ..mount("/a", "/b") }, "mounts[0].recursive_read_only"),
             (WireMount { uid_mappings: vec![IdMapping::default()], ..mount("/a", "/b") }, "mounts[0].uidMappings"),
         ] {
-            let refusal = mounts(&[wanted], &[]).unwrap_err().to_string();
+            let refusal = mounts(&[wanted]).unwrap_err().to_string();
             assert!(refusal.contains(field), "{refusal}");
         }
     }

@@ -7,24 +7,24 @@ use network::{HostPort, Protocol};
 use proto::v1::{PortMapping, Protocol as WireProtocol};
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// The annotation for static addresses: one of each family at most, with a comma between two.
-pub const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
+pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
 /// The annotation for a pod without a default route and without translation: `none`.
-pub const ROUTE_ANNOTATION: &str = "network.cellblock/route";
+pub(crate) const ROUTE_ANNOTATION: &str = "network.cellblock/route";
 
 /// What a pod wants of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkWish {
+pub(crate) struct NetworkWish {
     /// It is on the host's network.
-    pub host: bool,
+    pub(crate) host: bool,
     /// The addresses that it must have; of a family without one, any.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Whether it has a way out.
-    pub route: bool,
+    pub(crate) route: bool,
     /// The ports of the host that lead to it.
-    pub host_ports: Vec<HostPort>,
+    pub(crate) host_ports: Vec<HostPort>,
 }
 
 pub(super) fn wish(

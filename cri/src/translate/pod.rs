@@ -5,25 +5,26 @@ use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxCo
 use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
-use super::{Refusal, dns, invalid, labels, name, required, resources, security};
+use super::refusal::{Refusal, invalid, labels, name, required};
+use super::{dns, resources, security};
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
 
 /// A pod that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Of the kernel.
-    pub spec: PodSpec,
+    pub(crate) spec: PodSpec,
     /// Of the network.
-    pub network: NetworkWish,
+    pub(crate) network: NetworkWish,
 }
 
 /// Translates a pod. `handlers` are the runtime handlers that are configured besides the empty one.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[String]) -> Result<Pod, Refusal> {
+pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[String]) -> Result<Pod, Refusal> {
     if !handler.is_empty() && !handlers.iter().any(|known| known == handler) {
         return Err(invalid("runtime_handler", format!("no runtime for {handler:?} is configured")));
     }
@@ -57,7 +58,7 @@ pub fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[Str
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn pod_resources(linux: &LinuxPodSandboxConfig) -> Result<Resources, Refusal> {
+pub(crate) fn pod_resources(linux: &LinuxPodSandboxConfig) -> Result<Resources, Refusal> {
     resources::resources("linux.resources", linux.resources.as_ref())
 }
 

@@ -6,7 +6,7 @@ use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use runtime::spec::{NameOrId, Process, User};
 
-use super::{Refusal, invalid, number};
+use super::refusal::{Refusal, invalid, number};
 
 /// The search path of an image that sets none, as containerd has it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::v1::LinuxContainerResources;
 use runtime::spec::Resources;
 
-use super::{Refusal, invalid, number};
+use super::refusal::{Refusal, invalid, number};
 
 /// The kernel's range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;

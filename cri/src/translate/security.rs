@@ -8,7 +8,7 @@ use proto::v1::{
 };
 use runtime::spec::{PidScope, Profile, Scope, Security};
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// The security of a container; `pod_privileged` is the pod's word on whether any of its containers may be privileged.
 pub(super) fn security(context: &LinuxContainerSecurityContext, pod_privileged: bool) -> Result<Security, Refusal> {

@@ -3,7 +3,7 @@
 use proto::v1::Signal as WireSignal;
 use runtime::spec::Signal;
 
-use super::{Refusal, invalid};
+use super::refusal::{Refusal, invalid};
 
 /// The names of signals 1 to 31 on Linux (signal(7), x86 and arm), for images that give a number.
 const LINUX: [&str; 31] = [

@@ -100,7 +100,7 @@ fn one_connection_too_many_waits_until_another_ends() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let world = World::new();
     let server = world.start();
-    let most = cri::connections::CONNECTIONS;
+    let most = cri::CONNECTIONS;
     // Both ends of each are this process's.
     let limit = Limit::set(2 * rlim_t::try_from(most).unwrap() + 512);
     let mut first = server.client();

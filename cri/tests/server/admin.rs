@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
-use cri::{admin, snapshots};
+use cri::{admin_socket, snapshots};
 use proto::admin::*;
 use proto::v1::*;
 use tonic::Code;
@@ -69,7 +69,7 @@ fn what_cannot_be_done_is_refused_with_its_code() {
 fn only_root_may_use_the_socket_and_it_goes_with_its_server() {
     let world = World::new();
     let server = world.start();
-    let socket = admin::socket(&server.node.config.state);
+    let socket = admin_socket(&world.state());
     let metadata = std::fs::symlink_metadata(&socket).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
@@ -82,7 +82,7 @@ fn the_commands_ask_the_server_and_name_the_socket_of_one_that_does_not_run() {
     let world = World::new();
     let server = world.start();
     server.pull(&world);
-    let state = server.node.config.state.clone();
+    let state = world.state();
     let mut client = server.client();
     let (_, id) = server.run(made(&mut client, &world, &["forever"]));
     snapshots::take(&state, &id, "a").unwrap();
@@ -91,6 +91,6 @@ fn the_commands_ask_the_server_and_name_the_socket_of_one_that_does_not_run() {
     assert_eq!(snapshots::list(&state, "zz").unwrap_err().to_string(), "container \"zz\" not found");
     server.stop();
     let error = snapshots::list(&state, &id).unwrap_err();
-    let wanted = format!("no server answers on {}", admin::socket(&state).display());
+    let wanted = format!("no server answers on {}", admin_socket(&state).display());
     assert!(error.to_string().starts_with(&wanted), "{error}");
 }

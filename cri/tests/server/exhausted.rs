@@ -1,7 +1,7 @@
 //! What happens when something is used up: addresses, host ports, the disk of the records, the room in one message. A clear
 //! error, nothing half made, what is there goes on, and once there is room again it works again.
 
-use cri::server::MESSAGE_LIMIT;
+use cri::MESSAGE_LIMIT;
 use proto::v1::*;
 use tonic::{Code, Status};
 
@@ -128,22 +128,17 @@ fn a_list_that_is_too_large_for_a_message_says_so_and_comes_in_parts() {
     let mut client = server.client();
     let size = 900_000;
     let wanted = MESSAGE_LIMIT / size + 1;
-    let mut request = run_pod("pod");
-    request.config.as_mut().unwrap().annotations.insert("large".to_owned(), "x".repeat(size));
-    let first = server.run(run(&mut client, request)).unwrap();
-    // Others like it, by their records alone.
-    let store = &server.node.store;
-    let record = store.find_pod(&first).unwrap();
-    for _ in 1..wanted {
-        let mut record = (*record).clone();
-        record.id = store.new_pod_id();
-        store.put_pod(record).unwrap();
-    }
+    let large = |number: usize| {
+        let mut request = run_pod(&format!("pod{number}"));
+        request.config.as_mut().unwrap().annotations.insert("large".to_owned(), "x".repeat(size));
+        request
+    };
+    let pods: Vec<_> = (0..wanted).map(|number| server.run(run(&mut client, large(number))).unwrap()).collect();
     server.run(async {
         let status = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("StreamPodSandboxes"), "{status}");
-        let filter = PodSandboxFilter { id: first, ..PodSandboxFilter::default() };
+        let filter = PodSandboxFilter { id: pods[0].clone(), ..PodSandboxFilter::default() };
         let one = client.list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.unwrap().into_inner();
         assert_eq!(one.items.len(), 1);
         let mut parts = client.stream_pod_sandboxes(StreamPodSandboxesRequest::default()).await.unwrap().into_inner();

@@ -1,10 +1,11 @@
 //! Lists and their filters, whole and in parts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proto::v1::*;
 
-use crate::world::{World, create, run_pod};
+use crate::world::{World, create, made, run_pod};
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -114,5 +115,24 @@ fn a_node_says_what_it_is() {
         assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("cellblock", "v1"));
         let metrics = client.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap().into_inner();
         assert!(metrics.descriptors.iter().any(|one| one.name == "container_memory_usage_bytes"));
+    });
+}
+
+#[test]
+fn the_stats_of_a_pod_read_each_container_once() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let (pod_sandbox_id, container_id) = made(&mut client, &world, &["forever"]).await;
+        client.start_container(StartContainerRequest { container_id }).await.unwrap();
+        let request = PodSandboxStatsRequest { pod_sandbox_id };
+        // The task that waits for its exit asks for a descriptor first.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let calls = world.faults.calls();
+        let stats = client.pod_sandbox_stats(request).await.unwrap().into_inner().stats.unwrap().linux.unwrap();
+        assert_eq!(stats.containers.len(), 1);
+        assert_eq!(world.faults.calls() - calls, 2, "what it uses, and what it has written");
     });
 }

@@ -158,7 +158,7 @@ fn a_record_that_cannot_be_read_is_kept_with_all_that_belongs_to_it() {
     let mut client = server.client();
     let pod = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
     server.stop();
-    let newer = br#"{"version": 2, "record": {"anything": "else"}}"#;
+    let newer = br#"{"version": 3, "record": {"anything": "else"}}"#;
     write_record(&world, &pod, newer);
     let server = world.start();
     let mut client = server.client();
@@ -199,14 +199,14 @@ fn only_root_may_use_the_socket_and_only_one_server_the_directory() {
     assert_eq!(std::fs::metadata(world.records()).unwrap().permissions().mode() & 0o777, 0o600);
     let root = world.records().parent().unwrap().to_owned();
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
-    let error = cri::server::lock(&root).unwrap_err().to_string();
+    let error = cri::lock(&root).unwrap_err().to_string();
     assert!(error.contains(root.to_str().unwrap()) && error.contains("another cellblock"), "{error}");
     let socket = server.socket.clone();
     server.stop();
     assert!(!socket.exists());
     // An older server let others pass.
     host::fs::set_mode(&root, 0o711).unwrap();
-    assert!(cri::server::lock(&root).is_ok());
+    assert!(cri::lock(&root).is_ok());
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
 }
 

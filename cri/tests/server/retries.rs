@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use host::fault::Fault;
 use proto::v1::*;
 use tonic::Code;
 
-use crate::world::{World, create, made, run_pod};
+use crate::world::{PATIENCE, Running, World, create, made, run_pod};
 
 #[test]
 fn a_name_is_reserved_once() {
@@ -134,4 +135,119 @@ fn a_second_stop_does_not_wait_for_the_first() {
         client.stop_container(StopContainerRequest { container_id, timeout: 0 }).await.unwrap();
         slow.await.unwrap().unwrap();
     });
+}
+
+#[test]
+fn a_refused_container_leaves_no_record_no_root_and_asks_no_backend() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let request = create(&world, &id, "web", "main", &["forever"]);
+        let volume = Mount {
+            container_path: "/volume".to_owned(),
+            image: Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() }),
+            ..Mount::default()
+        };
+        let refused = |field: &'static str, change: &dyn Fn(&mut ContainerConfig)| {
+            let mut request = request.clone();
+            // A volume that comes before the refused field must not be mounted either.
+            request.config.as_mut().unwrap().mounts = vec![volume.clone()];
+            change(request.config.as_mut().unwrap());
+            (field, request)
+        };
+        let missing =
+            Mount { image: Some(ImageSpec { image: "none".to_owned(), ..Default::default() }), ..volume.clone() };
+        let calls = world.faults.calls();
+        for (field, request) in [
+            refused("stop_signal: 77", &|config| config.stop_signal = 77),
+            refused("working_dir: \"etc\"", &|config| config.working_dir = "etc".to_owned()),
+            refused("CDI_devices", &|config| config.cdi_devices = vec![CdiDevice { name: "gpu".to_owned() }]),
+            refused("mounts[1].host_path: \"a\"", &|config| {
+                config.mounts.push(Mount {
+                    host_path: "a".to_owned(),
+                    container_path: "/a".to_owned(),
+                    ..Mount::default()
+                });
+            }),
+            refused("image \"none\" not found", &|config| config.mounts.push(missing.clone())),
+        ] {
+            let status = client.create_container(request).await.unwrap_err();
+            assert!(status.message().contains(field), "{status}");
+            assert_eq!(world.faults.calls(), calls, "{field}: no backend was asked, no record was written");
+        }
+        assert_eq!(std::fs::read_dir(world.root("x").ancestors().nth(2).unwrap()).unwrap().count(), 0, "no root");
+        client.create_container(request).await.unwrap();
+    });
+}
+
+/// Asks for a pod that cannot be attached, and then cannot be rolled back either; its id.
+fn fail_to_roll_back(world: &World, server: &Running) -> String {
+    let mut client = server.client();
+    server.run(async {
+        // The record, the pod, its interface; after that the record, the place, and then the network's removal.
+        world.faults.arm(3, Fault::HangBefore);
+        let run = tokio::spawn({
+            let mut client = client.clone();
+            async move { client.run_pod_sandbox(run_pod("web")).await }
+        });
+        let faults = world.faults.clone();
+        assert!(tokio::task::spawn_blocking(move || faults.wait_until_hung(PATIENCE)).await.unwrap());
+        world.faults.arm(3, Fault::FailBefore);
+        world.faults.release();
+        let status = run.await.unwrap().unwrap_err();
+        assert!(status.message().contains("hung") && world.faults.disarm(), "{status}");
+        let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+        pods[0].id.clone()
+    })
+}
+
+fn assert_failed(server: &Running, id: &str) {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+    let answer = server.run(server.client().pod_sandbox_status(request)).unwrap().into_inner();
+    assert_eq!(answer.status.unwrap().state(), PodSandboxState::SandboxNotready);
+    assert!(answer.info["info"].contains("\"phase\":\"failed\""), "{:?}", answer.info);
+}
+
+#[test]
+fn a_pod_whose_roll_back_failed_is_rolled_back_by_a_retry_a_stop_or_a_restart() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    let id = fail_to_roll_back(&world, &server);
+    assert_failed(&server, &id);
+    let made = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+    assert_ne!(made, id, "the name was free again");
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: made })).unwrap();
+    assert_eq!(world.leftovers(), [""; 0]);
+    let id = fail_to_roll_back(&world, &server);
+    server.run(client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id })).unwrap();
+    assert_eq!(world.leftovers(), [""; 0]);
+    fail_to_roll_back(&world, &server);
+    server.kill();
+    let server = world.start();
+    let pods = server.run(server.client().list_pod_sandbox(ListPodSandboxRequest::default())).unwrap().into_inner();
+    assert_eq!((pods.items, world.leftovers()), (vec![], vec![]));
+}
+
+#[test]
+fn a_pod_whose_roll_back_failed_stays_so_over_a_restart_that_cannot_remove_it() {
+    let calls_of_a_start = {
+        let world = World::new();
+        let _server = world.start();
+        world.faults.calls()
+    };
+    let world = World::new();
+    let server = world.start();
+    let id = fail_to_roll_back(&world, &server);
+    server.kill();
+    // The place, then the network's removal.
+    world.faults.arm(calls_of_a_start + 2, Fault::FailBefore);
+    let server = world.start();
+    assert!(world.faults.disarm(), "the recovery could not remove it");
+    assert_failed(&server, &id);
+    server.run(server.client().run_pod_sandbox(run_pod("web"))).unwrap();
+    assert_eq!(world.leftovers().len(), 2, "{:?}", world.leftovers());
 }

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cri::config::Config;
-use cri::node::{Backends, Node, Opening};
-use cri::server::{self, MESSAGE_LIMIT, Server};
+use cri::{Backends, Config, MESSAGE_LIMIT, Node, Opening, Server};
 use host::fault::Faults;
 use host::worker::Workers;
 use hyper_util::rt::TokioIo;
@@ -47,11 +45,12 @@ pub(crate) struct World {
 pub(crate) struct Running {
     tokio: Option<tokio::runtime::Runtime>,
     stop: Option<oneshot::Sender<()>>,
-    served: Option<tokio::task::JoinHandle<Result<(), server::ServeError>>>,
+    served: Option<tokio::task::JoinHandle<Result<(), cri::ServeError>>>,
     /// Its state.
     pub(crate) node: Arc<Node>,
     /// Its socket.
     pub(crate) socket: PathBuf,
+    admin_socket: PathBuf,
 }
 
 impl World {
@@ -119,6 +118,7 @@ impl World {
     pub(crate) fn start(&self) -> Running {
         let config = self.config();
         let lock = take_lock(&config);
+        let admin_socket = cri::admin_socket(&config.state);
         let socket = self.directory.path().join("cri.sock");
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let opened = tokio.block_on(async {
@@ -132,7 +132,8 @@ impl World {
         let served = tokio.spawn(opened.run(async move {
             let _ = stopped.await;
         }));
-        let running = Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket };
+        let running =
+            Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket };
         running.wait_until_ready();
         running
     }
@@ -159,6 +160,11 @@ impl World {
         self.directory.path().join("roots/containers").join(container).join("root")
     }
 
+    /// The state directory of its servers.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.config().state
+    }
+
     /// The file of the records.
     pub(crate) fn records(&self) -> PathBuf {
         self.config().root.join("records.redb")
@@ -176,7 +182,7 @@ fn directory() -> tempfile::TempDir {
 fn take_lock(config: &Config) -> host::fs::Lock {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match server::lock(&config.root) {
+        match cri::lock(&config.root) {
             Ok(lock) => return lock,
             Err(error) if Instant::now() > deadline => panic!("{error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
@@ -196,7 +202,7 @@ impl Running {
 
     /// A client of the admin service.
     pub(crate) fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.connect(cri::admin::socket(&self.node.config.state)))
+        AdminClient::new(self.connect(self.admin_socket.clone()))
     }
 
     fn connect(&self, socket: PathBuf) -> Channel {
@@ -255,7 +261,7 @@ impl Running {
 
     /// Ends it as SIGKILL does, as far as that can be done to threads: nothing more reaches its records.
     pub(crate) fn kill(mut self) {
-        self.node.store.disk().close();
+        self.node.close_records();
         self.tokio.take().expect("it runs").shutdown_background();
     }
 }

@@ -1,7 +1,8 @@
 //! The house rules that a program can check, over every source file and manifest of the repository; no root, no network, a
-//! second. The rules are in `rules.rs` (one file at a time) and `manifests.rs`; what only a reader can judge is in
-//! CONTRIBUTING.md.
+//! second. The rules are in `rules.rs` (one file at a time), `imports.rs` (the rooms of cri) and `manifests.rs`; what only a
+//! reader can judge is in CONTRIBUTING.md.
 
+mod imports;
 mod manifests;
 mod rules;
 mod source;
@@ -57,6 +58,16 @@ fn manifests_keep_the_house_rules() {
     let manifests: Vec<_> = files().into_iter().filter(|path| path.ends_with("Cargo.toml")).collect();
     let read = |path: &PathBuf| std::fs::read_to_string(root().join(path)).unwrap();
     none(&manifests.iter().flat_map(|path| manifests::check(path.to_str().unwrap(), &read(path))).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rooms_of_cri_are_in_order() {
+    let sources = files().into_iter().filter(|path| path.starts_with("cri/src"));
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(root().join(&path)).unwrap();
+        (path.to_str().unwrap().to_owned(), text)
+    };
+    none(&imports::check(&sources.map(read).collect::<Vec<_>>()));
 }
 
 #[test]

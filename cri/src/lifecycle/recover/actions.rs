@@ -1,0 +1,323 @@
+//! The plan: what is to be done for each pair of a record and what the kernel holds. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use host::{ContainerId, PodId};
+use runtime::ContainerState;
+
+use crate::state::record::{ContainerPhase, PodPhase};
+
+/// What the records say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// The pods.
+    pub(crate) pods: BTreeMap<PodId, PodPhase>,
+    /// The containers, with their pods.
+    pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerPhase)>,
+    /// The spares.
+    pub(crate) spares: BTreeSet<PodId>,
+    /// Ids of pods and containers whose record cannot be read: whatever belongs to them is left alone.
+    pub(crate) unreadable: BTreeSet<String>,
+}
+
+/// What the kernel holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// Pods of the runtime, whole or not.
+    pub(crate) pods: BTreeSet<PodId>,
+    /// Those of them that lost nothing.
+    pub(crate) whole: BTreeSet<PodId>,
+    /// Spares of the runtime.
+    pub(crate) spares: BTreeSet<PodId>,
+    /// Containers of the runtime.
+    pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerState)>,
+    /// Pods and spares of the network.
+    pub(crate) networks: BTreeSet<PodId>,
+    /// Containers that have a root.
+    pub(crate) roots: BTreeSet<ContainerId>,
+}
+
+/// One thing to do. What needs nothing done has no action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Nobody was told of it, or nobody knows it: it goes, with its record.
+    RemovePod(PodId),
+    /// Its tear-down was not finished, or the kernel holds something of it again.
+    StopPod(PodId),
+    /// The kernel has lost it.
+    LosePod(PodId),
+    /// The kernel has lost its interface only.
+    AttachPod(PodId),
+    /// No spare outlives its server.
+    RemoveSpare(PodId),
+    /// Nobody was told of it, nobody knows it, or its removal was not finished.
+    RemoveContainer(ContainerId),
+    /// It runs.
+    WatchContainer(ContainerId),
+    /// The kernel knows more of it than its record.
+    AdoptContainer(ContainerId),
+    /// The kernel has lost it.
+    LoseContainer(ContainerId),
+    /// It has ended for everybody who asked, and runs.
+    KillContainer(ContainerId),
+}
+
+/// Compares records and kernel. Containers come before pods: a pod that was lost has containers that were lost, and those
+/// have their own words for it.
+#[must_use]
+pub(crate) fn plan(known: &Known, found: &Found) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for (id, (pod, phase)) in &known.containers {
+        if known.unreadable.contains(pod.as_str()) {
+            continue;
+        }
+        let held = found.containers.get(id).map(|(_, state)| state);
+        if held.is_none()
+            && *phase == ContainerPhase::Created
+            && !found.pods.contains(pod)
+            && known.pods.contains_key(pod)
+        {
+            // It went with its pod and was never started: it stays what it was, as it does without a restart.
+            continue;
+        }
+        actions.extend(container(id, known.pods.contains_key(pod).then_some(phase), held));
+    }
+    let orphans: BTreeSet<_> = found.containers.keys().chain(&found.roots).collect();
+    for id in orphans {
+        let pod = found.containers.get(id).map(|(pod, _)| pod);
+        let left_alone =
+            known.unreadable.contains(id.as_str()) || pod.is_some_and(|pod| known.unreadable.contains(pod.as_str()));
+        if !left_alone && !known.containers.contains_key(id) {
+            actions.push(Action::RemoveContainer(id.clone()));
+        }
+    }
+    for (id, phase) in &known.pods {
+        let (held, whole) = (found.pods.contains(id), found.whole.contains(id));
+        actions.extend(pod(id, *phase, (held, whole), found.networks.contains(id)));
+    }
+    let spares: BTreeSet<_> = found.spares.union(&known.spares).collect();
+    for id in found.pods.union(&found.networks) {
+        let left_alone = known.unreadable.contains(id.as_str()) || spares.contains(id);
+        if !left_alone && !known.pods.contains_key(id) {
+            actions.push(Action::RemovePod(id.clone()));
+        }
+    }
+    actions.extend(spares.into_iter().cloned().map(Action::RemoveSpare));
+    actions
+}
+
+/// One row per pair. `phase` is None for a container whose pod has no record.
+fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&ContainerState>) -> Option<Action> {
+    use ContainerPhase as Phase;
+    use ContainerState as State;
+    let id = id.clone();
+    match (phase, held) {
+        (None | Some(Phase::Creating | Phase::Removing(_)), _) => Some(Action::RemoveContainer(id)),
+        (Some(Phase::Created), Some(State::Created)) => None,
+        (Some(Phase::Created), Some(State::Running(_) | State::Exited { .. })) => Some(Action::AdoptContainer(id)),
+        (Some(Phase::Running { .. }), Some(State::Running(_))) => Some(Action::WatchContainer(id)),
+        (Some(Phase::Running { .. }), Some(State::Exited { .. })) => Some(Action::AdoptContainer(id)),
+        (Some(Phase::Created | Phase::Running { .. }), None) => Some(Action::LoseContainer(id)),
+        (Some(Phase::Running { .. }), Some(State::Created)) => Some(Action::LoseContainer(id)),
+        (Some(Phase::Exited(_)), Some(State::Running(_))) => Some(Action::KillContainer(id)),
+        (Some(Phase::Exited(_)), Some(State::Created | State::Exited { .. }) | None) => None,
+    }
+}
+
+/// One row per triple of the record, the runtime (which holds something of it, or all) and the network.
+fn pod(id: &PodId, phase: PodPhase, (held, whole): (bool, bool), in_network: bool) -> Option<Action> {
+    let id = id.clone();
+    match phase {
+        PodPhase::Creating | PodPhase::Failed => Some(Action::RemovePod(id)),
+        PodPhase::Ready if !whole => Some(Action::LosePod(id)),
+        PodPhase::Ready => (!in_network).then_some(Action::AttachPod(id)),
+        PodPhase::Stopping => Some(Action::StopPod(id)),
+        PodPhase::Stopped => (held || in_network).then_some(Action::StopPod(id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::SystemTime;
+
+    use host::{ContainerId, PodId};
+    use runtime::{ContainerState, Exit, Started};
+
+    use super::{Action, Found, Known, plan};
+    use crate::state::record::{ContainerPhase, Ended, PodPhase};
+
+    fn pod_id() -> PodId {
+        "a".repeat(64).parse().unwrap()
+    }
+
+    fn container_id() -> ContainerId {
+        "c".repeat(64).parse().unwrap()
+    }
+
+    #[test]
+    fn one_row_for_each_pair_of_a_pod() {
+        use PodPhase::{Creating, Failed, Ready, Stopped, Stopping};
+        let id = pod_id();
+        let rows: [(Option<PodPhase>, bool, bool, Option<Action>); 24] = [
+            (None, false, false, None),
+            (None, true, false, Some(Action::RemovePod(id.clone()))),
+            (None, false, true, Some(Action::RemovePod(id.clone()))),
+            (None, true, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Creating), false, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Creating), true, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Creating), false, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Creating), true, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Ready), false, false, Some(Action::LosePod(id.clone()))),
+            (Some(Ready), false, true, Some(Action::LosePod(id.clone()))),
+            (Some(Ready), true, false, Some(Action::AttachPod(id.clone()))),
+            (Some(Ready), true, true, None),
+            (Some(Stopping), false, false, Some(Action::StopPod(id.clone()))),
+            (Some(Stopping), true, false, Some(Action::StopPod(id.clone()))),
+            (Some(Stopping), false, true, Some(Action::StopPod(id.clone()))),
+            (Some(Stopping), true, true, Some(Action::StopPod(id.clone()))),
+            (Some(Failed), false, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), true, false, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), false, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Failed), true, true, Some(Action::RemovePod(id.clone()))),
+            (Some(Stopped), false, false, None),
+            (Some(Stopped), true, false, Some(Action::StopPod(id.clone()))),
+            (Some(Stopped), false, true, Some(Action::StopPod(id.clone()))),
+            (Some(Stopped), true, true, Some(Action::StopPod(id.clone()))),
+        ];
+        for (phase, in_runtime, in_network, wanted) in rows {
+            let known =
+                Known { pods: phase.map(|phase| (id.clone(), phase)).into_iter().collect(), ..Known::default() };
+            let held: BTreeSet<_> = in_runtime.then(|| id.clone()).into_iter().collect();
+            let found = Found {
+                pods: held.clone(),
+                whole: held,
+                networks: in_network.then(|| id.clone()).into_iter().collect(),
+                ..Found::default()
+            };
+            assert_eq!(plan(&known, &found), Vec::from_iter(wanted.clone()), "{phase:?} {in_runtime} {in_network}");
+            // Of a pod that lost something, what is left goes as before, but it is not ready.
+            let wanted = if phase == Some(Ready) { Some(Action::LosePod(id.clone())) } else { wanted };
+            let found = Found { whole: BTreeSet::new(), ..found };
+            assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {in_network}, not whole");
+        }
+    }
+
+    #[test]
+    fn one_row_for_each_pair_of_a_container() {
+        let id = container_id();
+        let started = Started { pid: 1, at: SystemTime::UNIX_EPOCH };
+        let exit = Exit { at: SystemTime::UNIX_EPOCH, code: 0, out_of_memory: false, message: String::new() };
+        let states = [
+            None,
+            Some(ContainerState::Created),
+            Some(ContainerState::Running(started)),
+            Some(ContainerState::Exited { started, exit }),
+        ];
+        let end = Ended { started_at: 0, finished_at: 0, code: 0, reason: String::new(), message: String::new() };
+        let remove = || Some(Action::RemoveContainer(id.clone()));
+        let adopt = || Some(Action::AdoptContainer(id.clone()));
+        let lose = || Some(Action::LoseContainer(id.clone()));
+        let rows = [
+            (None, [None, remove(), remove(), remove()]),
+            (Some(ContainerPhase::Creating), [remove(), remove(), remove(), remove()]),
+            (Some(ContainerPhase::Created), [lose(), None, adopt(), adopt()]),
+            (
+                Some(ContainerPhase::Running { pid: 1, started_at: 0 }),
+                [lose(), lose(), Some(Action::WatchContainer(id.clone())), adopt()],
+            ),
+            (Some(ContainerPhase::Exited(end.clone())), [None, None, Some(Action::KillContainer(id.clone())), None]),
+            (Some(ContainerPhase::Removing(Some(end))), [remove(), remove(), remove(), remove()]),
+            (Some(ContainerPhase::Removing(None)), [remove(), remove(), remove(), remove()]),
+        ];
+        for (phase, wanted) in rows {
+            for (state, wanted) in states.iter().zip(wanted) {
+                let record = phase.clone().map(|phase| (id.clone(), (pod_id(), phase)));
+                let known = Known {
+                    pods: BTreeMap::from([(pod_id(), PodPhase::Ready)]),
+                    containers: record.into_iter().collect(),
+                    ..Known::default()
+                };
+                let found = Found {
+                    pods: BTreeSet::from([pod_id()]),
+                    whole: BTreeSet::from([pod_id()]),
+                    networks: BTreeSet::from([pod_id()]),
+                    containers: state.clone().map(|state| (id.clone(), (pod_id(), state))).into_iter().collect(),
+                    ..Found::default()
+                };
+                assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {state:?}");
+                // Without its pod's record it goes whatever it is; with one that cannot be read it stays.
+                let orphaned = Known { pods: BTreeMap::new(), ..known };
+                let found = Found { pods: BTreeSet::new(), networks: BTreeSet::new(), ..found };
+                let wanted = if phase.is_some() || state.is_some() { remove() } else { None };
+                assert_eq!(plan(&orphaned, &found), Vec::from_iter(wanted), "{phase:?} {state:?} without its pod");
+                let unreadable = BTreeSet::from([pod_id().to_string()]);
+                assert_eq!(plan(&Known { unreadable, ..orphaned }, &found), [], "{phase:?} {state:?}, its pod unread");
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_reboot_nothing_is_ready_or_runs_and_nothing_is_removed() {
+        let (pod, created, running) = (pod_id(), container_id(), "d".repeat(64).parse::<ContainerId>().unwrap());
+        let known = Known {
+            pods: BTreeMap::from([(pod.clone(), PodPhase::Ready)]),
+            containers: BTreeMap::from([
+                (created.clone(), (pod.clone(), ContainerPhase::Created)),
+                (running.clone(), (pod.clone(), ContainerPhase::Running { pid: 1, started_at: 0 })),
+            ]),
+            ..Known::default()
+        };
+        // Roots are on a disk; all else is gone.
+        let found = Found { roots: BTreeSet::from([created, running.clone()]), ..Found::default() };
+        assert_eq!(plan(&known, &found), [Action::LoseContainer(running), Action::LosePod(pod)]);
+    }
+
+    #[test]
+    fn what_belongs_to_a_record_that_cannot_be_read_is_left_alone() {
+        let known = Known { unreadable: BTreeSet::from([pod_id().to_string()]), ..Known::default() };
+        let mut found = Found {
+            pods: BTreeSet::from([pod_id()]),
+            networks: BTreeSet::from([pod_id()]),
+            containers: BTreeMap::from([(container_id(), (pod_id(), ContainerState::Created))]),
+            ..Found::default()
+        };
+        assert_eq!(plan(&known, &found), []);
+        let known = Known { unreadable: BTreeSet::from([container_id().to_string()]), ..Known::default() };
+        found = Found { roots: BTreeSet::from([container_id()]), ..Found::default() };
+        assert_eq!(plan(&known, &found), []);
+    }
+
+    #[test]
+    fn a_container_without_its_pod_and_a_root_without_its_container_go() {
+        let known = Known {
+            containers: BTreeMap::from([(container_id(), (pod_id(), ContainerPhase::Created))]),
+            ..Known::default()
+        };
+        assert_eq!(plan(&known, &Found::default()), [Action::RemoveContainer(container_id())]);
+        let found = Found { roots: BTreeSet::from([container_id()]), ..Found::default() };
+        assert_eq!(plan(&Known::default(), &found), [Action::RemoveContainer(container_id())]);
+    }
+
+    #[test]
+    fn a_container_that_was_never_started_stays_so_when_its_pod_is_stopped() {
+        let known = Known {
+            pods: BTreeMap::from([(pod_id(), PodPhase::Stopped)]),
+            containers: BTreeMap::from([(container_id(), (pod_id(), ContainerPhase::Created))]),
+            ..Known::default()
+        };
+        assert_eq!(plan(&known, &Found::default()), []);
+    }
+
+    #[test]
+    fn spares_go_whether_recorded_or_only_found() {
+        let other: PodId = "b".repeat(64).parse().unwrap();
+        let known = Known { spares: BTreeSet::from([pod_id()]), ..Known::default() };
+        let found = Found {
+            spares: BTreeSet::from([other.clone()]),
+            networks: BTreeSet::from([pod_id(), other.clone()]),
+            ..Found::default()
+        };
+        assert_eq!(plan(&known, &found), [Action::RemoveSpare(pod_id()), Action::RemoveSpare(other)]);
+    }
+}

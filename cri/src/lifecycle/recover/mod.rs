@@ -1,0 +1,128 @@
+//! What a server does with what the one before it left: records on one side, the kernel's inventory on the other. The plan
+//! is a pure function of both, and applying it is the tear-down that everything else uses. What cannot be read is left alone.
+
+mod actions;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use runtime::ContainerState;
+use tracing::{error, info, warn};
+
+use crate::error::Error;
+use crate::lifecycle::exits;
+use crate::lifecycle::teardown::{self, Until};
+use crate::state::clock::nanoseconds;
+use crate::state::node::Node;
+use crate::state::record::{ContainerPhase, Loaded};
+
+pub(crate) use actions::{Action, Found, Known, plan};
+
+/// Why a pod is not ready after the kernel lost it.
+const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
+/// How a container ended whose kernel objects are gone.
+const LOST_CONTAINER: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
+
+/// Brings kernel and records together. A step that fails is logged and left for the next start or for a client's own
+/// Stop or Remove; it does not keep the server from serving. Blocking.
+///
+/// # Errors
+/// The kernel cannot be asked what it holds.
+pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
+    for unreadable in node.unreadable() {
+        error!(
+            "the record {} in {} cannot be read and is left alone with all that belongs to it: {}",
+            unreadable.key, unreadable.table, unreadable.reason
+        );
+    }
+    if let Err(error) = node.configure_network() {
+        error!("the pods' network is not there: {}", host::chain(&error));
+    }
+    let found = found(node)?;
+    let known = known(loaded);
+    let actions = plan(&known, &found);
+    for action in &actions {
+        if let Err(error) = apply(node, action) {
+            warn!("recovery: {action:?}: {}", host::chain(&error));
+        }
+    }
+    let (pods, containers) = (node.store.pods().len(), node.store.containers().len());
+    info!(pods, containers, actions = actions.len(), "recovered");
+    Ok(())
+}
+
+fn found(node: &Node) -> Result<Found, Error> {
+    let inventory = node.runtime.inventory()?;
+    for unknown in &inventory.unknown {
+        warn!("{unknown} carries this server's prefix and belongs to nothing that it knows; it is left alone");
+    }
+    Ok(Found {
+        pods: inventory.pods.into_iter().collect(),
+        whole: node.runtime.whole_pods()?,
+        spares: inventory.spares.into_iter().collect(),
+        containers: inventory.containers,
+        networks: node.network.inventory()?.into_iter().collect(),
+        roots: node.images.containers()?.into_iter().collect(),
+    })
+}
+
+fn known(loaded: &Loaded) -> Known {
+    let pods: BTreeMap<_, _> = loaded.pods.values().map(|pod| (pod.id.clone(), pod.phase)).collect();
+    let containers =
+        loaded.containers.values().map(|one| (one.id.clone(), (one.pod.clone(), one.phase.clone()))).collect();
+    let unreadable: BTreeSet<_> = loaded.unreadable.iter().map(|record| record.key.clone()).collect();
+    Known { pods, containers, spares: loaded.spares.iter().cloned().collect(), unreadable }
+}
+
+fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
+    match action {
+        Action::RemovePod(id) => teardown::pod(node, id, Until::Removed),
+        Action::StopPod(id) => teardown::pod(node, id, Until::Stopped),
+        Action::LosePod(id) => {
+            node.store.change_pod(id, |pod| pod.reason = LOST.to_owned())?;
+            teardown::pod(node, id, Until::Stopped)
+        }
+        Action::AttachPod(id) => attach(node, id),
+        Action::RemoveSpare(id) => teardown::spare(node, id),
+        Action::RemoveContainer(id) => teardown::container(node, id),
+        Action::WatchContainer(id) => {
+            exits::watch(node, id.clone());
+            Ok(())
+        }
+        Action::AdoptContainer(id) => adopt(node, id),
+        Action::LoseContainer(id) => {
+            node.store.change_container(id, |record| {
+                if !matches!(record.phase, ContainerPhase::Exited(_)) {
+                    record.phase = ContainerPhase::Exited(exits::unknown(&record.phase, LOST_CONTAINER));
+                }
+            })?;
+            Ok(())
+        }
+        Action::KillContainer(id) => Ok(node.runtime.kill_container(id)?),
+    }
+}
+
+/// The place is there and the interface is not: the network is joined again with the same addresses.
+fn attach(node: &Node, id: &host::PodId) -> Result<(), Error> {
+    let Some(pod) = node.store.pod(id) else { return Ok(()) };
+    let place = node.runtime.place(id)?;
+    let attachment = node.network.attach(&pod.network, &place, None)?;
+    node.store.change_pod(id, |pod| pod.attachment = Some(attachment))?;
+    Ok(())
+}
+
+/// The server died between a start or an exit and its record: the record becomes what the kernel says.
+fn adopt(node: &Arc<Node>, id: &host::ContainerId) -> Result<(), Error> {
+    let phase = match node.runtime.container_state(id)? {
+        ContainerState::Created => return Ok(()),
+        ContainerState::Running(started) => {
+            ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) }
+        }
+        ContainerState::Exited { started, exit } => ContainerPhase::Exited(exits::ended(started, exit)),
+    };
+    let record = node.store.change_container(id, |record| record.phase = phase)?;
+    if record.is_some_and(|record| matches!(record.phase, ContainerPhase::Running { .. })) {
+        exits::watch(node, id.clone());
+    }
+    Ok(())
+}

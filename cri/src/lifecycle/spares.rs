@@ -1,0 +1,84 @@
+//! Pods made ahead, where the backend has a use for them: on FreeBSD a vnet and its epair are most of what a pod takes. They
+//! are recorded before they are made, refilled in the background, taken by RunPodSandbox in the transaction that records the
+//! pod, removed when the server stops, and swept when it starts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::PodId;
+use tracing::{info, warn};
+
+use crate::error::Error;
+use crate::lifecycle::teardown;
+use crate::state::node::Node;
+use crate::state::record::Change;
+
+/// How long to wait after a spare could not be made: pods are made without one meanwhile.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// How long after a pod was made the next spare is: its containers come first.
+const REST: Duration = Duration::from_secs(1);
+
+/// Keeps the pool full until the server stops.
+pub(crate) async fn keep(node: Arc<Node>) {
+    loop {
+        // A spare's interface hangs on the bridge, which is there once there is a pod network.
+        while !node.pod_networks().is_empty() && node.spares.is_short() {
+            match node.block(|node| make(node)).await {
+                Ok(()) => {}
+                Err(error) => {
+                    warn!("cannot make a spare pod: {}", host::chain(&error));
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        node.spares.woken().await;
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Makes one spare; where the backend has no use for any, none are wanted any more. Blocking.
+fn make(node: &Node) -> Result<(), Error> {
+    let id = node.store.new_pod_id();
+    node.store.disk().apply(&[Change::PutSpare(&id)])?;
+    let made = node.runtime.create_spare(&id).map_err(Error::from).and_then(|place| match place {
+        Some(place) => node.network.prepare(&id, &place).map(|()| true).map_err(Error::from),
+        None => Ok(false),
+    });
+    match made {
+        Ok(true) => node.spares.put(id),
+        Ok(false) => {
+            teardown::spare(node, &id)?;
+            return remove_all(node);
+        }
+        Err(error) => {
+            give_back(node, &id);
+            return Err(error);
+        }
+    }
+    // The server may have begun to stop meanwhile: nobody would take this one.
+    if node.spares.is_wanted() { Ok(()) } else { remove_all(node) }
+}
+
+/// Removes a spare that could not be used. What is left of it is swept at the next start. Blocking.
+pub(crate) fn give_back(node: &Node, id: &PodId) {
+    if let Err(error) = teardown::spare(node, id) {
+        warn!(spare = id.short(), "cannot remove it: {}", host::chain(&error));
+    }
+}
+
+/// Removes all spares and makes no more: the server stops. Blocking.
+///
+/// # Errors
+/// All that went wrong; the next start sweeps what is left.
+pub(crate) fn remove_all(node: &Node) -> Result<(), Error> {
+    let spares = node.spares.close();
+    if !spares.is_empty() {
+        info!("removing {} spare pods", spares.len());
+    }
+    let mut attempts = crate::error::Attempts::default();
+    for spare in &spares {
+        attempts.note(teardown::spare(node, spare));
+    }
+    attempts.finish(|| "cannot remove the spare pods".to_owned())
+}

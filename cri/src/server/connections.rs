@@ -1,0 +1,90 @@
+//! The connections of gRPC clients, as many as there may be: one more waits until another ends. Where the kernel has no
+//! descriptor left for the next, that is waited for too, instead of asked for again and again.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::server::Connected;
+use tracing::warn;
+
+/// Connections at once: kubelet has two, and so has crictl each time it is run, as long as its exec goes on; so that as many
+/// can be streamed to as the streaming server takes.
+pub const CONNECTIONS: usize = 2 * streaming::CONNECTIONS;
+/// How long to wait for descriptors (accept(2): EMFILE, ENFILE): they come back when connections or files are closed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections to a socket.
+pub(crate) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    futures::stream::unfold((listener, slots), |(listener, slots)| async move {
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = loop {
+            match listener.accept().await {
+                Ok((stream, _)) => break stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        };
+        Some((Ok(Connection { stream, _slot: slot }), (listener, slots)))
+    })
+}
+
+/// One connection, and the place that it takes.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = <UnixStream as Connected>::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,222 @@
+//! The server: one process per root directory, a unix socket that only root may use, recovery before the first answer, and a
+//! stop that leaves every container running.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::fs::Lock;
+use proto::admin::admin_server::AdminServer;
+use proto::v1::image_service_server::ImageServiceServer;
+use proto::v1::runtime_service_server::RuntimeServiceServer;
+use tokio::net::UnixListener;
+use tracing::{error, info, warn};
+
+use crate::lifecycle::reconcile;
+use crate::lifecycle::recover;
+use crate::lifecycle::spares;
+use crate::rpc::MESSAGE_LIMIT;
+use crate::server::admin::{self, AdminService};
+use crate::server::connections;
+use crate::server::deliver::{DeliverLayer, Gate};
+use crate::server::directories;
+use crate::server::service::Service;
+use crate::state::node::{Backends, Node, Opening};
+
+/// Calls under way at once on one connection: kubelet has some dozens, and each may hold a thread that blocks.
+const CALLS_PER_CONNECTION: usize = 256;
+/// How long calls that are under way may take once the server is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The file in the root directory that a running server holds locked.
+const LOCK: &str = "lock";
+
+/// Why the server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another one serves this directory.
+    #[error("another cellblock serves {}: it holds {}/{LOCK} locked", root.display(), root.display())]
+    Taken {
+        /// The directory.
+        root: PathBuf,
+    },
+    /// The host says no.
+    #[error("cannot {operation}")]
+    Host {
+        /// What was being done.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The records or the kernel say no.
+    #[error(transparent)]
+    Node(#[from] crate::error::Error),
+    /// gRPC says no.
+    #[error("cannot serve")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// A server that holds its lock and its sockets, and has not answered anything yet.
+pub struct Server {
+    node: Arc<Node>,
+    loaded: crate::state::record::Loaded,
+    listener: UnixListener,
+    socket: PathBuf,
+    admin: UnixListener,
+    /// Given back by the kernel when the process ends.
+    lock: Lock,
+}
+
+impl Server {
+    /// Takes the lock, reads the records and opens the sockets: from now on clients can connect, and wait. Blocking.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn open(lock: Lock, socket: &Path, backends: Backends, opening: Opening) -> Result<Self, ServeError> {
+        let (node, loaded) = Node::open(backends, opening)?;
+        let listener = listen(socket)?;
+        let admin = listen(&admin::socket(&node.config.state))?;
+        Ok(Self { node, loaded, listener, socket: socket.to_owned(), admin, lock })
+    }
+
+    /// Its state: what runs beside the RPCs needs it.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Serves until `stop` is ready. Calls answer UNAVAILABLE until recovery is done.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked what it holds, or the socket fails.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
+        let Self { node, loaded, listener, socket, admin, lock } = self;
+        let gate = Gate::default();
+        let (stopping, stopped) = tokio::sync::watch::channel(false);
+        let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
+        let mut serving = tokio::spawn(serving);
+        node.block(move |node| recover::run(node, &loaded)).await?;
+        node.images.keep_roots_ahead(node.config.spares as usize);
+        gate.open();
+        info!("ready on {}", socket.display());
+        let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = &mut serving => Some(ended),
+        };
+        info!("stopping; containers keep running");
+        let _ = stopping.send(true);
+        node.subscribers.close();
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
+        node.streaming.stop().await;
+        let outcome = match ended {
+            Some(ended) => {
+                warn!("the socket ended");
+                Ok(ended)
+            }
+            None => tokio::time::timeout(STOP_GRACE, serving).await,
+        };
+        let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
+        if let Err(failed) = removed {
+            error!("{}; the next start sweeps them", host::chain(&failed));
+        }
+        node.block(|node| leave_network(node)).await;
+        for socket in [socket, admin::socket(&node.config.state)] {
+            if let Err(failed) = host::fs::remove_file(&socket) {
+                warn!("cannot remove {}: {failed}", socket.display());
+            }
+        }
+        node.close_records();
+        drop(lock);
+        match outcome {
+            Ok(Ok(served)) => Ok(served?),
+            Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
+            Err(_) => {
+                warn!("calls that take longer than {} s were left behind", STOP_GRACE.as_secs());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn remove_what_was_made_ahead(node: &Node) -> Result<(), crate::error::Error> {
+    node.images.keep_roots_ahead(0);
+    spares::remove_all(node)
+}
+
+/// Takes back what all pods share of the network, where no pod is left: a node that is given up shows no trace.
+fn leave_network(node: &Node) {
+    if node.store.pods().is_empty()
+        && let Err(failed) = node.network.unconfigure()
+    {
+        warn!("{}", host::chain(&failed));
+    }
+}
+
+async fn serve(
+    node: Arc<Node>,
+    (listener, admin): (UnixListener, UnixListener),
+    gate: Gate,
+    stopped: tokio::sync::watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let admin_service = AdminServer::new(AdminService(node.clone()));
+    let service = Service(node);
+    let runtime = RuntimeServiceServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let image = ImageServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let stop = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        // A sender that is gone is a stop too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let builder = || {
+        tonic::transport::Server::builder()
+            .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+            .layer(DeliverLayer { gate: gate.clone() })
+    };
+    let cri = builder()
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(connections::incoming(listener), stop(stopped.clone()));
+    let admin =
+        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::incoming(admin), stop(stopped));
+    tokio::try_join!(cri, admin).map(drop)
+}
+
+/// Takes the lock on a root directory, making the directory and closing it to all but root.
+///
+/// # Errors
+/// [`ServeError::Taken`] when another server has it.
+pub fn lock(root: &Path) -> Result<Lock, ServeError> {
+    let failed = |source| ServeError::Host { operation: format!("take the root directory {}", root.display()), source };
+    host::fs::make_directory(root, directories::ROOT).map_err(failed)?;
+    host::fs::set_mode(root, directories::ROOT).map_err(failed)?;
+    Lock::take(&root.join(LOCK)).map_err(failed)?.ok_or_else(|| ServeError::Taken { root: root.to_owned() })
+}
+
+/// Opens the socket with mode 0600. What a server that was killed left there is removed: the lock says that none runs.
+fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Host { operation: format!("listen on {}", socket.display()), source };
+    if let Some(directory) = socket.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    match fs::symlink_metadata(socket) {
+        Ok(found) if found.file_type().is_socket() => host::fs::remove_file(socket).map_err(failed)?,
+        Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and is no socket"))),
+        Err(_) => {}
+    }
+    // Bound under a name of its own and renamed, so that it never stands open to others.
+    let name = socket.file_name().unwrap_or_default().to_string_lossy();
+    let private = socket.with_file_name(format!(".{name}.{}", std::process::id()));
+    host::fs::remove_file(&private).map_err(failed)?;
+    let listener = UnixListener::bind(&private).map_err(failed)?;
+    host::fs::set_mode(&private, 0o600).map_err(failed)?;
+    fs::rename(&private, socket).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,208 @@
+//! The layer that every call goes through: its handler runs as a task of its own, so that a client that goes away does not
+//! cut it off half way; its duration and outcome are logged; and it knows whether its answer reaches anybody.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::rpc::extensions::{Deadline, Gone};
+use crate::state::names::Delivery;
+use crate::status;
+
+/// The header that a gRPC client's deadline comes in.
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+/// How much earlier than the client's deadline a call that respects it gives up, so that the client hears why: an answer
+/// takes about that long to get there.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+/// A call that takes longer is worth a line at level info.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Whether the server can answer yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on calls are answered.
+    pub(crate) fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Wraps the services of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliverLayer {
+    /// Closed until recovery is done.
+    pub(crate) gate: Gate,
+}
+
+impl<S> Layer<S> for DeliverLayer {
+    type Service = Deliver<S>;
+
+    fn layer(&self, inner: S) -> Deliver<S> {
+        Deliver { inner, gate: self.gate.clone() }
+    }
+}
+
+/// A service whose calls are delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Deliver<S> {
+    inner: S,
+    gate: Gate,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;
+
+impl<S> Service<Request<Body>> for Deliver<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible> + Send + Clone + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        if !self.gate.is_open() {
+            return Box::pin(async move { Ok(status::recovering().into_http()) });
+        }
+        let delivery = Delivery::default();
+        request.extensions_mut().insert(delivery.clone());
+        let gone = Gone::default();
+        request.extensions_mut().insert(gone.clone());
+        let deadline = deadline(&request);
+        request.extensions_mut().insert(deadline);
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        // The clone that is ready is the one to call; the fresh clone waits for its own turn (tower's contract).
+        let fresh = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, fresh);
+        let span = info_span!("rpc", %method);
+        let task = tokio::spawn(async move { timed(&method, ready.call(request)).await }.instrument(span));
+        let unless_answered = gone.0.drop_guard();
+        Box::pin(async move {
+            let response = match task.await {
+                Ok(response) => response?,
+                Err(error) => status::defect(&error).into_http(),
+            };
+            unless_answered.disarm();
+            // A client that has stopped waiting is there until its word of it arrives.
+            if !deadline.is_past() {
+                delivery.set_done();
+            }
+            Ok(response)
+        })
+    }
+}
+
+async fn timed<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    let started = Instant::now();
+    let response = call.await?;
+    let elapsed = started.elapsed();
+    let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    match Status::from_header_map(response.headers()).filter(|status| status.code() != tonic::Code::Ok) {
+        Some(status) if status::is_routine(status.code()) => {
+            debug!(milliseconds, code = ?status.code(), "{method}: {}", status.message());
+        }
+        Some(status) => warn!(milliseconds, code = ?status.code(), "{method}: {}", status.message()),
+        None if elapsed > SLOW => tracing::info!(milliseconds, "{method} took long"),
+        None => debug!(milliseconds, "{method}"),
+    }
+    Ok(response)
+}
+
+fn deadline(request: &Request<Body>) -> Deadline {
+    let timeout = request.headers().get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+    Deadline(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(DEADLINE_MARGIN))))
+}
+
+/// gRPC over HTTP/2: at most eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(value.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use tonic::body::Body;
+    use tower::{Layer, Service};
+
+    use super::{DeliverLayer, Gate, TIMEOUT_HEADER, parse_timeout};
+    use crate::state::names::Delivery;
+
+    /// Whether the answer to a call with this deadline counts as delivered.
+    fn is_delivered(timeout: Option<&str>) -> bool {
+        let delivery: Arc<Mutex<Option<Delivery>>> = Arc::default();
+        let seen = Arc::clone(&delivery);
+        let handler = tower::service_fn(move |request: Request<Body>| {
+            *seen.lock().unwrap() = request.extensions().get::<Delivery>().cloned();
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+        });
+        let gate = Gate::default();
+        gate.open();
+        let mut request = Request::new(Body::empty());
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert(TIMEOUT_HEADER, timeout.parse().unwrap());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { DeliverLayer { gate }.layer(handler).call(request).await.unwrap() });
+        let delivery = delivery.lock().unwrap().take().unwrap();
+        delivery.is_done()
+    }
+
+    #[test]
+    fn an_answer_after_its_deadline_is_not_delivered() {
+        assert!(is_delivered(None));
+        assert!(is_delivered(Some("1H")));
+        assert!(!is_delivered(Some("1n")), "its client has stopped waiting");
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let cases = [
+            ("100m", Some(Duration::from_millis(100))),
+            ("2S", Some(Duration::from_secs(2))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("5", None),
+            ("", None),
+            ("xS", None),
+            ("ü", None),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(parse_timeout(text), wanted, "{text}");
+        }
+    }
+}

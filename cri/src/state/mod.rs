@@ -1,0 +1,11 @@
+//! What a running server knows: its records, in memory and on disk, and what its calls share.
+
+pub(crate) mod clock;
+pub(crate) mod locks;
+pub(crate) mod names;
+pub(crate) mod node;
+pub(crate) mod record;
+pub(crate) mod samples;
+pub(crate) mod spare_pool;
+pub(crate) mod store;
+pub(crate) mod subscribers;

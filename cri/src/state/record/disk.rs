@@ -1,0 +1,321 @@
+//! The file that the records are in: a redb database with a table each for pods, containers and spares, its values JSON with
+//! a version. A value that cannot be read is kept as it is and reported. An error while writing (a full disk) closes the
+//! file, and the next change opens it again: redb refuses a database that failed until then.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use host::fault::Faults;
+use host::reserve::Reserve;
+use host::{ContainerId, PodId};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::RecordError;
+
+use super::{ContainerPhase, ContainerRecord, PodPhase, PodRecord, VERSION};
+
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const PODS: Table = TableDefinition::new("pods");
+const CONTAINERS: Table = TableDefinition::new("containers");
+const SPARES: Table = TableDefinition::new("spares");
+/// Settings that clients change at run time, by name.
+const SETTINGS: Table = TableDefinition::new("settings");
+/// The pod networks that UpdateRuntimeConfig set last.
+const POD_NETWORKS: &str = "pod_networks";
+/// How much of the database is kept in memory, in bytes: the records of 250 pods are about a megabyte.
+const CACHE: usize = 4 << 20;
+
+/// Bytes that are kept back for changes that give room back: a hundred of them with usual records, and the largest record thrice.
+const RESERVE: usize = 1 << 20;
+
+/// One change, which happens whole or not at all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change<'a> {
+    /// Writes a pod.
+    PutPod(&'a PodRecord),
+    /// Deletes a pod.
+    DeletePod(&'a PodId),
+    /// Writes a container.
+    PutContainer(&'a ContainerRecord),
+    /// Deletes a container.
+    DeleteContainer(&'a ContainerId),
+    /// Writes a spare.
+    PutSpare(&'a PodId),
+    /// Deletes a spare.
+    DeleteSpare(&'a PodId),
+    /// Writes the pod networks.
+    PutPodNetworks(&'a [ipnetwork::IpNetwork]),
+}
+
+impl Change<'_> {
+    /// Whether room comes of it, sooner or later: something ends or goes.
+    fn gives_room(&self) -> bool {
+        match self {
+            Self::PutPod(record) => record.phase >= PodPhase::Stopping,
+            Self::PutContainer(record) => {
+                matches!(record.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing(_))
+            }
+            Self::DeletePod(_) | Self::DeleteContainer(_) | Self::DeleteSpare(_) => true,
+            Self::PutSpare(_) | Self::PutPodNetworks(_) => false,
+        }
+    }
+}
+
+/// A record that cannot be read: it stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// Its table.
+    pub(crate) table: String,
+    /// Its key: the id of a pod or a container.
+    pub(crate) key: String,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// Everything that is on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// The pods.
+    pub(crate) pods: BTreeMap<PodId, PodRecord>,
+    /// The containers.
+    pub(crate) containers: BTreeMap<ContainerId, ContainerRecord>,
+    /// The spares.
+    pub(crate) spares: Vec<PodId>,
+    /// The pod networks, when a client has set them.
+    pub(crate) pod_networks: Option<Vec<ipnetwork::IpNetwork>>,
+    /// What cannot be read.
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Written<'a, T> {
+    version: u32,
+    record: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Read<T> {
+    record: T,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    path: PathBuf,
+    database: Mutex<State>,
+    reserve: Reserve,
+    faults: Faults,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Database),
+    /// It failed, and is opened again by the next change.
+    Failed,
+    /// Closed for good.
+    Closed,
+}
+
+impl Disk {
+    /// Opens or makes the file, with mode 0600. `faults` strike in tests only.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is not a database, or another process has it.
+    pub(crate) fn open(path: &Path, faults: Faults) -> Result<Self, RecordError> {
+        let database = open(path).map_err(error("open", path))?;
+        let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
+        Ok(Self { path: path.to_owned(), database: Mutex::new(State::Open(database)), reserve, faults })
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// The file cannot be read: single values that cannot are in [`Loaded::unreadable`].
+    pub(crate) fn load(&self) -> Result<Loaded, RecordError> {
+        let mut state = self.lock();
+        let database = self.database(&mut state)?;
+        load(database).map_err(error("read", &self.path))
+    }
+
+    /// Makes the changes, all in one transaction, durable when it returns.
+    ///
+    /// # Errors
+    /// The disk is full or broken; nothing was changed then.
+    pub(crate) fn apply(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
+        self.faults.call(
+            "change of the records",
+            || {
+                if changes.iter().all(Change::gives_room) {
+                    return self.reserve.spend(|| self.apply_once(changes));
+                }
+                self.apply_once(changes).inspect(|()| self.reserve.restore())
+            },
+            error("change", &self.path),
+        )
+    }
+
+    fn apply_once(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
+        let mut state = self.lock();
+        let applied = apply(self.database(&mut state)?, changes);
+        if applied.is_err() {
+            *state = State::Failed;
+        }
+        applied.map_err(error("change", &self.path))
+    }
+
+    /// Closes the file for good: what comes after is refused.
+    pub(crate) fn close(&self) {
+        *self.lock() = State::Closed;
+    }
+
+    fn database<'a>(&self, state: &'a mut State) -> Result<&'a Database, RecordError> {
+        if matches!(state, State::Failed) {
+            *state = State::Open(open(&self.path).map_err(error("open", &self.path))?);
+        }
+        match state {
+            State::Open(database) => Ok(database),
+            State::Failed | State::Closed => Err(error("use", &self.path)("they were closed".into())),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+fn error(operation: &'static str, path: &Path) -> impl FnOnce(Boxed) -> RecordError {
+    move |source| RecordError { operation, path: path.to_owned(), source: kernel_said(source) }
+}
+
+/// redb does not tell the cause of its errors: where it is what the kernel said, that takes their place.
+fn kernel_said(source: Boxed) -> Boxed {
+    let told = told::<redb::StorageError>(source)
+        .or_else(told::<redb::DatabaseError>)
+        .or_else(told::<redb::TransactionError>)
+        .or_else(told::<redb::TableError>)
+        .or_else(told::<redb::CommitError>);
+    match told {
+        Ok(redb::Error::Io(error)) => error.into(),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
+}
+
+fn told<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
+    source.downcast::<E>().map(|error| (*error).into())
+}
+
+fn open(path: &Path) -> Result<Database, Boxed> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // redb would make it readable by everybody, and environments hold secrets.
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let database = redb::Builder::new().set_cache_size(CACHE).create(path)?;
+    let transaction = database.begin_write()?;
+    for table in [PODS, CONTAINERS, SPARES, SETTINGS] {
+        transaction.open_table(table)?;
+    }
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn load(database: &Database) -> Result<Loaded, Boxed> {
+    let mut loaded = Loaded::default();
+    let transaction = database.begin_read()?;
+    for entry in transaction.open_table(PODS)?.iter()? {
+        let (key, value) = entry?;
+        if let Some(record) = loaded.read("pods", key.value(), value.value(), parse_pod) {
+            loaded.pods.insert(record.id.clone(), record);
+        }
+    }
+    for entry in transaction.open_table(CONTAINERS)?.iter()? {
+        let (key, value) = entry?;
+        if let Some(record) = loaded.read::<ContainerRecord>("containers", key.value(), value.value(), parse) {
+            loaded.containers.insert(record.id.clone(), record);
+        }
+    }
+    for entry in transaction.open_table(SPARES)?.iter()? {
+        let (key, value) = entry?;
+        let spare = loaded.read::<PodId>("spares", key.value(), value.value(), parse);
+        loaded.spares.extend(spare);
+    }
+    if let Some(value) = transaction.open_table(SETTINGS)?.get(POD_NETWORKS)? {
+        loaded.pod_networks = loaded.read("settings", POD_NETWORKS, value.value(), parse);
+    }
+    Ok(loaded)
+}
+
+impl Loaded {
+    fn read<T>(&mut self, table: &str, key: &str, value: &[u8], parse: fn(&[u8]) -> Result<T, String>) -> Option<T> {
+        match parse(value) {
+            Ok(record) => Some(record),
+            Err(reason) => {
+                self.unreadable.push(Unreadable { table: table.to_owned(), key: key.to_owned(), reason });
+                None
+            }
+        }
+    }
+}
+
+/// How records of version 1 mark a pod whose roll-back failed: by its reason, in [`PodPhase::Stopping`].
+const FAILED_V1: &str = "it could not be made, and what there is of it could not be removed yet";
+
+pub(super) fn parse_pod(value: &[u8]) -> Result<PodRecord, String> {
+    let mut pod: PodRecord = parse(value)?;
+    if version(value)? == 1 && pod.phase == PodPhase::Stopping && pod.reason == FAILED_V1 {
+        pod.phase = PodPhase::Failed;
+    }
+    Ok(pod)
+}
+
+pub(super) fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    let version = version(value)?;
+    if version > VERSION {
+        return Err(format!("version {version} was written by a newer server; this one reads up to {VERSION}"));
+    }
+    let Read { record } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    Ok(record)
+}
+
+fn version(value: &[u8]) -> Result<u32, String> {
+    let Version { version } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    Ok(version)
+}
+
+fn apply(database: &Database, changes: &[Change<'_>]) -> Result<(), Boxed> {
+    let transaction = database.begin_write()?;
+    for change in changes {
+        match change {
+            Change::PutPod(record) => put(&transaction, PODS, record.id.as_str(), record)?,
+            Change::DeletePod(id) => delete(&transaction, PODS, id.as_str())?,
+            Change::PutContainer(record) => put(&transaction, CONTAINERS, record.id.as_str(), record)?,
+            Change::DeleteContainer(id) => delete(&transaction, CONTAINERS, id.as_str())?,
+            Change::PutSpare(id) => put(&transaction, SPARES, id.as_str(), id)?,
+            Change::DeleteSpare(id) => delete(&transaction, SPARES, id.as_str())?,
+            Change::PutPodNetworks(networks) => put(&transaction, SETTINGS, POD_NETWORKS, networks)?,
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn put<T: Serialize>(transaction: &redb::WriteTransaction, table: Table, key: &str, record: &T) -> Result<(), Boxed> {
+    let value = serde_json::to_vec(&Written { version: VERSION, record })?;
+    transaction.open_table(table)?.insert(key, value.as_slice())?;
+    Ok(())
+}
+
+fn delete(transaction: &redb::WriteTransaction, table: Table, key: &str) -> Result<(), Boxed> {
+    transaction.open_table(table)?.remove(key)?;
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Why a request cannot be translated, and the checks of single values that many fields share.
+
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+
+/// The longest name, uid or namespace, in bytes: four times what Kubernetes allows. They make the name that is reserved.
+const NAME_LENGTH: usize = 1024;
+/// All labels or all annotations of one object, in bytes: four times what Kubernetes allows (256 KiB). Each is kept in memory and
+/// in every list.
+const LABELS_SIZE: usize = 1 << 20;
+
+/// A word of an object's name: not empty, and not longer than a name can be.
+pub(super) fn name(field: &str, value: &str) -> Result<(), Refusal> {
+    match value.len() {
+        0 => Err(invalid(field, "empty")),
+        length if length > NAME_LENGTH => Err(invalid(field, format!("has {length} bytes, at most {NAME_LENGTH}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Labels or annotations, together not larger than any can be.
+pub(super) fn labels(field: &str, map: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let size: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > LABELS_SIZE {
+        return Err(invalid(field, format!("have {size} bytes together, at most {LABELS_SIZE}")));
+    }
+    Ok(())
+}
+
+/// A field with a value that cannot be, or that asks for what Cellblock does not do. INVALID_ARGUMENT both: UNIMPLEMENTED would be
+/// the whole RPC.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub(crate) struct Refusal {
+    /// The field, as CRI names it: `linux.security_context.run_as_user`.
+    pub(crate) field: String,
+    /// The value and what is wrong with it.
+    pub(crate) reason: String,
+}
+
+pub(super) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
+    Refusal { field: field.into(), reason: reason.into() }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { field, reason } = refusal;
+        Self::Invalid { field, reason }
+    }
+}
+
+/// A field that must be there.
+pub(super) fn required<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T, Refusal> {
+    value.ok_or_else(|| invalid(field, "missing"))
+}
+
+/// A number that the kernel has in 32 bits.
+pub(super) fn number<N: TryFrom<i64>>(field: &str, value: i64) -> Result<N, Refusal> {
+    N::try_from(value).map_err(|_| invalid(field, format!("{value} is out of range")))
+}
