@@ -4,14 +4,20 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use host::ContainerId;
 use image::{Credentials, Error};
+use oci_client::Client;
+use oci_client::client::{ClientConfig, ClientProtocol, ImageLayer, linux_amd64_resolver};
+use oci_client::manifest::IMAGE_LAYER_GZIP_MEDIA_TYPE;
+use oci_client::secrets::RegistryAuth;
 use serde_json::json;
 use support::{Content, Contents, Registry, Reply, Store, content, credentials, layer, serve};
+use testimage::{Config, Tree};
 
 #[tokio::test]
 async fn an_image_is_pulled_unpacked_and_removed() {
@@ -46,6 +52,32 @@ async fn an_image_is_pulled_unpacked_and_removed() {
     store.images.discard(&id).unwrap();
     assert!(store.leftovers().is_empty(), "{:?}", store.leftovers());
     store.images.remove(&format!("{name}:1")).unwrap();
+}
+
+/// What the demo and the tests of other crates serve is an image to a client that is not ours too, and ours reads the same of it.
+#[tokio::test]
+async fn an_independent_client_reads_the_same_image() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let layers = ["a", "b"].map(|name| Tree::default().file(name, name).layer().unwrap());
+    let made = testimage::Image::new(&layers, &Config { architecture: "amd64", ..Config::default() });
+    let mut contents = testimage::Contents::new("team/tool");
+    contents.add(&made);
+    contents.tag("1", &testimage::index(&[("linux/amd64", made.manifest.descriptor())]));
+    let (address, _serving) = testimage::serve(contents).await.unwrap();
+    let name = format!("{address}/team/tool:1");
+
+    let config = ClientConfig {
+        protocol: ClientProtocol::Http,
+        platform_resolver: Some(Box::new(linux_amd64_resolver)),
+        ..ClientConfig::default()
+    };
+    let types = vec![IMAGE_LAYER_GZIP_MEDIA_TYPE];
+    let theirs = Client::new(config).pull(&name.parse().unwrap(), &RegistryAuth::Anonymous, types).await.unwrap();
+    let ours = Store::new().images.pull(&name, None).await.unwrap();
+    assert_eq!(theirs.config.sha256_digest(), ours.id);
+    assert_eq!(theirs.digest.as_ref(), Some(&made.manifest.digest));
+    let read: BTreeSet<_> = theirs.layers.iter().map(ImageLayer::sha256_digest).collect();
+    assert_eq!(read, layers.iter().map(|layer| layer.blob.digest.clone()).collect());
 }
 
 #[tokio::test]
