@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::images::BUSYBOX;
 use crate::process::resident_kib;
 use crate::scenario::Files;
 use crate::server::Site;
+use crate::wait::{eventually, until};
 
 /// Bytes of the file that is sent whole.
 const BIG: usize = 1 << 30;
@@ -96,17 +97,10 @@ impl<'a> Crowd<'a> {
         let listen = ["exec", &self.container, "nc", "-l", "-p", &inside, "-e", "cat", "/data/big"];
         let listener = self.site.crictl(listen).background(&log)?;
         let there = format!("netstat -tln | grep -q :{inside}");
-        until("a listener in the pod", || {
-            Ok(self.site.crictl(["exec", "-s", &self.container, "sh", "-c", &there]).run().is_ok())
-        })?;
+        until(PATIENCE, || self.site.crictl(["exec", "-s", &self.container, "sh", "-c", &there]).run())?;
         let forward = self.site.crictl(["port-forward", &self.pod, &format!("{outside}:{inside}")]).background(&log)?;
         // The listener serves one client, so nothing but this may connect.
-        let mut stream = None;
-        until("port-forward", || {
-            stream = TcpStream::connect(("127.0.0.1", PORTS.1)).ok();
-            Ok(stream.is_some())
-        })?;
-        let mut stream = stream.context("port-forward listens")?;
+        let mut stream = until(PATIENCE, || TcpStream::connect(("127.0.0.1", PORTS.1)).context("port-forward"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let (mut buffer, mut bytes, mut hash) = (vec![0; BLOCK], 0, Sha256::new());
         while let length @ 1.. = stream.read(&mut buffer)? {
@@ -129,9 +123,9 @@ impl<'a> Crowd<'a> {
         let before = resident_kib(self.server)?;
         what()?;
         let (after, mut now) = (resident_kib(self.server)?, 0);
-        let settled = until("the server's memory", || {
+        let settled = eventually(PATIENCE, "the server's memory", || {
             now = resident_kib(self.server)?;
-            Ok(now < before + LEFT_KIB)
+            Ok((now < before + LEFT_KIB).then_some(()))
         });
         println!("memory of the server: {before} KiB before, {after} KiB at the end, {now} KiB later");
         settled
@@ -166,7 +160,7 @@ impl<'a> Crowd<'a> {
         ensure!(self.site.run(["exec", &self.container, "echo", "there"])? == "there\n", "nobody else is served");
         drop(clients);
         let gone = ["exec", "-s", &self.container, "sh", "-c", "! pidof yes"];
-        until("the end of their commands", || Ok(self.site.crictl(gone).run().is_ok()))
+        until(PATIENCE, || self.site.crictl(gone).run()).map(drop).context("their commands go on")
     }
 }
 
@@ -188,13 +182,4 @@ fn write_big(file: &mut File) -> Result<String> {
         file.write_all(&block)?;
     }
     Ok(hex::encode(hash.finalize()))
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let start = Instant::now();
-    while !done()? {
-        ensure!(start.elapsed() < PATIENCE, "{what}: not there after {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }

@@ -18,3 +18,4 @@ pub mod soak;
 pub mod specs;
 pub mod streaming;
 pub mod tools;
+mod wait;

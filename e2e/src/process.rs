@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::wait::eventually;
+
 /// How long a client may take: crictl's own time-out is shorter, so that it can say what went wrong.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a server has to end after SIGTERM.
@@ -193,13 +195,11 @@ impl Background {
 
     /// Asks until it is there.
     pub fn until(&mut self, timeout: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
-        let start = Instant::now();
-        while !ready() {
-            self.check()?;
-            ensure!(start.elapsed() < timeout, "{}: not ready after {timeout:?}:\n{}", self.name, tail(&self.log));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        let answer = eventually(timeout, "readiness", || match ready() {
+            true => Ok(Some(())),
+            false => self.check().map(|()| None),
+        });
+        answer.with_context(|| format!("{}:\n{}", self.name, tail(&self.log)))
     }
 
     /// Ends it by SIGTERM.

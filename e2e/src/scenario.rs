@@ -6,13 +6,14 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::checks::Checks;
 use crate::images::{BUSYBOX, HTTPD, NGINX};
 use crate::process::Background;
 use crate::server::Site;
+use crate::wait::until;
 
 /// The port of the host that leads to the web server.
 const HOST_PORT: u16 = 18_411;
@@ -242,14 +243,7 @@ fn fetch_page(site: &Site, pod: &str) -> Result<()> {
 
 /// A page of a web server, which may still be starting.
 pub(crate) fn get(address: &str) -> Result<String> {
-    let start = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            Err(error) if start.elapsed() > PATIENCE => bail!(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    };
+    let mut stream = until(PATIENCE, || Ok(TcpStream::connect(address)?))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET / HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut page = String::new();
@@ -350,15 +344,11 @@ fn short_life(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
 }
 
 fn until_exited(site: &Site, id: &str) -> Result<Value> {
-    let start = Instant::now();
-    loop {
+    until(PATIENCE, || {
         let status = site.json(["inspect", id])?["status"].clone();
-        if status["state"] == "CONTAINER_EXITED" {
-            return Ok(status);
-        }
-        ensure!(start.elapsed() < PATIENCE, "still not exited: {status}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        ensure!(status["state"] == "CONTAINER_EXITED", "{id} has not exited: {status}");
+        Ok(status)
+    })
 }
 
 /// What a user's mistakes are answered with: the gRPC code and the thing that is wrong.

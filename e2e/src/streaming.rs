@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::images::BUSYBOX;
 use crate::process::Background;
 use crate::server::Site;
+use crate::wait::until;
 
 /// Bytes of one measurement.
 const BYTES: u64 = 512 << 20;
@@ -144,11 +145,8 @@ impl<'a> Subject<'a> {
         let forward = self.site.crictl(["port-forward", &self.pod, &ports]).background(&log)?;
         // The listener is waited for first: a port-forward to nothing ends with the first client that asks for it.
         for port in [self.port, self.port + 1] {
-            let deadline = Instant::now() + PATIENCE;
-            while TcpStream::connect(("127.0.0.1", port)).is_err() {
-                ensure!(Instant::now() < deadline, "nothing listens on port {port}");
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            let connect = || TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"));
+            until(PATIENCE, connect)?;
         }
         Ok([forward, listener])
     }

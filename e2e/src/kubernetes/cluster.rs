@@ -8,10 +8,11 @@ use super::kubectl::{Kubectl, has};
 use super::kubelet::Kubelet;
 use super::plane::Plane;
 use super::steps::{self, Step};
-use super::{Ground, NAMESPACE, NODE, Plan, Server, until};
+use super::{Ground, NAMESPACE, NODE, Plan, Server};
 use crate::checks::Checks;
 use crate::process::tail;
 use crate::server::Site;
+use crate::wait::until;
 
 /// How long something may take that needs no more than a pod's start or end, on two busy cores.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::until;
 use crate::process::{Output, Program};
+use crate::wait::until;
 
 /// kubectl with the file that leads it to a server.
 #[derive(Debug)]

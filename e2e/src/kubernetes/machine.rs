@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::until;
 use crate::process::Program;
 use crate::server::Site;
+use crate::wait::until;
 
 /// What kubelet sets (pkg/kubelet/cm, setupKernelTunables) and kube-proxy may.
 const SETTINGS: [&str; 6] = [

@@ -11,9 +11,7 @@ mod programs;
 mod stand_alone;
 mod steps;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use self::certificates::Certificates;
 use self::machine::Machine;
@@ -33,8 +31,6 @@ const NAMESPACE: &str = "scenario";
 const API_PORT: u16 = 6443;
 /// The usual port of kubelet, on the node's address.
 const KUBELET_PORT: u16 = 10250;
-/// How often something is asked until it is there.
-const POLL: Duration = Duration::from_millis(300);
 
 /// What of the scenario is run.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -102,17 +98,5 @@ impl Server<'_> {
 
     fn stop(&mut self) -> Result<()> {
         self.running.take().context("the server does not run")?.stop()
-    }
-}
-
-/// Asks until there is an answer; the last error says what is missing.
-fn until<T>(timeout: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        match ask() {
-            Ok(answer) => return Ok(answer),
-            Err(error) if start.elapsed() > timeout => bail!("after {} s: {error:#}", timeout.as_secs()),
-            Err(_) => std::thread::sleep(POLL),
-        }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Ground;
 use super::kubectl::{container, has};
 use super::kubelet::Kubelet;
-use super::{Ground, until};
 use crate::checks::Checks;
 use crate::scenario::get;
 use crate::server::Site;
+use crate::wait::until;
 
 /// What `--only` is held against.
 pub(super) const NAME: &str = "static pods";

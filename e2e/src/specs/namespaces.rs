@@ -5,8 +5,9 @@ use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxState, StopPodSandboxR
 
 use super::Spec;
 use super::pod::{namespaces, pod_security, security};
-use super::stage::{Stage, eventually};
+use super::stage::{PATIENCE, Stage};
 use crate::process::Program;
+use crate::wait::eventually;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "ipc POD: shared by the pod's containers, seen by nobody else", run: pod_ipc },
@@ -41,7 +42,7 @@ fn left_segment(stage: &Stage<'_>) -> Result<()> {
     let pod = stage.pod()?;
     let segment = stage.segment(&pod.container(|_| ())?, "left-behind")?;
     pod.remove()?;
-    eventually("the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
+    eventually(PATIENCE, "the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
 }
 
 /// kubelet makes another pod beside one that is not ready, and stops that one.
@@ -49,7 +50,7 @@ fn lost(stage: &Stage<'_>) -> Result<()> {
     let pod = stage.pod()?;
     let container = pod.container(|_| ())?;
     Program::new("sh", ["-c", &stage.system.lose(&pod.id)]).run()?;
-    eventually("a pod that is not ready", || {
+    eventually(PATIENCE, "a pod that is not ready", || {
         Ok((pod.status()?.state() == PodSandboxState::SandboxNotready).then_some(()))
     })?;
     stage.pod()?.container(|_| ())?;
@@ -155,7 +156,7 @@ fn hostname_is_kept(stage: &Stage<'_>) -> Result<()> {
     // A privileged one may be able to rename its pod, never the host.
     let script = "hostname intruder; echo tried";
     pod.container(|config| security(config).privileged = true)?.exec(script)?;
-    eventually("the host's own name", || {
+    eventually(PATIENCE, "the host's own name", || {
         let now = Program::new::<&str>("hostname", []).run()?;
         Ok((now == host).then_some(()))
     })

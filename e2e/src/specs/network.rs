@@ -11,8 +11,9 @@ use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
 
 use super::Spec;
 use super::pod::{Pod, namespaces};
-use super::stage::{Stage, eventually, free_port};
+use super::stage::{PATIENCE, Stage, free_port};
 use crate::process::Program;
+use crate::wait::eventually;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "network NODE: the host's interfaces and services", run: host_network },
@@ -120,7 +121,7 @@ fn serve<'a>(stage: &Stage<'_>, pod: &Pod<'a>, port: u16) -> Result<super::pod::
 
 /// Waits until a port of the host's 127.0.0.1 says hello.
 fn hear(port: u16) -> Result<()> {
-    eventually(&format!("a hello on port {port}"), || {
+    eventually(PATIENCE, &format!("a hello on port {port}"), || {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return Ok(None) };
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut text = String::new();
@@ -139,11 +140,13 @@ fn two_containers(stage: &Stage<'_>) -> Result<()> {
     })?;
     let stranger = other.container(|_| ())?;
     let ask = format!("printf '{}' | nc 127.0.0.1 {PORT} || true", REQUEST.escape_default());
-    eventually("an answer from the other container", || Ok(client.exec(&ask)?.ends_with(HELLO).then_some(())))?;
+    eventually(PATIENCE, "an answer from the other container", || {
+        Ok(client.exec(&ask)?.ends_with(HELLO).then_some(()))
+    })?;
     let heard = stranger.exec(&ask)?;
     ensure!(heard.is_empty(), "another pod hears {heard:?} on its own 127.0.0.1");
     for (container, line) in [(&server, "this is the server"), (&client, "this is the client")] {
-        let log = eventually("a log", || Ok(Some(container.log()?).filter(|log| !log.is_empty())))?;
+        let log = eventually(PATIENCE, "a log", || Ok(Some(container.log()?).filter(|log| !log.is_empty())))?;
         ensure!(log == line, "the log of one container: {log:?}, not {line:?}");
     }
     Ok(())

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use proto::v1::*;
 use tonic::{Code, Status};
 
-use super::stage::{Stage, eventually};
+use super::stage::{PATIENCE, Stage};
 use crate::images::BUSYBOX;
+use crate::wait::eventually;
 
 /// The limit that a command in a container is given, in seconds.
 const EXEC_SECONDS: i64 = 30;
@@ -133,7 +134,7 @@ impl Container<'_> {
 
     /// How it ended.
     pub(super) fn ended(&self) -> Result<ContainerStatus> {
-        eventually("the end of the container", || {
+        eventually(PATIENCE, "the end of the container", || {
             let status = self.status()?;
             Ok(Some(status).filter(|status| status.state() == ContainerState::ContainerExited))
         })

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use proto::v1::*;
@@ -17,9 +17,7 @@ use super::system::System;
 use crate::process::{Background, Program};
 
 /// How long something that goes on by itself may take, also on a machine that is emulated.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked at.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// The label that all pods of a stage have, with its name.
 const LABEL: &str = "stage";
 /// The first key of shared memory segments: no other program's.
@@ -151,18 +149,6 @@ impl<'a> Stage<'a> {
         }
         ensure!(errors.is_empty(), "{}", errors.join("; "));
         Ok(())
-    }
-}
-
-/// Asks until there is an answer.
-pub(super) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        ensure!(start.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
-        std::thread::sleep(POLL);
     }
 }
 

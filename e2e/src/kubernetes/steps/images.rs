@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::until;
+use crate::wait::until;
 
 /// kubelet looks at images every 5 minutes, and at its first look its statistics may not be there yet.
 const IMAGE_GC: Duration = Duration::from_secs(330);

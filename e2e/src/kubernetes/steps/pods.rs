@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::{container, has};
-use crate::kubernetes::until;
+use crate::wait::until;
 
 fn ended(status: &Value) -> &Value {
     &status["state"]["terminated"]

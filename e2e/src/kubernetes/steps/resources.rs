@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::until;
+use crate::wait::until;
 
 /// Prints the limits of memory (bytes) and processor time (µs in each 100 ms) of the container that it runs in, by either
 /// version of cgroups.

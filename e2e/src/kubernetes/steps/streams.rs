@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::images::BUSYBOX;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::{NAMESPACE, NODE, until};
+use crate::kubernetes::{NAMESPACE, NODE};
 use crate::process::Program;
 use crate::scenario::get;
+use crate::wait::until;
 
 /// A free port of the node.
 const FORWARDED: &str = "18423";

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
-use crate::kubernetes::{API_PORT, NAMESPACE, until};
+use crate::kubernetes::{API_PORT, NAMESPACE};
+use crate::wait::until;
 
 /// kubelet looks at each pod's volumes once a minute or more often.
 const UPDATE: Duration = Duration::from_secs(120);

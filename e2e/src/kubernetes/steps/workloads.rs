@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kubernetes::NODE;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
-use crate::kubernetes::until;
+use crate::wait::until;
 
 /// A CronJob begins at the next full minute.
 const MINUTE: Duration = Duration::from_secs(60);
