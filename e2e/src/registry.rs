@@ -13,23 +13,23 @@ use oci_client::{Client, Reference};
 use crate::images::Published;
 use crate::process::{Background, Program};
 
-/// Who is answered for.
+/// The registries that it stands for.
 const HOSTS: [&str; 3] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
-/// How long the registry may take to start or to answer.
+/// The time-out of the start and of each response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running registry; its files are below the directory that it was given.
+/// A registry and its files.
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
-    /// None while it is away.
+    /// None while it is down.
     process: Option<Background>,
     dir: PathBuf,
     certs: PathBuf,
 }
 
 impl Registry {
-    /// Starts one on a free port of 127.0.0.1, empty.
+    /// Starts an empty one on a free port of 127.0.0.1.
     pub fn start(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -51,12 +51,12 @@ impl Registry {
             std::fs::write(of.join("hosts.toml"), hosts)?;
         }
         let mut registry = Self { address, process: None, dir: dir.to_owned(), certs };
-        registry.start_again()?;
+        registry.restart()?;
         Ok(registry)
     }
 
-    /// Starts it where it was, with what it had, after it was killed.
-    pub fn start_again(&mut self) -> Result<()> {
+    /// Restarts a killed one with the same address and contents.
+    pub fn restart(&mut self) -> Result<()> {
         let config = self.dir.join("registry.yml");
         let mut process = Program::new("docker-registry", ["serve".as_ref(), config.as_os_str()])
             .background(&self.dir.join("registry.log"))
@@ -66,12 +66,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), Background::kill)
     }
 
-    /// The directory of `HOST/hosts.toml` files that leads here.
+    /// The directory of its `HOST/hosts.toml` files.
     pub fn certs(&self) -> &Path {
         &self.certs
     }
@@ -81,9 +81,9 @@ impl Registry {
         self.address
     }
 
-    /// Pushes images with `oci-client`, a client that is not ours, and reads back what each name means.
+    /// Pushes images with `oci-client`, an independent client, and reads back the digest of each name.
     pub fn publish(&self, images: &[Published]) -> Result<()> {
-        // It makes clients for HTTPS as well; that fails only where a provider is installed already.
+        // oci-client needs a TLS provider even for HTTP; this fails only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(ClientConfig {
             protocol: ClientProtocol::Http,
@@ -119,9 +119,9 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends it.
+    /// Stops it.
     pub fn stop(mut self) -> Result<()> {
-        // docker-registry ends by the signal: nothing of it is worth an orderly end.
+        // docker-registry has no state to save.
         self.kill()
     }
 }

@@ -1,13 +1,13 @@
-//! Waiting for what happens outside of this program: asked for again and again, up to a limit.
+//! Waits for events outside of this program by polling, up to a time-out.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// The pause between two questions: short beside what a server or a kubelet does meanwhile.
+/// The interval of polling: short beside the work of a server or a kubelet.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Asks until it succeeds. After `timeout` the last error says what is missing.
+/// Retries until it succeeds, or returns the last error after `timeout`.
 pub(crate) fn until<T>(timeout: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
@@ -19,7 +19,7 @@ pub(crate) fn until<T>(timeout: Duration, mut ask: impl FnMut() -> Result<T>) ->
     }
 }
 
-/// Asks until there is an answer, or an error, which ends the wait.
+/// Polls until it returns an answer. An error ends the wait.
 pub(crate) fn eventually<T>(timeout: Duration, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     until(timeout, || match ask().transpose() {
         Some(answer) => Ok(answer),
