@@ -13,6 +13,7 @@ build:
 # Everything that CI runs.
 test: deps
 	$(CARGO) fmt --all --check
+	sh ci/dependencies.sh
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
 	$(MAKE) freebsd-check
@@ -71,9 +72,9 @@ bench-streaming: deps-bench
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
-# Licences, advisories and bans, for who has cargo-deny; the bans that matter are tests of e2e/tests/tidy too.
-deny:
-	$(CARGO) deny check
+# No dependency is unused; licences, banned crates and sources.
+dependencies:
+	sh ci/dependencies.sh
 
 deps:
 	sh ci/deps.sh test
@@ -88,4 +89,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming deny deps deps-demo deps-bench clean
+.PHONY: all build test e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean

@@ -1,6 +1,5 @@
-//! The images that critest pulls, for FreeBSD: one layer out of the base system of the machine that they will run on
-//! (`e2e/freebsd/base.sh` collects it), under the names that critest gives them. Those that only critest's specs for Linux use are
-//! not made.
+//! Builds the test images for FreeBSD, under critest's names, on one layer of the base system of their machine
+//! (`e2e/freebsd/base.sh` collects it). Without those that only critest's specs for Linux use.
 
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use testimage::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 
 use crate::images::Published;
 
-/// Every image of critest's FreeBSD build, of the scenario and of the specs, from the unpacked base.
+/// All images of critest's FreeBSD build, the scenario and the specs, from the unpacked base.
 pub fn all(dir: &Path) -> Result<Vec<Published>> {
     let base = Tree::of_directory(dir)?.layer()?;
     let shell = Config { cmd: vec!["sh"], os: "freebsd", ..Config::default() };
@@ -58,13 +57,13 @@ pub fn by_digest() -> Result<Image> {
     Ok(Image::new(&[layer], &Config { os: "freebsd", ..Config::default() }))
 }
 
-/// An image that differs from all others.
+/// An image with a unique digest.
 fn marked(base: &Layer, name: &str, config: &Config) -> Result<Image> {
     let marker = Tree::default().file("etc/test-image", &format!("{name}\n")).layer()?;
     Ok(Image::new(&[base.clone(), marker], config))
 }
 
-/// A set-user-id copy of id(1), which says who it is in the eyes of the kernel.
+/// A set-user-id copy of id(1), which prints its effective user.
 fn no_new_privs(base: &Layer, dir: &Path) -> Result<Image> {
     let program = std::fs::read(dir.join("usr/bin/id")).context("base.sh collects id(1)")?;
     let layer = Tree::default().with("nnp", Node::File(0o4755, program.into())).layer()?;

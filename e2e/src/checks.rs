@@ -1,5 +1,5 @@
-//! Named checks: each is printed as it is made, all are counted, and a summary says what passed, what failed and what could not
-//! be made. What cannot be made is said with its reason, and under continuous integration it counts as a failure.
+//! Named checks: each is printed when it is done, and a summary counts passed, failed and skipped ones. A skipped check has a
+//! reason, and counts as failed under continuous integration.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ pub struct Checks {
     skipped: Vec<String>,
 }
 
-/// What a report says of one check.
+/// The entry of one check in a report.
 #[derive(Debug)]
 struct Case {
     name: String,
     took: Duration,
-    /// The element for what went wrong, and why; None: it passed.
+    /// The element of a failure or a skip, and its text; None: it passed.
     wrong: Option<(&'static str, String)>,
 }
 
 impl Checks {
-    /// Makes a check; None when it failed.
+    /// Runs a check; None: it failed.
     pub fn check<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
         let start = Instant::now();
         let result = check();
@@ -45,14 +45,14 @@ impl Checks {
         }
     }
 
-    /// A check that cannot be made here.
+    /// Skips a check.
     pub fn skip(&mut self, name: &str, why: &str) {
         println!("skip  {name}: {why}");
         self.skipped.push(format!("{name}: {why}"));
         self.cases.push(Case { name: name.to_owned(), took: Duration::ZERO, wrong: Some(("skipped", why.to_owned())) });
     }
 
-    /// Counts what another made as its own.
+    /// Adds the checks of another.
     pub fn add(&mut self, other: Self) {
         self.cases.extend(other.cases);
         self.passed += other.passed;
@@ -83,7 +83,7 @@ impl Checks {
         )
     }
 
-    /// Prints the summary; anything failed is an error, and with `CI` set anything skipped too.
+    /// Prints the summary; an error if a check failed, or, with `CI` set, was skipped.
     pub fn finish(self) -> Result<()> {
         self.failed.iter().for_each(|name| println!("failed: {name}"));
         self.skipped.iter().for_each(|name| println!("skipped: {name}"));
@@ -99,7 +99,7 @@ impl Checks {
     }
 }
 
-/// A text as the value of an attribute: what XML 1.0 cannot hold at all is left out.
+/// Escapes the value of an attribute; leaves out characters that XML 1.0 does not allow.
 fn escaped(text: &str) -> String {
     let held = text.chars().filter(|character| !character.is_control() || "\n\t".contains(*character));
     held.map(|character| match character {

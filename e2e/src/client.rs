@@ -1,5 +1,5 @@
-//! A client of the server's gRPC services: one connection, blocking calls with a deadline, and calls that hang up. crictl starts
-//! a process for every call; what makes hundreds of them, or measures one, uses this.
+//! A client of the server's gRPC services: one connection, blocking calls with a deadline, and calls that hang up. For tests that
+//! make hundreds of calls or measure one: crictl starts a process for each.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a call may take on a machine that does much else: longer than the longest grace period that the tests give.
+/// The time-out of a call on a busy machine: longer than the longest grace period of the tests.
 const CALL_TIMEOUT: Duration = Duration::from_secs(90);
-/// The largest answer, in bytes: what kubelet accepts.
+/// The largest response, in bytes, as in kubelet.
 const MAX_ANSWER: usize = 16 << 20;
 
 /// The runtime service.
@@ -24,7 +24,7 @@ pub type Runtime = RuntimeServiceClient<Channel>;
 /// The image service.
 pub type Image = ImageServiceClient<Channel>;
 
-/// A connection; it is made anew whenever the server was.
+/// A connection, which reconnects to a restarted server.
 #[derive(Debug, Clone)]
 pub struct Client {
     tokio: Handle,
@@ -32,7 +32,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server with this socket.
+    /// Connects to a socket on the first call.
     pub fn new(tokio: &Handle, socket: PathBuf) -> Self {
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
@@ -43,24 +43,24 @@ impl Client {
         Self { tokio: tokio.clone(), channel }
     }
 
-    /// For calls of the runtime service.
+    /// The client of the runtime service.
     pub fn runtime(&self) -> Runtime {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
-    /// For calls of the image service.
+    /// The client of the image service.
     pub fn image(&self) -> Image {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
-    /// Waits for what a call comes to.
+    /// Waits for a call.
     pub fn call<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let late = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs())));
         let answer = self.tokio.block_on(async { tokio::time::timeout(CALL_TIMEOUT, call).await });
         answer.unwrap_or_else(late)
     }
 
-    /// Goes away before the answer comes, unless it is quicker.
+    /// Hangs up after this time, unless the response comes first.
     pub fn hang_up<T>(&self, call: impl Future<Output = Result<T, Status>>, after: Duration) {
         let _ = self.tokio.block_on(async { tokio::time::timeout(after, call).await });
     }
@@ -84,21 +84,21 @@ impl Client {
         Ok(answer.into_inner().items.into_iter().map(|pod| pod.id).collect())
     }
 
-    /// How a pod is.
+    /// A pod's status.
     pub fn pod(&self, id: &str) -> Result<PodSandboxStatus, Status> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let answer = self.call(self.runtime().pod_sandbox_status(request))?;
         answer.into_inner().status.ok_or_else(|| Status::internal("PodSandboxStatus answered without a status"))
     }
 
-    /// How a container is.
+    /// A container's status.
     pub fn container(&self, id: &str) -> Result<ContainerStatus, Status> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let answer = self.call(self.runtime().container_status(request))?;
         answer.into_inner().status.ok_or_else(|| Status::internal("ContainerStatus answered without a status"))
     }
 
-    /// Removes a pod with all that is in it.
+    /// Removes a pod with its containers.
     pub fn remove_pod(&self, id: &str) -> Result<(), Status> {
         let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         self.call(self.runtime().remove_pod_sandbox(request)).map(drop)

@@ -1,5 +1,4 @@
-//! containerd as a peer: Debian's, with a configuration and directories of its own, so that one that runs on this machine is
-//! not touched.
+//! Debian's containerd as a peer, with a separate configuration and directories: a containerd of this machine is not touched.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use anyhow::{Context, Result};
 use crate::images::PAUSE;
 use crate::process::{Background, Program};
 
-/// How long it may take to serve.
+/// The time-out of its start.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A containerd that runs.
+/// A running containerd.
 #[derive(Debug)]
 pub struct Containerd {
     process: Background,
@@ -20,11 +19,11 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one with all of its files below this directory; images come from where this `certs.d` leads.
+    /// Starts one with all files below this directory; its registries are those of this `certs.d`.
     pub fn start(dir: &Path, certs: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let (config, socket) = (dir.join("config.toml"), dir.join("containerd.sock"));
-        // Without the right to lower oom_score_adj its pods do not start unless it knows.
+        // Without the right to lower oom_score_adj it needs this setting to start pods.
         std::fs::write(
             &config,
             format!(

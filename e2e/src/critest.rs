@@ -1,5 +1,5 @@
-//! Runs critest and judges it: a spec must pass, or stand in `critest-skips.toml` with its reason; what stands there and passes
-//! is a failure too, and so is an entry that no spec has.
+//! Runs critest and checks its report: a spec must pass, or be listed in `critest-skips.toml` with a reason. A listed spec that
+//! passes is a failure too, and so is an entry without a spec.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use crate::process::{Program, tail};
 
-/// All specs take about two minutes on two cores; this is for a busy machine.
+/// The time-out: all specs take about two minutes on two idle cores.
 const TIMEOUT: Duration = Duration::from_secs(40 * 60);
-/// Every entry: the beginning of the names of its specs, and why they do not pass.
+/// The entries of `critest-skips.toml`.
 const SKIPS: &str = include_str!("../critest-skips.toml");
 
 #[derive(Debug, Deserialize)]
@@ -24,51 +24,51 @@ struct Skips {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Skip {
-    /// The beginning of a spec's name.
+    /// The prefix of the names of its specs.
     spec: String,
-    /// Why.
+    /// The reason.
     reason: String,
 }
 
 /// One spec of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Its name, without `[It] [k8s.io] `.
+    /// The name, without `[It] [k8s.io] `.
     pub name: String,
     /// `passed`, `failed`, `skipped`, `timedout` …
     pub status: String,
-    /// Why it failed or was skipped.
+    /// The reason of a failure or a skip.
     pub message: String,
 }
 
-/// What critest is run with.
+/// The parameters of critest.
 #[derive(Debug)]
 pub struct Critest<'a> {
     /// The program.
     pub program: &'a Path,
     /// The socket of the server, as `unix://PATH`.
     pub address: &'a str,
-    /// Where its log and temporary files go.
+    /// The directory of its log and temporary files.
     pub dir: &'a Path,
-    /// Where the report is kept.
+    /// The directory of the report.
     pub report: &'a Path,
     /// Only the specs whose names match this regular expression.
     pub only: Option<&'a str>,
-    /// What exec, attach and port-forward are carried by.
+    /// The transport of exec, attach and port-forward.
     pub transport: Transport,
 }
 
-/// What streams are carried by.
+/// A transport of streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// What kubelet speaks, and critest unless it is told otherwise.
+    /// The one of kubelet, and critest's default.
     Spdy,
-    /// What newer clients speak.
+    /// The one of newer clients.
     WebSocket,
 }
 
 impl Transport {
-    /// What the names of its reports end with.
+    /// The suffix of its reports' names.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Spdy => "",
@@ -88,7 +88,7 @@ impl Transport {
 pub const STREAMING: (&str, usize) = ("Streaming runtime should support", 5);
 
 impl Critest<'_> {
-    /// Runs it and returns what became of each spec.
+    /// Runs it and returns the result of each spec.
     pub fn run(&self) -> Result<Vec<Spec>> {
         let temporary = self.dir.join("tmp");
         std::fs::create_dir_all(&temporary)?;
@@ -107,7 +107,7 @@ impl Critest<'_> {
         args.extend(self.transport.switches().iter().map(|&switch| switch.to_owned()));
         let segments = shared_memory()?;
         let output = Program::new(self.program, &args).env("TMPDIR", &temporary).timeout(TIMEOUT).output()?;
-        // The specs of host IPC leave behind what they made; nothing that the server made is among it.
+        // The specs of host IPC leave their own segments behind; none is the server's.
         for id in shared_memory()?.difference(&segments) {
             Program::new("ipcrm", ["-m", id]).run()?;
         }
@@ -125,18 +125,18 @@ fn shared_memory() -> Result<BTreeSet<String>> {
     Ok(list.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect())
 }
 
-/// Which specs a report is of.
+/// The specs of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ran {
-    /// All that critest has on Linux.
+    /// All of critest on Linux.
     All,
-    /// Those of them that were selected.
+    /// A selection.
     Selected,
-    /// Those that its build for FreeBSD has.
+    /// All of its FreeBSD build.
     Freebsd,
 }
 
-/// What is wrong with these results, one line each. An entry of critest-skips.toml that no spec needs is wrong where all ran.
+/// The failures of these results, one line each. If all specs ran, an entry of critest-skips.toml without a spec is one too.
 pub fn judge(specs: &[Spec], ran: Ran) -> Result<Vec<String>> {
     let skips: Skips = toml::from_str(SKIPS).context("critest-skips.toml")?;
     ensure!(
@@ -160,7 +160,7 @@ pub fn judge(specs: &[Spec], ran: Ran) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// The specs of a JUnit report as ginkgo writes it: one `testcase` for each, with what went wrong below it.
+/// Parses a JUnit report of ginkgo: one `testcase` for each spec, with its failure inside.
 pub fn parse(report: &str) -> Vec<Spec> {
     let mut specs = Vec::new();
     for case in report.split("<testcase ").skip(1) {

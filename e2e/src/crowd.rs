@@ -1,10 +1,10 @@
-//! exec and port-forward as a crowd uses them: much at a time, many at a time, and clients that stop reading. Every byte
-//! arrives, and the server's memory afterwards is what it was.
+//! exec and port-forward under load: much data, many clients, and clients that stop reading. Every byte arrives, and the server's
+//! memory returns to its former size.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
@@ -15,27 +15,28 @@ use crate::images::BUSYBOX;
 use crate::process::resident_kib;
 use crate::scenario::Files;
 use crate::server::Site;
+use crate::wait::{eventually, until};
 
-/// Bytes of the file that is sent whole.
+/// Bytes of the large file.
 const BIG: usize = 1 << 30;
 /// Bytes of one of its blocks.
 const BLOCK: usize = 1 << 20;
-/// Clients at once.
+/// Concurrent clients.
 const CLIENTS: usize = 200;
-/// What each of them sends, and gets back: more than any window or pipe holds.
+/// Bytes that each of them sends and gets back: more than any window or pipe.
 const EACH: usize = 300_000;
 /// Clients that do not read.
 const IDLE: usize = 20;
 /// Memory that may be left in the server, in KiB.
 const LEFT_KIB: u64 = 10 << 10;
-/// How long anything may take; crictl starts slowly two hundred times at once.
+/// The time-out of anything; two hundred concurrent starts of crictl are slow.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long clients do not read: enough for everything between them and the container to fill up.
+/// How long clients do not read: enough to fill all buffers up to the container.
 const STANDSTILL: Duration = Duration::from_secs(5);
-/// The port in the pod that sends the file, and the one on the host that leads to it.
+/// The port in the pod that sends the file, and the forwarded port on the host.
 const PORTS: (u16, u16) = (9000, 18_413);
 
-/// A running container that has the file, and what the file's digest is.
+/// A running container with the file, and the file's digest.
 struct Crowd<'a> {
     site: &'a Site,
     server: u32,
@@ -74,7 +75,7 @@ impl<'a> Crowd<'a> {
         let pod_file = files.write("pod-crowd", &pod)?;
         let mut container = files.container_value("crowd", BUSYBOX, &["sleep", "1000000"]);
         container["mounts"] = json!([{"container_path": "/data", "host_path": data, "readonly": true}]);
-        // The pages of the file that its processes read count as theirs.
+        // The page cache of the file counts as the container's memory.
         container["linux"] = json!({});
         let container_file = files.write("container-crowd", &container)?;
         let pod = site.run(["runp", &pod_file])?.trim().to_owned();
@@ -96,17 +97,10 @@ impl<'a> Crowd<'a> {
         let listen = ["exec", &self.container, "nc", "-l", "-p", &inside, "-e", "cat", "/data/big"];
         let listener = self.site.crictl(listen).background(&log)?;
         let there = format!("netstat -tln | grep -q :{inside}");
-        until("a listener in the pod", || {
-            Ok(self.site.crictl(["exec", "-s", &self.container, "sh", "-c", &there]).run().is_ok())
-        })?;
+        until(PATIENCE, || self.site.crictl(["exec", "-s", &self.container, "sh", "-c", &there]).run())?;
         let forward = self.site.crictl(["port-forward", &self.pod, &format!("{outside}:{inside}")]).background(&log)?;
-        // The listener serves one client, so nothing but this may connect.
-        let mut stream = None;
-        until("port-forward", || {
-            stream = TcpStream::connect(("127.0.0.1", PORTS.1)).ok();
-            Ok(stream.is_some())
-        })?;
-        let mut stream = stream.context("port-forward listens")?;
+        // The listener serves one client: nothing else may connect.
+        let mut stream = until(PATIENCE, || TcpStream::connect(("127.0.0.1", PORTS.1)).context("port-forward"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let (mut buffer, mut bytes, mut hash) = (vec![0; BLOCK], 0, Sha256::new());
         while let length @ 1.. = stream.read(&mut buffer)? {
@@ -124,14 +118,14 @@ impl<'a> Crowd<'a> {
         Ok(())
     }
 
-    /// Does it, and waits until the server's memory is near what it was.
+    /// Runs `what`, and waits until the server's memory is near its former size.
     fn remembers_nothing(&self, what: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = resident_kib(self.server)?;
         what()?;
         let (after, mut now) = (resident_kib(self.server)?, 0);
-        let settled = until("the server's memory", || {
+        let settled = eventually(PATIENCE, "the server's memory", || {
             now = resident_kib(self.server)?;
-            Ok(now < before + LEFT_KIB)
+            Ok((now < before + LEFT_KIB).then_some(()))
         });
         println!("memory of the server: {before} KiB before, {after} KiB at the end, {now} KiB later");
         settled
@@ -155,7 +149,7 @@ impl<'a> Crowd<'a> {
         Ok(())
     }
 
-    /// Clients that stop reading hold up their own commands and nothing else; killed, they are gone.
+    /// Clients that stop reading block their own commands only, which end once the clients are killed.
     fn unread(&self) -> Result<()> {
         let yes = ["exec", &self.container, "yes"];
         let clients: Vec<_> = (0..IDLE).map(|_| self.site.crictl(yes).unread()).collect::<Result<_>>()?;
@@ -166,11 +160,11 @@ impl<'a> Crowd<'a> {
         ensure!(self.site.run(["exec", &self.container, "echo", "there"])? == "there\n", "nobody else is served");
         drop(clients);
         let gone = ["exec", "-s", &self.container, "sh", "-c", "! pidof yes"];
-        until("the end of their commands", || Ok(self.site.crictl(gone).run().is_ok()))
+        until(PATIENCE, || self.site.crictl(gone).run()).map(drop).context("their commands go on")
     }
 }
 
-/// Writes a file in which no block is like another; its digest.
+/// Writes a file of distinct blocks and returns its digest.
 fn write_big(file: &mut File) -> Result<String> {
     // xorshift64 (Marsaglia): the bytes need only differ.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -188,13 +182,4 @@ fn write_big(file: &mut File) -> Result<String> {
         file.write_all(&block)?;
     }
     Ok(hex::encode(hash.finalize()))
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let start = Instant::now();
-    while !done()? {
-        ensure!(start.elapsed() < PATIENCE, "{what}: not there after {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }

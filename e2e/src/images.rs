@@ -1,5 +1,5 @@
-//! The images that the tests pull, made on the spot from programs of this machine, under the names that critest gives them:
-//! BusyBox and nginx (Debian's, with the libraries that they load) and one set-user-id program.
+//! Builds the test images, under critest's names, from programs of this machine: BusyBox and nginx (Debian's, with their libraries)
+//! and one set-user-id program.
 
 use std::path::Path;
 
@@ -9,28 +9,28 @@ use testimage::{ARCHITECTURE, Config, Image, Layer, Node, Tree};
 use crate::process::Program;
 use crate::tools::Tools;
 
-/// An image with the names that it is published under.
+/// An image with its names.
 #[derive(Debug)]
 pub struct Published {
     /// The repository, without the registry: all registries of the tests are the same one.
     pub repository: String,
-    /// Its tags there.
+    /// Its tags.
     pub tags: Vec<&'static str>,
-    /// What is pulled.
+    /// Its contents.
     pub image: Image,
 }
 
 /// critest's default image: BusyBox.
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
-/// What another runtime keeps a pod alive with.
+/// The pause image, for other runtimes.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.9";
 /// critest's web server: nginx on port 80.
 pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 /// critest's second web server, BusyBox's here, which answers on IPv6 too.
 pub const HTTPD: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
-/// Its user is 1000, who is a member of the group 50000 in the image's own group file.
+/// Its user is 1000, a member of group 50000 in the image's group file.
 pub const PREDEFINED_GROUP: &str = "registry.k8s.io/k8s-staging-cri-tools/test-image-predefined-group:latest";
-/// Its set-user-id program says who it is.
+/// Its set-user-id program prints its user id.
 pub const NO_NEW_PRIVS: &str = "registry.k8s.io/e2e-test-images/nonewprivs:1.3";
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
@@ -50,7 +50,7 @@ nobody:x:65534:
 const PGREP: &str = "#!/bin/sh\nexec pidof \"$1\"\n";
 const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
 
-/// A shell for Linux, for the linuxulator.
+/// A Linux shell, for FreeBSD's Linux ABI.
 pub fn linux_shell(tools: &Tools) -> Result<Published> {
     let config = Config { cmd: vec!["sh"], ..Config::default() };
     let image = Image::new(&[busybox_tree(tools)?.layer()?], &config);
@@ -116,14 +116,14 @@ pub fn all(tools: &Tools) -> Result<Vec<Published>> {
     Ok(images)
 }
 
-/// The image that critest pulls by a digest written into its source. Nobody can rebuild the upstream one bit by bit, so that
-/// critest is built with this one's digest in that place. Nothing in it is the machine's: its digest is always the same.
+/// The image that critest pulls by a digest in its source. The upstream image cannot be reproduced, so critest is built with the
+/// digest of this one, which does not depend on the machine.
 pub fn by_digest() -> Result<Image> {
     Ok(Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default()))
 }
 
-/// Debian's BusyBox, not its busybox-static, whose shell runs applets without looking at the files that they are: masking
-/// /bin/ls would mean nothing to it.
+/// Debian's BusyBox, not its busybox-static, whose shell runs applets without opening their files: masking /bin/ls would have no
+/// effect.
 fn busybox_tree(tools: &Tools) -> Result<Tree> {
     let program = tools.package("busybox")?.join("bin/busybox");
     let applets = Program::new(&program, ["--list"]).run()?;
@@ -156,7 +156,7 @@ fn predefined_group(base: &Layer) -> Result<Image> {
     Ok(Image::new(&[base.clone(), users], &Config { user: "1000", cmd: vec!["sh"], ..Config::default() }))
 }
 
-/// A web server that says `httpd` in its log, as critest expects of Apache.
+/// A web server that logs `httpd`, as critest expects of Apache.
 fn httpd(base: &Layer) -> Result<Image> {
     let start = "#!/bin/sh\necho httpd is on port 80\nexec httpd -f -v -p 80 -h /var/www\n";
     let site = Tree::default()
@@ -166,7 +166,7 @@ fn httpd(base: &Layer) -> Result<Image> {
     Ok(Image::new(&[base.clone(), site], &Config { cmd: vec!["start-httpd"], ..Config::default() }))
 }
 
-/// Stands for the pause image: critest pulls it from two registries, and a runtime that is compared with runs it.
+/// Replaces the pause image: critest pulls it from two registries, and other runtimes run it.
 fn pause(base: &Layer) -> Result<Image> {
     let pause = Tree::default().program("pause", b"#!/bin/sh\nexec tail -f /dev/null\n").layer()?;
     Ok(Image::new(&[base.clone(), pause], &Config { entrypoint: vec!["/pause"], ..Config::default() }))
@@ -191,14 +191,14 @@ fn web_server(base: &Layer, nginx: &Layer, port: u16) -> Result<Image> {
     Ok(Image::new(&[base.clone(), nginx.clone(), site], &config))
 }
 
-/// nginx out of its package.
+/// nginx from its package.
 fn nginx_tree(tools: &Tools) -> Result<Tree> {
     let tree =
         Tree::default().directory("var/run", 0o755).directory("var/log/nginx", 0o755).directory("var/lib/nginx", 0o755);
     with_libraries(tree, "usr/sbin/nginx", &tools.package("nginx")?.join("usr/sbin/nginx"))
 }
 
-/// Adds a program of this machine with every library that its loader finds for it.
+/// Adds a program of this machine with its libraries.
 fn with_libraries(tree: Tree, path: &str, program: &Path) -> Result<Tree> {
     let mut tree = tree.program(path, &std::fs::read(program)?);
     let loaded = Program::new("ldd", [program]).run()?;

@@ -1,4 +1,4 @@
-//! What the end-to-end tests are made of: the programs they use, a registry with images of their own, and the scenarios.
+//! The end-to-end tests: the programs that they use, a registry with test images, and the scenarios.
 
 pub mod base_images;
 pub mod checks;
@@ -18,3 +18,4 @@ pub mod soak;
 pub mod specs;
 pub mod streaming;
 pub mod tools;
+mod wait;

@@ -33,9 +33,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything, and then an inventory: what was there before, and nothing else.
+    /// Everything, and then an inventory, which must equal the one before.
     All(Options),
-    /// The life of a pod, by crictl.
+    /// The life of a pod through crictl.
     Crictl(Options),
     /// critest.
     Critest(Options),
@@ -49,19 +49,18 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// How fast exec and port-forward are beside containerd, which is started for it. With a release build the figures mean
-    /// something.
+    /// Compares exec and port-forward with a containerd that it starts. Only a release build gives meaningful figures.
     BenchStreaming {
-        /// The socket (`unix://PATH`) of another server, which runs already and has the image busybox.
+        /// The socket (`unix://PATH`) of another, running server with the image busybox.
         #[arg(long)]
         beside: Option<String>,
     },
-    /// Pods come and go under faults; then the server is killed under many of them.
+    /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
         #[command(flatten)]
         plan: soak::Plan,
-        /// Pulls the test images as the files below this directory say, instead of from a registry of its own: without
-        /// outages of it, and where none can be made.
+        /// Pulls the test images by the hosts.toml files below this directory, instead of from a new registry: without outages,
+        /// and where docker-registry is missing.
         #[arg(long, value_name = "DIR")]
         registry_config: Option<PathBuf>,
         /// Keeps the directory of the run, with its logs.
@@ -79,7 +78,7 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Builds crictl and critest into the cache and prints where they are.
+    /// Builds crictl and critest into the cache and prints their paths.
     Tools {
         /// For FreeBSD.
         #[arg(long)]
@@ -87,13 +86,13 @@ enum Command {
     },
     /// Runs a registry with the test images until its standard input ends.
     Registry {
-        /// Where its files go.
+        /// The directory of its files.
         dir: PathBuf,
-        /// Makes the images for FreeBSD, out of this base system.
+        /// Makes the images for FreeBSD from this base system.
         #[arg(long, value_name = "DIR")]
         base: Option<PathBuf>,
     },
-    /// Judges a report that critest wrote on FreeBSD, and prints what did not pass.
+    /// Checks a report of critest on FreeBSD, and prints the failures.
     Judge {
         /// The JUnit report.
         report: PathBuf,
@@ -105,7 +104,7 @@ struct Options {
     /// Runs only the specs of critest that match this regular expression.
     #[arg(long)]
     only: Option<String>,
-    /// Looks at a server that runs already, by its socket (`unix://PATH`), instead of starting one: to compare with it.
+    /// Uses a running server by its socket (`unix://PATH`) instead of starting one: to compare with it.
     #[arg(long)]
     address: Option<String>,
     /// Keeps the directory of the run, with its logs.
@@ -117,10 +116,10 @@ struct Options {
 struct SpecsOptions {
     #[command(flatten)]
     plan: specs::Plan,
-    /// Looks at a server that runs already, by its socket (`unix://PATH`), and which can pull the test images.
+    /// Uses a running server by its socket (`unix://PATH`), which can pull the test images.
     #[arg(long, requires = "dir")]
     address: Option<String>,
-    /// Where volumes and logs of the containers are made, with an address.
+    /// The directory of volumes and logs, with an address.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// crictl, with an address.
@@ -131,7 +130,7 @@ struct SpecsOptions {
     keep: bool,
 }
 
-/// What of it is run.
+/// The selection of parts.
 #[derive(Default)]
 struct Parts {
     crictl: bool,
@@ -142,7 +141,7 @@ struct Parts {
     kubernetes: Option<kubernetes::Plan>,
 }
 
-/// The soak that is part of everything: long enough for some dozens of faults, and pods enough to see that recovery is not slow.
+/// The soak of `all`: long enough for dozens of faults, with enough pods to notice a slow recovery.
 const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, zfs: None };
 
 fn main() -> ExitCode {
@@ -228,7 +227,7 @@ fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
     Ok(registry)
 }
 
-/// Runs the parts on servers of their own, in a directory that is removed at the end unless something failed.
+/// Runs the parts on new servers, in a directory that is removed at the end unless something failed.
 fn run(parts: &Parts, options: &Options) -> Result<()> {
     let tools = Tools::open()?;
     let dir = run_directory()?;
@@ -270,8 +269,8 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     finish(checks, &site, dir, options.keep)
 }
 
-/// Where the files of a run go. Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long
-/// for a socket. Open to everybody, as what is above the server's directories usually is: it must not hide them.
+/// Makes the directory of a run. Not in /tmp, which may be a small tmpfs; not in the target directory, whose path may be too long
+/// for a socket. Readable by everybody, as the parents of the server's directories usually are: it must not protect them.
 fn run_directory() -> Result<tempfile::TempDir> {
     let mode = std::fs::Permissions::from_mode(0o755);
     Ok(tempfile::Builder::new().prefix("cellblock-e2e-").permissions(mode).tempdir_in("/var/tmp")?)
@@ -296,7 +295,7 @@ fn without_registry(certs: &Path, zfs: Option<&str>, keep: bool, part: impl FnOn
     finish(checks, &site, dir, keep)
 }
 
-/// The end of a run: its directory is removed unless something failed.
+/// Ends a run: removes its directory unless something failed.
 fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Result<()> {
     let result = checks.finish();
     if result.is_err() {
@@ -308,7 +307,7 @@ fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Re
     result
 }
 
-/// What crictl, the specs and critest do to one server.
+/// Runs crictl, the specs and critest on one server.
 fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
     let mut before = Inventory::take(site)?;
     let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
@@ -336,12 +335,12 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     Ok(())
 }
 
-/// The specs on a site's server.
+/// Runs the specs on a site's server.
 fn specs_of(site: &Site, plan: &specs::Plan, checks: &mut Checks) -> Result<()> {
     specs_at(&site.address(), &site.dir().join("specs"), site.crictl_program(), plan, checks)
 }
 
-/// The specs on the server with this address.
+/// Runs the specs on the server with this address.
 fn specs_at(address: &str, dir: &Path, crictl: &Path, plan: &specs::Plan, checks: &mut Checks) -> Result<()> {
     let socket = Path::new(address.strip_prefix("unix://").context("an address is unix://PATH")?);
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -359,7 +358,7 @@ fn run_specs(options: SpecsOptions) -> Result<()> {
     checks.finish()
 }
 
-/// Measures a server of its own beside another, or beside a containerd of its own.
+/// Compares a new server with another one, or with a new containerd.
 fn bench_streaming(beside: Option<&str>) -> Result<()> {
     let tools = Tools::open()?;
     let dir = run_directory()?;
@@ -373,7 +372,7 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
     let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
     let server = site.serve()?;
     let compared = e2e::streaming::compare(&site, &other);
-    // Also what a comparison that failed has left.
+    // Also after a failed comparison.
     site.run(["rmp", "--all", "--force"])?;
     server.stop()?;
     if let Some(peer) = peer {
@@ -401,7 +400,7 @@ fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Check
     }
 }
 
-/// Runs critest's specs and judges them; how many passed.
+/// Runs critest's specs and checks them; returns the number of passed ones.
 fn specs(site: &Site, tools: &Tools, only: Option<&str>, transport: Transport) -> Result<usize> {
     let program = tools.critest(&images::by_digest()?.manifest.digest)?;
     let report = std::path::absolute(format!("artifacts/junit-critest-linux{}.xml", transport.suffix()))?;

@@ -1,5 +1,5 @@
-//! The one place of this crate that starts programs: clients and servers that are looked at from outside. It does not use
-//! `host`'s runner: what is tested should not run its own tests, and a server is something that goes on.
+//! The only place of this crate that starts programs. It does not use `host`'s runner: tests should not depend on tested code, and
+//! servers run in the background.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,36 +11,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// How long a client may take: crictl's own time-out is shorter, so that it can say what went wrong.
+use crate::wait::eventually;
+
+/// The time-out of a client: longer than crictl's own, whose error is better.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a server has to end after SIGTERM.
+/// The time-out of a server's exit after SIGTERM.
 const TERM_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a running program is asked whether it has ended.
+/// The interval of waiting for an exit.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What a program that ran to its end left.
+/// The output of a program that has exited.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
-/// What came out of a program whose output was only counted.
+/// The measured output of a program.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
     /// From the start to the first byte.
     pub first: Duration,
     /// From the first byte to the last.
     pub rest: Duration,
-    /// How many.
+    /// The number of bytes.
     pub bytes: u64,
 }
 
-/// A program to run, with what surrounds it.
+/// A program to run, and its surroundings.
 #[derive(Debug)]
 pub struct Program {
     command: Command,
@@ -57,42 +59,42 @@ impl Program {
         Self { command, stdin: Vec::new(), timeout: TIMEOUT }
     }
 
-    /// The directory that it runs in.
+    /// Sets the working directory.
     #[must_use]
     pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.command.current_dir(dir);
         self
     }
 
-    /// One variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self
     }
 
-    /// Whose it runs as: this user and group, and no other group.
+    /// Sets the user and the group; other groups are dropped.
     #[must_use]
     pub fn user(mut self, id: u32) -> Self {
         self.command.uid(id).gid(id);
         self
     }
 
-    /// What it reads.
+    /// Sets the standard input.
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.stdin = input.into();
         self
     }
 
-    /// It is killed after this long.
+    /// Sets the time after which it is killed.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Runs it to its end, however it ends.
+    /// Runs it to its exit, whatever its status.
     pub fn output(mut self) -> Result<Output> {
         let name = self.to_string();
         // Files, not pipes: a daemon that it leaves behind would hold a pipe open.
@@ -107,7 +109,7 @@ impl Program {
         Ok(Output { status, stdout: contents(&mut stdout)?, stderr: contents(&mut stderr)? })
     }
 
-    /// Runs it to its end and returns what it printed; anything but success is an error with what it said.
+    /// Runs it to its exit and returns its standard output; a failure is an error with its output.
     pub fn run(self) -> Result<String> {
         let name = self.to_string();
         let output = self.output()?;
@@ -115,12 +117,12 @@ impl Program {
         Ok(output.stdout)
     }
 
-    /// Runs it to its end, which must be a success, and counts what it prints.
+    /// Runs it to its successful exit and measures its output.
     pub fn flow(self) -> Result<Flow> {
         self.flow_into(|_| ())
     }
 
-    /// The same, and hands on what it prints as it comes.
+    /// The same, and passes on its output.
     pub fn flow_into(mut self, mut sink: impl FnMut(&[u8])) -> Result<Flow> {
         let name = self.to_string();
         let mut stderr = tempfile::tempfile()?;
@@ -142,7 +144,7 @@ impl Program {
         }
     }
 
-    /// Starts it with its output in a pipe that nobody reads, as a client that has stopped reading.
+    /// Starts it with its output in a pipe that nobody reads, like a client that stops reading.
     pub fn unread(mut self) -> Result<Unread> {
         let name = self.to_string();
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -174,7 +176,7 @@ impl std::fmt::Display for Program {
     }
 }
 
-/// A program that goes on until it is stopped; dropped, it is killed.
+/// A program in the background; dropping this kills it.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -183,12 +185,12 @@ pub struct Background {
 }
 
 impl Background {
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// An error with the end of its output if it has ended.
+    /// Returns an error with the end of its output if it has exited.
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -196,18 +198,18 @@ impl Background {
         }
     }
 
-    /// Asks until it is there.
+    /// Polls until it is ready.
     pub fn until(&mut self, timeout: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
-        let start = Instant::now();
-        while !ready() {
-            self.check()?;
-            ensure!(start.elapsed() < timeout, "{}: not ready after {timeout:?}:\n{}", self.name, tail(&self.log));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        let answer = eventually(timeout, "readiness", || match ready() {
+            true => Ok(Some(())),
+            false => self.check().map(|()| None),
+        });
+        // The error of a program that has exited has its log already.
+        self.check()?;
+        answer.with_context(|| format!("{}:\n{}", self.name, tail(&self.log)))
     }
 
-    /// Ends it by SIGTERM.
+    /// Stops it by SIGTERM.
     pub fn stop(mut self) -> Result<()> {
         self.check()?;
         Program::new("kill", ["-TERM", &self.pid().to_string()]).run()?;
@@ -218,7 +220,7 @@ impl Background {
         }
     }
 
-    /// Ends it by SIGKILL, as a crash would.
+    /// Kills it by SIGKILL, like a crash.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -233,7 +235,7 @@ impl Drop for Background {
     }
 }
 
-/// A program whose output nobody reads; dropped, it is killed.
+/// A program whose output nobody reads; dropping this kills it.
 #[derive(Debug)]
 pub struct Unread(Child);
 
@@ -249,7 +251,7 @@ pub fn kill_worker(word: &str, path: &str) -> Result<()> {
     let list = Program::new("ps", ["-axww", "-o", "pid=", "-o", "command="]).run()?;
     for line in list.lines() {
         let mut words: Vec<&str> = line.split_whitespace().collect();
-        // FreeBSD's ps(1) adds the program of a process that changed its title.
+        // FreeBSD's ps(1) appends the program of a process that changed its title.
         words.pop_if(|word| word.starts_with('('));
         let is_worker = matches!(words[..], [_, _, found, _] if found == word);
         if is_worker && words[words.len() - 1].ends_with(path) {
@@ -259,7 +261,7 @@ pub fn kill_worker(word: &str, path: &str) -> Result<()> {
     bail!("no worker {word} of {path} runs")
 }
 
-/// What a process has in memory, in KiB.
+/// The resident set of a process, in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64> {
     let printed = Program::new("ps", ["-o", "rss=", "-p", &pid.to_string()]).run()?;
     printed.trim().parse().with_context(|| format!("ps printed {printed:?}"))
@@ -283,7 +285,7 @@ fn contents(file: &mut File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last lines of a log: enough to see why a server ended.
+/// The last lines of a log, for the error of a server that has exited.
 pub fn tail(log: &Path) -> String {
     const LINES: usize = 30;
     let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

@@ -5,12 +5,12 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Begins with a seed.
+    /// Starts from a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A seed that no run before this one had.
+    /// A new seed.
     pub fn fresh_seed() -> u64 {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self(u64::from(clock.subsec_nanos()) ^ (clock.as_secs() << 32)).next()

@@ -1,27 +1,28 @@
-//! The life of a pod as crictl's user sees it: pull, run, create, start, look at it from all sides, and remove everything; then
-//! what bad input is answered with; then a server that is killed and started again under a running container.
+//! The life of a pod through crictl: pull, run, create, start, all inspections, and removal; then errors for bad input; then a
+//! server that is killed and restarted under a running container.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::checks::Checks;
 use crate::images::{BUSYBOX, HTTPD, NGINX};
 use crate::process::Background;
 use crate::server::Site;
+use crate::wait::until;
 
-/// The port of the host that leads to the web server.
+/// The host port of the web server.
 const HOST_PORT: u16 = 18_411;
-/// The port that is forwarded.
+/// The forwarded port.
 const FORWARDED_PORT: u16 = 18_412;
-/// How long something that goes on by itself may take.
+/// The time-out of anything asynchronous.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A pod's and a container's configuration, written as crictl reads them.
+/// Writes configurations of pods and containers for crictl.
 pub(crate) struct Files<'a> {
     pub(crate) site: &'a Site,
 }
@@ -37,7 +38,7 @@ impl Files<'_> {
         self.site.dir().join("logs")
     }
 
-    /// A pod; the host's port leads to its web server.
+    /// A pod with a host port to its web server.
     fn pod(&self, name: &str) -> Result<String> {
         self.write(&format!("pod-{name}"), &self.pod_value(name))
     }
@@ -73,7 +74,7 @@ impl Files<'_> {
     }
 }
 
-/// Runs all of it on a running server; the pod is gone at the end, or the caller removes what is left.
+/// Runs it on a running server. The pod is removed at the end; after a failure the caller removes it.
 pub fn run(site: &Site, checks: &mut Checks) -> Result<()> {
     std::fs::create_dir_all(site.dir().join("logs"))?;
     checks.check("version and info", || versions(site));
@@ -191,13 +192,12 @@ fn exec_sync(site: &Site, web: &str) -> Result<()> {
     background(site, web)
 }
 
-/// What a command leaves running in the background goes on when the command has ended, as with containerd, whether it holds the
-/// command's output or not.
+/// Background processes of a command outlive it, as in containerd, whether they hold the command's output or not.
 fn background(site: &Site, web: &str) -> Result<()> {
     for (sync, script) in [("true", "sleep 4321 & echo begun"), ("false", "sleep 4321 >/dev/null 2>&1 & echo begun")] {
         let args = ["exec", &format!("--sync={sync}"), web, "sh", "-c", script];
         ensure!(site.run(args)?.trim() == "begun", "{script}: it prints something else");
-        // Longer than the output of a command that has ended is waited for.
+        // Longer than the server waits for the output of an exited command.
         std::thread::sleep(Duration::from_secs(2));
         let goes_on = ["exec", "-s", web, "sh", "-c", "pidof sleep && kill $(pidof sleep)"];
         site.run(goes_on).with_context(|| format!("{script}: it does not go on"))?;
@@ -230,7 +230,7 @@ fn stats(site: &Site, pod: &str, web: &str) -> Result<()> {
     Ok(())
 }
 
-/// The page from the pod's address and from the host's port on both loopback addresses.
+/// Fetches the page from the pod's address and from the host port on loopback.
 fn fetch_page(site: &Site, pod: &str) -> Result<()> {
     let address = pod_address(site, pod)?;
     for from in [format!("{address}:80"), format!("127.0.0.1:{HOST_PORT}")] {
@@ -240,16 +240,9 @@ fn fetch_page(site: &Site, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// A page of a web server, which may still be starting.
+/// Fetches a page from a web server, which may still be starting.
 pub(crate) fn get(address: &str) -> Result<String> {
-    let start = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            Err(error) if start.elapsed() > PATIENCE => bail!(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    };
+    let mut stream = until(PATIENCE, || Ok(TcpStream::connect(address)?))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET / HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut page = String::new();
@@ -260,7 +253,7 @@ pub(crate) fn get(address: &str) -> Result<String> {
 fn port_forward(site: &Site, pod: &str) -> Result<()> {
     let ports = format!("{FORWARDED_PORT}:80");
     let forward = site.crictl(["port-forward", pod, &ports]).background(&site.dir().join("port-forward.log"))?;
-    // Two connections at a time, each with streams of its own.
+    // Two concurrent connections, each with its own streams.
     let pages: Vec<Result<String>> = std::thread::scope(|scope| {
         let fetch = || get(&format!("127.0.0.1:{FORWARDED_PORT}"));
         let threads = [scope.spawn(fetch), scope.spawn(fetch)];
@@ -288,7 +281,7 @@ fn attach(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     site.run(["rm", &id]).map(drop)
 }
 
-/// The host's port answers on the node's loopback and own addresses, from another pod, and from the pod itself.
+/// The host port serves on the node's loopback and own addresses, from another pod, and from the pod itself.
 fn host_port(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     let site = files.site;
     let web = site.run(["create", pod, &files.container("httpd", HTTPD, &[])?, pod_file])?.trim().to_owned();
@@ -350,18 +343,14 @@ fn short_life(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
 }
 
 fn until_exited(site: &Site, id: &str) -> Result<Value> {
-    let start = Instant::now();
-    loop {
+    until(PATIENCE, || {
         let status = site.json(["inspect", id])?["status"].clone();
-        if status["state"] == "CONTAINER_EXITED" {
-            return Ok(status);
-        }
-        ensure!(start.elapsed() < PATIENCE, "still not exited: {status}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        ensure!(status["state"] == "CONTAINER_EXITED", "{id} has not exited: {status}");
+        Ok(status)
+    })
 }
 
-/// What a user's mistakes are answered with: the gRPC code and the thing that is wrong.
+/// Bad input gets an error with the gRPC code and the name of the thing.
 fn bad_input(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     let site = files.site;
     let says = |args: &[&str], wanted: &[&str]| -> Result<()> {
@@ -419,7 +408,7 @@ fn remove_all(site: &Site, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills the server under a running container and starts it again; returns the one that runs then.
+/// Kills and restarts the server under a running container; returns the new one.
 pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<Option<Background>> {
     let files = Files { site };
     let pod_file = files.pod("web")?;

@@ -1,4 +1,4 @@
-//! `cellblock serve` in a directory of its own, under a prefix and with pod networks that no other run on this machine uses.
+//! `cellblock serve` with a directory, a prefix and pod networks that no other run on this machine uses.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use crate::process::{Background, Output, Program};
 use crate::tools::beside;
 
-/// How long a server may take to answer.
+/// The time-out of the start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where a run has its files, and what its kernel objects are called.
+/// The files and the kernel names of a run.
 #[derive(Debug)]
 pub struct Site {
     dir: PathBuf,
@@ -21,7 +21,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site in this directory, its names taken from the number of this process.
+    /// A site in this directory, with names from this process id.
     pub fn new(dir: &Path, certs: &Path, crictl: PathBuf) -> Result<Self> {
         let letter = u8::try_from(std::process::id() % 26).context("a remainder is small")?;
         let site = Self { dir: dir.to_owned(), prefix: format!("e{}", char::from(b'a' + letter)), crictl, other: None };
@@ -54,17 +54,17 @@ impl Site {
         Ok(std::fs::write(self.config(), text)?)
     }
 
-    /// The directory of everything.
+    /// The directory of all files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What kernel names start with.
+    /// The prefix of kernel names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The second number of the addresses of its pods (10.N.0.0/16), which no other run has.
+    /// The second octet of its pod network (10.N.0.0/16), which no other run has.
     pub fn network(&self) -> u8 {
         130 + self.prefix.as_bytes()[1] - b'a'
     }
@@ -74,7 +74,7 @@ impl Site {
         self.dir.join("state")
     }
 
-    /// Looks at another server, which runs already: to compare with it.
+    /// Uses another, running server: to compare with it.
     #[must_use]
     pub fn at(mut self, address: &str) -> Self {
         self.other = Some(address.to_owned());
@@ -119,16 +119,16 @@ impl Site {
         let fixed =
             ["--runtime-endpoint", &address, "--image-endpoint", &address, "--timeout", "60s"].map(str::to_owned);
         let args = fixed.into_iter().chain(args.into_iter().map(str::to_owned));
-        // An own configuration, empty: one of this machine would be read otherwise.
+        // An empty configuration instead of the machine's.
         Program::new(&self.crictl, args).env("CRI_CONFIG_FILE", "/dev/null")
     }
 
-    /// Runs crictl, which must succeed, and returns what it printed.
+    /// Runs crictl, which must succeed, and returns its output.
     pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<String> {
         self.crictl(args).run()
     }
 
-    /// Runs crictl, which must print this JSON.
+    /// Runs crictl, and parses its JSON.
     pub fn json<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<serde_json::Value> {
         let text = self.run(args)?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))

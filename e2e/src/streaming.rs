@@ -1,5 +1,5 @@
-//! How fast exec and port-forward are, beside another server on the same machine: what crictl gets in a second, and how long
-//! it waits for the first byte. Rounds alternate between the servers, so that what else the machine does meets both.
+//! Compares the throughput and latency of exec and port-forward with another server on the same machine. Rounds alternate between
+//! the servers, so that other load affects both.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -11,22 +11,23 @@ use serde_json::json;
 use crate::images::BUSYBOX;
 use crate::process::Background;
 use crate::server::Site;
+use crate::wait::until;
 
 /// Bytes of one measurement.
 const BYTES: u64 = 512 << 20;
-/// Measurements, of which the median counts.
+/// Measurements; the median counts.
 const ROUNDS: usize = 5;
-/// Of the other server's throughput, at least.
+/// The least ratio of our throughput to the other server's.
 const LEAST: f64 = 0.95;
-/// How long a listener may take to listen.
+/// The time-out of a listener's start.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A server with a container that can be measured. The pod is on the host's network: containerd needs no plug-in for that.
+/// A server with a container to measure. The pod uses the host's network, for which containerd needs no plug-in.
 struct Subject<'a> {
     site: &'a Site,
     pod: String,
     container: String,
-    /// The port of its listener; the one that leads to it is the next.
+    /// The port of its listener; the forwarded port is the next one.
     port: u16,
 }
 
@@ -41,8 +42,7 @@ struct Measured {
     first: Vec<f64>,
 }
 
-/// Measures both servers, prints the medians and their ratios, and says whether ours is fast enough. The other one must
-/// have the image already.
+/// Measures both servers, prints the medians and their ratios, and fails if ours is too slow. The other one must have the image.
 pub fn compare(ours: &Site, theirs: &Site) -> Result<()> {
     let subjects = [Subject::start(ours, "ours", 18_421)?, Subject::start(theirs, "theirs", 18_431)?];
     let compared = measure(&subjects);
@@ -128,13 +128,13 @@ impl<'a> Subject<'a> {
         Ok(per_second(BYTES, flow.rest))
     }
 
-    /// Milliseconds until the first byte of a word.
+    /// Milliseconds until the first byte.
     fn first_byte(&self) -> Result<f64> {
         let flow = self.site.crictl(["exec", &self.container, "echo", "word"]).flow()?;
         Ok(flow.first.as_secs_f64() * 1000.0)
     }
 
-    /// Begins a listener in the pod that sends all bytes to each client, and the port-forward to it.
+    /// Starts a listener in the pod, which sends all bytes to each client, and a port-forward to it.
     fn forward(&self) -> Result<[Background; 2]> {
         let (port, count) = (self.port.to_string(), format!("count={}", BYTES >> 20));
         let listen = ["exec", &self.container, "nc", "-ll", "-p", &port, "-e", "dd", "if=/dev/zero", "bs=1M", &count];
@@ -142,13 +142,10 @@ impl<'a> Subject<'a> {
         let listener = self.site.crictl(listen).background(&log)?;
         let ports = format!("{}:{port}", self.port + 1);
         let forward = self.site.crictl(["port-forward", &self.pod, &ports]).background(&log)?;
-        // The listener is waited for first: a port-forward to nothing ends with the first client that asks for it.
+        // The listener first: a port-forward to a closed port ends with its first client.
         for port in [self.port, self.port + 1] {
-            let deadline = Instant::now() + PATIENCE;
-            while TcpStream::connect(("127.0.0.1", port)).is_err() {
-                ensure!(Instant::now() < deadline, "nothing listens on port {port}");
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            let connect = || TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"));
+            until(PATIENCE, connect)?;
         }
         Ok([forward, listener])
     }

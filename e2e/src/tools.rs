@@ -20,27 +20,27 @@ const SUM: &str = "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw=";
 const TOOLCHAIN: &str = "1.26.2";
 /// The image that critest pulls by digest, as its source has it.
 const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
-/// Building critest from nothing, its modules downloaded, on two busy cores.
+/// The time-out of a build from nothing, with downloads, on two busy cores.
 pub(crate) const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// The cache and what is in it.
+/// The cache of tools.
 #[derive(Debug)]
 pub struct Tools {
     cache: PathBuf,
     os: Os,
 }
 
-/// What crictl and critest are built for.
+/// The target of crictl and critest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Os {
     /// This machine.
     Linux,
-    /// The machine that `e2e/freebsd` drives; of the same architecture.
+    /// The machine of `e2e/freebsd`, of the same architecture.
     Freebsd,
 }
 
 impl Os {
-    /// Its name in file names: nothing for this machine's.
+    /// The suffix of file names; empty for this machine.
     fn suffix(self) -> &'static str {
         match self {
             Self::Linux => "",
@@ -89,8 +89,7 @@ impl Tools {
         Ok(program)
     }
 
-    /// critest, with one constant of its source replaced: the digest of an image that nobody can rebuild bit by bit becomes
-    /// that of ours.
+    /// critest, with one constant of its source replaced: the digest of an image that cannot be reproduced becomes that of ours.
     pub fn critest(&self, digest: &str) -> Result<PathBuf> {
         let digest_start = &digest["sha256:".len()..][..12];
         let program = self.cache.join(format!("critest-{VERSION}-{digest_start}{}", self.os.suffix()));
@@ -106,8 +105,7 @@ impl Tools {
         Ok(program)
     }
 
-    /// The files of a Debian package, which is not installed: installing nginx would start it, and BusyBox would push its
-    /// static build off the machine.
+    /// The files of a Debian package, not installed: installing nginx would start it, and BusyBox would replace its static build.
     pub fn package(&self, name: &str) -> Result<PathBuf> {
         let root = self.cache.join(format!("debian-{name}"));
         self.once(&root, |partial| {
@@ -137,7 +135,7 @@ impl Tools {
     /// The program `shm` of the test images, linked statically.
     pub fn shared_memory_program(&self) -> Result<PathBuf> {
         let source = include_str!("../images/shm.c");
-        // Its source is ours, and changes.
+        // Its source may change.
         let program = self.cache.join(format!("shm-{}", &hex::encode(Sha256::digest(source))[..12]));
         self.once(&program, |partial| {
             Program::new("cc", ["-static", "-O2", "-x", "c", "-o", path(partial)?, "-"]).stdin(source).run().map(drop)
@@ -145,15 +143,15 @@ impl Tools {
         Ok(program)
     }
 
-    /// What another part of the tests makes once, under its name in the cache.
+    /// Makes a file of the cache, once.
     pub(crate) fn cached(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let target = self.cache.join(name);
         self.once(&target, make)?;
         Ok(target)
     }
 
-    /// Runs Go, of the version that the module wants. A Go of 1.21 and later fetches it by itself; the one of Debian 12 does
-    /// not, but can download it as the module that it is.
+    /// Runs Go in the version that the module requires. Go 1.21 and later fetches it by itself; Debian 12's can only download it as
+    /// a module.
     pub(crate) fn go(&self, source: &Path, args: &[&str]) -> Result<String> {
         let installed = Program::new("go", ["version"])
             .run()
@@ -163,7 +161,7 @@ impl Tools {
         } else {
             let module =
                 download(&self.cache, &format!("golang.org/toolchain@v0.0.1-go{TOOLCHAIN}.linux-{ARCHITECTURE}"))?;
-            // A module's files are read-only and not programs; the toolchain's own download sets the same bits.
+            // A module's files are not executable; the toolchain's own download sets the same bits.
             Program::new("chmod", ["-R".as_ref(), "u+wx".as_ref(), module.dir.as_os_str()]).run()?;
             module.dir.join("bin/go")
         };
@@ -172,7 +170,7 @@ impl Tools {
         go.timeout(BUILD_TIMEOUT).run()
     }
 
-    /// A copy of the module's source that can be written to.
+    /// A writable copy of the module's source.
     fn cri_tools(&self) -> Result<PathBuf> {
         let source = self.cache.join(format!("cri-tools-{VERSION}{}", self.os.suffix()));
         self.once(&source, |partial| {
@@ -184,7 +182,7 @@ impl Tools {
         Ok(source)
     }
 
-    /// Makes `target` unless it is there; what was left half way is made anew.
+    /// Makes `target` unless it exists; removes an unfinished one first.
     fn once(&self, target: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if target.exists() {
             return Ok(());

@@ -1,5 +1,4 @@
-//! The unpacking worker alone, for this crate's own tests: their executable has no workers, and the server's is another
-//! crate's.
+//! The unpacking worker for this crate's tests: test executables have no workers.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

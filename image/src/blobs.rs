@@ -1,5 +1,5 @@
-//! The content store: every blob is a file named by its digest below `blobs/sha256`. A blob is written to a file of its own
-//! beside them, checked while it is written, and renamed into place when its size and digest are right: what is there is whole.
+//! The content store: every blob is a file named by its digest below `blobs/sha256`. A blob is written to a temporary file, hashed
+//! meanwhile, and renamed into place once size and digest match: every named blob is complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::document::Blob;
 use crate::{Digest, Error};
 
-/// Blobs hold what images hold, secrets built into them included: root alone reads them.
+/// Only root may read blobs: images may contain secrets.
 const MODE: u32 = 0o600;
 
 /// The content store in a directory.
@@ -22,7 +22,7 @@ pub(crate) struct Blobs {
 }
 
 impl Blobs {
-    /// Opens the store, creating its directories, and removes what interrupted downloads left.
+    /// Opens the store, creates its directories, and removes interrupted downloads.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let store = Self { whole: root.join("blobs/sha256"), begun: root.join("ingest") };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
@@ -39,7 +39,7 @@ impl Blobs {
         self.whole.join(digest.hex())
     }
 
-    /// Whether the blob is there.
+    /// Whether the blob exists.
     pub(crate) fn has(&self, digest: &Digest) -> bool {
         self.path(digest).is_file()
     }
@@ -52,7 +52,7 @@ impl Blobs {
         })
     }
 
-    /// Reads a small blob whole and checks it: a disk may have changed it since.
+    /// Reads a small blob and verifies it: the disk may have corrupted it.
     pub(crate) fn read(&self, blob: &Blob) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let file = self.file(&blob.digest)?;
@@ -65,7 +65,7 @@ impl Blobs {
         Ok(bytes)
     }
 
-    /// Keeps bytes that are in memory; their digest is what names them.
+    /// Stores bytes under their digest.
     pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let blob = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
         if !self.has(&blob.digest) {
@@ -76,7 +76,7 @@ impl Blobs {
         Ok(blob.digest)
     }
 
-    /// Begins a blob. One at a time for a digest: the caller holds its lock.
+    /// Begins a blob. The caller holds the lock of the digest.
     pub(crate) fn begin(&self, blob: Blob) -> Result<Ingest, Error> {
         let path = self.begun.join(blob.digest.hex());
         let file = OpenOptions::new()
@@ -89,7 +89,7 @@ impl Blobs {
         Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash: Sha256::new() })
     }
 
-    /// Removes a blob; one that is not there is removed already.
+    /// Removes a blob. Idempotent.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
         host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))
     }
@@ -100,7 +100,7 @@ impl Blobs {
         let mut blobs = Vec::new();
         for entry in fs::read_dir(&self.whole).map_err(Error::io(failed()))? {
             let entry = entry.map_err(Error::io(failed()))?;
-            // A name that is no digest is not ours: it is left alone.
+            // A name that is no digest is not ours.
             let digest = entry.file_name().to_str().and_then(Digest::from_hex);
             if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
                 blobs.push(Blob { digest, size: metadata.len() });
@@ -110,7 +110,7 @@ impl Blobs {
     }
 }
 
-/// A blob that is being written. Dropped before it is finished, its file goes.
+/// A blob that is being written. Dropping an unfinished one removes its file.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     begun: Begun,
@@ -121,26 +121,26 @@ pub(crate) struct Ingest {
     hash: Sha256,
 }
 
-/// The file of a blob that is not whole; it goes with this value unless it was renamed.
+/// The temporary file of a blob; dropping it removes the file unless it was renamed.
 #[derive(Debug)]
 struct Begun(PathBuf);
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        // What stays is removed when the store is opened again.
+        // Opening the store again removes a file that stays.
         let _ = fs::remove_file(&self.0);
     }
 }
 
 impl Ingest {
-    /// Starts over: the source cannot go on where it was.
+    /// Starts over: the source cannot resume.
     pub(crate) fn restart(&mut self) -> Result<(), Error> {
         (self.written, self.hash) = (0, Sha256::new());
         let cut = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
         cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
     }
 
-    /// Takes the next bytes; more than the blob's size are refused before they are written.
+    /// Writes the next bytes; refuses more than the blob's size.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.written += bytes.len() as u64;
         if self.written > self.blob.size {
@@ -150,7 +150,7 @@ impl Ingest {
         self.file.write_all(bytes).map_err(Error::io(format!("cannot write blob {}", self.blob.digest)))
     }
 
-    /// Checks size and digest, and puts the blob in its place, durably.
+    /// Verifies size and digest, and durably renames the blob into place.
     pub(crate) fn finish(self) -> Result<(), Error> {
         if self.written != self.blob.size {
             return Err(self.invalid(format!("it has {} bytes, {} were announced", self.written, self.blob.size)));

@@ -1,12 +1,12 @@
-//! What a client proves itself to a registry with. Nothing in here is ever printed: the Debug output names which of them are
-//! set, and errors are washed of them before they leave the crate.
+//! Credentials for a registry. They are never printed: Debug names the fields that are set, and secrets are redacted from errors
+//! before they leave the crate.
 
 use std::fmt;
 
-/// Shorter secrets are not looked for in a registry's texts: they would blot out ordinary words.
+/// Shorter secrets are not redacted: ordinary words would match.
 const SECRET_LENGTH_MIN: usize = 4;
 
-/// Credentials for one pull, as CRI's AuthConfig has them (`auth` decoded into the first two); empty fields are unset.
+/// Credentials for one pull, as in CRI's AuthConfig (`auth` is decoded into the first two); empty fields are unset.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The user's name.
@@ -15,15 +15,15 @@ pub struct Credentials {
     pub password: String,
     /// A refresh token, exchanged for an access token (OAuth2).
     pub identity_token: String,
-    /// A bearer token, sent as it is.
+    /// A bearer token, sent unchanged.
     pub registry_token: String,
-    /// The registry or mirror that these are for; unset: the image's registry, and none of its mirrors.
+    /// The registry or mirror that gets them; unset: the image's registry, and none of its mirrors.
     pub server_address: String,
 }
 
 impl Credentials {
-    /// Replaces whatever of these secrets a text repeats. A registry may echo what it was sent.
-    pub(crate) fn wash(&self, text: &str) -> String {
+    /// Redacts these secrets in a text: a registry may echo a request.
+    pub(crate) fn redact(&self, text: &str) -> String {
         let basic = crate::registry::basic_value(&self.username, &self.password);
         let secrets = [&self.password, &self.identity_token, &self.registry_token, &basic];
         secrets
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_text_that_repeats_a_secret_is_washed() {
-        let text = credentials().wash("no pass-x, identity-x, registry-x, dXNlci14OnBhc3MteA== here");
+        let text = credentials().redact("no pass-x, identity-x, registry-x, dXNlci14OnBhc3MteA== here");
         assert_eq!(text, "no [hidden], [hidden], [hidden], [hidden] here");
     }
 }

@@ -1,5 +1,4 @@
-//! Digests: `sha256:` and 64 hexadecimal digits. What an image, a layer and a chain are named by, and what every byte that
-//! comes from a registry is checked against.
+//! Digests: `sha256:` and 64 hexadecimal digits. They name images, layers and chains, and verify every byte from a registry.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 
-/// The only algorithm that is in use; sha512 is allowed by the specification and seen nowhere.
+/// The only supported algorithm: the specification allows sha512, but registries do not use it.
 const ALGORITHM: &str = "sha256:";
 /// Hexadecimal digits of a SHA-256.
 const HEX_LENGTH: usize = 64;
@@ -26,7 +25,7 @@ impl Digest {
         Self::finish(Sha256::new_with_prefix(bytes))
     }
 
-    /// The digest that a running hash has come to.
+    /// The digest of a finished hash.
     #[must_use]
     pub fn finish(hash: Sha256) -> Self {
         Self(format!("{ALGORITHM}{}", hex::encode(hash.finalize())))
@@ -38,13 +37,13 @@ impl Digest {
         &self.0
     }
 
-    /// The digits alone, as they stand in file names.
+    /// The digits, as in file names.
     #[must_use]
     pub fn hex(&self) -> &str {
         &self.0[ALGORITHM.len()..]
     }
 
-    /// The digest with these 64 digits, as they stand in a file name; None for anything else.
+    /// Parses the 64 digits of a file name.
     #[must_use]
     pub fn from_hex(digits: &str) -> Option<Self> {
         is_hex(digits).then(|| Self(format!("{ALGORITHM}{digits}")))

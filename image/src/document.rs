@@ -1,5 +1,5 @@
-//! The documents of an image: index, manifest and configuration, OCI's and those of Docker's schema 2, read with limits. They
-//! come from a registry that is not trusted. Pure.
+//! Parses the documents of an image (index, manifest and configuration, OCI's and Docker's schema 2) with limits: the registry
+//! that they come from is not trusted. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,20 +15,20 @@ pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 pub(crate) const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Layers of an image: twice what docker builds, and half of what overlayfs stacks.
 pub(crate) const LAYERS_MAX: usize = 256;
-/// Bytes of one layer as it is downloaded.
+/// Bytes of one downloaded layer.
 pub(crate) const LAYER_BYTES_MAX: u64 = 64 << 30;
 /// Entries of an index.
 pub(crate) const INDEX_ENTRIES_MAX: usize = 1024;
 
-/// What a registry may answer for a reference: also what is asked for.
+/// The media types that a manifest may have; also the Accept header of the request.
 pub(crate) const MANIFEST_TYPES: [&str; 4] = [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST];
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Layers are tar, gzip or zstd. Which of them, the unpacker sees for itself; what is neither (an encrypted layer, a chart)
-/// is refused before it is downloaded.
+/// The media types of layers. The unpacker detects tar, gzip and zstd by itself; this list refuses anything else (an encrypted
+/// layer, a chart) before it is downloaded.
 const LAYER_TYPES: [&str; 8] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -40,12 +40,12 @@ const LAYER_TYPES: [&str; 8] = [
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 ];
 
-/// A blob as a document announces it.
+/// A descriptor of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Its digest.
+    /// The digest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Bytes.
     pub size: u64,
 }
 
@@ -63,24 +63,24 @@ pub enum Document {
     },
 }
 
-/// What an image says of the containers made from it.
+/// The defaults that an image sets for its containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// `user[:group]`, names or numbers; empty: root.
     pub user: String,
     /// `NAME=value` each.
     pub env: Vec<String>,
-    /// What stands before the arguments.
+    /// The words before the arguments.
     pub entrypoint: Vec<String>,
-    /// The arguments of a container that gives none.
+    /// The arguments of a container whose spec has none.
     pub cmd: Vec<String>,
-    /// Where the program starts; empty: `/`.
+    /// The working directory; empty: `/`.
     pub working_dir: String,
     /// The signal that stops the program, by name or number.
     pub stop_signal: Option<String>,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
-    /// Directories that the image wants to be volumes.
+    /// The paths that the image declares as volumes.
     pub volumes: Vec<String>,
     /// `linux`, `freebsd`.
     pub os: String,
@@ -88,18 +88,18 @@ pub struct ImageConfig {
     pub architecture: String,
 }
 
-/// An image's configuration: what it says of containers, and the digests of its uncompressed layers.
+/// An image's configuration: the defaults for containers, the platform, and the digests of the uncompressed layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What it says of containers.
+    /// The defaults for containers.
     pub image: ImageConfig,
-    /// The platform that it is made for.
+    /// The platform that it runs on.
     pub platform: Platform,
     /// The digest of each layer's uncompressed bytes, the lowest first.
     pub diff_ids: Vec<Digest>,
 }
 
-/// Only what tells an index from a manifest.
+/// The fields that distinguish an index from a manifest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_whatever_their_case() {
-        // As FreeBSD's own images have it.
+        // FreeBSD's own images write keys like these.
         let config = parse_config(
             &serde_json::to_vec(&json!({
                 "architecture": "amd64", "os": "freebsd", "config": {"cmd": ["/bin/sh"], "env": ["A=b"], "workingdir": "/root"},
@@ -354,7 +354,7 @@ mod tests {
         let index = upper(&json!({"schemaVersion": 2, "manifests": [entry]}));
         let Document::Index(entries) = parse_manifest(index.as_bytes()).unwrap() else { panic!("not an index") };
         assert_eq!(entries[0].1.as_ref().unwrap().to_string(), "freebsd/amd64");
-        // A document of both kinds stays one, however its keys are written.
+        // The check for both kinds at once ignores case as well.
         assert!(parse_manifest(&with(manifest(), "Manifests", json!([]))).is_err());
     }
 

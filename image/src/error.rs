@@ -1,61 +1,61 @@
 //! The one error of this crate: what a caller can act on.
 
-/// Why an image or a root file system is not as it was asked to be.
+/// Why a call of this crate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such image, layer or root.
+    /// The image, layer or root does not exist.
     #[error("{what} not found")]
     NotFound {
-        /// Which: `image "docker.io/library/busybox:latest"`.
+        /// Its name: `image "docker.io/library/busybox:latest"`.
         what: String,
     },
-    /// A reference, a configuration or an image's own document cannot be understood.
+    /// A reference, a configuration or a document of an image is invalid.
     #[error("{what}: {reason}")]
     Invalid {
-        /// What, by its name.
+        /// Its name.
         what: String,
         /// The value and what is wrong with it.
         reason: String,
     },
-    /// The registry does not let this client in.
+    /// The registry denied access.
     #[error("registry {registry} denied access to {reference}: {reason}")]
     Denied {
         /// The registry's host.
         registry: String,
-        /// What was asked for.
+        /// The requested image.
         reference: String,
-        /// What it said, without any credential.
+        /// Its reason, without secrets.
         reason: String,
     },
-    /// Something does not answer or is full now; the same call may succeed later.
+    /// A registry does not respond, or the disk is full: a retry may succeed.
     #[error("{operation}")]
     Unavailable {
-        /// What was being done.
+        /// The operation.
         operation: String,
-        /// Why it could not be.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An image is used by something that must go first.
+    /// It is in use.
     #[error("{what}")]
     Conflict {
-        /// What, and what uses it.
+        /// The thing and its user.
         what: String,
     },
-    /// This backend cannot do it; nothing was changed.
+    /// This backend cannot do it; it changed nothing.
     #[error("{what} is not supported by the {backend} backend")]
     Unsupported {
-        /// What was asked for.
+        /// The requested feature.
         what: String,
         /// The backend's name.
         backend: &'static str,
     },
-    /// The kernel, a tool or the registry said no.
+    /// The kernel, a tool or the registry failed.
     #[error("{operation}")]
     Failed {
-        /// What was being done, and to what.
+        /// The operation and its object.
         operation: String,
-        /// What it said.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -80,14 +80,12 @@ impl Error {
         move |source| Self::Unavailable { operation, source: source.into() }
     }
 
-    /// An error of the file system: [`Error::Unavailable`] when the disk or a table of the kernel is full, else
-    /// [`Error::Failed`]. For `map_err`.
+    /// An error of the file system, for `map_err`: [`Error::Unavailable`] if a resource is exhausted, else [`Error::Failed`].
     pub fn io<E: Into<std::io::Error>>(operation: impl Into<String>) -> impl FnOnce(E) -> Self {
         let operation = operation.into();
         move |source| {
             let source: std::io::Error = source.into();
-            let full = [libc::ENOSPC, libc::EDQUOT, libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::EAGAIN];
-            if source.raw_os_error().is_some_and(|number| full.contains(&number)) {
+            if host::is_exhausted(&source) {
                 Self::Unavailable { operation, source: source.into() }
             } else {
                 Self::Failed { operation, source: source.into() }

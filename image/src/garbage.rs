@@ -1,4 +1,4 @@
-//! Removes the blobs that no image has and the chains that neither an image nor a container stands on.
+//! Removes the blobs that no image references and the chains that no image and no container uses.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -7,11 +7,11 @@ use crate::Error;
 use crate::images::Shared;
 use crate::locks::hold;
 
-/// Collects garbage. What a pull in progress has pinned stays, and so does what a container stands on, which is noted for
-/// later. Blocking.
+/// Collects garbage. Whatever a running pull pins stays. A chain that a container uses stays too, and is collected later.
+/// Blocking.
 ///
 /// # Errors
-/// The first thing that could not be removed; the others are gone.
+/// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared) -> Result<(), Error> {
     let blobs = collect_blobs(shared);
     let chains = collect_chains(shared);
@@ -29,8 +29,8 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
         if used.contains(&name) {
             continue;
         }
-        // Who holds the lock works with it. A pull pins a name before it waits for its lock: one that comes after this look
-        // waits, and finds nothing.
+        // A pull holds the lock of a blob that it works on, and pins the name before it waits for the lock: a pull that comes
+        // after this check waits, and downloads the blob anew.
         let Some(_lock) = shared.locks.try_lock(&name) else { continue };
         if !in_use(shared, &name) {
             outcome = outcome.and(shared.blobs.remove(&blob.digest));
@@ -39,7 +39,7 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
     outcome
 }
 
-/// Whether a pull works with the name or, since the list was made, an image has it.
+/// Whether a pull pins the name, or an image has come to reference it since it was listed.
 fn in_use(shared: &Shared, name: &str) -> bool {
     shared.locks.pinned(name)
         || hold(&shared.records).all().any(|image| {
@@ -47,13 +47,13 @@ fn in_use(shared: &Shared, name: &str) -> bool {
         })
 }
 
-/// Upper chains stand on lower ones: as long as a round removes something, another may remove more.
+/// Upper chains keep lower ones: repeats while a round removes something.
 fn collect_chains(shared: &Shared) -> Result<(), Error> {
     let used: HashSet<String> = {
         let records = hold(&shared.records);
         records.all().flat_map(|image| image.chains()).map(|chain| chain.0).collect()
     };
-    // Upper chains that others kept are in the way of lower ones.
+    // A deferred upper chain keeps lower ones from being removed.
     shared.rootfs.sweep_deferred();
     let mut unused: Vec<_> = shared.rootfs.inventory()?.0;
     unused.retain(|chain| !used.contains(&chain.0));

@@ -1,5 +1,4 @@
-//! The images of a node: one value that owns the content store, the records and the root file systems, and what the server
-//! asks of them.
+//! The images of a node: the façade of the content store, the records and the root file systems.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,22 +19,22 @@ use crate::records::{ImageRecord, Records};
 use crate::rootfs::{FsUsage, Rootfs};
 use crate::{Credentials, Error, garbage, volume};
 
-/// Pulls that run at the same time; others wait. With the downloads of each it bounds memory and connections.
+/// Concurrent pulls; others wait. With the downloads of each it bounds memory and connections.
 const PULLS: usize = 8;
 
-/// How images are kept and made.
+/// The settings of [`Images`].
 pub struct Settings {
     /// The directory of the content store and the records.
     pub root: PathBuf,
     /// The directory of `HOST/hosts.toml`, as containerd's `certs.d`.
     pub registry_config: Option<PathBuf>,
-    /// How long a registry may say nothing, take for a manifest, or bring less than 64 KiB of a blob in.
+    /// How long a registry may stay silent, take for a manifest, or take for 64 KiB of a blob.
     pub registry_timeout: Duration,
-    /// Where the unpacking worker is.
+    /// Starts the unpacking worker.
     pub workers: Workers,
-    /// Where layers are unpacked to and containers get their roots from.
+    /// Holds the unpacked layers and the roots of containers.
     pub rootfs: Arc<dyn Rootfs>,
-    /// What to take from an index, the most wanted first: `freebsd/amd64`.
+    /// Platforms to choose from an index, in order of preference: `freebsd/amd64`.
     pub platforms: Vec<String>,
 }
 
@@ -44,13 +43,13 @@ pub struct Settings {
 pub struct Image {
     /// `sha256:…` of its configuration.
     pub id: String,
-    /// Its names with a tag, complete and sorted.
+    /// Its full names with a tag, sorted.
     pub repo_tags: Vec<String>,
-    /// Its names with a digest, complete and sorted.
+    /// Its full names with a digest, sorted.
     pub repo_digests: Vec<String>,
-    /// Bytes as they were downloaded: documents, configuration and layers.
+    /// Downloaded bytes: documents, configuration and layers.
     pub size: u64,
-    /// What it says of the containers made from it.
+    /// The defaults for containers.
     pub config: ImageConfig,
 }
 
@@ -66,13 +65,13 @@ impl From<&ImageRecord> for Image {
     }
 }
 
-/// The images of a node. A clone is the same.
+/// The images of a node. Clones share all state.
 #[derive(Clone)]
 pub struct Images {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What all clones and all pulls share.
+/// The state shared by all clones and pulls.
 pub(crate) struct Shared {
     pub(crate) blobs: Blobs,
     pub(crate) records: Mutex<Records>,
@@ -82,18 +81,18 @@ pub(crate) struct Shared {
     pub(crate) registry_timeout: Duration,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
-    /// Slots of the pulls that run at the same time.
+    /// Slots of concurrent pulls.
     pub(crate) pulls: Semaphore,
-    /// A chain was kept only because a container stands on it: looked at again when a container goes.
+    /// The garbage collection kept a chain that a container uses: it runs again when a container is discarded.
     pub(crate) deferred: AtomicBool,
 }
 
 impl Images {
-    /// Opens the store, creating it if need be, and removes what a former server left half done and what no image and no
-    /// container uses. What cannot be removed is logged and tried again: it keeps no server from starting. Blocking.
+    /// Opens the store or creates it, removes unfinished work of an earlier server, and collects garbage. A removal that fails is
+    /// logged and retried later, so that the server can start. Blocking.
     ///
     /// # Errors
-    /// The directory cannot be used; a record cannot be understood (it is left as it is); a platform is malformed.
+    /// The directory cannot be used; the records cannot be read (they are left unchanged); a platform is malformed.
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let platforms: Vec<Platform> =
             settings.platforms.iter().map(|text| Platform::parse(text)).collect::<Result<_, _>>()?;
@@ -123,8 +122,8 @@ impl Images {
         Ok(images)
     }
 
-    /// Pulls an image and unpacks it. What is there already is not fetched again. Dropping the future ends the pull: what it
-    /// began is removed, what other pulls work on is not.
+    /// Pulls an image and unpacks it. Downloads only missing blobs. Dropping the future cancels the pull and removes its unfinished
+    /// work, but not that of other pulls.
     ///
     /// # Errors
     /// [`Error::Invalid`] for the reference or what the registry sent, [`Error::NotFound`], [`Error::Denied`],
@@ -139,19 +138,19 @@ impl Images {
         hold(&self.shared.records).all().map(Image::from).collect()
     }
 
-    /// The image that a name means: a reference (completed as for a pull), an id, or the beginning of exactly one.
+    /// Finds an image by a reference (normalised as for a pull), an id, or a unique prefix of an id.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: no name at all, or the beginning of several ids.
+    /// [`Error::Invalid`]: an empty name, or a prefix of several ids.
     pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
         Ok(hold(&self.shared.records).find(name)?.map(Image::from))
     }
 
-    /// Removes an image with all its names, and what nothing else uses of it. Missing: done already. Containers keep their
-    /// roots, and the layers below them, until they are discarded. Blocking.
+    /// Removes an image with all its names, and its unused blobs and layers. Idempotent. Containers keep their roots and layers
+    /// until they are discarded. Blocking.
     ///
     /// # Errors
-    /// As [`Images::find`]; the records cannot be written. What cannot be removed of the layers is logged and tried again.
+    /// As [`Images::find`]; the records cannot be written. A layer that cannot be removed is logged and retried later.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         {
             let mut records = hold(&self.shared.records);
@@ -162,11 +161,11 @@ impl Images {
         Ok(())
     }
 
-    /// Makes a container's root from an image and mounts it; twice: the one that is there. Layers that are not unpacked (the
-    /// root file systems were changed for others) are unpacked from the content store first. Blocking.
+    /// Makes a container's root from an image and mounts it. Idempotent. Unpacks missing layers (the backend has changed) from the
+    /// content store first. Blocking.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the image; what [`Rootfs::prepare`] says. [`Images::discard`] removes what was made.
+    /// [`Error::NotFound`] for the image; those of [`Rootfs::prepare`]. [`Images::discard`] removes the remains.
     pub fn prepare(&self, id: &ContainerId, image_id: &str) -> Result<PathBuf, Error> {
         let image = self.record(image_id)?;
         let pins = self.shared.locks.pin();
@@ -174,15 +173,15 @@ impl Images {
         self.shared.rootfs.prepare(id, &chain)
     }
 
-    /// See [`Rootfs::keep_ahead`]. Blocking.
+    /// See [`Rootfs::keep_spares`]. Blocking.
     pub fn keep_roots_ahead(&self, most: usize) {
-        self.shared.rootfs.keep_ahead(most);
+        self.shared.rootfs.keep_spares(most);
     }
 
-    /// Unmounts and removes a container's root and its image volumes. Missing: done already. Blocking.
+    /// Unmounts and removes a container's root and its image volumes. Idempotent. Blocking.
     ///
     /// # Errors
-    /// What could not be removed; the same call goes on with it.
+    /// The removal that failed; another call retries it.
     pub fn discard(&self, id: &ContainerId) -> Result<(), Error> {
         self.shared.rootfs.discard(id)?;
         if self.shared.deferred.load(Ordering::Relaxed) {
@@ -191,7 +190,7 @@ impl Images {
         Ok(())
     }
 
-    /// An image, or a directory in it, as a read-only volume of a container; [`Images::discard`] removes it. Blocking.
+    /// Makes a read-only volume of a container from an image or a directory in it; [`Images::discard`] removes it. Blocking.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the image or the path in it, [`Error::Invalid`] for a path that leaves it.
@@ -202,17 +201,17 @@ impl Images {
         volume::resolve(&self.shared.rootfs.volume(id, &chain)?, Path::new(sub_path))
     }
 
-    /// What blobs and layers hold, without the containers' own. Blocking.
+    /// Usage of blobs and layers, without the containers' roots. Blocking.
     ///
     /// # Errors
-    /// The file system cannot be asked.
+    /// The file system cannot be read.
     pub fn usage(&self) -> Result<FsUsage, Error> {
         let blobs = self.shared.blobs.list()?;
         let mut sum = FsUsage { bytes: blobs.iter().map(|blob| blob.size).sum(), inodes: blobs.len() as u64 };
         for chain in self.shared.rootfs.inventory()?.0 {
             match self.shared.rootfs.chain_usage(&chain) {
                 Ok(usage) => (sum.bytes, sum.inodes) = (sum.bytes + usage.bytes, sum.inodes + usage.inodes),
-                // It was removed since it was listed.
+                // It was removed after it was listed.
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -220,13 +219,13 @@ impl Images {
         Ok(sum)
     }
 
-    /// Where the layers are: the mount point that ImageFsInfo names.
+    /// The directory of the layers: the mount point in ImageFsInfo.
     #[must_use]
     pub fn mountpoint(&self) -> PathBuf {
         self.shared.rootfs.mountpoint()
     }
 
-    /// What a container has written. Blocking.
+    /// Usage of a container's own writes. Blocking.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -237,7 +236,7 @@ impl Images {
     /// The containers that have a root. Blocking.
     ///
     /// # Errors
-    /// The file system cannot be asked.
+    /// The file system cannot be read.
     pub fn containers(&self) -> Result<Vec<ContainerId>, Error> {
         Ok(self.shared.rootfs.inventory()?.1)
     }
@@ -266,7 +265,7 @@ impl Images {
         self.shared.rootfs.snapshots(id)
     }
 
-    /// What images need of the node, and whether it holds.
+    /// The requirements of images on the node, and whether they hold.
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {
         self.shared.rootfs.needs()
@@ -276,7 +275,7 @@ impl Images {
         hold(&self.shared.records).find(name)?.cloned().ok_or_else(|| Error::not_found(format!("image {name:?}")))
     }
 
-    /// Removes what nothing uses any more. What cannot be removed now is no error of the caller's: it is tried again later.
+    /// Collects garbage. A removal that fails is logged and retried later.
     fn collect(&self) {
         if let Err(error) = garbage::collect(&self.shared) {
             tracing::warn!(error = host::chain(&error), "cannot remove all unused layers");

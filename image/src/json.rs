@@ -1,6 +1,6 @@
-//! JSON as registries and images write it. A key means a field whatever its case, as for Go's encoding/json, by which every other
-//! runtime reads these documents: FreeBSD's own images have `config.cmd`. An exact match counts before one without case, and of
-//! several keys for one field the last. The keys of maps (labels) stay as they are. Pure.
+//! Deserializes JSON with case-insensitive keys, as Go's encoding/json, by which every other runtime reads these documents:
+//! FreeBSD's own images have `config.cmd`. An exact match has priority, and the last of several keys for one field counts. The
+//! keys of maps (labels) are kept. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::forward_to_deserialize_any;
 use serde_json::Error;
 use serde_json::value::RawValue;
 
-/// Reads a document whole.
+/// Deserializes a document.
 ///
 /// # Errors
 /// It is not JSON, or not of this type.
@@ -21,8 +21,8 @@ pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> 
     T::deserialize(Folded(serde_json::from_slice(bytes)?))
 }
 
-/// A value whose objects are read without regard to case. What it holds is looked at again at each level, and never copied: a
-/// document takes no more memory than what is made of it.
+/// Deserializes a value with case-insensitive keys. Each level parses the raw text again and copies nothing: memory is bounded by
+/// the result.
 struct Folded<'de>(&'de RawValue);
 
 impl<'de> Folded<'de> {
@@ -82,7 +82,7 @@ impl<'de> Deserializer<'de> for Folded<'de> {
     }
 }
 
-/// Chooses the value of each field of a struct, and hands them to who makes the struct of them.
+/// Chooses the value of each field of a struct, and passes them to the struct's visitor.
 struct Fields<V> {
     names: &'static [&'static str],
     visitor: V,
@@ -127,7 +127,7 @@ impl<'de> MapAccess<'de> for Chosen<'de> {
     }
 }
 
-/// Hands on the elements of a list or the values of a map, to be read without regard to case in their turn.
+/// Passes on the elements of a list or the values of a map, with case-insensitive keys inside.
 struct Each<T>(T);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Each<V> {
@@ -168,7 +168,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Each<A> {
     }
 }
 
-/// The field that a key means.
+/// Finds the field of a key.
 fn field(names: &'static [&'static str], key: &str) -> Option<&'static str> {
     let same = |name: &&&str| folded(name).eq(folded(key));
     names.iter().find(|name| **name == key).or_else(|| names.iter().find(same)).copied()
@@ -178,7 +178,7 @@ fn folded(text: &str) -> impl Iterator<Item = char> {
     text.chars().map(fold)
 }
 
-/// A letter without its case, as encoding/json compares field names: two letters beyond ASCII are other cases of ASCII ones.
+/// Folds a letter as encoding/json does: two letters beyond ASCII fold to ASCII.
 fn fold(letter: char) -> char {
     match letter {
         '\u{17f}' => 's',
@@ -236,11 +236,11 @@ mod tests {
                 Outer { list: vec![inner("x"), inner("y")], ..Outer::default() },
             ),
             (r#"{"labels":{"Key":"a","key":"b"}}"#, Outer { labels, ..Outer::default() }),
-            // The last one counts, whichever matches exactly.
+            // The last one counts, exact match or not.
             (r#"{"size":1,"Size":2}"#, Outer { size: 2, ..Outer::default() }),
             (r#"{"Size":2,"size":1}"#, Outer { size: 1, ..Outer::default() }),
             (r#"{"size":"x","size":1}"#, Outer { size: 1, ..Outer::default() }),
-            // Where two fields differ in nothing but case, each has its own key; any other means the first of them.
+            // Where two fields differ in case only, each has its exact key; any other key means the first field.
             (r#"{"Twin":1,"twin":2}"#, Outer { upper: 1, lower: 2, ..Outer::default() }),
             (r#"{"TWIN":3}"#, Outer { upper: 3, ..Outer::default() }),
         ];

@@ -1,5 +1,5 @@
-//! Unpacking: a worker process for each layer, which gets the directory of a chain as its working directory and the layer's
-//! blob as its standard input, and nothing else. What it reports is checked here against the image's configuration.
+//! Unpacks layers, each in a worker process, which gets the chain's directory as its working directory and the layer's blob as
+//! its standard input, and nothing else. The result is checked against the image's configuration.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::images::Shared;
 use crate::locks::{Pins, hold};
 use crate::records::{ImageRecord, Layer};
 use crate::rootfs::{ChainId, Rootfs};
-use crate::unpack::{Outcome, Refusal, Trouble, Unpacked};
+use crate::unpack::{Failure, Outcome, Refusal, Unpacked};
 use crate::{Error, blobs::Blobs};
 
-/// Bytes of a worker's answer, and of what it may say when it dies.
+/// Bytes of a worker's standard output, and of its standard error.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// Starts the workers.
@@ -32,7 +32,7 @@ pub(crate) struct Job {
     pub(crate) layer: Option<Layer>,
 }
 
-/// The jobs that make an image's root, the lowest layer first.
+/// The jobs that unpack an image, the lowest layer first.
 pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId]) -> Vec<Job> {
     let job = |(at, chain): (usize, &ChainId)| Job {
         chain: chain.clone(),
@@ -47,7 +47,7 @@ impl Unpacker {
         Self { workers }
     }
 
-    /// Unpacks what is missing of an image and names its uppermost chain. Blocking.
+    /// Unpacks the missing layers of an image and returns its uppermost chain. Blocking.
     pub(crate) fn ensure(&self, shared: &Shared, image: &ImageRecord, pins: &Pins) -> Result<ChainId, Error> {
         let chains = image.chains();
         let top = chains.last().expect("an image has a chain even without layers").clone();
@@ -61,8 +61,7 @@ impl Unpacker {
         Ok(top)
     }
 
-    /// Unpacks one layer unless its chain is there; a failure leaves nothing of it. The caller holds the chain's lock.
-    /// Blocking.
+    /// Unpacks one layer unless its chain exists; a failure leaves nothing behind. The caller holds the chain's lock. Blocking.
     pub(crate) fn unpack(&self, shared: &Shared, job: &Job, cancel: &Cancel) -> Result<(), Error> {
         let rootfs: &dyn Rootfs = &*shared.rootfs;
         if rootfs.has(&job.chain)? {
@@ -81,7 +80,7 @@ impl Unpacker {
         })
     }
 
-    /// Runs a worker to its end and checks what it saw.
+    /// Runs a worker to its end and checks its result.
     fn run(&self, blobs: &Blobs, layer: &Layer, directory: &Path, cancel: &Cancel) -> Result<(), Error> {
         let operation = || format!("cannot unpack layer {}", layer.blob);
         let mut child = self
@@ -110,7 +109,7 @@ impl Unpacker {
                 let reason = format!("its contents have the digest {diff_id}, its image says {}", layer.diff_id);
                 Err(Error::invalid(format!("layer {}", layer.blob), reason))
             }
-            Ok(Outcome::Refused(Trouble { refusal, reason })) => Err(match refusal {
+            Ok(Outcome::Refused(Failure { refusal, reason })) => Err(match refusal {
                 Refusal::Invalid => Error::invalid(format!("layer {}", layer.blob), reason),
                 Refusal::Full => Error::unavailable(operation())(host::Exhausted(reason)),
                 Refusal::Failed => Error::failed(operation())(reason),
@@ -129,7 +128,7 @@ fn read(pipe: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Lets another thread end a worker: a pull that is given up does not go on unpacking.
+/// Lets another thread kill a worker: a pull that was cancelled stops unpacking.
 #[derive(Debug, Default)]
 pub(crate) struct Cancel {
     state: Mutex<CancelState>,
@@ -157,14 +156,14 @@ impl Cancel {
         state.child = Some(child);
     }
 
-    /// The worker, to wait for; None, and it is waited for, when it was cancelled.
+    /// Returns the worker for the caller to wait for. If it was cancelled, waits for it here and returns None.
     fn detach(&self) -> Option<Child> {
         let mut state = hold(&self.state);
         let child = state.child.take();
         if !state.cancelled {
             return child;
         }
-        // It was killed: it ends at once.
+        // It was killed, so this wait is short.
         child.map(|mut child| child.wait());
         None
     }

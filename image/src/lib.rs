@@ -1,5 +1,5 @@
-//! Images: references, pulls from registries into a store addressed by digest, what they use, and the root file systems that
-//! containers get from them.
+//! Images: references, pulls from registries into a content-addressed store, usage, garbage collection, and the root file systems
+//! of containers.
 
 mod blobs;
 mod credentials;

@@ -1,5 +1,5 @@
-//! One lock for each blob and each chain while somebody works on it, and the pins that keep the garbage collection away from
-//! what a pull has made but no image holds yet.
+//! A lock for each blob and each chain that is being worked on, and the pins that keep the garbage collection from blobs and
+//! chains that a pull has made and no image references yet.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// How long a blocking thread waits before it looks at a lock again: short beside any unpacking.
+/// The pause of a blocking thread between two attempts at a lock: short beside any unpacking.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Locks by name, and pins.
@@ -18,13 +18,13 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// Waits for the lock on a blob or a chain: a second pull of it finds the work done.
+    /// Waits for the lock of a blob or a chain: a second pull then finds the work done.
     pub(crate) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
         self.named(name).lock_owned().await
     }
 
-    /// The same from a thread that may block. It looks again and again: tokio's own blocking lock panics on a thread of the
-    /// runtime, and a caller that is in the wrong place should be slow, not dead.
+    /// The same on a thread that may block. It polls, because tokio's blocking lock panics on a thread of the runtime: a call on
+    /// the wrong thread should be slow, not fatal.
     pub(crate) fn blocking_lock(&self, name: &str) -> OwnedMutexGuard<()> {
         loop {
             match self.try_lock(name) {
@@ -34,7 +34,7 @@ impl Locks {
         }
     }
 
-    /// The lock, unless somebody has it.
+    /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self, name: &str) -> Option<OwnedMutexGuard<()>> {
         self.named(name).try_lock_owned().ok()
     }
@@ -50,18 +50,18 @@ impl Locks {
         lock
     }
 
-    /// Keeps a blob or a chain from being collected as long as the pins that are returned live.
+    /// Returns an empty set of pins, which keep their blobs and chains from being collected until it is dropped.
     pub(crate) fn pin(self: &Arc<Self>) -> Pins {
         Pins { locks: Arc::clone(self), names: Mutex::default() }
     }
 
-    /// Whether anybody pins it.
+    /// Whether a pull pins the name.
     pub(crate) fn pinned(&self, name: &str) -> bool {
         hold(&self.pins).contains_key(name)
     }
 }
 
-/// What one pull pins.
+/// The pins of one pull.
 #[derive(Debug)]
 pub(crate) struct Pins {
     locks: Arc<Locks>,
@@ -69,7 +69,7 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Pins one more. To be done before looking whether it is there.
+    /// Adds a pin. Must be called before checking whether the blob or chain exists.
     pub(crate) fn add(&self, name: &str) {
         *hold(&self.locks.pins).entry(name.to_owned()).or_default() += 1;
         hold(&self.names).push(name.to_owned());
@@ -91,7 +91,7 @@ impl Drop for Pins {
     }
 }
 
-/// Takes a lock whose data no panic leaves half changed.
+/// Takes a lock, also a poisoned one: no panic leaves these data half changed.
 pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
-//! A pull: what the reference means, which of the platforms is wanted, its configuration, its layers side by side, unpacked in
-//! their order, and at the end the record. Blobs and chains are locked while they are worked on, so two pulls share the work;
-//! what a pull makes is pinned until an image holds it, and collected when the pull does not come to that.
+//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers in parallel, unpacks them in
+//! order, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are pinned until an
+//! image references them, and collected if the pull fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,24 +18,23 @@ use crate::records::{ImageRecord, Layer, chains};
 use crate::registry::{Piece, Source};
 use crate::{Credentials, Digest, Error, Reference, Target, garbage};
 
-/// Layers of one image that are downloaded at the same time, as containerd does.
+/// Concurrent downloads of one image, as in containerd.
 const DOWNLOADS: usize = 3;
-/// Pieces of a download that wait for the disk: with it the memory of a download is bounded, and the sender waits.
+/// Pieces of a download that wait for the disk: bounds the memory of a download.
 const PIECES_WAITING: usize = 16;
-/// An index in an index … : one is in use, more are not.
+/// Nested indexes; usual images have one.
 const INDEX_DEPTH_MAX: usize = 4;
 
-/// What is known of an image before its layers are there.
+/// An image before its layers are downloaded.
 struct Plan {
-    /// Indexes and manifests with their sizes; the first is what the reference means.
+    /// Indexes and manifests with their sizes; the reference names the first.
     documents: Vec<Blob>,
     config_blob: Blob,
     config: Config,
     layers: Vec<Blob>,
 }
 
-/// A pull in progress. Its clones are held by the threads that work for it, so that the last of them, not the first that
-/// gives up, lets go of what is pinned.
+/// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
 struct Work {
     shared: Arc<Shared>,
     source: Source,
@@ -55,7 +54,7 @@ impl Drop for Work {
         if self.kept.load(Ordering::Relaxed) {
             return;
         }
-        // Collecting reads directories: not on a thread that serves others.
+        // The collection reads directories: not on a thread of the async runtime.
         let shared = Arc::clone(&self.shared);
         let collect = move || {
             if let Err(error) = garbage::collect(&shared) {
@@ -107,7 +106,7 @@ pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credenti
     Ok(Image::from(&record))
 }
 
-/// Runs what blocks on a thread for it. It runs to its end even when nobody waits any more.
+/// Runs blocking work on a thread, to its end even if the pull is cancelled.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(Error::failed("cannot finish a pull"))?
 }
@@ -136,7 +135,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let blob = config_blob.clone();
     let config =
         blocking(move || parse_config(&shared.blobs.read(&blob)?)).await.map_err(|error| of(reference, error))?;
-    // An index chose by what it says; where there is none, only the configuration tells.
+    // Without an index only the configuration names the platform.
     if documents.len() == 1 && !wanted.iter().any(|wanted| wanted.runs(&config.platform)) {
         return Err(Error::invalid(format!("image {reference}"), mismatch(wanted, &[Some(config.platform)])));
     }
@@ -147,7 +146,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     Ok(Plan { documents, config_blob, config, layers })
 }
 
-/// Says of which image a document is malformed.
+/// Adds the image to the error of a malformed document.
 fn of(reference: &Reference, error: Error) -> Error {
     match error {
         Error::Invalid { what, reason } => Error::invalid(format!("image {reference}"), format!("{what}: {reason}")),
@@ -155,7 +154,7 @@ fn of(reference: &Reference, error: Error) -> Error {
     }
 }
 
-/// The entry of an index that is meant. One without a platform fits any, when no other does.
+/// Chooses an entry of an index. An entry without a platform is the fall-back.
 fn chosen(reference: &Reference, wanted: &[Platform], entries: &[(Blob, Option<Platform>)]) -> Result<Blob, Error> {
     let offers: Vec<_> = entries.iter().map(|(_, platform)| platform.clone()).collect();
     let found = choose(wanted, &offers).or_else(|| offers.iter().position(Option::is_none));
@@ -163,7 +162,7 @@ fn chosen(reference: &Reference, wanted: &[Platform], entries: &[(Blob, Option<P
     Ok(entries[found].0.clone())
 }
 
-/// A manifest or an index. The first is always asked for, whatever is here: a registry may not let everybody have it.
+/// Gets a manifest or an index. Always requests the first one, even if it is stored: the registry may deny this client access.
 async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<u8>, Error> {
     if let (Target::Digest(digest), false) = (target, first) {
         work.pin(digest.as_str());
@@ -176,7 +175,7 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
     work.source.manifest(target).await
 }
 
-/// Keeps a document in the content store.
+/// Stores a document.
 async fn keep(work: &Arc<Work>, bytes: Vec<u8>) -> Result<(), Error> {
     let name = Digest::of(&bytes).to_string();
     work.pin(&name);
@@ -189,7 +188,7 @@ async fn keep(work: &Arc<Work>, bytes: Vec<u8>) -> Result<(), Error> {
     .await
 }
 
-/// Gets a blob into the content store, unless it is there or another pull brings it.
+/// Downloads a blob, unless it is stored or another pull downloads it.
 async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
     work.pin(blob.digest.as_str());
     let lock = work.shared.locks.lock(blob.digest.as_str()).await;
@@ -208,7 +207,7 @@ async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
                 Piece::End => return ingest.finish(),
             }
         }
-        // The download failed or was given up, and says why itself; what was written goes with `ingest`.
+        // The download failed or was cancelled and has its own error; dropping `ingest` removes the file.
         Err(Error::failed("cannot keep a blob")("its download ended"))
     });
     let downloaded = work.source.blob(blob, &sender).await;
@@ -216,19 +215,19 @@ async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
     let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
     match (downloaded, written) {
         (Ok(()), written) => written,
-        // A writer that gave up (a full disk) is why nobody took the bytes.
+        // The error of the writer (a full disk) comes first: it ended the download.
         (Err(Error::Failed { .. }), Err(error)) => Err(error),
         (Err(error), _) => Err(error),
     }
 }
 
-/// Downloads and unpacks what is missing.
+/// Downloads and unpacks missing layers.
 async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Error> {
     let chains = chains(layers.iter().map(|layer| &layer.diff_id));
     chains.iter().for_each(|chain| work.pin(&chain.0));
     let rootfs = Arc::clone(&work.shared.rootfs);
     let asked = chains.clone();
-    // The uppermost chain that is there has all below it.
+    // A complete chain implies all chains below it.
     let there = blocking(move || {
         for (at, chain) in asked.iter().enumerate().rev() {
             if rootfs.has(chain)? {
@@ -255,7 +254,7 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
             })
             .buffered(DOWNLOADS);
         while let Some(job) = downloads.try_next().await? {
-            // There is room for all of them.
+            // The channel has room for all of them.
             let _ = arrived.send(job).await;
         }
         Ok(())
@@ -269,7 +268,7 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     futures::try_join!(downloads, unpacking).map(|((), ())| ())
 }
 
-/// Unpacks one layer on a thread that goes on to the end of its clean-up when the pull is given up, but is told to hurry.
+/// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
 async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.0).await;
     let cancel = Arc::new(Cancel::default());
@@ -282,7 +281,7 @@ async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
     .await
 }
 
-/// Ends the worker when the pull is dropped. After the worker's end it has no effect.
+/// Kills the worker when the pull is dropped. Has no effect after the worker's end.
 struct GivenUp(Arc<Cancel>);
 
 impl Drop for GivenUp {

@@ -1,5 +1,4 @@
-//! Which images there are and what they are called, on disk: one JSON file with a version, replaced whole at every change, so
-//! that a tag never belongs to two images.
+//! The records of the images: one JSON file with a version, replaced atomically, so that a tag never belongs to two images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,22 +12,22 @@ use crate::reference::{Reference, Target};
 use crate::rootfs::ChainId;
 use crate::{Digest, Error};
 
-/// The version that is written. A newer one is refused: what it means is not known.
+/// The written version. A newer one is refused.
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
-/// Bytes that are kept back for the removal of an image: the records of a hundred images are half of it.
+/// Bytes reserved for the removal of an image on a full disk: twice the records of a hundred images.
 const RESERVE: usize = 1 << 20;
 
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layer {
-    /// The blob, as it was downloaded.
+    /// The compressed blob.
     pub(crate) blob: Digest,
     /// The digest of its uncompressed bytes.
     pub(crate) diff_id: Digest,
 }
 
-/// An image as it is kept.
+/// The record of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     /// The digest of its configuration.
@@ -37,30 +36,30 @@ pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeSet<String>,
     /// `docker.io/library/busybox@sha256:…` …
     pub(crate) digests: BTreeSet<String>,
-    /// The documents that it was reached by: indexes and manifests.
+    /// The indexes and manifests that lead to it.
     pub(crate) documents: BTreeSet<Digest>,
     /// The layers, the lowest first.
     pub(crate) layers: Vec<Layer>,
-    /// Bytes of documents, configuration and layers as they were downloaded.
+    /// Downloaded bytes: documents, configuration and layers.
     pub(crate) size: u64,
-    /// What it says of containers.
+    /// The defaults for containers.
     pub(crate) config: ImageConfig,
 }
 
 impl ImageRecord {
-    /// The chain of each layer with all below it, the lowest first.
+    /// The chain of each layer, the lowest first.
     pub(crate) fn chains(&self) -> Vec<ChainId> {
         chains(self.layers.iter().map(|layer| &layer.diff_id))
     }
 
-    /// The blobs that belong to it.
+    /// Its blobs.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
         self.documents.iter().chain([&self.id]).chain(self.layers.iter().map(|layer| &layer.blob))
     }
 }
 
-/// Chain ids of layers by the rule of the OCI image specification: the lowest is its own, each other the digest of the chain
-/// below and its own, with a space between. An image without layers stands on a chain of its own that is an empty directory.
+/// Chain IDs by the OCI image specification: the lowest is the layer's diff ID, each other the digest of the chain ID below and
+/// its diff ID, separated by a space. An image without layers has a chain too, an empty directory.
 pub(crate) fn chains<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<ChainId> {
     let mut chains: Vec<ChainId> = Vec::new();
     for diff_id in diff_ids {
@@ -86,7 +85,7 @@ struct Version {
     version: u32,
 }
 
-/// The images by their ids, and the file that keeps them.
+/// The images by their ids, and their file.
 #[derive(Debug)]
 pub(crate) struct Records {
     path: PathBuf,
@@ -95,7 +94,7 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Reads the file; none: no images. One that cannot be read is left as it is, and nothing starts on top of it.
+    /// Reads the file; a missing one means no images. An unreadable file is an error and is left unchanged.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let path = root.join("images.json");
         let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
@@ -108,7 +107,7 @@ impl Records {
             Err(error) => return Err(Error::io(format!("cannot read {name}"))(error)),
         };
         let unreadable = |error: serde_json::Error| {
-            Error::invalid(&name, format!("cannot be understood and is left as it is: {error}"))
+            Error::invalid(&name, format!("cannot be parsed and is left unchanged: {error}"))
         };
         let found: Version = serde_json::from_slice(&bytes).map_err(unreadable)?;
         if found.version != VERSION {
@@ -128,7 +127,7 @@ impl Records {
         self.images.values()
     }
 
-    /// The image that a name means: a reference, a whole id or the beginning of exactly one.
+    /// Finds an image by a reference, an id or a unique prefix of an id.
     pub(crate) fn find(&self, name: &str) -> Result<Option<&ImageRecord>, Error> {
         if let Ok(id) = name.parse::<Digest>() {
             return Ok(self.images.get(&id));
@@ -155,8 +154,8 @@ impl Records {
         self.images.values().find(|image| image.tags.contains(&name) || image.digests.contains(&name))
     }
 
-    /// Keeps an image that was pulled by this reference, whose document has this digest. A tag moves from the image that had
-    /// it; names that the image has already, it keeps.
+    /// Adds an image that was pulled by this reference, whose document has this digest. A tag moves away from its former image; the
+    /// image keeps its other names.
     pub(crate) fn add(
         &mut self,
         mut image: ImageRecord,
@@ -184,7 +183,7 @@ impl Records {
         Ok(image)
     }
 
-    /// Forgets an image with all its names.
+    /// Removes an image with all its names.
     pub(crate) fn remove(&mut self, id: &Digest) -> Result<(), Error> {
         let mut images = self.images.clone();
         images.remove(id);
@@ -252,7 +251,7 @@ mod tests {
     fn the_beginning_of_two_ids_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let mut records = Records::open(root.path()).unwrap();
-        // Of 17 images two share their first digit.
+        // Two of 17 images share their first digit.
         (0..17).for_each(|n| drop(add(&mut records, &n.to_string(), &format!("i:{n}"))));
         let firsts: Vec<char> = records.all().map(|image| image.id.hex().chars().next().unwrap()).collect();
         let shared = firsts.iter().find(|first| firsts.iter().filter(|other| other == first).count() > 1).unwrap();
@@ -284,9 +283,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_and_left_alone() {
         for (contents, reason) in [
-            ("{", "left as it is"),
+            ("{", "left unchanged"),
             (r#"{"version":2,"images":{}}"#, "version 2"),
-            (r#"{"version":1}"#, "left as it is"),
+            (r#"{"version":1}"#, "left unchanged"),
         ] {
             let root = tempfile::tempdir().unwrap();
             let path = root.path().join("images.json");

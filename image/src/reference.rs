@@ -1,5 +1,5 @@
-//! Image references, read and completed as containerd and docker do: `busybox` is `docker.io/library/busybox:latest`, and
-//! of a tag and a digest together only the digest counts. Pure.
+//! Image references, parsed and normalised as in containerd and docker: `busybox` is `docker.io/library/busybox:latest`, and a
+//! digest overrides a tag. Pure.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use crate::{Digest, Error};
 const NAME_LENGTH: usize = 255;
 /// Bytes of a tag; the limit of the distribution specification.
 const TAG_LENGTH: usize = 128;
-/// The registry of a name that names none.
+/// The default registry.
 const DEFAULT_DOMAIN: &str = "docker.io";
-/// The same registry by its old name.
+/// The old name of the default registry.
 const LEGACY_DOMAIN: &str = "index.docker.io";
-/// What stands before a name of one component on docker.io.
+/// The first component of official images on docker.io.
 const OFFICIAL: &str = "library/";
-/// The tag of a name that has neither tag nor digest.
+/// The default tag.
 const DEFAULT_TAG: &str = "latest";
 
-/// A complete image reference: it names a registry, a repository, and a tag or a digest in it.
+/// A normalised image reference: a registry, a repository, and a tag or a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     domain: String,
@@ -26,17 +26,17 @@ pub struct Reference {
     target: Target,
 }
 
-/// What of a repository is meant.
+/// A tag or a digest in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// A name that the registry may move.
+    /// A mutable name.
     Tag(String),
-    /// The content itself.
+    /// Immutable content.
     Digest(Digest),
 }
 
 impl Reference {
-    /// Reads a reference and completes what it leaves out.
+    /// Parses a reference and adds the defaults.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the text and what is wrong with it.
@@ -77,7 +77,7 @@ impl Reference {
         Ok(Self { domain, path, target })
     }
 
-    /// The registry's name: a host, with a port where it has one.
+    /// The registry: a host and perhaps a port.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
@@ -95,7 +95,7 @@ impl Reference {
         &self.target
     }
 
-    /// The same repository's content with this digest.
+    /// The reference of a digest in the same repository.
     #[must_use]
     pub fn at(&self, digest: &Digest) -> Self {
         Self { target: Target::Digest(digest.clone()), ..self.clone() }
@@ -111,7 +111,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Splits off the tag: what follows a colon behind the last slash (a colon before it is a port's).
+/// Splits off the tag: the text after a colon behind the last slash (an earlier colon precedes a port).
 fn split_tag(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
@@ -119,8 +119,8 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The registry and the repository. The first component is a registry when it looks like a host: it has a dot or a port, is
-/// `localhost`, or has an upper-case letter, which no repository may have.
+/// Splits a name into registry and repository. The first component is a registry if it looks like a host: it has a dot or a port,
+/// is `localhost`, or has an upper-case letter, which a repository may not have.
 fn complete(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
         Some((first, rest))

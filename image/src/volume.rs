@@ -1,5 +1,5 @@
-//! A directory in an image that is mounted as a volume. The image is read-only, so its symbolic links can be followed one
-//! by one as the image's own programs would see them: an absolute one starts at the image's root, and none leads out of it.
+//! Resolves a directory of an image volume. The image is read-only, so its symbolic links can be followed one by one, as a program
+//! in the image would: an absolute one starts at the image's root, and none leads out of it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,13 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
-/// Symbolic links on one path: as many as Linux follows (path_resolution(7)).
+/// Symbolic links on one path, as in Linux (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-/// The path `sub_path` in the image whose root is `root`, without symbolic links in it.
+/// Resolves `sub_path` in the image below `root` to a path without symbolic links.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a path that leaves the root, [`Error::NotFound`] for one that is not there.
+/// [`Error::Invalid`] for a path that leaves the root, [`Error::NotFound`] for a missing one.
 pub(crate) fn resolve(root: &Path, sub_path: &Path) -> Result<PathBuf, Error> {
     let refuse =
         |reason: &str| Error::invalid("image volume path", format!("{:?}: {reason}", sub_path.display().to_string()));
@@ -54,7 +54,7 @@ pub(crate) fn resolve(root: &Path, sub_path: &Path) -> Result<PathBuf, Error> {
     Ok(root.join(done.iter().collect::<PathBuf>()))
 }
 
-/// The names of a relative path; None when it is absolute or climbs.
+/// The components of a relative path; None for an absolute one or one with `..`.
 fn components(path: &Path) -> Option<Vec<OsString>> {
     path.components()
         .filter(|component| !matches!(component, Component::CurDir))

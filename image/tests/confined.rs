@@ -1,5 +1,5 @@
-//! What the unpacking worker can still do, read off a worker that waits for its input; and what a full disk does to a pull.
-//! Both need root on Linux.
+//! The rights of the unpacking worker, read from a worker that waits for its input, and pulls on a full disk. Both need root on
+//! Linux.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -69,7 +69,7 @@ async fn a_full_disk_is_said_and_nothing_stays() {
     }
     let noise: String =
         (0..600_000u64).map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26)).collect();
-    // A megabyte of it is what the store keeps back.
+    // The store reserves one megabyte of it.
     for (size, compression, full) in [("2m", "", "write blob"), ("2m", "zstd", "unpack"), ("9m", "zstd", "")] {
         let mut content = Content::default();
         let files = [("a", noise.as_str()), ("b", noise.as_str())];

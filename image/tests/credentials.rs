@@ -1,5 +1,4 @@
-//! To whom credentials go: the registry that they are for and the token server that it names itself, and nobody else, whoever
-//! redirects to whom.
+//! Credentials go to the registry that they are for and to its token server only, wherever redirects lead.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 #[expect(dead_code, reason = "shared with other tests")]
@@ -30,7 +29,7 @@ fn configure(store: &Store, registry: &str, hosts: &str) {
     std::fs::write(directory.join("hosts.toml"), hosts).unwrap();
 }
 
-/// A registry that everybody may read, but for its blobs, which lie on another host.
+/// A public registry whose blobs are on another host.
 async fn redirecting(elsewhere: String) -> Registry {
     let content = content();
     Registry::start(move |seen| match seen.target.contains("/blobs/") {

@@ -1,4 +1,4 @@
-//! Registries and images that mean harm, or mean nothing any more: refused or given up, and nothing of them stays.
+//! Hostile and broken registries and images: the pull fails and leaves nothing behind.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 #[expect(dead_code, reason = "shared with other tests")]
@@ -37,7 +37,7 @@ async fn endless_answers_are_cut_off() {
 async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_nothing_stays() {
     let kinds: [fn(Vec<u8>) -> Contents; 3] =
         [|_| Contents::Silent, |bytes| Contents::Stalled(bytes[..1].to_vec()), Contents::Trickling];
-    // Of a document both limits may be first, unless it trickles.
+    // Either limit may end a document, unless it trickles.
     let documents = [" 0.4 s", " 0.4 s", "it took longer than 0.4 s"];
     let blobs = ["it said nothing for 0.4 s", "it said nothing for 0.4 s", "bytes came in 0.4 s"];
     let cases = [("/manifests/", documents), ("/blobs/", blobs)];
@@ -78,7 +78,7 @@ async fn a_registry_that_is_silent_once_is_asked_again() {
 
 #[tokio::test]
 async fn a_layer_that_grows_without_bound_is_refused_and_nothing_stays() {
-    // A file and the archive's end, then zeros: they would be read to the last for the layer's digest.
+    // A file and the archive's end, then zeros, which the layer's digest would cover.
     let mut bomb = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
     std::io::Write::write_all(&mut bomb, &layer(&[("a", "a")])).unwrap();
     std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 2 << 30), &mut bomb).unwrap();
@@ -113,7 +113,7 @@ async fn indexes_that_lead_too_deep_are_refused() {
 
 #[tokio::test]
 async fn a_registry_that_never_lets_in_is_not_asked_for_ever() {
-    // It gives tokens to everybody, and takes none.
+    // It issues tokens and accepts none.
     let own = Arc::new(std::sync::OnceLock::<String>::new());
     let address = Arc::clone(&own);
     let registry = Registry::start(move |seen| match seen.target.starts_with("/token") {

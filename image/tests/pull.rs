@@ -4,14 +4,20 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use host::ContainerId;
 use image::{Credentials, Error};
+use oci_client::Client;
+use oci_client::client::{ClientConfig, ClientProtocol, ImageLayer, linux_amd64_resolver};
+use oci_client::manifest::IMAGE_LAYER_GZIP_MEDIA_TYPE;
+use oci_client::secrets::RegistryAuth;
 use serde_json::json;
 use support::{Content, Contents, Registry, Reply, Store, content, credentials, layer, serve};
+use testimage::{Config, Tree};
 
 #[tokio::test]
 async fn an_image_is_pulled_unpacked_and_removed() {
@@ -46,6 +52,32 @@ async fn an_image_is_pulled_unpacked_and_removed() {
     store.images.discard(&id).unwrap();
     assert!(store.leftovers().is_empty(), "{:?}", store.leftovers());
     store.images.remove(&format!("{name}:1")).unwrap();
+}
+
+/// oci-client and our own client read the same image from the registry of the demo and of other crates' tests.
+#[tokio::test]
+async fn an_independent_client_reads_the_same_image() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let layers = ["a", "b"].map(|name| Tree::default().file(name, name).layer().unwrap());
+    let made = testimage::Image::new(&layers, &Config { architecture: "amd64", ..Config::default() });
+    let mut contents = testimage::Contents::new("team/tool");
+    contents.add(&made);
+    contents.tag("1", &testimage::index(&[("linux/amd64", made.manifest.descriptor())]));
+    let (address, _serving) = testimage::serve(contents).await.unwrap();
+    let name = format!("{address}/team/tool:1");
+
+    let config = ClientConfig {
+        protocol: ClientProtocol::Http,
+        platform_resolver: Some(Box::new(linux_amd64_resolver)),
+        ..ClientConfig::default()
+    };
+    let types = vec![IMAGE_LAYER_GZIP_MEDIA_TYPE];
+    let theirs = Client::new(config).pull(&name.parse().unwrap(), &RegistryAuth::Anonymous, types).await.unwrap();
+    let ours = Store::new().images.pull(&name, None).await.unwrap();
+    assert_eq!(theirs.config.sha256_digest(), ours.id);
+    assert_eq!(theirs.digest.as_ref(), Some(&made.manifest.digest));
+    let read: BTreeSet<_> = theirs.layers.iter().map(ImageLayer::sha256_digest).collect();
+    assert_eq!(read, layers.iter().map(|layer| layer.blob.digest.clone()).collect());
 }
 
 #[tokio::test]
@@ -86,7 +118,7 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
     lying.tag("1", &manifest);
     let mut corrupt = good.clone();
     corrupt.by_name.iter_mut().filter(|(name, _)| name.starts_with("sha256:")).for_each(|(_, bytes)| {
-        // Manifests stay as they are: only blobs are corrupt.
+        // Only blobs are corrupt, manifests are not.
         if bytes.first() != Some(&b'{') {
             *bytes.last_mut().unwrap() ^= 1;
         }
@@ -176,7 +208,7 @@ async fn what_passes_is_waited_for() {
     store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap();
 }
 
-/// A registry that wants a bearer token, which its own `/token` gives to whoever shows these credentials.
+/// A registry that requires a bearer token; its `/token` issues one for these credentials.
 async fn guarded(content: Content, scheme: &'static str) -> Registry {
     let own = Arc::new(std::sync::OnceLock::<String>::new());
     let address = Arc::clone(&own);
@@ -234,7 +266,7 @@ async fn what_is_denied_says_so_without_a_secret() {
             let shown = credentials.is_some();
             let error = store.images.pull(&format!("{}/t:1", registry.address), credentials).await.unwrap_err();
             assert!(matches!(error, Error::Denied { .. }), "{error:?}");
-            // What the registry says by itself is no secret; what it repeats of the credentials is.
+            // Only text that repeats the credentials is secret.
             let washed = !format!("{error:?} {}", host::chain(&error)).contains("pass-x");
             assert!(washed || !shown, "{error:?}");
             assert!(registry.seen().len() < 12, "nobody is asked for ever");
@@ -265,7 +297,7 @@ async fn redirects_are_followed_without_credentials() {
     assert!(error.to_string().contains("without end"), "{error}");
 }
 
-/// Bytes that no compression makes few.
+/// Incompressible bytes.
 fn noise(length: u32) -> String {
     (0..length)
         .map(|n| char::from(b'!' + (n.wrapping_mul(2_654_435_761).rotate_left(n % 31) >> 24) as u8 % 90))

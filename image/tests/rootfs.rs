@@ -1,4 +1,4 @@
-//! The conformance suite on the backends that this system has, and what is overlayfs's own.
+//! The conformance suite on the backends of this system, and tests of single backends.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs;
@@ -25,7 +25,7 @@ fn copies_conform() {
     conformance::run(&|| Arc::new(Copy::open(directory.path()).unwrap()));
 }
 
-/// Shows a directory at another place, as a volume of a container is.
+/// Bind-mounts a directory, as for a volume of a container.
 #[cfg(target_os = "linux")]
 fn show(from: &Path, at: &Path) {
     use nix::mount::{MsFlags, mount};
@@ -99,7 +99,7 @@ fn what_is_mounted_in_a_root_is_not_counted() {
     copy.commit(&copy.begin(&chain, None).unwrap()).unwrap();
     let id = ContainerId::random();
     let root = copy.prepare(&id, &chain).unwrap();
-    // A directory that the image wants to be a volume is the container's own.
+    // A path that the image declares as a volume belongs to the container.
     fs::create_dir_all(root.join("own")).unwrap();
     fs::create_dir_all(root.join("foreign")).unwrap();
     fs::write(root.join("own/f"), "x".repeat(1 << 20)).unwrap();
@@ -220,7 +220,7 @@ mod zfs {
     }
 
     #[test]
-    fn a_container_gets_the_root_that_was_made_ahead_and_takes_it_with_it() {
+    fn a_container_gets_a_spare_root_and_takes_it_with_it() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();
         let zfs = Zfs::open(directory.path(), &dataset).unwrap();
@@ -238,10 +238,10 @@ mod zfs {
         let unpacking = zfs.begin(&chain, None).unwrap();
         fs::write(unpacking.directory.join("f"), "of the layer").unwrap();
         zfs.commit(&unpacking).unwrap();
-        zfs.keep_ahead(1);
+        zfs.keep_spares(1);
         let (first, second) = (ContainerId::random(), ContainerId::random());
         zfs.prepare(&first, &chain).unwrap();
-        assert!(until(2), "one is made ahead: {:?}", containers());
+        assert!(until(2), "a spare is made: {:?}", containers());
         assert_eq!(zfs.inventory().unwrap().1, std::slice::from_ref(&first), "it is no container's");
         let root = zfs.prepare(&second, &chain).unwrap();
         assert!(!root.to_string_lossy().contains(second.as_str()), "{}", root.display());
@@ -249,7 +249,7 @@ mod zfs {
         assert_eq!(zfs.prepare(&second, &chain).unwrap(), root);
         zfs.snapshot(&second, "a").unwrap();
         assert_eq!(zfs.snapshots(&second).unwrap(), ["a"]);
-        // A server that was killed left one that it had made ahead, which is nobody's now.
+        // A killed server left a spare, which no container uses.
         assert!(until(4), "{:?}", containers());
         let again = Zfs::open(directory.path(), &dataset).unwrap();
         assert_eq!(again.inventory().unwrap().1.len(), 3);
@@ -262,13 +262,13 @@ mod zfs {
         assert_eq!(containers(), Vec::<std::path::PathBuf>::new(), "with its chain it goes");
     }
 
-    /// What zfs(8) says.
+    /// Runs zfs(8).
     fn zfs(args: &[&str]) -> String {
         let output = Tool::new("zfs").args(args).run().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// The datasets that were set aside.
+    /// The datasets in the trash.
     fn aside(base: &str) -> Vec<String> {
         let trash = format!("{base}/trash");
         let list = zfs(&["list", "-H", "-r", "-t", "filesystem", "-o", "name", &trash]);
@@ -301,7 +301,7 @@ mod zfs {
         assert!(
             rootfs.inventory().unwrap().1.is_empty() && !directory.path().join("containers").join(id.as_str()).exists()
         );
-        // The clone of what was the container's still stands on the upper chain.
+        // The clone of the container's dataset still uses the upper chain.
         assert!(matches!(rootfs.remove_chain(&above), Err(Error::Conflict { .. })));
         zfs(&["release", "mine", &held.replace(&format!("containers/{id}"), &aside(&dataset)[0][dataset.len() + 1..])]);
         rootfs.sweep_deferred();
@@ -312,7 +312,7 @@ mod zfs {
         make(&above, Some(&below));
         rootfs.remove_chain(&above).unwrap();
         assert_eq!(aside(&dataset).len(), 1);
-        // A server starts on what another had begun and others keep.
+        // A server starts with the trash of an earlier one.
         let rootfs = zfs_open();
         rootfs.sweep().unwrap();
         assert_eq!(aside(&dataset).len(), 2);

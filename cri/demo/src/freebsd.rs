@@ -1,5 +1,5 @@
-//! FreeBSD: a machine on which nobody set up pf(4), made fit for the demo, and back again. A ruleset that is there is the
-//! operator's: it is never changed.
+//! FreeBSD: sets up pf(4) and forwarding for the demo, and undoes both. An existing ruleset belongs to the operator and is never
+//! changed.
 
 use anyhow::{Context as _, bail};
 use host::run::{Tool, exited_with};
@@ -8,9 +8,9 @@ use super::PREFIX;
 
 /// pfctl(8).
 const PFCTL: &str = "/sbin/pfctl";
-/// It is there when pf is loaded.
+/// Exists while pf is loaded.
 const DEVICE: &str = "/dev/pf";
-/// What makes the machine forward, for each family.
+/// The sysctls of forwarding, one for each address family.
 const FORWARDING: [&str; 2] = ["net.inet.ip.forwarding", "net.inet6.ip6.forwarding"];
 
 /// A change that [`Filter::remove`] undoes.
@@ -21,7 +21,7 @@ enum Change {
     Sysctl(&'static str),
 }
 
-/// The changes that were made. A module that was loaded stays.
+/// The changes so far. A loaded module stays.
 #[derive(Debug)]
 pub(crate) struct Filter {
     changes: Vec<Change>,
@@ -33,11 +33,11 @@ impl Filter {
         Self { changes: Vec::new() }
     }
 
-    /// Loads pf, a ruleset with the server's anchors where there is none, and makes the machine forward. Returns each change in
-    /// words; after an error too, [`Filter::remove`] undoes what was done.
+    /// Loads pf, loads a ruleset with the server's anchors if there is none, and enables forwarding. Returns a description of each
+    /// change. [`Filter::remove`] undoes them, also after an error.
     ///
     /// # Errors
-    /// pf has a ruleset without the anchors: it is the operator's. Any other: the kernel refuses.
+    /// The operator's ruleset lacks the anchors, or the kernel refuses a change.
     pub(crate) fn install(&mut self) -> anyhow::Result<Vec<String>> {
         let mut words = Vec::new();
         if !std::path::Path::new(DEVICE).exists() {
@@ -69,7 +69,7 @@ impl Filter {
         Ok(words)
     }
 
-    /// Undoes every change; the first error is returned once all were tried.
+    /// Undoes every change; returns the first error after all.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -83,7 +83,7 @@ impl Filter {
     }
 }
 
-/// Whether the printed rules have this line, or one for every anchor.
+/// Whether the rules contain this line, or one for all anchors.
 fn has(rules: &str, line: &str) -> bool {
     let keyword = line.split(' ').next().unwrap_or_default();
     let wanted = [format!("{line} all"), format!("{keyword} \"*\" all")];
@@ -95,7 +95,7 @@ fn pfctl(args: &[&str], input: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Switches pf on (`-e`) or off (`-d`). Idempotent: pfctl exits 1 where there is nothing to switch.
+/// Switches pf on (`-e`) or off (`-d`). Idempotent: pfctl exits 1 if it is so already.
 fn switch(flag: &str) -> anyhow::Result<()> {
     match Tool::new(PFCTL).args(["-q", flag]).run() {
         Err(error) if !exited_with(&error, 1) => Err(error).context("cannot switch pf"),

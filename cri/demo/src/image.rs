@@ -1,5 +1,5 @@
-//! The image of `cellblock demo`: the running binary itself, with the libraries that it loads, as one layer. It is made anew
-//! from the machine's own files, so the demo needs no network and no image from elsewhere.
+//! Builds the image of `cellblock demo`: the running binary and its libraries, as one layer. The demo needs no network and no other
+//! image.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use object::Endianness;
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use testimage::{ARCHITECTURE, Compression, Config, Contents, Image, Layer, Tree};
 
-/// Where a dynamic linker looks without being told (ld.so(8), rtld(1)), on Debian's multi-architecture layout too.
+/// The default paths of dynamic linkers (ld.so(8), rtld(1)), with those of Debian's multi-architecture layout.
 const LIBRARY_PATH: [&str; 8] = [
     "/lib",
     "/usr/lib",
@@ -21,7 +21,7 @@ const LIBRARY_PATH: [&str; 8] = [
     "/lib/aarch64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
 ];
-/// Where the binary is in the image.
+/// The path of the binary in the image.
 pub(super) const PROGRAM: &str = "/cellblock";
 /// The image's name in its registry.
 pub(super) const REPOSITORY: &str = "cellblock/demo";
@@ -38,7 +38,7 @@ pub(super) fn make(program: &Path) -> anyhow::Result<Contents> {
         os: std::env::consts::OS,
         ..Config::default()
     };
-    // Uncompressed: it travels over loopback once.
+    // Uncompressed: it is sent over loopback once.
     let layer = Layer::new(&tree(program)?.tar()?, Compression::None)?;
     let image = Image::new(&[layer], &config);
     let platform = format!("{}/{ARCHITECTURE}", config.os);
@@ -48,8 +48,7 @@ pub(super) fn make(program: &Path) -> anyhow::Result<Contents> {
     Ok(contents)
 }
 
-/// The files of the image: the program, its dynamic linker and libraries at the paths where they are looked for, and empty
-/// directories to mount on.
+/// The files of the image: the program, its dynamic linker and libraries at their usual paths, and empty directories to mount on.
 fn tree(program: &Path) -> anyhow::Result<Tree> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut tree = ["dev", "proc", "etc"].iter().fold(Tree::default(), |tree, name| tree.directory(name, 0o755));
@@ -66,7 +65,7 @@ fn tree(program: &Path) -> anyhow::Result<Tree> {
     Ok(tree)
 }
 
-/// The dynamic linker and the libraries that an ELF file names.
+/// Reads the dynamic linker and the libraries of an ELF file.
 fn needed(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = ElfFile64::<Endianness>::parse(&*bytes).with_context(|| format!("{} is no ELF file", path.display()))?;

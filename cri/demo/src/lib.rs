@@ -1,6 +1,6 @@
-//! `cellblock demo`: a registry, a server in a directory of its own, an image, a pod, a container; its log, a command in it,
-//! its port from the host and through a host port; and everything removed. Each step is printed with its time. It is a user
-//! of the server like any other: it speaks CRI over the socket to another process of this binary.
+//! `cellblock demo`: starts a registry and a server in a temporary directory, pulls an image, runs a pod and a container, shows its
+//! log, a command in it, and its port from the host and through a host port, and removes everything. Each step is printed with its
+//! time. The demo is a normal client: it speaks CRI over the socket to another process of this binary.
 
 mod image;
 pub mod program;
@@ -23,27 +23,27 @@ use host::worker::Workers;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-/// What every kernel name of the demo starts with: not the prefix of a server that may run here.
+/// The prefix of the demo's kernel names: not that of a server that may run here.
 const PREFIX: &str = "dm";
-/// The file that the demo's server reads, in the demo's directory.
+/// The configuration of the demo's server, in the demo's directory.
 const CONFIG_FILE: &str = "cellblock.toml";
-/// The demo's pod network unless the command line says otherwise.
+/// The default pod network.
 pub const POD_CIDR: &str = "10.251.77.0/24";
-/// How long the server may take to be ready.
+/// The time-out of the server's start.
 const READY: Duration = Duration::from_secs(30);
 
-/// What the demo is run with.
+/// The options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The pods' network.
     pub pod_cidr: IpNetwork,
-    /// The host port that leads to the pod; 0: any that is free.
+    /// The host port of the pod; 0: any free one.
     pub host_port: u16,
     /// Whether the directory is kept at the end.
     pub keep: bool,
 }
 
-/// Runs the demo; its directory and all that it made are gone afterwards, also when a step fails.
+/// Runs the demo; removes its directory and all objects afterwards, also if a step fails.
 ///
 /// # Errors
 /// The step that failed, and why.
@@ -89,7 +89,7 @@ async fn play(directory: &Path, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the demo's server is started with: the keys of `cellblock.toml` that are not left at their defaults.
+/// The configuration of the demo's server: the keys of `cellblock.toml` that differ from the defaults.
 #[derive(Debug, Serialize)]
 struct Config {
     root: PathBuf,
@@ -111,7 +111,7 @@ struct NetworkConfig {
     pod_cidrs: [IpNetwork; 1],
 }
 
-/// Writes the demo's configuration to where the server reads it.
+/// Writes the configuration of the demo's server.
 fn configure(directory: &Path, registry: SocketAddr, pod_cidr: IpNetwork) -> anyhow::Result<Config> {
     let config = Config {
         root: directory.join("root"),
@@ -126,12 +126,12 @@ fn configure(directory: &Path, registry: SocketAddr, pod_cidr: IpNetwork) -> any
     std::fs::create_dir_all(&hosts)?;
     std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n"))?;
     std::fs::write(directory.join(CONFIG_FILE), toml::to_string(&config)?)?;
-    // kubelet makes a pod's log directory before it asks for the pod.
+    // kubelet makes a pod's log directory before RunPodSandbox.
     std::fs::create_dir_all(config.state.join("logs"))?;
     Ok(config)
 }
 
-/// The server under demonstration: a process of its own, as in real life.
+/// The demo's server, a separate process as in production.
 struct Server {
     child: Child,
     log: PathBuf,
@@ -152,7 +152,7 @@ impl Server {
         Ok(Self { child, log })
     }
 
-    /// Stops it as an operator would, and waits for it.
+    /// Stops it by SIGTERM, and waits for it.
     fn stop(mut self) -> anyhow::Result<()> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
@@ -165,7 +165,7 @@ impl Server {
     }
 }
 
-/// Prints steps with the time since the step before.
+/// Prints steps with the time since the last one.
 struct Clock {
     last: Instant,
 }

@@ -1,5 +1,5 @@
-//! The programs of the demo's image: the binary itself, by a word. `demo-program serve PORT` answers HTTP on every address
-//! and writes a line to its output for each request; `demo-program hello` prints where it runs.
+//! The programs of the demo's image: the binary itself, by its first argument. `demo-program serve PORT` serves HTTP on every
+//! address and writes a line to its output for each request; `demo-program hello` prints where it runs.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The word that starts them.
+/// The argument that starts them.
 pub const WORD: &str = "demo-program";
 /// How long a client may take to send its request; a demo has one client.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ fn serve(port: u16) -> io::Result<()> {
     println!("serving on port {port}");
     loop {
         let (stream, client) = listener.accept()?;
-        // A client that goes away is its own affair; the next one is served.
+        // A client may hang up; the next one is served.
         if let Err(error) = answer(stream, client) {
             println!("{client}: {error}");
         }

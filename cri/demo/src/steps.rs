@@ -21,7 +21,7 @@ use super::{Clock, Config, Options, READY, Server, image, program};
 
 /// The port that the pod serves on.
 const POD_PORT: u16 = 8080;
-/// How long a stopped container may take, in seconds.
+/// The grace period of the container's stop, in seconds.
 const STOP_SECONDS: i64 = 5;
 
 struct Client {
@@ -53,7 +53,7 @@ pub(super) async fn play(
     done.and(removed)
 }
 
-/// Connects as soon as the socket is there.
+/// Connects as soon as the socket exists.
 async fn connect(server: &Server, address: &str) -> anyhow::Result<Client> {
     let endpoint = Endpoint::from_shared(address.to_owned())?;
     let deadline = Instant::now() + READY;
@@ -77,7 +77,7 @@ async fn connect(server: &Server, address: &str) -> anyhow::Result<Client> {
     }
 }
 
-/// Says which rights or programs are missing, in the words of the server's own conditions.
+/// Reports missing rights and programs, from the server's conditions.
 async fn ready(client: &mut Client) -> anyhow::Result<()> {
     let status = client.runtime.status(StatusRequest::default()).await?.into_inner().status.unwrap_or_default();
     let missing: Vec<String> = status
@@ -90,7 +90,7 @@ async fn ready(client: &mut Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A port of the host that is free now.
+/// A free port of the host.
 fn host_port(wanted: u16) -> anyhow::Result<u16> {
     if wanted != 0 {
         return Ok(wanted);
@@ -198,7 +198,7 @@ async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }
     };
-    // HTTP enough for the one server that it talks to, which closes the connection behind its answer.
+    // Minimal HTTP: the server closes the connection after its response.
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await?;
@@ -207,7 +207,7 @@ async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
-/// Removes every pod and the image, and looks whether anything is left.
+/// Removes every pod and the image, and checks that nothing is left.
 async fn remove(clock: &mut Clock, client: &mut Client, spec: ImageSpec) -> anyhow::Result<()> {
     let pods = client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
     for pod in pods {

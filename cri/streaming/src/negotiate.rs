@@ -49,7 +49,7 @@ pub(super) enum Protocol {
 pub(super) struct Refusal {
     /// Its status.
     pub(super) status: StatusCode,
-    /// What the client is told.
+    /// The text of the response.
     pub(super) text: String,
     /// Headers of the answer.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,

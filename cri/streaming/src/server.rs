@@ -105,7 +105,7 @@ struct Shared {
 pub struct Server(Arc<Shared>);
 
 impl Server {
-    /// Listens, and serves in tasks of its own.
+    /// Listens, and spawns the tasks that serve.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an address beyond loopback without a certificate, or one that clients cannot use;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Mutex;
@@ -20,6 +21,9 @@ const HEADROOM: usize = 16;
 pub(crate) const PAYLOAD: usize = 64 * 1024;
 /// The first size of a payload, in bytes: most outputs are short, or keystrokes.
 const FIRST: usize = 4 * 1024;
+
+/// How long [`try_finish`] waits for the socket.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// A payload between a descriptor and a frame, with room for the frame's header in front of it: both go out in one write, and a
 /// frame costs no copy and no allocation.
@@ -104,6 +108,24 @@ pub(crate) struct Wire {
 
 /// The writing half, shared by the streams of a connection; the lock is fair.
 pub(crate) type SharedWire = Arc<Mutex<Wire>>;
+
+/// Why the reading half ended; `P` is a violation of the protocol by the peer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End<P> {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(P),
+    #[error("the client has closed it")]
+    Closed,
+}
+
+/// Shuts a connection down after a last frame, unless a peer that does not read blocks the writer.
+pub(crate) async fn try_finish(wire: &SharedWire, last: &[u8]) {
+    if let Ok(mut wire) = wire.try_lock() {
+        let _told = tokio::time::timeout(FINISH, wire.finish(last)).await;
+    }
+}
 
 impl Wire {
     /// A wire over a half that nothing else writes to.

@@ -1,4 +1,4 @@
-//! What a FreeBSD machine holds, by what its own programs print: processes with their jails, jails (dying ones too), mounts,
+//! The inventory of a FreeBSD machine, from its own programs: processes with their jails, jails (dying ones too), mounts,
 //! interfaces, pf's anchors, rctl rules, devfs rulesets and ZFS datasets.
 
 use std::collections::BTreeSet;
@@ -7,10 +7,9 @@ use anyhow::Result;
 
 use crate::process::Program;
 
-/// What is asked, and what each line that is printed is a line of. A program that is not there, or whose subsystem is not
-/// loaded, has nothing to tell.
+/// The commands, and the kind of object on each line. A missing program, or one without its kernel module, lists nothing.
 const QUESTIONS: [(&str, &[&str]); 7] = [
-    // An option for each column: a header goes on to the end of its word.
+    // One option for each column: a header extends to the end of its argument.
     ("process", &["ps", "-axww", "-o", "pid=", "-o", "jail=", "-o", "command="]),
     ("jail", &["jls", "-d", "-q", "name"]),
     ("mount", &["mount", "-p"]),
@@ -20,7 +19,7 @@ const QUESTIONS: [(&str, &[&str]); 7] = [
     ("dataset", &["zfs", "list", "-H", "-t", "all", "-o", "name"]),
 ];
 
-/// One line for each.
+/// One line for each object.
 pub(super) fn lines() -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
     let interfaces = Program::new("ifconfig", ["-l"]).run()?;
@@ -32,14 +31,14 @@ pub(super) fn lines() -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-/// A line of the inventory; None for what is no trace of a pod: a kernel's thread, the question's own process, an empty anchor,
-/// the layers of images.
+/// A line of the inventory; None for objects that no pod leaves: kernel threads, the listing process, empty anchors, the layers of
+/// images.
 fn of(kind: &str, printed: &str) -> Option<String> {
     let words: Vec<&str> = printed.split_whitespace().collect();
     match (kind, &words[..]) {
         (_, []) => None,
         ("process", [_, _, command, ..]) if command.starts_with('[') || *command == "ps" => None,
-        // pf keeps an anchor that had tables, empty, and so its parent (seen on 15.1): what all pods share of a server.
+        // pf keeps an empty anchor that had tables, and so its parent, which all pods of a server share (seen on 15.1).
         ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
         ("dataset", [name])
             if name.contains("/chains/")

@@ -1,4 +1,4 @@
-//! What a Linux machine holds: processes, mounts, interfaces, network namespaces, nftables rules and cgroups.
+//! The inventory of a Linux machine: processes, mounts, interfaces, network namespaces, nftables rules and cgroups.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::directories;
 use crate::process::Program;
 
-/// One line for each. `dir` is the directory of the run.
+/// One line for each object. `dir` is the directory of the run.
 pub(super) fn lines(dir: &Path) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
     processes(&mut lines, dir);
@@ -30,7 +30,7 @@ pub(super) fn lines(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-/// Every process but the kernel's threads and our own; one that sees a mount of the run is said to be of it.
+/// All processes but kernel threads and our own; one with a mount of the run is marked.
 fn processes(lines: &mut BTreeSet<String>, dir: &Path) {
     let own = std::process::id().to_string();
     for pid in names(Path::new("/proc")).filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own) {

@@ -1,5 +1,5 @@
-//! What this machine holds: processes, mounts, interfaces, the kernel's other objects and the directories of a run, one line
-//! each, so that after a run the inventory can be held against the one before it.
+//! The inventory of this machine: processes, mounts, interfaces, other kernel objects and the directories of a run, one line each.
+//! After a run it is compared with the one before.
 
 mod freebsd;
 mod linux;
@@ -13,17 +13,17 @@ use anyhow::{Result, ensure};
 
 use crate::server::Site;
 
-/// How long what is being removed may still be seen.
+/// How long removals may take to finish.
 const SETTLE: Duration = Duration::from_secs(15);
-/// Set on a machine where others make kernel objects at the same time: only those of this run count then.
+/// The variable that is set on a shared machine: then only objects of this run count.
 const SHARED: &str = "CELLBLOCK_E2E_SHARED";
 
-/// One line for everything that is there.
+/// One line for each object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory(BTreeSet<String>);
 
 impl Inventory {
-    /// Looks.
+    /// Takes the inventory.
     pub fn take(site: &Site) -> Result<Self> {
         let lines = if std::env::consts::OS == "freebsd" { freebsd::lines()? } else { linux::lines(site.dir())? };
         let mut inventory = Self(lines);
@@ -31,21 +31,21 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Adds the directories that a server without pods has: after its first start.
+    /// Adds the directories of a server without pods, after its first start.
     pub fn add_directories(&mut self, site: &Site) {
         directories(&site.state(), &mut |path| {
             self.0.insert(format!("directory {}", path.display()));
         });
     }
 
-    /// What is there now and was not then.
+    /// The objects that were not in `then`.
     fn added(&self, then: &Self, site: &Site) -> Vec<String> {
         let shared = std::env::var_os(SHARED).is_some();
         let ours = |line: &&String| is_of(line, site) || !(shared || is_of_the_machine(line));
         self.0.difference(&then.0).filter(ours).cloned().collect()
     }
 
-    /// Waits until nothing is there that was not there then; what is there all the same.
+    /// Waits until no object is new since `then`; returns those that stay.
     pub fn left(then: &Self, site: &Site) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
@@ -57,7 +57,7 @@ impl Inventory {
         }
     }
 
-    /// An error when something stays that was not there then.
+    /// Returns an error if an object is new since `then`.
     pub fn unchanged_since(then: &Self, site: &Site) -> Result<()> {
         let left = Self::left(then, site)?;
         ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
@@ -79,16 +79,16 @@ fn is_of(line: &str, site: &Site) -> bool {
     }
 }
 
-/// Whether a line is a process or a cgroup that no part of Cellblock can have made: a machine starts and ends such of its own
-/// while a run goes on. Those of a container are told by their root, those of the workers by their names.
+/// Whether a line is a process or a cgroup of the machine itself, which may come and go during a run. Containers' processes are
+/// recognised by their root, workers by their names.
 fn is_of_the_machine(line: &str) -> bool {
     let coming_and_going = line.starts_with("process ") || line.starts_with("cgroup ");
-    // The registry is e2e's own: the soak stops it and starts another, and who started it ends it.
+    // The registry is e2e's own: the soak restarts it, and its owner stops it.
     let registry = line.contains(" docker-registry ");
     coming_and_going && (registry || !["cellblock", "runc", "crictl", "critest"].iter().any(|own| line.contains(own)))
 }
 
-/// Every directory below this one, however deep.
+/// All directories below this one.
 fn directories(dir: &Path, found: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -1,4 +1,4 @@
-//! An authority of the run's own, and certificates of it for the programs that talk to each other, made by openssl(1).
+//! A certificate authority for the run and the certificates of its programs, made by openssl(1).
 
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ impl Certificates {
         self.path(name, "key")
     }
 
-    /// Makes a certificate for a client of the server on this port of the node, and the file that leads it there.
+    /// Makes a client certificate, and a kubeconfig for the server on this port of the node.
     pub(crate) fn client(&self, name: &str, subject: &str, port: u16) -> Result<String> {
         self.program(name, subject)?;
         let config = json!({

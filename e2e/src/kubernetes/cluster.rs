@@ -8,21 +8,22 @@ use super::kubectl::{Kubectl, has};
 use super::kubelet::Kubelet;
 use super::plane::Plane;
 use super::steps::{self, Step};
-use super::{Ground, NAMESPACE, NODE, Plan, Server, until};
+use super::{Ground, NAMESPACE, NODE, Plan, Server};
 use crate::checks::Checks;
 use crate::process::tail;
 use crate::server::Site;
+use crate::wait::until;
 
-/// How long something may take that needs no more than a pod's start or end, on two busy cores.
+/// The time-out of a pod's start or end, on two busy cores.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What the steps work on.
+/// The cluster under test.
 pub(super) struct Cluster<'a, 'b> {
-    /// Where the files of the run are.
+    /// The files of the run.
     pub(super) site: &'a Site,
     /// The node's address.
     pub(super) address: &'a str,
-    /// kubectl of an administrator, in the namespace of the scenario.
+    /// An administrator's kubectl, in the namespace of the scenario.
     pub(super) kubectl: &'a Kubectl,
     /// The node's kubelet.
     pub(super) kubelet: &'a mut Kubelet,
@@ -37,7 +38,7 @@ impl Cluster<'_, '_> {
     }
 }
 
-/// Starts a cluster, runs the steps that the plan selects, and removes everything.
+/// Starts a cluster, runs the selected steps, and removes everything.
 pub(super) fn run(ground: &Ground<'_>, server: &mut Server<'_>, plan: &Plan, checks: &mut Checks) {
     let steps = steps::selected(plan);
     if steps.is_empty() {
@@ -64,7 +65,7 @@ pub(super) fn run(ground: &Ground<'_>, server: &mut Server<'_>, plan: &Plan, che
 fn start_plane(ground: &Ground<'_>) -> Result<Plane> {
     let plane = Plane::start(ground.site, ground.machine, ground.programs, ground.certificates)?;
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
-    // Without it no pod is admitted: the controller manager makes it.
+    // The controller manager makes it; no pod is admitted before.
     until(PATIENCE, || plane.kubectl.get(&["serviceaccount", "default"]))?;
     Ok(plane)
 }
@@ -78,7 +79,7 @@ fn node_ready(mut kubelet: Kubelet, kubectl: &Kubectl) -> Result<Kubelet> {
     Ok(kubelet)
 }
 
-/// All at once: a step then waits only for what its own pods still need.
+/// Applies all manifests at once, so that each step waits for its own pods only.
 fn apply(site: &Site, kubectl: &Kubectl, steps: &[&Step]) -> Result<()> {
     let mut manifests: Vec<&str> = steps.iter().map(|step| step.manifest).filter(|text| !text.is_empty()).collect();
     manifests.dedup();

@@ -1,4 +1,4 @@
-//! kubectl for one server, and what a test asks with it.
+//! kubectl for one API server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::until;
 use crate::process::{Output, Program};
+use crate::wait::until;
 
-/// kubectl with the file that leads it to a server.
+/// kubectl with its kubeconfig.
 #[derive(Debug)]
 pub(crate) struct Kubectl {
     program: PathBuf,
@@ -18,7 +18,7 @@ pub(crate) struct Kubectl {
 }
 
 impl Kubectl {
-    /// `dir` gets its cache.
+    /// `dir` is the directory of its cache.
     pub(crate) fn new(program: PathBuf, kubeconfig: String, dir: &Path) -> Self {
         Self { program, kubeconfig, cache: dir.join("kubectl") }
     }
@@ -31,7 +31,7 @@ impl Kubectl {
         Program::new(&self.program, [&fixed[..], args].concat()).env("HOME", &self.cache)
     }
 
-    /// The same as the words of a shell.
+    /// The same as a shell command.
     pub(crate) fn words(&self, args: &str) -> String {
         format!(
             "{} --kubeconfig {} --cache-dir {} {args}",
@@ -41,45 +41,45 @@ impl Kubectl {
         )
     }
 
-    /// Runs it, which must succeed, and returns what it printed.
+    /// Runs it, which must succeed, and returns its output.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
         self.command(args).run()
     }
 
-    /// Runs it, however it ends.
+    /// Runs it, whatever its exit status.
     pub(crate) fn output(&self, args: &[&str]) -> Result<Output> {
         self.command(args).output()
     }
 
-    /// Makes the objects of a manifest, or changes them to it.
+    /// Applies a manifest.
     pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
         self.command(&["apply", "-f", "-"]).stdin(manifest).run().map(drop)
     }
 
-    /// An object, or a list of them.
+    /// Gets an object or a list.
     pub(crate) fn get(&self, what: &[&str]) -> Result<Value> {
         let text = self.run(&[&["get", "-o", "json"], what].concat())?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
     }
 
-    /// What the server answers on a path.
+    /// Gets a path of the API server.
     pub(crate) fn raw(&self, path: &str) -> Result<String> {
         self.run(&["get", "--raw", path])
     }
 
-    /// Waits for a condition, or for what kubectl's `--for` can say otherwise.
+    /// Waits for a condition, or another argument of kubectl's `--for`.
     pub(crate) fn wait(&self, what: &str, wanted: &str, timeout: Duration) -> Result<()> {
         let seconds = format!("--timeout={}s", timeout.as_secs());
         let waited = self.run(&["wait", what, &format!("--for={wanted}"), &seconds]);
         waited.map(drop).with_context(|| format!("{what} is not {wanted}; it is {}", self.state(what)))
     }
 
-    /// A pod's status, for messages.
+    /// A pod's status, for errors.
     fn state(&self, what: &str) -> String {
         self.get(&[what]).map_or_else(|error| format!("{error:#}"), |object| object["status"].to_string())
     }
 
-    /// Asks for an object until it is as wanted; what is wanted says what is missing.
+    /// Polls an object until it is as wanted.
     pub(crate) fn until(&self, what: &str, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         until(timeout, || {
             let object = self.get(&[what])?;
@@ -88,7 +88,7 @@ impl Kubectl {
         })
     }
 
-    /// Runs a shell's script in a container (`POD` or `POD:CONTAINER`) and returns what it printed.
+    /// Runs a shell script in a container (`POD` or `POD:CONTAINER`) and returns its output.
     pub(crate) fn exec(&self, place: &str, script: &str) -> Result<String> {
         let (pod, container) = place.split_once(':').map_or((place, None), |(pod, container)| (pod, Some(container)));
         let container = container.map(|name| ["-c", name]);

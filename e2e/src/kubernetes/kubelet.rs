@@ -1,4 +1,4 @@
-//! The stock kubelet: its configuration, and how it is started, with everything of it below the run's directory.
+//! The stock kubelet: its configuration and its start, with all files below the run's directory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{KUBELET_PORT, NODE};
 use crate::process::{Background, Program};
 use crate::server::Site;
 
-/// How long kubelet may take until it answers.
+/// The time-out of its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kubelet of the run's node.
@@ -23,7 +23,7 @@ pub(crate) struct Kubelet {
     program: PathBuf,
     dir: PathBuf,
     config: Value,
-    /// How it reaches the API server; None: it stands alone.
+    /// Its kubeconfig; None: standalone.
     kubeconfig: Option<String>,
     address: String,
     client: Kubectl,
@@ -31,7 +31,7 @@ pub(crate) struct Kubelet {
 }
 
 impl Kubelet {
-    /// Configures one, in the directory `kubelet` of the site. It is not started.
+    /// Configures one in the directory `kubelet` of the site, without starting it.
     pub(crate) fn new(
         site: &Site,
         machine: &Machine,
@@ -61,7 +61,7 @@ impl Kubelet {
         self.config[key] = value;
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it is healthy.
     pub(crate) fn start(&mut self) -> Result<()> {
         let config = self.dir.join("config.json");
         std::fs::write(&config, serde_json::to_vec_pretty(&self.config)?)?;
@@ -81,27 +81,27 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Ends it by SIGTERM.
+    /// Stops it by SIGTERM.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), Background::stop)
     }
 
-    /// Ends it by SIGKILL.
+    /// Kills it by SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.running.take().context("kubelet does not run")?.kill()
     }
 
-    /// What it wrote.
+    /// The path of its log.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("kubelet.log")
     }
 
-    /// Where it looks for static pods.
+    /// The directory of static pods.
     pub(crate) fn static_pods(&self) -> PathBuf {
         self.dir.join("static")
     }
 
-    /// Its pods, as it tells itself.
+    /// The pods that it reports.
     pub(crate) fn pods(&self) -> Result<Vec<Value>> {
         let list: Value = serde_json::from_str(&self.client.raw("/pods")?)?;
         let pods = list["items"].as_array().cloned();
@@ -110,8 +110,8 @@ impl Kubelet {
     }
 }
 
-/// All that differs from the defaults: paths below the run's directory, the node's address, shorter times, and this kind of
-/// machine.
+/// The settings that differ from the defaults: paths below the run's directory, the node's address, shorter times, and those of
+/// this machine.
 fn configuration(site: &Site, machine: &Machine, certificates: &Certificates, dir: &Path, alone: bool) -> Value {
     let authority = certificates.certificate("authority");
     json!({
@@ -144,7 +144,7 @@ fn configuration(site: &Site, machine: &Machine, certificates: &Certificates, di
         "nodeStatusUpdateFrequency": "5s",
         "volumeStatsAggPeriod": "10s",
         "serializeImagePulls": false,
-        // The tests of a machine that others use too are not about its memory and its disk.
+        // Other users of a shared machine must not cause evictions.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageMinimumGCAge": "1s",
         "containerLogMaxSize": "64Ki",

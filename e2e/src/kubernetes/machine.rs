@@ -1,5 +1,5 @@
-//! What a kubelet needs of the machine and changes on it: an address that is the node's, a cgroup as its root, settings of the
-//! kernel, and two directories whose paths are built into it. All of it is put back at the end.
+//! The changes of a kubelet to the machine: the node's address, a root cgroup, kernel settings, and two directories with built-in
+//! paths. All are undone at the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::until;
 use crate::process::Program;
 use crate::server::Site;
+use crate::wait::until;
 
-/// What kubelet sets (pkg/kubelet/cm, setupKernelTunables) and kube-proxy may.
+/// The settings of kubelet (pkg/kubelet/cm, setupKernelTunables) and kube-proxy.
 const SETTINGS: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -20,13 +20,13 @@ const SETTINGS: [&str; 6] = [
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 ];
-/// Built into kubelet: the sockets of device plugins, and links to the logs of containers.
+/// The paths built into kubelet: sockets of device plugins, and links to the logs of containers.
 const DIRECTORIES: [&str; 2] = ["/var/lib/kubelet", "/var/log/containers"];
 /// One run at a time on a machine.
 const LOCK: &str = "/run/cellblock-e2e-kubernetes.lock";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The machine as it was.
+/// The former state of the machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
     address: String,
@@ -35,21 +35,21 @@ pub(crate) struct Machine {
     directories: Vec<PathBuf>,
     dir: PathBuf,
     restored: bool,
-    /// Held as long as this lives.
+    /// Held while this exists.
     _lock: fs::File,
 }
 
 impl Machine {
-    /// Makes the node's address and its root cgroup, and remembers the rest.
+    /// Makes the node's address and its root cgroup, and saves the rest.
     pub(crate) fn prepare(site: &Site) -> Result<Self> {
-        // Two runs at a time would take each other's settings for the machine's.
+        // Concurrent runs would save each other's settings as the machine's.
         let lock = fs::File::create(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
         lock.lock()?;
         let settings = SETTINGS.iter().map(|name| Path::new("/proc/sys").join(name));
         let settings = settings.filter_map(|path| fs::read_to_string(&path).ok().map(|value| (path, value))).collect();
         let directories = DIRECTORIES.iter().map(PathBuf::from).filter(|path| !path.exists()).collect();
         let machine = Self {
-            // Of the range for benchmarks (RFC 2544), which no network of the machine has.
+            // From the range for benchmarks (RFC 2544), which no network of the machine uses.
             address: format!("198.18.{}.1", site.network()),
             cgroup: format!("cellblock-{}-kubernetes", site.prefix()),
             settings,
@@ -58,7 +58,7 @@ impl Machine {
             restored: false,
             _lock: lock,
         };
-        // kubelet refuses 127.0.0.1 as the node's address, but not another one of the loopback interface.
+        // kubelet refuses 127.0.0.1 as the node's address, but accepts another one of loopback.
         Program::new("ip", ["address", "replace", &machine.cidr(), "dev", "lo"]).run()?;
         for hierarchy in hierarchies()? {
             make_cgroup(&hierarchy, &machine.cgroup)?;
@@ -66,7 +66,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The node's address: nothing outside of this machine reaches it.
+    /// The node's address, which is reachable on this machine only.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -76,14 +76,14 @@ impl Machine {
         format!("/{}", self.cgroup)
     }
 
-    /// Puts everything back; kubelet and the containers are gone. Idempotent.
+    /// Restores everything after kubelet and the containers are gone. Idempotent.
     pub(crate) fn restore(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.restored, true) {
             return Ok(());
         }
         let mut errors: Vec<anyhow::Error> = Vec::new();
         let mut note = |result: Result<()>| errors.extend(result.err());
-        // kubelet mounts its directory on itself, to share what it mounts below it, and leaves that.
+        // kubelet leaves a bind mount of its directory on itself.
         let root = self.dir.join("kubelet/root");
         if mount_points()?.contains(&root) {
             note(Program::new("umount", ["-l".as_ref(), root.as_os_str()]).run().map(drop));
@@ -101,7 +101,7 @@ impl Machine {
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Unmounts what is below the run's directory: after a run that failed, so that it can be looked at and removed.
+    /// Unmounts everything below the run's directory after a failed run, so that the directory can be removed.
     pub(crate) fn unmount(&self) -> Result<()> {
         let points = mount_points()?;
         let mut below = points.iter().rev().filter(|point| point.starts_with(&self.dir));
@@ -126,13 +126,13 @@ fn mount_points() -> Result<Vec<PathBuf>> {
     Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect())
 }
 
-/// The one hierarchy of version 2, or every controller's of version 1.
+/// The hierarchy of cgroup version 2, or those of all controllers of version 1.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     if Path::new(CGROUPS).join("cgroup.controllers").exists() {
         return Ok(vec![PathBuf::from(CGROUPS)]);
     }
     let entries = fs::read_dir(CGROUPS)?.collect::<Result<Vec<_>, _>>()?;
-    // cpu and cpuacct may be links to a directory of both.
+    // cpu and cpuacct may be links to one directory.
     Ok(entries
         .into_iter()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -143,7 +143,7 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
 fn make_cgroup(hierarchy: &Path, name: &str) -> Result<()> {
     let dir = hierarchy.join(name);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make the cgroup {}", dir.display()))?;
-    // Version 1: nothing runs in a cgroup without processors and memory nodes, and a new one has none.
+    // Version 1: no process can enter a cgroup without CPUs and memory nodes, and a new one has none.
     for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| dir.join(file).exists()) {
         let of_parent = fs::read_to_string(hierarchy.join(file))?;
         if !of_parent.trim().is_empty() {
@@ -153,7 +153,7 @@ fn make_cgroup(hierarchy: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes a cgroup with those below it; one that still has processes is an error.
+/// Removes a tree of cgroups; remaining processes are an error.
 fn remove_cgroup(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
@@ -161,7 +161,7 @@ fn remove_cgroup(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_cgroup(&entry.path())?;
     }
-    // The kernel needs a moment for the processes that have just ended.
+    // Processes that have just exited leave the cgroup a moment later.
     until(Duration::from_secs(10), || match fs::remove_dir(dir) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

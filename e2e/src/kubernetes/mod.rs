@@ -1,5 +1,5 @@
 //! The stock kubelet on Cellblock: first alone, with static pods, then in a cluster of one node with a control plane on
-//! loopback. Everything of it is below one directory and one prefix; what a kubelet changes on the machine is put back.
+//! loopback. All files and kernel names have one directory and one prefix; changes to the machine are undone.
 
 mod certificates;
 mod cluster;
@@ -11,9 +11,7 @@ mod programs;
 mod stand_alone;
 mod steps;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use self::certificates::Certificates;
 use self::machine::Machine;
@@ -33,26 +31,24 @@ const NAMESPACE: &str = "scenario";
 const API_PORT: u16 = 6443;
 /// The usual port of kubelet, on the node's address.
 const KUBELET_PORT: u16 = 10250;
-/// How often something is asked until it is there.
-const POLL: Duration = Duration::from_millis(300);
 
-/// What of the scenario is run.
+/// The selection of steps.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Plan {
-    /// Leaves out the steps that take long: what is part of `e2e all`.
+    /// Leaves out slow steps, as `e2e all` does.
     #[arg(long)]
     pub quick: bool,
-    /// Runs only the steps whose name contains this, and what each run needs.
+    /// Runs only the steps whose name contains this.
     #[arg(long, value_name = "SUBSTRING")]
     pub only: Option<String>,
 }
 
-/// The images that the scenario uses beside those of [`crate::images::all`]; builds Kubernetes' programs when they are not there.
+/// The additional images of the scenario, besides [`crate::images::all`]; builds Kubernetes' programs if they are missing.
 pub fn images(tools: &Tools) -> Result<Vec<Published>> {
     Ok(vec![crate::images::agnhost(tools, &Programs::build(tools)?.path("agnhost"))?])
 }
 
-/// Runs the scenario on a server of its own at this site, whose registry has the images.
+/// Runs the scenario on a new server at this site, whose registry has the images.
 pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Result<()> {
     let programs = Programs::build(tools)?;
     println!("kubelet {}", programs::version()?);
@@ -67,7 +63,7 @@ pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Resu
             stand_alone::run(&ground, checks);
         }
         cluster::run(&ground, &mut server, plan, checks);
-        // Of a step that failed: what is left would hide what the last checks are about.
+        // Pods of a failed step would hide the results of the last checks.
         site.run(["rmp", "--all", "--force"])?;
         checks.check("the server stops after kubelet", || server.stop());
     }
@@ -76,7 +72,7 @@ pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Resu
     Ok(())
 }
 
-/// What the parts are built on.
+/// The parts of each scenario.
 struct Ground<'a> {
     site: &'a Site,
     machine: &'a Machine,
@@ -84,7 +80,7 @@ struct Ground<'a> {
     certificates: &'a Certificates,
 }
 
-/// Cellblock, which the scenario kills and starts again.
+/// Cellblock, which the scenario kills and restarts.
 struct Server<'a> {
     site: &'a Site,
     running: Option<Background>,
@@ -102,17 +98,5 @@ impl Server<'_> {
 
     fn stop(&mut self) -> Result<()> {
         self.running.take().context("the server does not run")?.stop()
-    }
-}
-
-/// Asks until there is an answer; the last error says what is missing.
-fn until<T>(timeout: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        match ask() {
-            Ok(answer) => return Ok(answer),
-            Err(error) if start.elapsed() > timeout => bail!("after {} s: {error:#}", timeout.as_secs()),
-            Err(_) => std::thread::sleep(POLL),
-        }
     }
 }

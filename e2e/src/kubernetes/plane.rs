@@ -1,5 +1,5 @@
-//! A control plane on the node's address: etcd, the API server, the controller manager and the scheduler, each as stock as it
-//! comes; and the node's kube-proxy.
+//! A control plane on the node's address: the stock etcd, API server, controller manager and scheduler; and the node's
+//! kube-proxy.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use super::{API_PORT, NODE};
 use crate::process::{Background, Program};
 use crate::server::Site;
 
-/// How long the API server may take until it is ready, its storage empty, on two busy cores.
+/// The time-out of the API server's start with empty storage, on two busy cores.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A control plane that runs. Dropped, it is killed.
+/// A running control plane; dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Plane {
-    /// In the order of their start.
+    /// The programs, in the order of their start.
     programs: Vec<Background>,
-    /// kube-proxy, which takes its rules out of the kernel when it is told so.
+    /// kube-proxy, which can remove its rules from the kernel.
     proxy: PathBuf,
-    /// kubectl of an administrator.
+    /// An administrator's kubectl.
     pub(crate) kubectl: Kubectl,
-    /// How kubelet reaches the API server.
+    /// kubelet's kubeconfig.
     pub(crate) node: String,
 }
 
 impl Plane {
-    /// Starts one with its files in the directory `plane` of the site.
+    /// Starts one in the directory `plane` of the site.
     pub(crate) fn start(
         site: &Site,
         machine: &Machine,
@@ -62,7 +62,7 @@ impl Plane {
         Ok(plane)
     }
 
-    /// Waits until the API server answers; one that has ended never will.
+    /// Waits until the API server is ready; fails if it exits.
     fn ready(&mut self) -> Result<()> {
         let Self { programs, kubectl, .. } = self;
         let server = programs.last_mut().context("the API server was started")?;
@@ -75,11 +75,11 @@ impl Plane {
         Ok(())
     }
 
-    /// Ends all of it; that none of it ended by itself is looked at before.
+    /// Stops all programs; an earlier exit of one is an error.
     pub(crate) fn stop(self) -> Result<()> {
         let mut programs = self.programs;
         programs.iter_mut().try_for_each(Background::check)?;
-        // Nothing of it is worth an orderly end.
+        // They have no state to save.
         programs.into_iter().rev().try_for_each(Background::kill)?;
         Program::new(&self.proxy, ["--cleanup"]).run().map(drop)
     }
@@ -134,7 +134,7 @@ fn controller_manager(site: &Site, address: &str, certificates: &Certificates, k
     args
 }
 
-/// What a program needs that only asks the API server.
+/// The options of a client of the API server.
 fn own_config(address: &str, kubeconfig: &str) -> Vec<String> {
     let kubeconfigs = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
     let mut args: Vec<String> = kubeconfigs.iter().map(|flag| format!("--{flag}={kubeconfig}")).collect();
@@ -151,13 +151,13 @@ fn proxy(site: &Site, address: &str, kubeconfig: &str) -> Vec<String> {
         format!("--healthz-bind-address={address}"),
         format!("--metrics-bind-address={address}"),
     ];
-    // It would change the machine's settings of connection tracking otherwise.
+    // Leaves the machine's settings of connection tracking unchanged.
     let conntrack = ["max-per-core", "tcp-timeout-established", "tcp-timeout-close-wait"];
     args.extend(conntrack.iter().map(|name| format!("--conntrack-{name}=0")));
     args
 }
 
-/// The addresses of Services, of the range for benchmarks too.
+/// The addresses of Services, also from the range for benchmarks.
 fn services(site: &Site) -> String {
     format!("198.19.{}.0/24", site.network())
 }

@@ -11,12 +11,12 @@ use crate::tools::Tools;
 const GO_MOD: &str = include_str!("../../kubernetes/go.mod");
 const GO_SUM: &str = include_str!("../../kubernetes/go.sum");
 
-/// Where the programs are.
+/// The directory of the programs.
 #[derive(Debug)]
 pub(crate) struct Programs(PathBuf);
 
 impl Programs {
-    /// Builds what go.mod calls a tool, unless the cache has it. On two idle cores that takes about ten minutes.
+    /// Builds the tools of go.mod, unless the cache has them. Takes about ten minutes on two idle cores.
     pub(crate) fn build(tools: &Tools) -> Result<Self> {
         let version = version()?;
         let digest = hex::encode(Sha256::digest([GO_MOD, GO_SUM].concat()));
@@ -45,7 +45,7 @@ pub(crate) fn version() -> Result<&'static str> {
     required.next().context("e2e/kubernetes/go.mod does not require k8s.io/kubernetes")
 }
 
-/// The linker's flags: no symbols, and the version, which the programs tell each other.
+/// The linker's flags: no symbols, and the version, which the programs compare.
 fn version_flags(version: &str) -> Result<String> {
     let numbers: Vec<&str> = version.trim_start_matches('v').split('.').collect();
     ensure!(numbers.len() == 3, "{version} is not v1.X.Y");

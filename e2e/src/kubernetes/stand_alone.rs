@@ -1,4 +1,4 @@
-//! A kubelet that stands alone: it runs the pods whose manifests lie in a directory, and knows no API server.
+//! A standalone kubelet: it runs static pods from a directory, without an API server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,22 +6,23 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Ground;
 use super::kubectl::{container, has};
 use super::kubelet::Kubelet;
-use super::{Ground, until};
 use crate::checks::Checks;
 use crate::scenario::get;
 use crate::server::Site;
+use crate::wait::until;
 
-/// What `--only` is held against.
+/// The name for `--only`.
 pub(super) const NAME: &str = "static pods";
 const MANIFEST: &str = include_str!("../../kubernetes/manifests/static.yaml");
-/// Its port on the host.
+/// The pod's host port.
 const PAGE: &str = "127.0.0.1:18420";
-/// How long a pod may take to come or to go, its images pulled, on two busy cores.
+/// The time-out of a pod's start or end, images included, on two busy cores.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs it from its start to its end.
+/// Runs the scenario.
 pub(super) fn run(ground: &Ground<'_>, checks: &mut Checks) {
     let made = Kubelet::new(ground.site, ground.machine, ground.programs, ground.certificates, None);
     let Some(mut kubelet) = checks.check("static pods: kubelet starts", || {
@@ -43,7 +44,7 @@ fn file(kubelet: &Kubelet) -> PathBuf {
     kubelet.static_pods().join("static.yaml")
 }
 
-/// The pod, when it is ready.
+/// The pod, if it is ready.
 fn ready(kubelet: &Kubelet) -> Result<Value> {
     let pods = kubelet.pods()?;
     let pod = pods.into_iter().next().context("kubelet has no pod")?;
@@ -88,7 +89,7 @@ fn changes(kubelet: &Kubelet) -> Result<()> {
     Ok(())
 }
 
-/// kubelet forgets a pod before it has stopped it, so that the runtime is asked.
+/// Polls the runtime: kubelet forgets a pod before it has stopped it.
 fn goes(site: &Site, kubelet: &Kubelet) -> Result<()> {
     std::fs::remove_file(file(kubelet))?;
     until(PATIENCE, || {

@@ -1,5 +1,5 @@
-//! The calls of a soak. One that meets a fault is made again, as kubelet does; now and then a client makes it first that goes
-//! away; and what was made although the answer was lost is found by its label.
+//! The calls of a soak. A call that meets a fault is retried, as by kubelet; some are first made by a client that hangs up; an
+//! object whose response was lost is found by its label.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,28 +13,28 @@ use super::{PATIENCE, POLL, Scene, away_since};
 use crate::client::{Client, Runtime};
 use crate::random::Random;
 
-/// How long a stopped container has until it is killed, in seconds: so long that none is.
+/// The grace period of a stop in seconds: so long that no container is killed.
 const GRACE_S: i64 = 60;
-/// One call in so many is made by a client that goes away first.
+/// One call in this many is first made by a client that hangs up.
 const HANG_UPS: u64 = 12;
-/// When it goes away, in milliseconds after the call: before, in and after the work.
+/// Its hang-up, in milliseconds after the call: before, during and after the work.
 const MOST_WAITED_MS: u64 = 300;
 
-/// Who makes the calls.
+/// The caller.
 pub(super) struct Caller<'a> {
     pub(super) scene: &'a Scene<'a>,
     pub(super) client: Client,
     pub(super) random: Random,
 }
 
-/// A pod, and how it was when it was made.
+/// A pod with its first status.
 pub(super) struct Made {
     pub(super) id: String,
     pub(super) config: PodSandboxConfig,
     pub(super) network: Option<PodSandboxNetworkStatus>,
 }
 
-/// A call that can be made again and again; the field of its answer that counts.
+/// A call that can be retried, and the field of its response.
 macro_rules! call {
     ($method:ident($request:expr) $($field:tt)*) => {{
         let request = $request;
@@ -46,7 +46,7 @@ macro_rules! call {
 }
 
 impl Caller<'_> {
-    /// Makes a call until it is answered; only an error that a fault explains is a reason to make it again.
+    /// Retries a call until it succeeds; only an error that a fault explains is retried.
     fn ask<T, F>(&mut self, what: &str, call: impl Fn(Runtime) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, Status>>,
@@ -54,7 +54,7 @@ impl Caller<'_> {
         self.make(what, call, |_| Ok(None))
     }
 
-    /// Makes something. When the answer was lost, or a client that went away had it, it is found.
+    /// Creates an object, or finds it if its response was lost.
     fn make<T, F>(
         &mut self,
         what: &str,
@@ -118,7 +118,7 @@ impl Caller<'_> {
         Ok(found.into_iter().next().map(|one| one.id))
     }
 
-    /// Starts a container; one whose answer was lost runs, or has ended.
+    /// Starts a container. If the response was lost, it runs or has exited.
     pub(super) fn start(&mut self, id: &str) -> Result<()> {
         let request = StartContainerRequest { container_id: id.to_owned() };
         let answer = self.make("StartContainer", call!(start_container(request)), |this| {
@@ -138,7 +138,7 @@ impl Caller<'_> {
         self.ask("ContainerStatus", call!(container_status(request).status))?.context("no status")
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     pub(super) fn exited(&mut self, id: &str) -> Result<ContainerStatus> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {

@@ -1,5 +1,4 @@
-//! The faults that a soak makes by itself, one after the other: the server is killed and started again, and the registry goes
-//! away for a while.
+//! The faults of a soak, one after the other: the server is killed and restarted, and the registry is down for a while.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,12 +10,12 @@ use crate::process::{Background, resident_kib};
 use crate::random::Random;
 use crate::registry::Registry;
 
-/// The longest time between two faults, in milliseconds: a pod's life is about as long, so that each meets some.
+/// The longest time between two faults, in milliseconds: about a pod's life, so that each pod meets some.
 const MOST_QUIET_MS: u64 = 5000;
-/// The longest time that the registry is away, in milliseconds.
+/// The longest outage of the registry, in milliseconds.
 const MOST_AWAY_MS: u64 = 3000;
 
-/// Who makes them, and of what.
+/// The source of faults.
 #[derive(Debug)]
 pub(super) struct Chaos<'a> {
     pub(super) server: Option<Background>,
@@ -25,7 +24,7 @@ pub(super) struct Chaos<'a> {
 }
 
 impl Chaos<'_> {
-    /// Makes faults until the soak is over.
+    /// Causes faults until the soak is over.
     pub(super) fn run(&mut self, scene: &Scene<'_>) -> Result<()> {
         let mut until_outage: u64 = 3;
         while scene.goes_on() {
@@ -70,7 +69,7 @@ fn outage(registry: &mut Registry, away: Duration, scene: &Scene<'_>) -> Result<
     scene.registry.fetch_add(1, Ordering::SeqCst);
     registry.kill()?;
     std::thread::sleep(away);
-    registry.start_again()?;
+    registry.restart()?;
     scene.registry.fetch_add(1, Ordering::SeqCst);
     scene.tally().outages += 1;
     Ok(())

@@ -1,4 +1,4 @@
-//! Many pods, each with two containers, under a server that is killed: the next one serves with everything as it was.
+//! Many pods, each with two containers, under a server that is killed: the next one reports all of them unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,24 +16,24 @@ use crate::inventory::Inventory;
 use crate::process::resident_kib;
 use crate::server::Site;
 
-/// Clients that make and remove pods at the same time.
+/// Concurrent clients that make and remove pods.
 const CLIENTS: usize = 4;
 /// Containers of a pod.
 const CONTAINERS: usize = 2;
-/// What they run: nothing that would take time from what is measured.
+/// Their command, which uses no CPU time.
 const SCRIPT: &str = "exec sleep 1000000";
 
-/// All that a server says about its pods and containers.
+/// A server's lists and statuses of pods and containers.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Picture {
     pub(super) pods: BTreeMap<String, PodSandboxStatus>,
     pub(super) containers: BTreeMap<String, ContainerStatus>,
 }
 
-/// Runs it on a site that has no server now.
+/// Runs it on a site without a server.
 ///
 /// # Errors
-/// Something is not as it was, or is left.
+/// Something differs, or is left behind.
 pub fn run(site: &Site, pods: usize) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let client = Client::new(tokio.handle(), socket(site));
@@ -74,7 +74,7 @@ pub fn run(site: &Site, pods: usize) -> Result<()> {
     Inventory::unchanged_since(&before, site)
 }
 
-/// Does it to each, with several clients at the same time; the first error is told.
+/// Applies `act` to each with several concurrent clients; returns the first error.
 fn each(client: &Client, of: Vec<String>, what: impl Fn(&Client, &str) -> Result<()> + Sync) -> Result<()> {
     let left = Mutex::new(of);
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -1,6 +1,5 @@
-//! A soak: workers make, use and remove pods and containers at the same time, while the server is killed and started again,
-//! monitors are killed, clients hang up and the registry goes away. At the end nothing that should be there may be lost, and
-//! nothing that should be gone may be left.
+//! A soak: concurrent workers make, use and remove pods and containers, while the server is killed and restarted, monitors are
+//! killed, clients hang up and the registry is down. At the end nothing may be lost or left behind.
 
 mod calls;
 mod chaos;
@@ -30,60 +29,60 @@ use chaos::Chaos;
 use puller::Puller;
 use worker::Worker;
 
-/// Workers that make pods at the same time: enough that every kind of call meets every other, on two cores.
+/// Concurrent workers: enough that every kind of call meets every other, on two cores.
 const WORKERS: u64 = 4;
-/// How long anything may take that goes on by itself, or that a fault delays.
+/// The time-out of anything asynchronous, or delayed by a fault.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often what goes on by itself is looked at.
+/// The interval of polling.
 const POLL: Duration = Duration::from_millis(50);
-/// How long a server that was started may take until it serves.
+/// The time-out of a server's start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long, and with which choices.
+/// The parameters of a soak.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
-    /// How long pods are made and removed.
+    /// How long workers make and remove pods.
     #[arg(long, default_value_t = 300)]
     pub seconds: u64,
-    /// Makes the same choices as a run before; which call meets which fault is up to the machine all the same.
+    /// Repeats the random choices of an earlier run; timing still decides which call meets which fault.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// As many pods of two containers run when the server is killed under all of them.
+    /// Pods of two containers that run while the server is killed.
     #[arg(long, default_value_t = 110)]
     pub pods: usize,
-    /// Roots are on ZFS, below this dataset, which is there.
+    /// Keeps roots on ZFS, below this existing dataset.
     #[arg(long, value_name = "DATASET")]
     pub zfs: Option<String>,
 }
 
-/// What happened.
+/// The results.
 #[derive(Debug, Default)]
 struct Tally {
     cycles: u64,
     pulls: u64,
-    /// Each is a server that was killed, with the time until the next one served.
+    /// For each killed server, the time until the next one served.
     restarts: Vec<Duration>,
     monitors_killed: u64,
     hung_up: u64,
     outages: u64,
     /// Memory of servers, in KiB: the first one before any pod, the largest ever seen, and the last one after all pods.
     memory_kib: [u64; 3],
-    /// What was not as it should be, in words.
+    /// The differences, in words.
     lost: Vec<String>,
     leaked: Vec<String>,
 }
 
-/// What the workers share with what makes faults.
+/// The state that workers and faults share.
 #[derive(Debug)]
 struct Scene<'a> {
     site: &'a Site,
     tokio: Handle,
     deadline: Instant,
-    /// The faults cannot be made any more: the workers would wait for a server that does not come.
+    /// Faults have failed: no server will come back, and workers stop.
     broken: AtomicBool,
-    /// Odd: no server is there; it grows with each kill and each start, so that a call knows whether it met one.
+    /// Counts kills and starts, so that a call can detect them; odd: no server runs.
     server: AtomicU64,
-    /// The same of the registry.
+    /// The same for the registry.
     registry: AtomicU64,
     tally: Mutex<Tally>,
 }
@@ -102,17 +101,17 @@ impl Scene<'_> {
     }
 }
 
-/// Whether what is counted here went away, or came, since it had this count.
+/// Whether a kill or a start happened since this count.
 fn away_since(count: &AtomicU64, then: u64) -> bool {
     then % 2 == 1 || count.load(Ordering::SeqCst) != then
 }
 
-/// Where the site's server listens.
+/// The socket of the site's server.
 fn socket(site: &Site) -> PathBuf {
     site.state().join("cellblock.sock")
 }
 
-/// Starts a server and returns when it serves, with the time that it took.
+/// Starts a server, waits until it serves, and returns the time that it took.
 fn start(site: &Site, client: &Client) -> Result<(Background, Duration)> {
     await_served(client, || site.start())
 }
@@ -129,10 +128,10 @@ fn await_served(client: &Client, start_server: impl FnOnce() -> Result<Backgroun
     Ok((server, start.elapsed()))
 }
 
-/// Runs a soak on a site that has no server now; without a registry to stop there are no outages of it.
+/// Runs a soak on a site without a server; without a registry there are no outages.
 ///
 /// # Errors
-/// Something was lost or is left, or the soak could not be made.
+/// Something was lost or left behind, or the soak could not run.
 pub fn run(site: &Site, registry: Option<&mut Registry>, plan: &Plan) -> Result<()> {
     let seed = plan.seed.unwrap_or_else(Random::fresh_seed);
     println!("e2e soak --seconds {} --seed {seed}", plan.seconds);
@@ -167,7 +166,7 @@ pub fn run(site: &Site, registry: Option<&mut Registry>, plan: &Plan) -> Result<
     report(&scene.tally())
 }
 
-/// The soak itself; the server that is there at its end, and what kept the faults from being made.
+/// Runs workers and faults; returns the last server, and the error that ended the faults.
 fn soak(scene: &Scene<'_>, mut chaos: Chaos<'_>, seed: u64) -> (Option<Background>, Result<()>) {
     let broken = std::thread::scope(|scope| {
         for number in 1..=WORKERS {
@@ -181,7 +180,7 @@ fn soak(scene: &Scene<'_>, mut chaos: Chaos<'_>, seed: u64) -> (Option<Backgroun
     (chaos.server, broken)
 }
 
-/// Workers remove what they make; what they gave up is removed here, since it is told already.
+/// Removes the pods that failed workers left: their failures are reported already.
 fn remove_pods(client: &Client, scene: &Scene<'_>) {
     for pod in client.pods().unwrap_or_default() {
         if let Err(status) = client.remove_pod(&pod) {

@@ -1,4 +1,4 @@
-//! The pods and containers that a soak makes, and how their logs are read.
+//! The pods and containers of a soak, and a reader of their logs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,11 +8,11 @@ use proto::v1::*;
 
 use crate::images::BUSYBOX;
 
-/// What a counter exits with when it is stopped: no signal and no error of the shell's has this number.
+/// The exit code of a stopped counter: no signal and no error of the shell has this number.
 pub(super) const STOPPED: i32 = 7;
 /// Counts into its log until it is stopped.
 pub(super) const COUNTER: &str = "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done";
-/// The label that pods and containers are found by when their maker does not know their ids.
+/// The label by which a lost pod or container is found.
 const LABEL: &str = "soak";
 
 /// A pod's configuration.
@@ -32,7 +32,7 @@ pub(super) fn pod(name: &str, logs: &Path) -> PodSandboxConfig {
     }
 }
 
-/// A container's configuration; its name is its label, and its log's.
+/// A container's configuration; its name is also its label and the name of its log.
 pub(super) fn container(name: &str, script: &str, pid: NamespaceMode) -> ContainerConfig {
     let namespaces = NamespaceOption { pid: pid.into(), ..NamespaceOption::default() };
     let security = LinuxContainerSecurityContext {
@@ -50,13 +50,13 @@ pub(super) fn container(name: &str, script: &str, pid: NamespaceMode) -> Contain
     }
 }
 
-/// What finds an object by its name.
+/// Selects an object by its name.
 pub(super) fn label(name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(LABEL.to_owned(), name.to_owned())])
 }
 
-/// How far a counter has counted, by its log in CRI's form (`TIME STREAM TAG LINE`); 0: nothing yet. A last line without its
-/// end is being written just now.
+/// The last number in a counter's log in CRI's format (`TIME STREAM TAG LINE`); 0: none. An incomplete last line is still being
+/// written.
 pub(super) fn counted(log: &str) -> Result<u64> {
     let mut last = 0;
     for line in log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {

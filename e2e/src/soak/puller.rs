@@ -1,4 +1,4 @@
-//! The client of a soak that pulls an image and removes it, again and again, while the registry goes away under it.
+//! The client of a soak that pulls and removes an image in a loop, while the registry comes and goes.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::{PATIENCE, POLL, Scene, away_since};
 use crate::client::Client;
 use crate::images::HTTPD;
 
-/// Between two pulls it lets the others work.
+/// The pause between two pulls.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A puller.
@@ -43,7 +43,7 @@ impl<'a> Puller<'a> {
         self.client.call(self.client.image().remove_image(RemoveImageRequest { image })).map(drop)
     }
 
-    /// Makes a call until it succeeds; only an error that a fault explains is a reason to make it again.
+    /// Retries a call until it succeeds; only an error that a fault explains is retried.
     fn again<T>(&self, what: &str, call: impl Fn() -> Result<T, Status>) -> Result<T> {
         let start = Instant::now();
         loop {

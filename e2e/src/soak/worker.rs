@@ -1,5 +1,5 @@
-//! One of the clients of a soak: it makes a pod with containers, uses them, looks whether everything is as it was, and removes
-//! them, again and again. What is not as it should be is a loss.
+//! A client of a soak: in a loop it makes a pod with containers, uses them, compares their state with the first one, and removes
+//! them. Every difference is a loss.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +20,7 @@ pub(super) struct Worker<'a> {
     made: u64,
 }
 
-/// A container that counts, and how it was when it was started.
+/// A container that counts, with its first status.
 struct Counter {
     id: String,
     started_at: i64,
@@ -77,22 +77,22 @@ impl<'a> Worker<'a> {
         self.calls.start(&id)?;
         let log = PathBuf::from(&made.config.log_directory).join(format!("{name}.log"));
         let counter = Counter { started_at: self.calls.container(&id)?.started_at, id, log };
-        // It counts once its shell knows what to do at SIGTERM.
+        // It counts once its shell has set the trap of SIGTERM.
         self.counts_on(&counter)?;
         Ok(counter)
     }
 
-    /// A container that exits by itself, and its code.
+    /// Checks the exit code of a container that exits by itself.
     fn exit(&mut self, made: &Made, name: &str) -> Result<(String, i32)> {
         let code = i32::try_from(self.calls.random.below(100))?;
         let id = self.calls.create(made, name, &format!("exit {code}"))?;
         self.calls.start(&id)?;
         let status = self.calls.exited(&id)?;
-        ensure!(status.exit_code == code, "exit {code} is told as {} ({})", status.exit_code, status.message);
+        ensure!(status.exit_code == code, "exit {code} is reported as {} ({})", status.exit_code, status.message);
         Ok((id, code))
     }
 
-    /// The container is the one that was started, and its log grows without a gap.
+    /// Checks that the container is unchanged, and that its log grows without a gap.
     fn counts_on(&mut self, counter: &Counter) -> Result<()> {
         let start = Instant::now();
         let first = log(counter)?;
@@ -114,7 +114,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// A container whose monitor is killed has ended, and says so.
+    /// Checks that a container whose monitor is killed is reported as exited.
     fn kill_monitor(&mut self, counter: &Counter) -> Result<()> {
         kill_worker("hold", &format!("containers/{}", &counter.id[..12]))?;
         self.calls.scene.tally().monitors_killed += 1;
@@ -130,7 +130,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// How far its log goes.
+/// The last number in its log.
 fn log(counter: &Counter) -> Result<u64> {
     let text = std::fs::read_to_string(&counter.log).with_context(|| format!("no log {}", counter.log.display()))?;
     counted(&text).with_context(|| format!("the log of container {}", counter.id))

@@ -1,6 +1,6 @@
-//! A conformance suite of our own: what CRI says of users, rights, namespaces, networks, mounts and limits, looked at from inside
-//! the containers. critest has specs like these and compiles them for Linux only; these are written once and run on both
-//! systems, over the server's socket alone. What one system answers otherwise is in `system.rs`.
+//! Our conformance suite: CRI's rules for users, rights, namespaces, networks, mounts and limits, checked from inside the
+//! containers. critest has such specs for Linux only; these run on both systems, over the server's socket alone. `system.rs` has
+//! the differences.
 
 mod mounts;
 mod namespaces;
@@ -28,27 +28,27 @@ use system::System;
 /// The images of the containers.
 const IMAGES: [&str; 3] = [BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP];
 
-/// One thing that must hold.
+/// One spec.
 struct Spec {
-    /// In words; no other's.
+    /// The unique name.
     name: &'static str,
-    /// Looks at it.
+    /// Checks it.
     run: fn(&Stage<'_>) -> Result<()>,
 }
 
-/// Where the specs are run.
+/// The server under test.
 pub struct Ground<'a> {
     /// A client of the server.
     pub client: &'a Client,
     /// The server's socket.
     pub socket: &'a Path,
-    /// Where volumes and logs are made.
+    /// The directory of volumes and logs.
     pub dir: &'a Path,
     /// crictl, for the spec that forwards a port.
     pub crictl: &'a Path,
 }
 
-/// Which specs, and what is written of them.
+/// The selection of specs, and the report.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Plan {
     /// Runs only the specs whose names contain this.
@@ -59,7 +59,7 @@ pub struct Plan {
     pub junit: Option<PathBuf>,
 }
 
-/// Every spec, in the order in which they are run.
+/// All specs, in order.
 fn all() -> impl Iterator<Item = &'static Spec> {
     let subjects = [
         users::SPECS,
@@ -73,11 +73,10 @@ fn all() -> impl Iterator<Item = &'static Spec> {
     subjects.into_iter().flatten()
 }
 
-/// Runs the specs, one check each. Every spec removes what it made, also when it fails; images that were not there before are
-/// removed at the end.
+/// Runs the specs, one check each. Every spec removes its objects, also after a failure; the end removes newly pulled images.
 ///
 /// # Errors
-/// This system is not known, no spec is called so, or the report cannot be written; a spec that fails is a check that fails.
+/// Unknown system, no matching spec, or the report cannot be written. A failed spec is a failed check, not an error.
 pub fn run(ground: &Ground<'_>, plan: &Plan, checks: &mut Checks) -> Result<()> {
     let system = System::here()?;
     let wanted = |spec: &&Spec| plan.only.as_ref().is_none_or(|only| spec.name.contains(only.as_str()));
@@ -111,7 +110,7 @@ fn image(name: &str) -> ImageSpec {
     ImageSpec { image: name.to_owned(), ..ImageSpec::default() }
 }
 
-/// Pulls the images that are not there, and returns their names.
+/// Pulls missing images and returns their names.
 fn pull(ground: &Ground<'_>) -> Result<Vec<&'static str>> {
     let mut pulled = Vec::new();
     for name in IMAGES {

@@ -1,4 +1,4 @@
-//! What of the host is mounted into a container: how it may be used, and where it is put.
+//! Mounts of the host in a container: their rights and their mount points.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -83,7 +83,7 @@ fn linked_source(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A volume that a container could write holds links; the next container mounts something below them.
+/// A writable volume holds symbolic links; the next container has mounts below them.
 fn linked_destination(stage: &Stage<'_>) -> Result<()> {
     let (host, volume, shared) = (stage.directory("host")?, stage.directory("volume")?, stage.directory("shared")?);
     std::fs::create_dir(host.join("target"))?;
@@ -95,7 +95,7 @@ fn linked_destination(stage: &Stage<'_>) -> Result<()> {
         config.mounts = vec![mount(&shared, "/shared", false)];
         config.mounts.extend(places.map(|place| mount(&volume, place, false)));
     });
-    // It may be refused; what is mounted must be inside.
+    // It may be refused; a mount must be inside.
     if let Ok(container) = &made {
         for place in places {
             ensure!(container.exec(&format!("cat {place}/mark"))? == "mounted", "{place} is not the volume");
@@ -120,7 +120,7 @@ fn nested(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// kubelet mounts the file of its termination message there in every container.
+/// kubelet mounts its termination message there in every container.
 fn below_dev(stage: &Stage<'_>) -> Result<()> {
     let volume = stage.directory("volume")?;
     let log = volume.join("log");
@@ -153,7 +153,7 @@ fn propagation(stage: &Stage<'_>) -> Result<()> {
     let mut wanted = mount(&volume, "/data", false);
     wanted.set_propagation(MountPropagation::PropagationHostToContainer);
     if stage.system.propagates_mounts {
-        // A source on a private mount cannot be followed: that is refused too, and is the machine's matter.
+        // A source on a private mount cannot propagate and is refused too: a property of the machine.
         return match pod.container(|config| config.mounts = vec![wanted.clone()]) {
             Ok(container) => container.exec("echo x > /data/new").map(drop),
             Err(_) => pod.refused("/data", |config| config.mounts = vec![wanted]),

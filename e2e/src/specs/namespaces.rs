@@ -1,12 +1,13 @@
-//! What a pod has for itself and what it shares: shared memory, processes, and its host name.
+//! The namespaces of a pod: shared memory, processes, and the host name.
 
 use anyhow::{Result, ensure};
 use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxState, StopPodSandboxRequest};
 
 use super::Spec;
 use super::pod::{namespaces, pod_security, security};
-use super::stage::{Stage, eventually};
+use super::stage::{PATIENCE, Stage};
 use crate::process::Program;
+use crate::wait::eventually;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "ipc POD: shared by the pod's containers, seen by nobody else", run: pod_ipc },
@@ -36,20 +37,20 @@ fn pod_ipc(stage: &Stage<'_>) -> Result<()> {
     stranger.fails(&format!("shm read {}", segment.key))
 }
 
-/// A segment holds on to who made it: left alone it would keep a pod's remains in the kernel for ever.
+/// A segment references the credentials of its maker: a leaked one would keep a pod's jail in the kernel for ever.
 fn left_segment(stage: &Stage<'_>) -> Result<()> {
     let pod = stage.pod()?;
     let segment = stage.segment(&pod.container(|_| ())?, "left-behind")?;
     pod.remove()?;
-    eventually("the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
+    eventually(PATIENCE, "the end of a segment that a pod left", || Ok((!segment.is_on_host()?).then_some(())))
 }
 
-/// kubelet makes another pod beside one that is not ready, and stops that one.
+/// kubelet replaces a pod that is not ready, and stops it.
 fn lost(stage: &Stage<'_>) -> Result<()> {
     let pod = stage.pod()?;
     let container = pod.container(|_| ())?;
     Program::new("sh", ["-c", &stage.system.lose(&pod.id)]).run()?;
-    eventually("a pod that is not ready", || {
+    eventually(PATIENCE, "a pod that is not ready", || {
         Ok((pod.status()?.state() == PodSandboxState::SandboxNotready).then_some(()))
     })?;
     stage.pod()?.container(|_| ())?;
@@ -152,16 +153,16 @@ fn hostname_is_kept(stage: &Stage<'_>) -> Result<()> {
     pod.container(|_| ())?.fails("hostname intruder")?;
     let text = pod.container(|_| ())?.exec("hostname")?;
     ensure!(text == pod.config.hostname, "the pod is called {text} now");
-    // A privileged one may be able to rename its pod, never the host.
+    // A privileged container may rename its pod, but not the host.
     let script = "hostname intruder; echo tried";
     pod.container(|config| security(config).privileged = true)?.exec(script)?;
-    eventually("the host's own name", || {
+    eventually(PATIENCE, "the host's own name", || {
         let now = Program::new::<&str>("hostname", []).run()?;
         Ok((now == host).then_some(()))
     })
 }
 
-/// critest once renamed the machine: such a pod shared the host's UTS namespace.
+/// critest once renamed the machine, because this pod shared the host's UTS namespace.
 fn no_hostname(stage: &Stage<'_>) -> Result<()> {
     let name = || Program::new::<&str>("hostname", []).run();
     let host = name()?;
@@ -172,7 +173,7 @@ fn no_hostname(stage: &Stage<'_>) -> Result<()> {
     let container = pod.container(|config| security(config).privileged = true)?;
     let text = container.exec("hostname")?;
     ensure!(text == host.trim(), "it is called {text}, the node {host}");
-    // It may be able to rename its pod.
+    // It may rename its pod.
     container.exec("hostname intruder; echo tried")?;
     let now = name()?;
     if now != host {

@@ -1,4 +1,4 @@
-//! The network of a pod: its own or the host's, shared by its containers, and the kernel parameters of it.
+//! The network of a pod: its own or the host's, shared by its containers, and its kernel parameters.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -11,8 +11,9 @@ use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
 
 use super::Spec;
 use super::pod::{Pod, namespaces};
-use super::stage::{Stage, eventually, free_port};
+use super::stage::{PATIENCE, Stage, free_port};
 use crate::process::Program;
+use crate::wait::eventually;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "network NODE: the host's interfaces and services", run: host_network },
@@ -25,14 +26,14 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "a sysctl of the network in a pod on the host's is refused", run: parameter_of_host_network },
 ];
 
-/// What a server says.
+/// The response of a server.
 const HELLO: &str = "hello-from-a-spec";
-/// What it is asked.
+/// The request to it.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 /// A port of a pod's own network.
 const PORT: u16 = 8080;
 
-/// Says hello to the one who connects to a port of the host's 127.0.0.1.
+/// Sends a hello to the first client of a port of the host's 127.0.0.1.
 struct HostServer {
     port: u16,
     thread: JoinHandle<std::io::Result<()>>,
@@ -49,10 +50,10 @@ impl HostServer {
         Ok(Self { port, thread })
     }
 
-    /// Ends it: a connection of our own, in case nobody else came.
+    /// Ends it by a connection, in case there was none.
     fn stop(self) -> Result<()> {
         drop(TcpStream::connect(("127.0.0.1", self.port)));
-        // Who was spoken to may have gone away; the spec has looked at what it heard.
+        // The client may have hung up; the spec checks its data.
         let _ = self.thread.join();
         Ok(())
     }
@@ -70,7 +71,7 @@ fn host_network(stage: &Stage<'_>) -> Result<()> {
     let container = stage.pod_with(on_the_host)?.container(|_| ())?;
     let script = stage.system.interfaces;
     let interfaces = || Program::new("sh", ["-c", script]).run().map(|text| words(&text));
-    // Others come and go: those that are there before and after are there in between.
+    // Interfaces of others come and go: compare with those that exist before and after.
     let (before, seen, after) = (interfaces()?, words(&container.exec(script)?), interfaces()?);
     let missing: Vec<_> = before.intersection(&after).filter(|name| !seen.contains(*name)).collect();
     ensure!(!before.is_empty() && missing.is_empty(), "the pod does not see {missing:?} of the host's interfaces");
@@ -112,19 +113,19 @@ fn port_forward(stage: &Stage<'_>) -> Result<()> {
     heard
 }
 
-/// A container that says hello on a port of 127.0.0.1.
+/// Starts a container that sends a hello on a port of 127.0.0.1.
 fn serve<'a>(stage: &Stage<'_>, pod: &Pod<'a>, port: u16) -> Result<super::pod::Container<'a>> {
     let script = stage.system.serve(HELLO, port);
     pod.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())
 }
 
-/// Waits until a port of the host's 127.0.0.1 says hello.
+/// Waits for a hello from a port of the host's 127.0.0.1.
 fn hear(port: u16) -> Result<()> {
-    eventually(&format!("a hello on port {port}"), || {
+    eventually(PATIENCE, &format!("a hello on port {port}"), || {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return Ok(None) };
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut text = String::new();
-        // A connection that is cut is no answer; the next one may be.
+        // Retries after a broken connection.
         let _ = stream.write_all(REQUEST.as_bytes()).and_then(|()| stream.read_to_string(&mut text));
         Ok(text.trim_end().ends_with(HELLO).then_some(()))
     })
@@ -139,11 +140,13 @@ fn two_containers(stage: &Stage<'_>) -> Result<()> {
     })?;
     let stranger = other.container(|_| ())?;
     let ask = format!("printf '{}' | nc 127.0.0.1 {PORT} || true", REQUEST.escape_default());
-    eventually("an answer from the other container", || Ok(client.exec(&ask)?.ends_with(HELLO).then_some(())))?;
+    eventually(PATIENCE, "an answer from the other container", || {
+        Ok(client.exec(&ask)?.ends_with(HELLO).then_some(()))
+    })?;
     let heard = stranger.exec(&ask)?;
     ensure!(heard.is_empty(), "another pod hears {heard:?} on its own 127.0.0.1");
     for (container, line) in [(&server, "this is the server"), (&client, "this is the client")] {
-        let log = eventually("a log", || Ok(Some(container.log()?).filter(|log| !log.is_empty())))?;
+        let log = eventually(PATIENCE, "a log", || Ok(Some(container.log()?).filter(|log| !log.is_empty())))?;
         ensure!(log == line, "the log of one container: {log:?}, not {line:?}");
     }
     Ok(())

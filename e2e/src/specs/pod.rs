@@ -1,4 +1,4 @@
-//! Pods and containers, made and looked at by the calls that kubelet makes.
+//! Pods and containers, by the calls that kubelet makes.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use proto::v1::*;
 use tonic::{Code, Status};
 
-use super::stage::{Stage, eventually};
+use super::stage::{PATIENCE, Stage};
 use crate::images::BUSYBOX;
+use crate::wait::eventually;
 
-/// The limit that a command in a container is given, in seconds.
+/// The time-out of a command in a container, in seconds.
 const EXEC_SECONDS: i64 = 30;
 
 /// A running pod.
@@ -17,12 +18,12 @@ pub(super) struct Pod<'a> {
     pub(super) stage: &'a Stage<'a>,
     /// Its id.
     pub(super) id: String,
-    /// What it was made from.
+    /// Its configuration.
     pub(super) config: PodSandboxConfig,
 }
 
 impl<'a> Pod<'a> {
-    /// How it is.
+    /// Its status.
     pub(super) fn status(&self) -> Result<PodSandboxStatus> {
         self.stage.ground.client.pod(&self.id).context("PodSandboxStatus")
     }
@@ -32,7 +33,7 @@ impl<'a> Pod<'a> {
         self.stage.ground.client.remove_pod(&self.id).context("RemovePodSandbox")
     }
 
-    /// CreateContainer, of a container that only waits unless it is changed.
+    /// CreateContainer, by default of a container that only waits.
     fn create(&self, change: impl FnOnce(&mut ContainerConfig)) -> Result<Container<'a>, Status> {
         let name = format!("c{}", self.stage.next());
         let mut config = ContainerConfig {
@@ -55,7 +56,7 @@ impl<'a> Pod<'a> {
         Ok(Container { stage: self.stage, id, log })
     }
 
-    /// A container that runs.
+    /// Creates and starts a container.
     pub(super) fn container(&self, change: impl FnOnce(&mut ContainerConfig)) -> Result<Container<'a>> {
         let container = self.create(change).context("CreateContainer")?;
         let client = self.stage.ground.client;
@@ -64,12 +65,12 @@ impl<'a> Pod<'a> {
         Ok(container)
     }
 
-    /// A container that must be refused for this field or word.
+    /// CreateContainer, which must be refused with this field or word.
     pub(super) fn refused(&self, word: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<()> {
         refused("CreateContainer", self.create(change).map(|container| container.id), word)
     }
 
-    /// What a script printed that was a container's command, and succeeded.
+    /// The output of a script as a container's command; it must succeed.
     pub(super) fn output(&self, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<String> {
         let container = self.container(|config| {
             config.command = ["sh", "-c", script].map(str::to_owned).to_vec();
@@ -82,7 +83,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// A container that was started.
+/// A started container.
 pub(super) struct Container<'a> {
     stage: &'a Stage<'a>,
     /// Its id.
@@ -91,7 +92,7 @@ pub(super) struct Container<'a> {
 }
 
 impl Container<'_> {
-    /// What a script prints inside, without the last line's end; it must succeed.
+    /// Executes a script inside, which must succeed; its output without the last newline.
     pub(super) fn exec(&self, script: &str) -> Result<String> {
         let answer = self.exec_sync(script)?;
         let text = String::from_utf8_lossy(&answer.stdout).trim_end().to_owned();
@@ -100,7 +101,7 @@ impl Container<'_> {
         Ok(text)
     }
 
-    /// A script that must fail inside.
+    /// Executes a script inside, which must fail.
     pub(super) fn fails(&self, script: &str) -> Result<()> {
         let answer = self.exec_sync(script)?;
         ensure!(answer.exit_code != 0, "{script}: succeeded: {}", String::from_utf8_lossy(&answer.stdout));
@@ -115,12 +116,12 @@ impl Container<'_> {
         answer.map(tonic::Response::into_inner).with_context(|| format!("ExecSync of {script}"))
     }
 
-    /// How it is.
+    /// Its status.
     pub(super) fn status(&self) -> Result<ContainerStatus> {
         self.stage.ground.client.container(&self.id).context("ContainerStatus")
     }
 
-    /// Where its root is on the host.
+    /// The path of its root on the host.
     pub(super) fn rootfs(&self) -> Result<PathBuf> {
         let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
         let client = self.stage.ground.client;
@@ -131,15 +132,15 @@ impl Container<'_> {
         Ok(PathBuf::from(rootfs.with_context(|| format!("no rootfs in {info}"))?))
     }
 
-    /// How it ended.
+    /// Waits for its exit.
     pub(super) fn ended(&self) -> Result<ContainerStatus> {
-        eventually("the end of the container", || {
+        eventually(PATIENCE, "the end of the container", || {
             let status = self.status()?;
             Ok(Some(status).filter(|status| status.state() == ContainerState::ContainerExited))
         })
     }
 
-    /// What it printed, without the last line's end.
+    /// Its output, without the last newline.
     pub(super) fn log(&self) -> Result<String> {
         let log = std::fs::read_to_string(&self.log).with_context(|| format!("no log {}", self.log.display()))?;
         let text = |line: &str| line.splitn(4, ' ').nth(3).map(str::to_owned);
@@ -148,7 +149,7 @@ impl Container<'_> {
     }
 }
 
-/// A call that must be refused as a bad request, or as one that asks for what is not done here, in words that name it.
+/// Checks that a call is refused as invalid or unimplemented, with an error that names the field.
 pub(super) fn refused(call: &str, answer: Result<String, Status>, word: &str) -> Result<()> {
     let status = match answer {
         Ok(id) => bail!("{call} with a bad {word} made {id}"),
@@ -162,22 +163,22 @@ pub(super) fn refused(call: &str, answer: Result<String, Status>, word: &str) ->
     Ok(())
 }
 
-/// The security context of a container, to be changed.
+/// The mutable security context of a container.
 pub(super) fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The security context of a pod, to be changed.
+/// The mutable security context of a pod.
 pub(super) fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The namespaces of a pod, to be changed.
+/// The mutable namespaces of a pod.
 pub(super) fn namespaces(config: &mut PodSandboxConfig) -> &mut NamespaceOption {
     pod_security(config).namespace_options.get_or_insert_default()
 }
 
-/// A mount of the host's directory or file.
+/// A mount of a directory or a file of the host.
 pub(super) fn mount(from: &Path, to: &str, readonly: bool) -> Mount {
     Mount {
         host_path: from.to_string_lossy().into_owned(),

@@ -1,4 +1,4 @@
-//! A container's first process: its directory, its environment, its output, and how it ends.
+//! A container's first process: its working directory, environment, output and exit.
 
 use anyhow::{Result, ensure};
 use proto::v1::{ContainerConfig, KeyValue, LinuxContainerResources};
@@ -14,9 +14,9 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "exit codes are told with their reasons", run: exit_codes },
 ];
 
-/// The memory that a container may have, in bytes: enough for a shell.
+/// The memory limit of a container, in bytes: enough for a shell.
 const LIMIT: i64 = 64 << 20;
-/// What dd takes for its buffer, in bytes, and fills.
+/// The buffer of dd, in bytes, which it fills.
 const TOO_MUCH: u32 = 512 << 20;
 const LITTLE: u32 = 8 << 20;
 
@@ -53,7 +53,7 @@ fn limited(config: &mut ContainerConfig) {
 
 fn out_of_memory(stage: &Stage<'_>) -> Result<()> {
     let pod = stage.pod()?;
-    // Without an end of its own: FreeBSD's monitor looks four times a second, and the kernel counts once.
+    // It does not exit by itself: FreeBSD's monitor polls four times a second.
     let script = format!("dd if=/dev/zero of=/dev/null bs={TOO_MUCH}");
     let container = pod.container(|config| {
         limited(config);

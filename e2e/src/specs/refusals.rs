@@ -1,4 +1,4 @@
-//! Requests that cannot be honoured: each is refused as a bad request that names the field, and nothing is made.
+//! Requests that cannot be honoured: each is refused with an error that names the field, and nothing is made.
 
 use anyhow::{Context, Result, bail, ensure};
 use proto::v1::*;
@@ -14,7 +14,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "a pod of an unknown runtime handler is refused", run: unknown_handler },
 ];
 
-/// The word that a refusal must have, and what is wrong.
+/// The word of the error, and the change that causes it.
 type Case<T> = (&'static str, fn(&mut T));
 
 const CONTAINER_FIELDS: &[Case<ContainerConfig>] = &[
@@ -100,7 +100,7 @@ fn pod_fields(stage: &Stage<'_>) -> Result<()> {
     every(POD_FIELDS, |word, change| stage.pod_refused(word, change))
 }
 
-/// Tries all, so that one report has all that is wrong.
+/// Tries all, so that one report has every failure.
 fn every<T>(cases: &[Case<T>], refused: impl Fn(&str, fn(&mut T)) -> Result<()>) -> Result<()> {
     let wrong: Vec<String> = cases
         .iter()

@@ -1,4 +1,4 @@
-//! What a container may do: the root of its files, privileges, capabilities, and paths that are hidden or protected.
+//! The rights of a container: a read-only root, privileges, capabilities, masked and read-only paths.
 
 use anyhow::{Result, ensure};
 use proto::v1::{Capability, ContainerConfig, ImageSpec, Int64Value};
@@ -25,15 +25,15 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "readonly_paths cannot be written", run: readonly_path },
 ];
 
-/// Only who may mount gets this done.
+/// Needs the right to mount.
 const MOUNT: &str = "mount -t tmpfs tmpfs /tmp && echo mounted > /tmp/mark && cat /tmp/mark";
-/// A user of the host who may nothing: nobody, on both systems.
+/// An unprivileged user of the host: nobody, on both systems.
 const NOBODY: u32 = 65_534;
 /// Needs a raw socket.
 const PING: &str = "ping -c 1 127.0.0.1";
 
-/// Run from outside it would make its caller root of the host (jail(8), BUGS; CVE-2024-25621). A user in the container reaches
-/// it: no path of its begins at the host's root.
+/// A set-user-id file that would make a user of the host root (jail(8), BUGS; CVE-2024-25621): only users in the container may
+/// reach it.
 fn out_of_reach(stage: &Stage<'_>) -> Result<()> {
     let container = stage.pod()?.container(|_| ())?;
     container.exec("cp /bin/sh /mine && chmod 4755 /mine && chmod 755 /")?;
@@ -62,7 +62,7 @@ fn readonly_root(stage: &Stage<'_>) -> Result<()> {
     for path in ["/new", "/etc/new", "/tmp/new"] {
         container.fails(&format!("echo x > {path}"))?;
     }
-    // What is mounted into it is no part of it, and its place was made before it was closed.
+    // Mounts in a read-only root stay writable, and their mount points were made before.
     container.exec("echo x > /made/for/it/new").map(drop)
 }
 
@@ -75,7 +75,7 @@ fn privileged(stage: &Stage<'_>) -> Result<()> {
     let container = pod.container(|config| security(config).privileged = true)?;
     let text = container.exec(MOUNT)?;
     ensure!(text == "mounted", "{text}");
-    // Its pod alone gives a container nothing.
+    // A privileged pod does not make its containers privileged.
     pod.container(|_| ())?.fails(MOUNT)
 }
 
@@ -127,7 +127,7 @@ fn dropped_capability(stage: &Stage<'_>) -> Result<()> {
 }
 
 fn added_capability(stage: &Stage<'_>) -> Result<()> {
-    // A mount is made by who may administrate the system, on both systems.
+    // Mounting needs an administrator's rights on both systems.
     let container =
         stage.pod()?.container(|config| capabilities(config).add_capabilities = vec!["SYS_ADMIN".to_owned()])?;
     container.exec(MOUNT).map(drop)

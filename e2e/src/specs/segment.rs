@@ -1,4 +1,4 @@
-//! System V shared memory, as the program `shm` of the test images makes it, and as the host sees it.
+//! System V shared memory segments, made by the program `shm` of the test images, and their view from the host.
 
 use anyhow::Result;
 
@@ -7,15 +7,15 @@ use crate::process::Program;
 /// A System V shared memory segment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
-    /// What its maker asked for.
+    /// The requested key.
     pub(super) key: i32,
     pub(super) id: i32,
-    /// Whether others find it by its key, or by its id only.
+    /// Whether other containers find it by its key, or by its id only.
     pub(super) known_by_key: bool,
 }
 
 impl Segment {
-    /// The command that prints its text in a container that did not make it.
+    /// The command that prints its text in another container.
     pub(super) fn read(&self) -> String {
         if self.known_by_key { format!("shm read {}", self.key) } else { format!("shm read-id {}", self.id) }
     }

@@ -1,10 +1,10 @@
-//! What a spec works with: it makes what is needed, and at the end of the spec removes all of it, whatever became of the spec.
+//! The stage of a spec: it makes pods and files for the spec, and removes all of them at its end, also after a failure.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use proto::v1::*;
@@ -16,20 +16,18 @@ use super::segment::Segment;
 use super::system::System;
 use crate::process::{Background, Program};
 
-/// How long something that goes on by itself may take, also on a machine that is emulated.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked at.
-const POLL: Duration = Duration::from_millis(100);
-/// The label that all pods of a stage have, with its name.
+/// The time-out of anything asynchronous, also on an emulated machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// The label of all pods of a stage; its value is the stage's name.
 const LABEL: &str = "stage";
-/// The first key of shared memory segments: no other program's.
+/// The first key of shared memory segments, which no other program uses.
 const FIRST_KEY: i32 = 0x0cb0_0000;
 
-/// Where one spec makes what it needs.
+/// The pods and files of one spec.
 pub(super) struct Stage<'a> {
-    /// The server, and where files are made.
+    /// The server, and the directory of files.
     pub(super) ground: &'a Ground<'a>,
-    /// What is different here.
+    /// The differences of this system.
     pub(super) system: &'static System,
     name: String,
     dir: PathBuf,
@@ -38,28 +36,28 @@ pub(super) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// A stage in a new directory; the name is no other stage's.
+    /// A stage in a new directory; the name is unique.
     pub(super) fn new(ground: &'a Ground<'a>, system: &'static System, name: String) -> Result<Self> {
         let dir = ground.dir.join(&name);
         std::fs::create_dir_all(&dir)?;
-        // Its real path: the server says where a mount leads.
+        // The real path: the server reports real paths of mounts.
         let dir = dir.canonicalize()?;
         Ok(Self { ground, system, name, dir, segments: RefCell::default(), count: Cell::new(0) })
     }
 
-    /// A number that it has not given before.
+    /// A new number.
     pub(super) fn next(&self) -> u32 {
         self.count.replace(self.count.get() + 1)
     }
 
-    /// A directory of the host; made.
+    /// Makes a directory on the host.
     pub(super) fn directory(&self, name: &str) -> Result<PathBuf> {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     }
 
-    /// A segment of shared memory, made in a container with this text. What is left of it on the host is removed at the end.
+    /// Makes a shared memory segment with this text in a container. The end of the stage removes it from the host.
     pub(super) fn segment(&self, container: &Container<'_>, text: &str) -> Result<Segment> {
         let key = FIRST_KEY + i32::try_from(std::process::id() % 0x1000)? * 0x100 + i32::try_from(self.next())?;
         let printed = container.exec(&format!("shm make {key} {text}"))?;
@@ -69,17 +67,17 @@ impl<'a> Stage<'a> {
         Ok(segment)
     }
 
-    /// An ordinary pod.
+    /// Runs a pod with the default configuration.
     pub(super) fn pod(&self) -> Result<Pod<'_>> {
         self.pod_with(|_| ())
     }
 
-    /// A pod that is not ordinary.
+    /// Runs a pod with a changed configuration.
     pub(super) fn pod_with(&self, change: impl FnOnce(&mut PodSandboxConfig)) -> Result<Pod<'_>> {
         self.run_pod(change, "").context("RunPodSandbox")
     }
 
-    /// A pod that must be refused for this field or word.
+    /// RunPodSandbox, which must be refused with this field or word.
     pub(super) fn pod_refused(&self, word: &str, change: impl FnOnce(&mut PodSandboxConfig)) -> Result<()> {
         refused("RunPodSandbox", self.run_pod(change, "").map(|pod| pod.id), word)
     }
@@ -108,7 +106,7 @@ impl<'a> Stage<'a> {
         Ok(Pod { stage: self, id, config })
     }
 
-    /// crictl's port-forward from a port of 127.0.0.1 to one of a pod, in the background.
+    /// Starts crictl's port-forward from a port of 127.0.0.1 to a port of a pod.
     pub(super) fn forward(&self, pod: &str, from: u16, to: u16) -> Result<Background> {
         let (address, ports) = (format!("unix://{}", self.ground.socket.display()), format!("{from}:{to}"));
         let args = ["--runtime-endpoint", &address, "--image-endpoint", &address, "port-forward", pod, &ports];
@@ -120,7 +118,7 @@ impl<'a> Stage<'a> {
         BTreeMap::from([(LABEL.to_owned(), self.name.clone())])
     }
 
-    /// Every pod of this stage, by the server's word: also one whose maker did not get an answer.
+    /// All pods of this stage on the server, also those whose response was lost.
     fn pods(&self) -> Result<Vec<String>, Status> {
         let filter = PodSandboxFilter { label_selector: self.label(), ..PodSandboxFilter::default() };
         let client = self.ground.client;
@@ -129,7 +127,7 @@ impl<'a> Stage<'a> {
         Ok(answer.into_inner().items.into_iter().map(|pod| pod.id).collect())
     }
 
-    /// Removes everything that the spec made; everything is tried, and each error is told.
+    /// Removes all objects of the spec, and reports every error.
     pub(super) fn remove(self) -> Result<()> {
         let mut errors = Vec::new();
         match self.pods() {
@@ -154,19 +152,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Asks until there is an answer.
-pub(super) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        ensure!(start.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
-        std::thread::sleep(POLL);
-    }
-}
-
-/// A port of 127.0.0.1 that nobody listened on a moment ago.
+/// A free port of 127.0.0.1.
 pub(super) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,33 +1,32 @@
-//! What one system answers or spells in another way than the other: the only place where the specs know which one they run on.
-//! docs/coverage.md has the reasons.
+//! The differences between the systems, for all specs. docs/coverage.md has the reasons.
 
 use anyhow::{Context, Result};
 
 /// One system.
 #[derive(Debug)]
 pub(super) struct System {
-    /// In Rust's words.
+    /// As in `std::env::consts::OS`.
     os: &'static str,
     /// Whether a container may see processes outside its pod (pid NODE) or another container's (pid TARGET); refused otherwise.
     pub(super) sees_other_processes: bool,
-    /// Whether the containers of a pod see each other's processes unless they ask for processes of their own.
+    /// Whether the containers of a pod see each other's processes by default.
     pub(super) shares_processes_in_a_pod: bool,
-    /// Whether a segment of shared memory is found by its key outside the container that made it. Otherwise by its id only, and
-    /// the host lists it under its id: FreeBSD's keys are each jail's own (`shm_find_segment_by_key` in kern/sysv_shm.c).
+    /// Whether other containers find a shared memory segment by its key. Otherwise they and the host find it by its id: FreeBSD's
+    /// keys belong to a jail (`shm_find_segment_by_key` in kern/sysv_shm.c).
     pub(super) shares_segment_keys: bool,
     /// Whether mounts may be propagated; refused otherwise.
     pub(super) propagates_mounts: bool,
-    /// The name of a parameter that every network has for itself, a number; and what prints it.
+    /// A numeric kernel parameter of each network, and the command that prints it.
     pub(super) pods_parameter: (&'static str, &'static str),
-    /// Parameters that are the whole machine's.
+    /// Kernel parameters of the whole machine.
     pub(super) hosts_parameters: &'static [&'static str],
     /// A capability that no container can have, known or not.
     pub(super) refused_capability: &'static str,
-    /// Prints the network interfaces, in words.
+    /// Prints the names of network interfaces.
     pub(super) interfaces: &'static str,
-    /// Takes a pod's jail or network away as an administrator would (POD: the beginning of its id in kernel names).
+    /// Removes a pod's jail or network like an administrator (POD: the short id in kernel names).
     lose: &'static str,
-    /// Answers requests to a port of 127.0.0.1 (PORT) with a line (LINE), and prints nothing.
+    /// Serves a line (LINE) on a port of 127.0.0.1 (PORT), and prints nothing.
     serve: &'static str,
 }
 
@@ -64,18 +63,18 @@ const SYSTEMS: [System; 2] = [
 ];
 
 impl System {
-    /// The one that this program runs on: the server's socket is on the same machine.
+    /// The system of this machine, which is also the server's.
     pub(super) fn here() -> Result<&'static Self> {
         let os = std::env::consts::OS;
         SYSTEMS.iter().find(|system| system.os == os).with_context(|| format!("no specs for {os}"))
     }
 
-    /// A script that takes a pod with this id its jail or network away.
+    /// The script that removes the jail or network of this pod.
     pub(super) fn lose(&self, pod: &str) -> String {
         self.lose.replace("POD", &pod[..SHORT_ID])
     }
 
-    /// A script that answers every HTTP request to a port of 127.0.0.1, one after the other; the answer ends with a line.
+    /// The script that serves HTTP on a port of 127.0.0.1, one request at a time; the response ends with `line`.
     pub(super) fn serve(&self, line: &str, port: u16) -> String {
         self.serve.replace("LINE", line).replace("PORT", &port.to_string())
     }

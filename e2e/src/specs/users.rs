@@ -1,4 +1,4 @@
-//! Who a container's processes are: users and groups by number and by name, and the groups of the image's own files.
+//! The users and groups of a container's processes: by number, by name, and from the image's own files.
 
 use std::collections::BTreeSet;
 
@@ -114,7 +114,7 @@ fn without_linux(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The groups of the first process, of another one, and of the status are these, in any order.
+/// Checks the groups of the first process, of another one, and of the status, in any order.
 fn groups_are(stage: &Stage<'_>, wanted: &[u32], change: impl Fn(&mut ContainerConfig)) -> Result<()> {
     let pod = stage.pod()?;
     let wanted: BTreeSet<u32> = wanted.iter().copied().collect();

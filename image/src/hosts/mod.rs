@@ -1,5 +1,5 @@
-//! Where images of a registry come from: mirrors and the registry itself, configured as containerd does it, by
-//! `HOST/hosts.toml` or `_default/hosts.toml` in one directory. Read anew for every pull: a change needs no restart.
+//! The hosts of a registry: its mirrors and the registry itself, configured as in containerd by `HOST/hosts.toml` or
+//! `_default/hosts.toml`. Read for every pull: a change needs no restart.
 
 mod parse;
 
@@ -14,34 +14,34 @@ pub use parse::parse;
 
 use crate::Error;
 
-/// Bytes of a hosts.toml or a certificate file; real ones have a few thousand.
+/// Bytes of a hosts.toml or a certificate file; usual ones have a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One host that is asked for an image.
+/// One host of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Scheme, host and the path that everything stands below: `https://registry-1.docker.io/v2`.
+    /// Scheme, host and path prefix: `https://registry-1.docker.io/v2`.
     pub base: Url,
-    /// It is asked what a tag means.
+    /// It may resolve tags.
     pub resolve: bool,
-    /// It is asked for content.
+    /// It may serve content.
     pub pull: bool,
-    /// Its certificate is not checked.
+    /// Its certificate is not verified.
     pub skip_verify: bool,
-    /// Files of certificate authorities to trust besides the system's.
+    /// Files of certificate authorities to trust in addition to the system's.
     pub ca: Vec<PathBuf>,
     /// Certificate and key files to present; one file may hold both.
     pub client: Vec<(PathBuf, Option<PathBuf>)>,
-    /// Headers to send with each request to it.
+    /// Headers of each request to it.
     pub headers: HeaderMap,
-    /// It is the registry itself, wherever hosts.toml says that this is: only then credentials that name no host are for it.
+    /// It is the registry itself, at the address in hosts.toml: only then it gets credentials that name no host.
     pub own: bool,
-    /// The registry that it stands for, when it is another: sent as `ns`, as containerd does.
+    /// The registry that it mirrors: sent as `ns`, as by containerd.
     pub mirror_of: Option<String>,
 }
 
 impl Endpoint {
-    /// Host, and port where it has one.
+    /// Host, and port if it has one.
     #[must_use]
     pub fn authority(&self) -> String {
         let host = self.base.host_str().unwrap_or_default();
@@ -60,7 +60,7 @@ impl Hosts {
         Self { directory }
     }
 
-    /// Whom to ask for an image of this registry, the first first; the registry itself is the last.
+    /// The hosts of a registry in the order in which to try them; the registry itself is the last.
     pub(crate) fn of(&self, domain: &str) -> Result<Vec<Endpoint>, Error> {
         let places = self.directory.iter().flat_map(|directory| names(domain).map(|name| directory.join(name)));
         for place in places {
@@ -78,7 +78,7 @@ impl Hosts {
     }
 }
 
-/// The directories that may stand for a registry, as containerd names them.
+/// The directories of a registry, with containerd's names.
 fn names(domain: &str) -> impl Iterator<Item = String> {
     let escaped =
         domain.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(host, port)| format!("{host}_{port}_"));
@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
-/// Reads a small file of the configuration whole.
+/// Reads a file of the configuration, up to a limit.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

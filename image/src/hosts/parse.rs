@@ -1,5 +1,5 @@
-//! hosts.toml, in the form that containerd documents. An unknown key is refused: a mirror that is silently not used, or
-//! trusted otherwise than its owner meant, is found too late. Pure.
+//! Parses hosts.toml in the form that containerd documents. An unknown key is an error, so that a misspelt key cannot disable a
+//! mirror or its verification unnoticed. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -64,8 +64,8 @@ enum Clients {
     Files(OneOrMany),
 }
 
-/// Reads a hosts.toml: the mirrors in their order, then the registry itself. `domain` is the registry whose file it is, and
-/// relative file names in it count from `directory`.
+/// Parses a hosts.toml: the mirrors in their order, then the registry itself. `domain` is the registry; relative file names are
+/// below `directory`.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the key and its value.
@@ -101,7 +101,7 @@ fn read<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<T, Error>
     table.try_into().map_err(|error: toml::de::Error| Error::invalid(what, error.message().to_owned()))
 }
 
-/// Whose file it is, and where.
+/// The registry and the directory of the file.
 struct Place<'a> {
     domain: &'a str,
     directory: &'a Path,
@@ -134,7 +134,7 @@ fn base_authority(address: &str) -> Option<String> {
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// The address with the API's path: `/v2` is added unless it stands there or the configuration gives the whole path.
+/// The address with the API's path: `/v2` is appended unless it is there or `override_path` is set.
 fn base(key: &str, address: &str, whole: bool) -> Result<Url, Error> {
     let refuse = |reason: &str| Error::invalid(key, format!("{address:?} {reason}"));
     let address_with_scheme = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
@@ -153,7 +153,7 @@ fn base(key: &str, address: &str, whole: bool) -> Result<Url, Error> {
     Ok(url)
 }
 
-/// What a host may be asked for: (resolve, pull). Nothing said: all.
+/// The capabilities of a host: (resolve, pull). Default: both.
 fn capabilities(key: &str, list: Option<Vec<String>>) -> Result<(bool, bool), Error> {
     let Some(list) = list else { return Ok((true, true)) };
     if let Some(unknown) = list.iter().find(|name| !matches!(name.as_str(), "pull" | "resolve" | "push" | "referrers"))
@@ -190,7 +190,7 @@ fn headers(key: &str, table: toml::Table) -> Result<HeaderMap, Error> {
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("not a header's name"))?;
         let values: OneOrMany = value.try_into().map_err(|_| refuse("neither a string nor a list of strings"))?;
         for value in values.list() {
-            // The value may be a secret: the error does not repeat it.
+            // The value may be a secret: the error omits it.
             let mut value = HeaderValue::from_str(&value).map_err(|_| refuse("not a header's value"))?;
             value.set_sensitive(true);
             headers.append(header.clone(), value);
@@ -199,7 +199,7 @@ fn headers(key: &str, table: toml::Table) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// The registry's own address. Registries on this machine speak plain HTTP unless their port says otherwise, as in containerd.
+/// The registry's own address. Registries on this machine use plain HTTP unless the port is 443, as in containerd.
 fn default_server(domain: &str) -> String {
     if domain == "docker.io" {
         return "https://registry-1.docker.io".to_owned();

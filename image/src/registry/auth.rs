@@ -1,22 +1,22 @@
-//! Authentication: a registry that answers 401 says how it wants to be asked. Basic, or a bearer token from a server that it
-//! names, for which the credentials, a refresh token or nothing is shown.
+//! Authentication: the response 401 of a registry names the scheme. Basic, or Bearer with a token from a token server, which gets
+//! the user name and password, a refresh token, or nothing.
 
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::client::Registry;
-use super::{Fault, basic_value};
+use super::{Failure, basic_value};
 use crate::{Error, json};
 
-/// Bytes of a token server's answer; tokens that name many scopes have some thousands.
+/// Bytes of a token server's response; tokens with many scopes have some thousands.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
 /// Parameters of one challenge.
 const PARAMETERS_MAX: usize = 32;
-/// How this client calls itself to token servers.
+/// The client id for token servers.
 const CLIENT_ID: &str = "cellblock";
 
-/// What a registry asks for.
+/// A challenge of a registry.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
@@ -30,8 +30,8 @@ struct Token {
 }
 
 impl Registry {
-    /// The header that answers the registry's challenge.
-    pub(super) async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, Fault> {
+    /// Makes the header for the registry's challenge.
+    pub(super) async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, Failure> {
         let credentials = &self.credentials;
         if !credentials.registry_token.is_empty() {
             return header(&format!("Bearer {}", credentials.registry_token));
@@ -47,11 +47,11 @@ impl Registry {
         }
     }
 
-    fn basic(&self) -> Result<HeaderValue, Fault> {
+    fn basic(&self) -> Result<HeaderValue, Failure> {
         header(&format!("Basic {}", basic_value(&self.credentials.username, &self.credentials.password)))
     }
 
-    async fn token(&self, realm: &str, service: Option<&str>, scope: &str) -> Result<HeaderValue, Fault> {
+    async fn token(&self, realm: &str, service: Option<&str>, scope: &str) -> Result<HeaderValue, Failure> {
         let invalid = |reason: &str| {
             Error::invalid(format!("token server of registry {}", self.name()), format!("{realm:?} {reason}"))
         };
@@ -91,8 +91,8 @@ impl Registry {
     }
 }
 
-/// The address of the token server that a registry names. It may be on another host (that of docker.io is), but gets the
-/// credentials over no worse a connection than the registry does.
+/// Parses the address of a registry's token server. It may be another host (docker.io's is), but gets credentials only over
+/// HTTPS if the registry uses HTTPS.
 fn token_server(realm: &str, registry: &Url) -> Result<Url, &'static str> {
     let url = Url::parse(realm).map_err(|_| "is not an address")?;
     match (url.scheme(), registry.scheme()) {
@@ -102,15 +102,15 @@ fn token_server(realm: &str, registry: &Url) -> Result<Url, &'static str> {
     }
 }
 
-/// A header that no log prints.
-fn header(value: &str) -> Result<HeaderValue, Fault> {
+/// Makes a header that logs do not print.
+fn header(value: &str) -> Result<HeaderValue, Failure> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| Error::invalid("credentials", "they have characters that no header can have"))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// The challenge to answer: Bearer before Basic.
+/// Chooses the challenge: Bearer before Basic.
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let all: Vec<Challenge> =
         headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).flat_map(parse).collect();
@@ -118,7 +118,7 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     all.into_iter().nth(bearer.unwrap_or(0))
 }
 
-/// Reads one header's value: a scheme and its parameters, perhaps several schemes (RFC 9110, 11.6.1).
+/// Parses a header: one or several schemes with their parameters (RFC 9110, 11.6.1).
 fn parse(text: &str) -> Vec<Challenge> {
     let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
     for part in split(text) {
@@ -152,7 +152,7 @@ fn known(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge> {
     }
 }
 
-/// Splits at the commas that stand outside of quotes.
+/// Splits at the commas outside of quotes.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let separator = move |c: char| {

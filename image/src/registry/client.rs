@@ -1,4 +1,4 @@
-//! One host: requests with its headers, credentials and TLS settings, redirects, and what its refusals mean.
+//! The client of one host: requests with its headers, credentials and TLS settings, redirects, and errors.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -9,48 +9,48 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, Resp
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::Fault;
+use super::Failure;
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
 use crate::hosts::{Endpoint, read_file};
 use crate::{Credentials, Digest, Error, Reference, Target, json};
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Why a host is not waited for any longer.
+/// The reason of a time-out.
 const SILENT: &str = "it said nothing for";
-/// Redirects of one request: content networks use one or two.
+/// Redirects of one request: content delivery networks use one or two.
 const REDIRECTS_MAX: usize = 5;
-/// Bytes that are read of a refusal.
+/// Bytes of an error response that are read.
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
-/// Characters of a refusal that an error repeats.
+/// Characters of an error response that an error repeats.
 const REASON_LENGTH: usize = 300;
-/// A registry that asks to wait longer than this is not waited for.
+/// The limit of Retry-After.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
-/// The client for hosts without TLS settings of their own, shared so that connections are kept.
+/// The client for hosts without TLS settings, shared so that connections are reused.
 static PLAIN: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder()));
-/// The same for this machine: nothing on loopback is reached by a proxy.
+/// The same for loopback, which no proxy reaches.
 static LOOPBACK: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder().no_proxy()));
 
-/// One host that is asked for one repository.
+/// One repository at one host.
 pub(super) struct Registry {
     pub(super) endpoint: Endpoint,
     http: Client,
-    /// For hosts that this one leads to: without its client certificates.
+    /// The client for other hosts, without client certificates: redirects and token servers.
     elsewhere: Client,
     pub(super) credentials: Credentials,
     pub(super) repository: String,
-    /// How long it may say nothing, and a document may take in all.
-    pub(super) patience: Duration,
+    /// How long the host may stay silent, and a document may take.
+    pub(super) timeout: Duration,
     reference: String,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
-/// What is asked for.
+/// A GET request.
 struct Request<'a> {
     url: Url,
     accept: Option<&'a str>,
-    /// Bytes that are there already.
+    /// The start of the range.
     offset: u64,
 }
 
@@ -68,12 +68,12 @@ struct RefusalEntry {
 }
 
 impl Registry {
-    /// Prepares to ask a host. Reads certificate files: blocking.
+    /// Prepares the clients. Reads certificate files: blocking.
     pub(super) fn new(
         endpoint: Endpoint,
         reference: &Reference,
         credentials: &Credentials,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, Error> {
         let http = client(&endpoint)?;
         let elsewhere = if endpoint.client.is_empty() {
@@ -89,7 +89,7 @@ impl Registry {
             elsewhere,
             credentials,
             repository: reference.path().to_owned(),
-            patience,
+            timeout,
             reference: reference.to_string(),
             authorization: Mutex::new(None),
         })
@@ -100,8 +100,8 @@ impl Registry {
         self.endpoint.authority()
     }
 
-    /// A manifest or an index, checked against the digest that it is asked for by, or that the registry announces.
-    pub(super) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Fault> {
+    /// Gets a manifest or an index, and verifies the digest of the reference, or else of the response's header.
+    pub(super) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Failure> {
         let name = match target {
             Target::Tag(tag) => tag.clone(),
             Target::Digest(digest) => digest.to_string(),
@@ -116,9 +116,9 @@ impl Registry {
                 .get("docker-content-digest")
                 .and_then(|value| value.to_str().ok())
                 .map(str::to_owned);
-            Ok::<_, Fault>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
+            Ok::<_, Failure>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
         };
-        let (bytes, announced) = within(self.patience, &operation, "it took longer than", document).await??;
+        let (bytes, announced) = within(self.timeout, &operation, "it took longer than", document).await??;
         let digest = Digest::of(&bytes);
         let expected = if let Target::Digest(expected) = target { Some(expected.to_string()) } else { announced };
         match expected {
@@ -130,8 +130,8 @@ impl Registry {
         }
     }
 
-    /// A blob's bytes from an offset on: the response, and whether it starts there or at the beginning.
-    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, bool), Fault> {
+    /// Gets a blob from an offset on: the response, and whether it starts there or at the beginning.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, bool), Failure> {
         let request = Request { url: self.url("blobs", digest.as_str()), accept: None, offset };
         let response = self.send(&request).await?;
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
@@ -148,13 +148,13 @@ impl Registry {
         url
     }
 
-    /// The client for an address. What proves the node's identity to this host is shown to no other.
+    /// The client for an address. Only this host gets the client certificates.
     pub(super) fn client_for(&self, url: &Url) -> &Client {
         if url.origin() == self.endpoint.base.origin() { &self.http } else { &self.elsewhere }
     }
 
-    /// Sends a request; asked for authentication by the host itself, answers once.
-    async fn send(&self, request: &Request<'_>) -> Result<Response, Fault> {
+    /// Sends a request; after a 401 from the host itself, authenticates and sends it once more.
+    async fn send(&self, request: &Request<'_>) -> Result<Response, Failure> {
         let used = self.authorization.lock().await.clone();
         let (response, own) = self.follow(request, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -167,7 +167,7 @@ impl Registry {
         }
         let authorization = {
             let mut current = self.authorization.lock().await;
-            // Another request may have been asked meanwhile, and have answered.
+            // Another request may have authenticated meanwhile.
             if *current == used {
                 *current = Some(self.authorize(response.headers()).await?);
             }
@@ -177,13 +177,13 @@ impl Registry {
         self.accepted(response).await
     }
 
-    /// Sends a request and follows its redirects; also tells whether this host itself answers, and no other led to the answer.
-    /// The host's own headers and the credentials go to the host alone, and not where another one sends the request back to it.
+    /// Sends a request and follows its redirects; also returns whether no other host was involved. Only this host gets its headers
+    /// and the credentials, and not if another host redirects back to it.
     async fn follow(
         &self,
         request: &Request<'_>,
         authorization: Option<&HeaderValue>,
-    ) -> Result<(Response, bool), Fault> {
+    ) -> Result<(Response, bool), Failure> {
         let operation = format!("cannot reach registry {}", self.name());
         let (mut url, mut own) = (request.url.clone(), true);
         for _ in 0..=REDIRECTS_MAX {
@@ -217,24 +217,24 @@ impl Registry {
         Error::Denied { registry: self.name(), reference: self.reference.clone(), reason: reason.to_owned() }
     }
 
-    async fn accepted(&self, response: Response) -> Result<Response, Fault> {
+    async fn accepted(&self, response: Response) -> Result<Response, Failure> {
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
     }
 
-    /// What a refusal means.
-    pub(super) async fn refused(&self, response: Response) -> Fault {
+    /// Maps an error response.
+    pub(super) async fn refused(&self, response: Response) -> Failure {
         let status = response.status();
         let wait = retry_after(response.headers());
         let said = self.body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
-        let reason = format!("{status}: {}", self.credentials.wash(&reason(&said)));
+        let reason = format!("{status}: {}", self.credentials.redact(&reason(&said)));
         let reason = reason.trim_end_matches([':', ' ']).to_owned();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&reason).into(),
             StatusCode::NOT_FOUND => Error::not_found(format!("{} in registry {}", self.reference, self.name())).into(),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Fault::Passing(self.unavailable(reason), wait)
+                Failure::Transient(self.unavailable(reason), wait)
             }
-            status if status.is_server_error() => Fault::Passing(self.unavailable(reason), wait),
+            status if status.is_server_error() => Failure::Transient(self.unavailable(reason), wait),
             _ => Error::failed(format!("registry {} refuses {}", self.name(), self.reference))(reason).into(),
         }
     }
@@ -243,20 +243,20 @@ impl Registry {
         Error::unavailable(format!("registry {} does not serve {} now", self.name(), self.reference))(reason)
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn answer(&self, request: RequestBuilder, operation: &str) -> Result<Response, Fault> {
-        let sent = within(self.patience, operation, SILENT, request.send()).await?;
-        sent.map_err(|error| passing(operation, error))
+    /// Sends a request and waits for the head of the response.
+    pub(super) async fn answer(&self, request: RequestBuilder, operation: &str) -> Result<Response, Failure> {
+        let sent = within(self.timeout, operation, SILENT, request.send()).await?;
+        sent.map_err(|error| transient(operation, error))
     }
 
     /// The next bytes of a response; None: it has ended.
-    pub(super) async fn chunk(&self, response: &mut Response, operation: &str) -> Result<Option<Bytes>, Fault> {
-        let chunk = within(self.patience, operation, SILENT, response.chunk()).await?;
-        chunk.map_err(|error| passing(operation, error))
+    pub(super) async fn chunk(&self, response: &mut Response, operation: &str) -> Result<Option<Bytes>, Failure> {
+        let chunk = within(self.timeout, operation, SILENT, response.chunk()).await?;
+        chunk.map_err(|error| transient(operation, error))
     }
 
-    /// Reads a response whole, up to a limit.
-    pub(super) async fn body(&self, mut response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Fault> {
+    /// Reads a body, up to a limit.
+    pub(super) async fn body(&self, mut response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk(&mut response, operation).await? {
             bytes.extend_from_slice(&chunk);
@@ -268,7 +268,7 @@ impl Registry {
     }
 }
 
-/// Whether the credentials may go to this host: they name it, or it is the registry `domain` itself and they name that or none.
+/// Whether this host may get the credentials: they name it, or it is the registry `domain` and they name that or no host.
 fn is_for(credentials: &Credentials, endpoint: &Endpoint, domain: &str) -> bool {
     let address = credentials.server_address.trim();
     if address.is_empty() {
@@ -284,7 +284,7 @@ fn is_for(credentials: &Credentials, endpoint: &Endpoint, domain: &str) -> bool 
     })
 }
 
-/// A redirect goes to HTTP or HTTPS, and from HTTPS to HTTPS only.
+/// Whether a redirect may be followed: to HTTP or HTTPS, and from HTTPS to HTTPS only.
 fn may_follow(from: &Url, to: &Url) -> bool {
     match to.scheme() {
         "https" => true,
@@ -298,7 +298,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// What a registry said, on one line and not without end.
+/// The text of an error response, as one line of limited length.
 fn reason(body: &[u8]) -> String {
     let text = match json::from_slice::<Refusal>(body) {
         Ok(refusal) => {
@@ -311,21 +311,21 @@ fn reason(body: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_LENGTH).collect()
 }
 
-/// Waits so long and no longer: what takes more may pass.
-async fn within<F: Future>(patience: Duration, operation: &str, reason: &str, work: F) -> Result<F::Output, Fault> {
-    tokio::time::timeout(patience, work).await.map_err(|_| {
-        let reason = format!("{reason} {} s", patience.as_secs_f32());
-        Fault::Passing(Error::unavailable(operation)(reason), None)
+/// Limits the time of some work; a time-out is transient.
+async fn within<F: Future>(timeout: Duration, operation: &str, reason: &str, work: F) -> Result<F::Output, Failure> {
+    tokio::time::timeout(timeout, work).await.map_err(|_| {
+        let reason = format!("{reason} {} s", timeout.as_secs_f32());
+        Failure::Transient(Error::unavailable(operation)(reason), None)
     })
 }
 
-/// A connection that failed. Addresses are left out of its text: those of redirects hold signatures.
-fn passing(operation: &str, error: reqwest::Error) -> Fault {
-    Fault::Passing(Error::unavailable(operation)(error.without_url()), None)
+/// A failed connection. The text omits addresses: those of redirects contain signatures.
+fn transient(operation: &str, error: reqwest::Error) -> Failure {
+    Failure::Transient(Error::unavailable(operation)(error.without_url()), None)
 }
 
 fn builder() -> ClientBuilder {
-    // Whoever installed one before chose well.
+    // Fails if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -345,7 +345,7 @@ fn client(endpoint: &Endpoint) -> Result<Client, Error> {
         let shared = if loopback { &LOOPBACK } else { &PLAIN };
         return match (&**shared, endpoint.base.scheme()) {
             (Ok(client), _) => Ok(client.clone()),
-            // Without any certificate authority on the system, hosts without TLS can still be asked.
+            // A system without certificate authorities can still use hosts without TLS.
             (Err(_), "http") => builder().no_proxy().tls_certs_only([]).build().map_err(Error::failed(operation())),
             (Err(error), _) => Err(Error::failed(operation())(error.clone())),
         };

@@ -1,6 +1,5 @@
-//! The registry protocol (the OCI distribution specification), as far as a pull needs it: manifests and blobs from one host,
-//! with its authentication. Nothing a host says is trusted: what is read into memory has limits, redirects are counted and get
-//! no credentials on other hosts, and no error repeats a secret.
+//! A client of the OCI distribution specification for pulls: manifests and blobs, with authentication. Hosts are not trusted:
+//! every document has a limit, redirects are counted and carry no credentials to other hosts, and errors contain no secrets.
 
 mod auth;
 mod client;
@@ -17,25 +16,25 @@ pub(crate) fn basic_value(username: &str, password: &str) -> String {
     base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{username}:{password}"))
 }
 
-/// Why a request did not give what it should.
+/// Why a request failed.
 #[derive(Debug)]
-enum Fault {
-    /// Asking again will not change it.
-    Final(Error),
-    /// It may pass, perhaps after the time that the registry asks for.
-    Passing(Error, Option<Duration>),
+enum Failure {
+    /// A retry would fail as well.
+    Permanent(Error),
+    /// A retry may succeed, perhaps after the Retry-After of the registry.
+    Transient(Error, Option<Duration>),
 }
 
-impl Fault {
-    fn error(self) -> Error {
+impl Failure {
+    fn into_error(self) -> Error {
         match self {
-            Self::Final(error) | Self::Passing(error, _) => error,
+            Self::Permanent(error) | Self::Transient(error, _) => error,
         }
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Final(error)
+        Self::Permanent(error)
     }
 }

@@ -1,5 +1,5 @@
-//! Where one image comes from: its mirrors in their order, then the registry itself. What one cannot give, the next is asked
-//! for; what may pass, is tried again.
+//! The sources of one image: its mirrors in their order, then the registry itself. After a permanent failure the next host is
+//! tried, after a transient one the same host again.
 
 use std::time::Duration;
 
@@ -7,17 +7,16 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Fault;
+use super::Failure;
 use super::client::Registry;
 use crate::document::Blob;
 use crate::hosts::Endpoint;
 use crate::{Credentials, Error, Reference, Target};
 
-/// How often a host is asked for the same, and the pause before the second time; each further one is twice as long.
+/// Attempts at one host, and the pause before the second one; it doubles for each further attempt.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(300);
-/// A download must bring this many bytes in the time that its host may say nothing, or come to its end: slower than an old
-/// modem is no download.
+/// Bytes that a download must bring within the time-out, unless it ends: slower than an old modem is no progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
 /// The hosts that have an image.
@@ -26,31 +25,31 @@ pub(crate) struct Source {
     reference: Reference,
 }
 
-/// What a download hands to whoever writes the blob.
+/// A message from a download to the writer of the blob.
 #[derive(Debug)]
 pub(crate) enum Piece {
     /// The next bytes.
     Bytes(Bytes),
-    /// What came so far is void.
+    /// Discard the bytes so far.
     Restart,
-    /// That was all.
+    /// The download is complete.
     End,
 }
 
 impl Source {
-    /// Prepares to ask these hosts. Reads certificate files: blocking.
+    /// Prepares the clients of these hosts. Reads certificate files: blocking.
     pub(crate) fn new(
         endpoints: Vec<Endpoint>,
         reference: &Reference,
         credentials: &Credentials,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, Error> {
-        let registry = |endpoint| Registry::new(endpoint, reference, credentials, patience);
+        let registry = |endpoint| Registry::new(endpoint, reference, credentials, timeout);
         let registries = endpoints.into_iter().map(registry).collect::<Result<_, _>>()?;
         Ok(Self { registries, reference: reference.clone() })
     }
 
-    /// A manifest or an index.
+    /// Gets a manifest or an index.
     pub(crate) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Error> {
         let fits = |registry: &&Registry| match target {
             Target::Tag(_) => registry.endpoint.resolve,
@@ -58,7 +57,7 @@ impl Source {
         };
         let mut last = None;
         for registry in self.registries.iter().filter(fits) {
-            match again(|| registry.manifest(target)).await {
+            match retry(|| registry.manifest(target)).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => last = Some(self.note(registry, error)),
             }
@@ -66,7 +65,7 @@ impl Source {
         Err(last.unwrap_or_else(|| self.nobody("resolve")))
     }
 
-    /// Downloads a blob piece by piece. A connection that breaks is taken up where it was.
+    /// Downloads a blob in pieces. Resumes after a broken connection.
     pub(crate) async fn blob(&self, blob: &Blob, pieces: &mpsc::Sender<Piece>) -> Result<(), Error> {
         let mut last = None;
         for registry in self.registries.iter().filter(|registry| registry.endpoint.pull) {
@@ -75,18 +74,18 @@ impl Source {
             loop {
                 match download(registry, blob, &mut done, pieces).await {
                     Ok(()) => return Ok(()),
-                    Err(Fault::Passing(error, wait)) if attempt < ATTEMPTS => {
+                    Err(Failure::Transient(error, wait)) if attempt < ATTEMPTS => {
                         tracing::debug!(blob = %blob.digest, error = host::chain(&error), attempt, "download broke off");
                         pause(attempt, wait).await;
                         attempt += 1;
                     }
-                    Err(fault) => {
-                        last = Some(self.note(registry, fault.error()));
+                    Err(failure) => {
+                        last = Some(self.note(registry, failure.into_error()));
                         break;
                     }
                 }
             }
-            // The next host starts at the beginning; a writer that is gone has its own error.
+            // The next host starts at the beginning; if the writer is gone, it reports its own error.
             if pieces.send(Piece::Restart).await.is_err() {
                 break;
             }
@@ -107,14 +106,14 @@ impl Source {
     }
 }
 
-/// Asks until it succeeds, is refused for good, or was asked often enough.
-async fn again<T, F: Future<Output = Result<T, Fault>>>(ask: impl Fn() -> F) -> Result<T, Error> {
+/// Retries transient failures, up to the limit.
+async fn retry<T, F: Future<Output = Result<T, Failure>>>(ask: impl Fn() -> F) -> Result<T, Error> {
     let mut attempt = 1;
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(Fault::Passing(_, wait)) if attempt < ATTEMPTS => pause(attempt, wait).await,
-            Err(fault) => return Err(fault.error()),
+            Err(Failure::Transient(_, wait)) if attempt < ATTEMPTS => pause(attempt, wait).await,
+            Err(failure) => return Err(failure.into_error()),
         }
         attempt += 1;
     }
@@ -124,11 +123,16 @@ async fn pause(attempt: u32, asked: Option<Duration>) {
     tokio::time::sleep(asked.unwrap_or(PAUSE * 2u32.pow(attempt - 1))).await;
 }
 
-/// One attempt, from where the last one ended.
-async fn download(registry: &Registry, blob: &Blob, done: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), Fault> {
+/// Makes one attempt, from the end of the last one.
+async fn download(
+    registry: &Registry,
+    blob: &Blob,
+    done: &mut u64,
+    pieces: &mpsc::Sender<Piece>,
+) -> Result<(), Failure> {
     let operation = format!("cannot download blob {} from {}", blob.digest, registry.name());
     let (mut response, resumed) = registry.blob(&blob.digest, *done).await?;
-    let gone = || Fault::Final(Error::failed(&operation)("nobody takes it any more"));
+    let gone = || Failure::Permanent(Error::failed(&operation)("nobody takes it any more"));
     if !resumed && *done > 0 {
         *done = 0;
         pieces.send(Piece::Restart).await.map_err(|_| gone())?;
@@ -137,10 +141,10 @@ async fn download(registry: &Registry, blob: &Blob, done: &mut u64, pieces: &mps
     while let Some(bytes) = registry.chunk(&mut response, &operation).await? {
         *done += bytes.len() as u64;
         brought += bytes.len() as u64;
-        if window.elapsed() > registry.patience {
+        if window.elapsed() > registry.timeout {
             if brought < PROGRESS_BYTES {
-                let reason = format!("only {brought} bytes came in {} s", registry.patience.as_secs_f32());
-                return Err(Fault::Passing(Error::unavailable(&operation)(reason), None));
+                let reason = format!("only {brought} bytes came in {} s", registry.timeout.as_secs_f32());
+                return Err(Failure::Transient(Error::unavailable(&operation)(reason), None));
             }
             (window, brought) = (Instant::now(), 0);
         }
@@ -156,7 +160,7 @@ async fn download(registry: &Registry, blob: &Blob, done: &mut u64, pieces: &mps
     }
     if *done < blob.size {
         let reason = format!("it ended after {done} of {} bytes", blob.size);
-        return Err(Fault::Passing(Error::unavailable(&operation)(reason), None));
+        return Err(Failure::Transient(Error::unavailable(&operation)(reason), None));
     }
     pieces.send(Piece::End).await.map_err(|_| gone())
 }

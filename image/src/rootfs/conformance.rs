@@ -1,5 +1,5 @@
-//! What every backend does, as one suite: the fake, copies, overlayfs and ZFS pass it. Each check makes chains and containers
-//! of its own and removes them, and the inventory is empty afterwards.
+//! The conformance suite of the backends: the fake, copies, overlayfs and ZFS pass it. Each check creates its chains and
+//! containers and removes them; the inventory is empty afterwards.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -12,7 +12,7 @@ use host::ContainerId;
 use super::{ChainId, Rootfs};
 use crate::{Digest, Error};
 
-/// Makes the backend anew on the same state, as a server does that was started again.
+/// Opens the backend again on the same state, as a restarted server does.
 pub type Open<'a> = &'a dyn Fn() -> Arc<dyn Rootfs>;
 
 type Check = fn(Open<'_>);
@@ -20,7 +20,7 @@ type Check = fn(Open<'_>);
 /// Runs every check.
 ///
 /// # Panics
-/// When the backend does not behave.
+/// If a check fails.
 pub fn run(open: Open<'_>) {
     let checks: [(&str, Check); 8] = [
         ("a chain is there when it is committed", committed),
@@ -62,7 +62,7 @@ fn inventory(rootfs: &dyn Rootfs) -> (Vec<ChainId>, Vec<ContainerId>) {
     (chains, containers)
 }
 
-/// Makes a chain whose layer is what `fill` does.
+/// Makes a chain whose layer `fill` writes.
 fn make(rootfs: &dyn Rootfs, name: &str, parent: Option<&ChainId>, fill: impl FnOnce(&Path)) -> ChainId {
     let unpacking = done("begin", rootfs.begin(&chain(name), parent));
     fill(&unpacking.directory);
@@ -97,7 +97,7 @@ fn begun_anew(open: Open<'_>) {
     let second = done("begin again", rootfs.begin(&chain("a"), None));
     assert!(!second.directory.join("stale").exists(), "a former attempt left something");
     write(&second.directory.join("stale"), "x");
-    // A restart in the middle of it: the chain is not there, and can be made.
+    // A restart while it is unpacked: the chain does not exist, and can be made.
     let rootfs = open();
     assert!(!done("has", rootfs.has(&chain("a"))));
     done("sweep", rootfs.sweep());
@@ -160,7 +160,7 @@ fn private(open: Open<'_>) {
     write(&one.join("new"), &"x".repeat(1 << 20));
     io(&one, fs::remove_file(one.join("f")));
     assert!(other.join("f").exists() && !other.join("new").exists(), "another's root is another's");
-    // ZFS counts what it has written out, which it does every few seconds.
+    // ZFS counts written transaction groups, one every few seconds.
     let grown = (0..100).any(|_| {
         let now = done("usage", rootfs.usage(&ids[0]));
         std::thread::sleep(Duration::from_millis(if now.bytes >= before.bytes + (1 << 19) { 0 } else { 200 }));
@@ -216,7 +216,7 @@ fn volume(open: Open<'_>) {
         let volume = done("volume", rootfs.volume(&id, chain));
         assert_eq!(done("volume again", rootfs.volume(&id, chain)), volume);
         assert!(volume.join("f").exists() && volume != root);
-        // Copies rely on whoever mounts them.
+        // The copy backend leaves read-only to the mount of the volume.
         if !matches!(rootfs.name(), "copy" | "fake") {
             assert!(fs::write(volume.join("new"), "x").is_err(), "it is read-only");
         }

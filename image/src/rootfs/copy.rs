@@ -1,6 +1,6 @@
-//! Roots by copying: for any file system. Every chain is a whole tree, and so is every container's root; where the file
-//! system clones blocks (ZFS, XFS, btrfs), copies share them. There are no mounts, so nothing is to be done after a reboot,
-//! and an image volume is the chain's own directory, which whoever mounts it mounts read-only.
+//! Roots by copying, for any file system. Every chain and every container's root is a full tree; where the file system clones
+//! blocks (ZFS, XFS, btrfs), copies share them. There are no mounts, so a reboot changes nothing. An image volume is the chain's
+//! directory; the runtime mounts it read-only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Opens the backend in a directory, which is made.
+    /// Opens the backend in a directory, which it creates.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -26,7 +26,7 @@ impl Copy {
         Ok(Self { layout: Layout::open(directory)? })
     }
 
-    /// The directory of a container that has a root, which is `root` in it.
+    /// The directory of a container that has a root.
     pub(super) fn container(&self, id: &ContainerId) -> Result<PathBuf, Error> {
         let directory = self.layout.container(id);
         let missing = || Error::not_found(format!("root of container {id}"));

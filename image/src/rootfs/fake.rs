@@ -1,5 +1,5 @@
-//! A fake for tests that must fail at every step: it behaves like any backend, in a directory of its own, without mounts and
-//! without root, and each of its calls counts in the plan of faults that all fakes share.
+//! The fake backend, for tests that fail at every step: it behaves like any backend, in a directory, without mounts or root, and
+//! each of its calls counts in the fault plan of all fakes.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use super::layout::remove;
 use super::{ChainId, Copy, FsUsage, Rootfs, Unpacking, check_snapshot_name, tree};
 use crate::Error;
 
-/// Root file systems by copying that fail or hang when the plan says so.
+/// Root file systems by copying, with fault injection.
 #[derive(Debug)]
 pub struct Fake {
     copy: Copy,
@@ -20,7 +20,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Opens the fake in a directory; opened again on the same one, it is as after a restart.
+    /// Opens the fake in a directory; opening it again simulates a restart.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -130,10 +130,10 @@ impl Rootfs for Fake {
     }
 }
 
-/// Where a container's snapshots are, in its directory.
+/// The subdirectory of a container's snapshots.
 const SNAPSHOTS: &str = "snapshots";
 
-/// The snapshots of a container with their names, oldest first: copies of its root as `NUMBER-NAME`.
+/// The snapshots of a container, the oldest first: copies of its root, `NUMBER-NAME`.
 fn snapshots(container: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
     let directory = container.join(SNAPSHOTS);
     let entries = match fs::read_dir(&directory) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Copy, Kind, Rootfs, Zfs};
 use crate::Error;
 
-/// Opens one of them.
+/// Opens a backend of this system.
 pub(super) fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
     match (kind, dataset) {
         (Kind::Auto | Kind::Zfs, Some(dataset)) => Ok(Arc::new(Zfs::open(&directory.join("zfs"), dataset)?)),

@@ -1,6 +1,5 @@
-//! What the backends that keep chains and roots in directories share: where everything lies, what is written down about it,
-//! and what stands on what. `chains/HEX` is a whole chain, `begun/HEX` one that is being unpacked, `containers/ID` a
-//! container's; a chain becomes whole by a rename.
+//! The directory layout and the records of the backends that keep chains and roots in directories. `chains/HEX` is a complete
+//! chain, `begun/HEX` one that is being unpacked, `containers/ID` a container's directory; a rename completes a chain.
 
 use std::fs;
 use std::io;
@@ -17,25 +16,25 @@ use crate::{Digest, Error, sys};
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
 
-/// What is written down about a chain.
+/// The record of a chain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {
     version: u32,
-    /// The chain that it stands on.
+    /// The chain below it.
     pub(super) parent: Option<ChainId>,
     bytes: u64,
     inodes: u64,
 }
 
-/// What is written down about a container's root.
+/// The record of a container's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ContainerRecord {
     version: u32,
-    /// The chain that its root is made from; None while it has volumes only.
+    /// The chain of its root; None while it has volumes only.
     pub(super) chain: Option<ChainId>,
-    /// The chains that it has as volumes.
+    /// The chains of its image volumes.
     pub(super) volumes: Vec<ChainId>,
-    /// What the root held when it was made, in bytes and inodes.
+    /// Usage of the new root, in bytes and inodes.
     pub(super) made: (u64, u64),
 }
 
@@ -46,7 +45,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Opens the directory, making what is missing.
+    /// Opens the directory and creates missing parts.
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         for name in ["chains", "begun", "containers"] {
             let path = directory.join(name);
@@ -55,27 +54,27 @@ impl Layout {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// The directory itself.
+    /// The path of the directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where a whole chain is.
+    /// The path of a complete chain.
     pub(super) fn chain(&self, chain: &ChainId) -> Result<PathBuf, Error> {
         Ok(self.directory.join("chains").join(chain.hex()?))
     }
 
-    /// Where a chain is while it is unpacked.
+    /// The path of a chain that is being unpacked.
     pub(super) fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
         Ok(self.directory.join("begun").join(chain.hex()?))
     }
 
-    /// Where a container's things are.
+    /// The path of a container's directory.
     pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
         self.directory.join("containers").join(id.as_str())
     }
 
-    /// What was begun and never became whole.
+    /// The chains that were begun and not completed.
     pub(super) fn all_begun(&self) -> Result<Vec<ChainId>, Error> {
         Ok(names(&self.directory.join("begun"))?.iter().filter_map(|name| ChainId::from_hex(name)).collect())
     }
@@ -84,7 +83,7 @@ impl Layout {
         Ok(self.chain(chain)?.is_dir())
     }
 
-    /// What is written down about a chain.
+    /// The record of a chain.
     pub(super) fn chain_record(&self, chain: &ChainId) -> Result<ChainRecord, Error> {
         let record = read(&self.chain(chain)?.join("chain.json"))?;
         record.ok_or_else(|| Error::not_found(format!("layer chain {}", chain.0)))
@@ -94,7 +93,7 @@ impl Layout {
         self.chain_record(chain).map(|record| FsUsage { bytes: record.bytes, inodes: record.inodes })
     }
 
-    /// Makes the place for a chain to be unpacked to, and writes down what it will stand on. What was there goes.
+    /// Makes the directory to unpack a chain into, and records its parent. Removes an earlier attempt.
     pub(super) fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<PathBuf, Error> {
         let begun = self.begun(chain)?;
         remove(&begun)?;
@@ -104,7 +103,7 @@ impl Layout {
         Ok(begun)
     }
 
-    /// Makes what was begun whole: counted, written down, on the disk, and then renamed. Whole already: done.
+    /// Completes a chain: counts it, writes its record, syncs it to the disk, and renames it. Idempotent.
     pub(super) fn commit(&self, chain: &ChainId) -> Result<(), Error> {
         if self.has(chain)? {
             return Ok(());
@@ -122,7 +121,7 @@ impl Layout {
         kept.map_err(Error::io(format!("cannot keep layer chain {}", chain.0)))
     }
 
-    /// Removes a chain, whole or begun. A whole one is no longer whole first: a crash leaves it to the next sweep.
+    /// Removes a chain, complete or begun. Moves a complete one to `begun` first: a crash leaves it to the next sweep.
     pub(super) fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.check_free(chain)?;
         let (whole, begun) = (self.chain(chain)?, self.begun(chain)?);
@@ -135,7 +134,7 @@ impl Layout {
         }
     }
 
-    /// Says who stands on a chain, if anybody does.
+    /// Names a chain or a container that uses a chain.
     pub(super) fn check_free(&self, chain: &ChainId) -> Result<(), Error> {
         let conflict = |who: String| Error::Conflict { what: format!("layer chain {} is in use by {who}", chain.0) };
         let (chains, containers) = self.inventory()?;
@@ -153,12 +152,12 @@ impl Layout {
         Ok(())
     }
 
-    /// What is written down about a container; None: nothing.
+    /// The record of a container.
     pub(super) fn container_record(&self, id: &ContainerId) -> Result<Option<ContainerRecord>, Error> {
         read(&self.container(id).join("container.json"))
     }
 
-    /// Changes what is written down about a container, making its directory.
+    /// Changes the record of a container, and makes its directory.
     pub(super) fn note(&self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), Error> {
         let directory = self.container(id);
         fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
@@ -168,7 +167,7 @@ impl Layout {
         write(&directory.join("container.json"), &record)
     }
 
-    /// The whole chains, and every container that has anything here, half made or whole.
+    /// The complete chains, and every container with a directory, complete or not.
     pub(super) fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {
         let chains = names(&self.directory.join("chains"))?.iter().filter_map(|name| ChainId::from_hex(name)).collect();
         let containers =
@@ -178,18 +177,18 @@ impl Layout {
 }
 
 impl ChainId {
-    /// The digits alone, for a file name.
+    /// The digits of the digest, for a file name.
     pub(super) fn hex(&self) -> Result<String, Error> {
         self.0.parse::<Digest>().map(|digest| digest.hex().to_owned())
     }
 
-    /// The chain with these digits; None for anything else.
+    /// Parses the digits of a file name.
     pub(super) fn from_hex(name: &str) -> Option<Self> {
         Digest::from_hex(name).map(|digest| Self(digest.to_string()))
     }
 }
 
-/// Removes a directory with all below it; missing is removed already.
+/// Removes a directory tree. Idempotent.
 pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     host::fs::remove_dir_all(directory).map_err(Error::io(format!("cannot remove {}", directory.display())))
 }
@@ -208,7 +207,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     };
     let record = serde_json::from_slice(&bytes);
     record.map(Some).map_err(|error| {
-        Error::invalid(path.display().to_string(), format!("cannot be understood and is left as it is: {error}"))
+        Error::invalid(path.display().to_string(), format!("cannot be parsed and is left unchanged: {error}"))
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Copy, Kind, Overlay, Rootfs};
 use crate::Error;
 
-/// Opens one of them.
+/// Opens a backend of this system.
 pub(super) fn open(kind: Kind, directory: &Path, _dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
     let overlay = directory.join("overlay");
     match kind {

@@ -1,4 +1,4 @@
-//! What zfs(8) lists below the dataset, and what follows when a dataset cannot be destroyed. Pure.
+//! Parses the list of zfs(8), and decides about a dataset that cannot be destroyed. Pure.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,32 +7,32 @@ use nix::errno::Errno;
 
 use super::ChainId;
 
-/// The snapshot that makes a chain whole.
+/// The snapshot that completes a chain.
 pub(super) const LAYER: &str = "layer";
-/// Where datasets are that others keep: their snapshots, clones, holds or mounts.
+/// The parent of datasets that snapshots, clones, holds or mounts of an administrator keep.
 pub(super) const TRASH: &str = "trash";
 
-/// What there is below the dataset.
+/// The datasets below the parent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// All chains, whole or begun.
+    /// All chains, complete or begun.
     pub(super) chains: Vec<ChainId>,
     whole: HashSet<ChainId>,
     pub(super) containers: Vec<ContainerId>,
-    /// The whole names of datasets that were set aside.
+    /// The full names of datasets in the trash.
     pub(super) aside: Vec<String>,
     /// `used` of each, in bytes.
     pub(super) sizes: HashMap<String, u64>,
 }
 
 impl Listed {
-    /// Whether a chain is whole.
+    /// Whether a chain is complete.
     pub(super) fn has(&self, chain: &ChainId) -> bool {
         self.whole.contains(chain)
     }
 }
 
-/// Reads the list of names and `used` below `base`. Names that are not ours are left alone.
+/// Parses names and `used` below `base`. Ignores names that are not ours.
 pub(super) fn parse(base: &str, text: &str) -> Listed {
     let mut listed = Listed::default();
     for line in text.lines() {
@@ -54,18 +54,18 @@ pub(super) fn parse(base: &str, text: &str) -> Listed {
     listed
 }
 
-/// What follows when a dataset cannot be destroyed.
+/// The next step for a dataset that cannot be destroyed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// A process that was just killed may still hold it: it is tried again for a while.
+    /// Retry for a while: a process that was just killed may still hold it.
     Wait,
-    /// Somebody else keeps it: it is set aside, and tried again when they may have let go.
+    /// Rename it into the trash, and retry later: an administrator keeps it.
     SetAside,
-    /// Nothing of this helps.
+    /// Report the error.
     Fail,
 }
 
-/// Decides by the error of zfs_destroy; `may_pass`: nothing is known that keeps it.
+/// Decides by the errno of zfs_destroy; `may_pass`: nothing known keeps the dataset.
 pub(super) fn next(error: Option<Errno>, may_pass: bool) -> Next {
     match error {
         Some(Errno::EBUSY) if may_pass => Next::Wait,
@@ -74,13 +74,13 @@ pub(super) fn next(error: Option<Errno>, may_pass: bool) -> Next {
     }
 }
 
-/// The name of a dataset that is set aside: what it was, and what keeps it apart from another that had the same name.
+/// A name in the trash: the original name and a unique suffix.
 pub(super) fn aside(base: &str, dataset: &str, unique: &str) -> String {
     let own = dataset.strip_prefix(base).unwrap_or(dataset).trim_start_matches('/').replace('/', "-");
     format!("{base}/{TRASH}/{own}-{unique}")
 }
 
-/// Whether what was set aside was a container's: its snapshots are ours then.
+/// Whether a dataset in the trash was a container's: its snapshots are ours.
 pub(super) fn was_container(base: &str, aside: &str) -> bool {
     aside.strip_prefix(base).is_some_and(|rest| rest.starts_with(&format!("/{TRASH}/containers-")))
 }

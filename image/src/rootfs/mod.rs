@@ -1,9 +1,7 @@
-//! Root file systems: layers unpacked once and kept by their chain, and a writable root for each container made from them.
-//! One trait, with a backend each for ZFS (a dataset per chain, a clone per container), any file system (copies), overlayfs
-//! (Linux), and a fake.
+//! Root file systems: each layer is unpacked once, into a chain, and each container gets a writable root on top of a chain.
+//! One trait with four backends: ZFS (a dataset per chain, a clone per container), copies (any file system), overlayfs (Linux),
+//! and a fake.
 
-#[cfg(any(target_os = "freebsd", test))]
-mod ahead;
 pub mod conformance;
 mod copy;
 mod fake;
@@ -12,6 +10,8 @@ mod layout;
 mod listed;
 #[cfg(target_os = "linux")]
 mod overlay;
+#[cfg(any(target_os = "freebsd", test))]
+mod spares;
 mod tree;
 #[cfg(target_os = "freebsd")]
 mod zfs;
@@ -41,11 +41,11 @@ pub use overlay::Overlay;
 #[cfg(target_os = "freebsd")]
 pub use zfs::Zfs;
 
-/// A chain id of the OCI image specification: what one layer on top of all below it looks like. `sha256:…`.
+/// A chain ID of the OCI image specification, which names a layer on top of all layers below it: `sha256:…`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChainId(pub String);
 
-/// What a file system holds.
+/// Usage of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FsUsage {
     /// Bytes.
@@ -54,114 +54,113 @@ pub struct FsUsage {
     pub inodes: u64,
 }
 
-/// A place to unpack a layer to, begun by [`Rootfs::begin`].
+/// A directory to unpack a layer into, made by [`Rootfs::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacking {
-    /// The chain that comes to be.
+    /// The chain.
     pub chain: ChainId,
-    /// The directory to unpack into. It shows everything below the layer (with overlayfs by a mount), so that an entry can
-    /// replace, link to, or stand below what a lower layer brought, and a whiteout simply removes.
+    /// The directory. It shows all lower layers (with overlayfs by a mount), so that an entry can replace or link to a lower
+    /// layer's files, and a whiteout is a removal.
     pub directory: PathBuf,
 }
 
-/// The root file systems. All of it is blocking; every call may be repeated; names are computed from chains and ids.
+/// The root file systems. Every call blocks and is idempotent; names are computed from chain IDs and container ids.
 pub trait Rootfs: Send + Sync + 'static {
     /// `zfs`, `copy`, `overlay`, `fake`.
     fn name(&self) -> &'static str;
 
-    /// What it needs of the node, and whether it holds.
+    /// The requirements on the node, and whether they hold.
     fn needs(&self) -> Vec<Need>;
 
-    /// Whether the chain is there, whole.
+    /// Whether the chain exists and is complete.
     ///
     /// # Errors
-    /// The file system cannot be asked.
+    /// The file system cannot be read.
     fn has(&self, chain: &ChainId) -> Result<bool, Error>;
 
-    /// Removes what former attempts left half unpacked. For the one server that owns the directory, when it starts: another
-    /// program that opens it meanwhile (`cellblock check`) leaves it alone.
+    /// Removes chains that were not completed. Only the server that owns the directory calls it, when it starts: another program
+    /// that opens the directory meanwhile (`cellblock check`) must not.
     ///
     /// # Errors
-    /// The first thing that could not be removed; the others are gone, and what is left stands in nobody's way.
+    /// The first removal that failed; all others were done, and a chain that is left can be begun again.
     fn sweep(&self) -> Result<(), Error>;
 
-    /// Removes what others kept from being removed (their snapshots, clones and holds) as far as they have let go of it. What
-    /// they still keep is no error, and is looked at again by the next call.
+    /// Removes deferred datasets: those that were kept by an administrator's snapshots, clones or holds. Still kept is no error;
+    /// the next call tries again.
     fn sweep_deferred(&self) {}
 
-    /// Begins a chain on top of another (None: the lowest layer). What a former attempt left is removed first.
+    /// Begins a chain on top of another (None: the lowest layer). Removes the remains of an earlier attempt first.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the parent; a full disk.
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error>;
 
-    /// Keeps what was unpacked: only now [`Rootfs::has`] says yes.
+    /// Completes the chain: from now on [`Rootfs::has`] finds it.
     ///
     /// # Errors
-    /// The file system says no; [`Rootfs::remove_chain`] removes what is there.
+    /// The file system failed; [`Rootfs::remove_chain`] removes the remains.
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error>;
 
-    /// Removes a chain, whole or begun, that no other and no container stands on. Missing: done already. What others keep of it
-    /// (a snapshot of theirs) is put out of the way: the chain can be begun again.
+    /// Removes a chain, complete or begun, that no other chain and no container uses. Idempotent. If an administrator's snapshot
+    /// keeps it, it is moved aside: the chain can be begun again.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when something stands on it.
+    /// [`Error::Conflict`] if something uses it.
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error>;
 
-    /// What the chain's uppermost layer holds.
+    /// Usage of the chain's uppermost layer.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error>;
 
-    /// Makes a container's root from a chain and mounts it; after a reboot, mounts it again. Twice: the one that is there.
+    /// Makes a container's root from a chain and mounts it; after a reboot, mounts it again. Idempotent.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the chain; a full disk. [`Rootfs::discard`] removes what was made.
+    /// [`Error::NotFound`] for the chain; a full disk. [`Rootfs::discard`] removes the remains.
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
-    /// Unmounts and removes a container's root. Missing: done already. What is busy is retried for a while, then deferred
-    /// and taken up by a later call.
+    /// Unmounts and removes a container's root. Idempotent. A busy root is retried for a while, then deferred to a later call.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// The removal that failed.
     fn discard(&self, id: &ContainerId) -> Result<(), Error>;
 
-    /// What the container itself has written.
+    /// Usage of the container's own writes.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error>;
 
-    /// The chain as a read-only directory, for an image that is mounted as a volume; `id` is whose volume it is. Twice: the
-    /// one that is there. [`Rootfs::discard`] removes it with the container's root.
+    /// The chain as a read-only directory, for an image volume of container `id`. Idempotent. [`Rootfs::discard`] removes it with
+    /// the container's root.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the chain.
     fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
-    /// From now on makes roots ahead, for at most so many of the chains that containers are made from; 0: none, and those that
-    /// there are go. Where making a root takes no time there is nothing to do.
-    fn keep_ahead(&self, _most: usize) {}
+    /// Keeps spare roots for at most `most` of the chains that containers were last made from; 0 removes all spares. Does nothing
+    /// where making a root is fast.
+    fn keep_spares(&self, _most: usize) {}
 
-    /// Where it keeps what it keeps: the mount point that ImageFsInfo names.
+    /// The directory of all chains and roots: the mount point in ImageFsInfo.
     fn mountpoint(&self) -> PathBuf;
 
-    /// The chains, whole ones only, and the containers that have a root.
+    /// The complete chains, and the containers that have a root.
     ///
     /// # Errors
-    /// The file system cannot be asked.
+    /// The file system cannot be read.
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error>;
 
-    /// Keeps the container's root as it is now under a name. A name that is there already is a conflict.
+    /// Takes a snapshot of the container's root. A name that exists is a conflict.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless the file system can (ZFS), [`Error::NotFound`], [`Error::Conflict`].
+    /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`], [`Error::Conflict`].
     fn snapshot(&self, _id: &ContainerId, _name: &str) -> Result<(), Error> {
         Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
     }
 
-    /// Puts the container's root back to what it was under a name; later snapshots go. Nothing may run in it.
+    /// Rolls the container's root back to a snapshot and removes later ones. Nothing may run in it.
     ///
     /// # Errors
     /// As [`Rootfs::snapshot`].
@@ -205,10 +204,10 @@ impl FromStr for Kind {
     }
 }
 
-/// Opens a backend in a directory of its own below `directory`; `dataset` is the ZFS dataset to work below.
+/// Opens a backend in a subdirectory of `directory`; `dataset` is the parent dataset on ZFS.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a kind that this system has not; the directory or the dataset cannot be used.
+/// [`Error::Unsupported`] for a backend of another system; the directory or the dataset cannot be used.
 pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
     match kind {
         Kind::Copy => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
@@ -216,13 +215,13 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
     }
 }
 
-/// Makes the empty root directory of a lowest layer, as a layer without an entry for it means it.
+/// Makes the root directory of a lowest layer with the attributes that it has if the layer has no entry for it.
 fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
     made.map_err(Error::io(format!("cannot make {}", directory.display())))
 }
 
-/// Goes through all of them, and gives the first error.
+/// Returns the first error, after all outcomes.
 fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
     outcomes.fold(Ok(()), Result::and)
 }
@@ -230,7 +229,7 @@ fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error>
 /// Characters of a snapshot's name.
 const SNAPSHOT_NAME_LENGTH: usize = 64;
 
-/// Refuses a name that is not one component of a ZFS snapshot's name, or that a tool would take for an option.
+/// Refuses a name that is no component of a ZFS snapshot's name, or that zfs(8) would take for an option.
 fn check_snapshot_name(name: &str) -> Result<(), Error> {
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
     let length = 1..=SNAPSHOT_NAME_LENGTH;

@@ -1,5 +1,5 @@
-//! Roots by overlayfs: a directory for each layer, and for each container a directory of its own on top of them, mounted
-//! together. A layer is unpacked through such a mount too, so that overlayfs itself records what the layer removes.
+//! Roots on overlayfs: a directory for each layer, and an upper directory for each container, mounted together. Layers are
+//! unpacked through an overlay mount too, so that overlayfs itself records the whiteouts.
 
 use std::fs;
 use std::io;
@@ -18,10 +18,10 @@ use crate::Error;
 
 /// Bytes of mount options: mount(2) copies one page, and its last byte ends the text.
 const OPTIONS_MAX: usize = 4095;
-/// How long a busy mount is asked again before it is detached, to go when its last user does.
+/// How long unmounting a busy mount is retried before it is detached (MNT_DETACH).
 const BUSY_MAX: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// A mount point is unmounted this many times: a crash between two calls may have stacked a second mount on it.
+/// How often one mount point is unmounted: a crash between two calls may have stacked a second mount on it.
 const STACK_MAX: usize = 8;
 
 /// Chains and roots as overlayfs mounts below a directory.
@@ -31,7 +31,7 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Opens the backend in a directory, which is made.
+    /// Opens the backend in a directory, which it creates.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -76,7 +76,7 @@ impl Rootfs for Overlay {
     }
 
     fn needs(&self) -> Vec<Need> {
-        // The kernel loads the module at the first mount, but a check should not wait for one.
+        // The kernel loads the module at the first mount; a check mounts nothing.
         let known = || fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("\toverlay\n"));
         let known = known() || (Tool::new("modprobe").args(["overlay"]).run().is_ok() && known());
         let overlay = Need {
@@ -126,7 +126,7 @@ impl Rootfs for Overlay {
         remove(&begun.join("merged"))?;
         remove(&begun.join("work"))?;
         match fs::rename(begun.join("upper"), begun.join("fs")) {
-            // A former attempt came this far.
+            // An earlier attempt got this far.
             Err(error) if error.kind() == io::ErrorKind::NotFound && begun.join("fs").is_dir() => {}
             renamed => renamed.map_err(Error::io(format!("cannot keep {}", begun.display())))?,
         }
@@ -208,10 +208,9 @@ impl Rootfs for Overlay {
     }
 }
 
-/// Makes the directory that takes what is written, with the attributes of the root below it: they are the root's that shows.
+/// Makes the upper directory with the attributes of the lower root: the mount shows those of the upper one.
 fn make_upper(upper: &Path, below: &Path) -> Result<(), Error> {
     make_missing(upper)?;
-    // An upper directory shows as the root of what is below it.
     let failed = || format!("cannot copy the attributes of {} to {}", below.display(), upper.display());
     let metadata = fs::symlink_metadata(below).map_err(Error::io(failed()))?;
     tree::copy_attributes(&metadata, upper).map_err(Error::io(failed()))
@@ -221,12 +220,12 @@ fn make_missing(directory: &Path) -> Result<(), Error> {
     if directory.is_dir() { Ok(()) } else { make_root(directory) }
 }
 
-/// Mounts layers, the uppermost first, and on top of them `own/upper` with `own/work`, or nothing: then it is read-only.
+/// Mounts layers, the uppermost first, below `own/upper` with `own/work`; without `own` the mount is read-only.
 fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result<(), Error> {
     let failed = || format!("cannot mount the layers at {}", target.display());
     let (upper, work) = (own.map(|own| own.join("upper")), own.map(|own| own.join("work")));
     let mut options = options(layers, upper.as_deref(), work.as_deref());
-    // Paths that are too long together, or that hold what separates options, are named by their descriptors.
+    // Paths that are too long together, or contain separators of options, are passed as descriptors.
     let mut held: Vec<OwnedFd> = Vec::new();
     if options.len() > OPTIONS_MAX
         || layers.iter().chain(&upper).any(|path| path.to_string_lossy().contains([':', ',', '\\']))
@@ -264,7 +263,7 @@ fn bind_read_only(from: &Path, target: &Path) -> Result<(), Error> {
         .map_err(Error::io(format!("cannot mount {} read-only", from.display())))
 }
 
-/// Whether something is mounted there: it has another device than its parent, or is listed (a bind mount has not).
+/// Whether the path is a mount point: its device differs from its parent's, or it is listed (a bind mount has the same).
 fn mounted(path: &Path) -> Result<bool, Error> {
     if !path.is_dir() {
         return Ok(false);
@@ -275,7 +274,7 @@ fn mounted(path: &Path) -> Result<bool, Error> {
     Ok(table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.replace("\\040", " ") == path)))
 }
 
-/// Unmounts whatever is mounted there; nothing: done already. What stays busy is detached.
+/// Unmounts every mount at the path. Idempotent. A mount that stays busy is detached.
 fn unmount(target: &Path) -> Result<(), Error> {
     let started = Instant::now();
     let failed = || format!("cannot unmount {}", target.display());
@@ -285,7 +284,7 @@ fn unmount(target: &Path) -> Result<(), Error> {
             let flags = if patient { MntFlags::empty() } else { MntFlags::MNT_DETACH };
             match umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) => break,
-                // Not a mount point, or not there.
+                // Not a mount point, or the path does not exist.
                 Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(()),
                 Err(nix::Error::EBUSY) if patient => std::thread::sleep(BUSY_PAUSE),
                 Err(error) => return Err(Error::io(failed())(error)),

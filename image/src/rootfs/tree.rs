@@ -1,4 +1,4 @@
-//! Whole directory trees: copied with everything that an image's files have, and counted.
+//! Copies and counts directory trees, with all attributes of an image's files.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -17,18 +17,18 @@ use crate::{Error, sys};
 
 /// The unit of `st_blocks`, in bytes (stat(2)).
 const BLOCK: u64 = 512;
-/// Bytes that one copy_file_range(2) is asked for.
+/// Bytes of one copy_file_range(2).
 const COPY_CHUNK: usize = 1 << 30;
 
-/// What a copy has seen: files with several names, by device and inode, and the first copy of each.
+/// The first copy of each file with several links, by device and inode.
 type Links = HashMap<(u64, u64), PathBuf>;
 
-/// Copies the directory `from` to `to`, which is made, with all below it: contents (shared where the file system clones,
-/// holes kept), hard links, symbolic links, fifos and device nodes, owners (as root), modes, times and extended attributes.
-/// Sockets are left out: nobody listens on a copy.
+/// Copies the directory tree `from` to `to`, which it creates: contents (shared where the file system clones blocks, with holes),
+/// hard links, symbolic links, fifos and device nodes, owners (as root), modes, times and extended attributes. Leaves sockets
+/// out: nobody listens on a copy.
 ///
 /// # Errors
-/// The first call that fails, with the path. What was copied stays for the caller to remove.
+/// The first call that fails, with the path. The caller removes a partial copy.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     copy_directory(from, to, &mut Links::new())
 }
@@ -44,7 +44,7 @@ fn copy_directory(from: &Path, to: &Path, links: &mut Links) -> Result<(), Error
         let entry = entry.map_err(Error::io(failed(from)))?;
         copy_entry(&entry.path(), &to.join(entry.file_name()), links)?;
     }
-    // Attributes last: a read-only directory takes no entries without root, and entries change its times.
+    // Attributes last: without root a read-only directory takes no entries, and new entries change its times.
     let attributes = File::open(from).and_then(|source| copy_xattrs(&source, &File::open(to)?));
     attributes.and_then(|()| copy_attributes(&metadata, to)).map_err(Error::io(failed(from)))
 }
@@ -96,7 +96,7 @@ fn copy_contents(source: &File, target: &File, length: u64) -> io::Result<()> {
         let data = match lseek(source, at, Whence::SeekData) {
             Ok(data) => data,
             Err(nix::Error::ENXIO) => break,
-            // A file system that does not know holes.
+            // The file system has no holes.
             Err(_) => at,
         };
         let hole = lseek(source, data, Whence::SeekHole).unwrap_or(end).min(end);
@@ -140,7 +140,7 @@ fn copy_bytes(source: &File, target: &File, (from, end): (i64, i64)) -> io::Resu
 fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     for (name, value) in sys::xattrs(source.as_fd())? {
-        // Labels of security modules are given by the kernel; others may be the superuser's only.
+        // The kernel sets the labels of security modules; others may need root.
         match sys::set_xattr(target.as_fd(), name.as_bytes(), &value) {
             Err(error)
                 if name.as_bytes() != b"security.capability"
@@ -151,8 +151,8 @@ fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Owner, mode and times, in the order in which none undoes another (a change of the owner clears setuid and file
-/// capabilities of a file without root; capabilities are set again below as they come with the extended attributes).
+/// Sets owner, mode and times in the order in which none undoes another: chown(2) clears setuid bits. File capabilities follow
+/// with the extended attributes.
 pub(super) fn copy_attributes(metadata: &Metadata, to: &Path) -> io::Result<()> {
     if geteuid().is_root() {
         let capability = keep_capability(metadata, to)?;
@@ -171,7 +171,7 @@ pub(super) fn copy_attributes(metadata: &Metadata, to: &Path) -> io::Result<()> 
     Ok(())
 }
 
-/// chown(2) clears file capabilities: they are read before and set again.
+/// Restores file capabilities, which chown(2) clears.
 fn keep_capability(metadata: &Metadata, to: &Path) -> io::Result<Option<Vec<u8>>> {
     if !metadata.is_file() {
         return Ok(None);
@@ -180,10 +180,10 @@ fn keep_capability(metadata: &Metadata, to: &Path) -> io::Result<Option<Vec<u8>>
     Ok(attributes.into_iter().find(|(name, _)| name == "security.capability").map(|(_, value)| value))
 }
 
-/// What a tree holds on its disk; a file with several names counts once, and what is mounted in the tree (volumes) does not.
+/// Usage of a tree on its file system: a file with several links counts once, and mounts in the tree (volumes) do not count.
 ///
 /// # Errors
-/// A directory that cannot be read. What vanishes meanwhile is not counted.
+/// A directory that cannot be read. Entries that vanish meanwhile are not counted.
 pub(super) fn usage(root: &Path) -> Result<FsUsage, Error> {
     let mut sum = FsUsage::default();
     let mut seen = std::collections::HashSet::new();

@@ -1,4 +1,4 @@
-//! FreeBSD: extended attributes, and a worker in capability mode.
+//! FreeBSD: extended attributes, and the confinement of the worker by capability mode.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStringExt;
 
 use nix::sys::stat::SFlag;
 
-/// Bytes of all names, and of one value, of extended attributes: what Linux has, so that what is read there can be set here.
+/// Bytes of all names, and of one value, of extended attributes: the limits of Linux, so that its layers can be unpacked.
 const XATTR_BYTES: usize = 64 << 10;
-/// What stands before a name of the user's namespace on Linux, and in layers. The other namespaces of Linux mean nothing
-/// here, and FreeBSD's system namespace holds what its own file systems keep.
+/// The prefix of the user namespace on Linux and in layers. FreeBSD has no counterpart of Linux' other namespaces; its system
+/// namespace belongs to its own file systems.
 const USER: &[u8] = b"user.";
 
-/// The user's extended attributes of an open file or directory, named as on Linux. A file system without any has none.
+/// The user extended attributes of an open file or directory, with Linux' names; empty if the file system has none.
 pub(crate) fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
     let mut names = vec![0u8; XATTR_BYTES];
     let namespace = libc::EXTATTR_NAMESPACE_USER;
@@ -27,7 +27,7 @@ pub(crate) fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Vec<u8>)
     split(&names).into_iter().map(|name| Ok((OsString::from_vec([USER, name].concat()), xattr(file, name)?))).collect()
 }
 
-/// The names of a list: each has its length before it (extattr_list_fd(2)).
+/// Parses a list of names, each preceded by its length (extattr_list_fd(2)).
 fn split(mut list: &[u8]) -> Vec<&[u8]> {
     let mut names = Vec::new();
     while let Some((length, rest)) = list.split_first() {
@@ -49,7 +49,7 @@ fn xattr(file: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Sets an extended attribute of an open file or directory; one of another namespace than the user's is not supported.
+/// Sets a user extended attribute of an open file or directory; other namespaces are not supported.
 pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
     let Some(name) = name.strip_prefix(USER) else { return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) };
     let name = CString::new(name)?;
@@ -59,20 +59,20 @@ pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes everything to the disks; there is no call for one file system alone.
+/// Syncs all file systems; FreeBSD has no call for a single one.
 pub(crate) fn sync(_directory: BorrowedFd<'_>) -> io::Result<()> {
     nix::unistd::sync();
     Ok(())
 }
 
-/// Closes every descriptor from this one on: whatever the server had open when it started the worker.
+/// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.
     let done = unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Limits the process's address space to so many bytes.
+/// Limits the process's address space, in bytes.
 pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the limit is read only.
@@ -80,8 +80,8 @@ pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Enters capability mode (capsicum(4)): from here on nothing is reached but what lies below the directory, which was the
-/// working directory and is given, and the standard streams.
+/// Enters capability mode (capsicum(4)) and returns the working directory: from now on the process reaches only files below it,
+/// and the standard streams.
 pub(crate) fn confine() -> io::Result<OwnedFd> {
     let directory = std::fs::File::open(".")?;
     // SAFETY: takes nothing.
@@ -89,7 +89,7 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
     if done == 0 { Ok(directory.into()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes no device node, and says so: only those of devfs(4) mean a device here, and each container gets them from there.
+/// Returns false: a device node outside devfs(4) is no device, and each container mounts devfs(4).
 #[expect(clippy::unnecessary_wraps, reason = "other systems make them, and may fail")]
 pub(crate) fn make_device(_: BorrowedFd<'_>, _: &OsStr, _: SFlag, _: (u32, u32)) -> nix::Result<bool> {
     Ok(false)

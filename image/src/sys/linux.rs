@@ -1,4 +1,4 @@
-//! Linux: extended attributes, and a worker that sees one directory and can open no device in it.
+//! Linux: extended attributes, and the confinement of the worker to one directory without devices.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -9,11 +9,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 
-/// Bytes of all names, and of one value, of extended attributes: the kernel's own limits (xattr(7)).
+/// Bytes of all names, and of one value, of extended attributes: the kernel's limits (xattr(7)).
 const XATTR_BYTES: usize = 64 << 10;
 
 /// The capabilities that unpacking needs (capabilities(7)): owners, modes and times of any file, device nodes, and file
-/// capabilities. Everything else goes.
+/// capabilities. The worker drops all others.
 const CAPABILITIES: [u32; 6] = [CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP];
 const CAP_CHOWN: u32 = 0;
 const CAP_DAC_OVERRIDE: u32 = 1;
@@ -21,7 +21,7 @@ const CAP_FOWNER: u32 = 3;
 const CAP_FSETID: u32 = 4;
 const CAP_MKNOD: u32 = 27;
 const CAP_SETFCAP: u32 = 31;
-/// Beyond the last capability that any kernel knows; prctl(2) says EINVAL from there on.
+/// Beyond the last capability of any kernel; prctl(2) returns EINVAL for unknown ones.
 const CAPABILITY_END: u32 = 64;
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: two words of 32 bits each.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -40,7 +40,7 @@ struct CapabilityWords {
     inheritable: u32,
 }
 
-/// The extended attributes of an open file or directory. A file system without any has none.
+/// The extended attributes of an open file or directory; empty if the file system has none.
 pub(crate) fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
     let mut names = vec![0u8; XATTR_BYTES];
     // SAFETY: the buffer is as long as said.
@@ -72,21 +72,21 @@ pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Writes everything of a file system to its disk.
+/// Syncs a file system.
 pub(crate) fn sync(directory: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a plain descriptor.
     let done = unsafe { libc::syncfs(directory.as_raw_fd()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes every descriptor from this one on: whatever the server had open when it started the worker.
+/// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Limits the process's address space to so many bytes.
+/// Limits the process's address space, in bytes.
 pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the limit is read only.
@@ -94,10 +94,9 @@ pub(crate) fn limit_memory(bytes: libc::rlim_t) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Confines the process to its working directory. As root: mount, network and IPC namespaces of its own; the directory
-/// mounted on itself without devices, setuid and execution, so that a device node it makes there opens for nobody in it; the
-/// root changed to it; all capabilities but a few dropped; no_new_privs. Without root (tests) only the last. Gives the
-/// directory.
+/// Confines the process to its working directory and returns it. As root: new mount, network and IPC namespaces; a bind mount of
+/// the directory with nodev, nosuid and noexec, so that the process cannot open a device node that it makes; the root changed to
+/// it; all capabilities but a few dropped; no_new_privs. Without root (tests) only the last.
 pub(crate) fn confine() -> io::Result<OwnedFd> {
     if nix::unistd::geteuid().is_root() {
         let directory = std::env::current_dir()?;
@@ -113,11 +112,11 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
         drop_capabilities()?;
     }
     nix::sys::prctl::set_no_new_privs()?;
-    // Opened only now: a descriptor from before would lead to the mount without these restrictions.
+    // Opened only now: an earlier descriptor would refer to the mount without these restrictions.
     Ok(std::fs::File::open(".")?.into())
 }
 
-/// Makes a device node; tells whether it did.
+/// Makes a device node; false: it is not supported.
 pub(crate) fn make_device(
     directory: BorrowedFd<'_>,
     name: &OsStr,

@@ -1,5 +1,5 @@
-//! The system calls that nix does not wrap: extended attributes by descriptor, and what confines the unpacking worker. The
-//! only unsafe code of the crate besides the loading of libzfs_core.
+//! The system calls that nix does not wrap: extended attributes by descriptor, and the confinement of the unpacking worker. All
+//! unsafe code of the crate is here and in the loading of libzfs_core.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;

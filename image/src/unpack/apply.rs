@@ -1,10 +1,10 @@
-//! Entries become files: each is made anew in the place of what stood there, and given its owner, mode, extended attributes and
-//! time, in the order in which none undoes another. Whiteouts remove what lower layers brought, and nothing of their own layer,
-//! in whichever order the entries come.
+//! Writes entries as files: each replaces an existing one, and gets owner, mode, extended attributes and time, in the order in
+//! which none undoes another. Whiteouts remove files of lower layers only, never of their own layer, in whichever order the
+//! entries come.
 //!
-//! What is not unpacked: owners and devices without root (tests run so); device nodes on FreeBSD, where only devfs(4) makes
-//! nodes that mean a device; extended attributes of namespaces other than user, POSIX ACLs and file capabilities, and on
-//! FreeBSD those two; flags of FreeBSD's files (chflags(2)).
+//! Not unpacked: owners and devices without root (in tests); device nodes on FreeBSD, where only devfs(4) has working ones;
+//! extended attributes other than those of the user namespace, POSIX ACLs and file capabilities, and on FreeBSD the last two;
+//! file flags (chflags(2)).
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmoda
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, mkfifoat, symlinkat};
 
-use super::Trouble;
+use super::Failure;
 use super::entry::{Entries, Entry, Kind, shown};
 use super::place::{Places, is_directory, list, look, names, open, remove};
 use super::stream::unreadable;
@@ -29,13 +29,13 @@ use crate::sys;
 
 /// Entries of one layer: five times what the largest known images have.
 const ENTRIES_MAX: u64 = 2_000_000;
-/// Names that one layer writes, those of directories without an entry included: 16 bytes are remembered of each.
+/// Names that one layer writes, with those of directories without an entry: each takes 16 bytes of memory.
 const NAMES_MAX: usize = 4_000_000;
 /// Directories whose times are set at the end.
 const DIRECTORIES_MAX: usize = 500_000;
 /// Bytes copied at a time.
 const BUFFER: usize = 128 << 10;
-/// What marks an entry as the removal of another, of all of a lower layer's, and as a note that aufs made for itself.
+/// The prefixes of a whiteout, of an opaque whiteout, and of aufs' own metadata.
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
@@ -46,11 +46,11 @@ pub(super) struct Layer<'a> {
     places: Places<'a>,
     privileged: bool,
     entries: u64,
-    /// Hashes of the paths, without symbolic links in them, that this layer wrote or wrote below. A name counts, and not the
-    /// file: a hard link of this layer may be to a lower one's file.
+    /// Hashes of the paths, without symbolic links, that this layer wrote or wrote below. Names count, not files: a hard link of
+    /// this layer may refer to a lower layer's file.
     own: HashSet<u64>,
     hasher: RandomState,
-    /// Directories and their times, which their entries would change.
+    /// Directories and their times, set at the end: new entries would change them.
     times: Vec<(Vec<u8>, TimeSpec)>,
 }
 
@@ -68,10 +68,10 @@ impl<'a> Layer<'a> {
     }
 
     /// Unpacks one entry; a file's contents follow in `data`.
-    pub(super) fn apply(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Trouble> {
+    pub(super) fn apply(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Failure> {
         self.entries += 1;
         if self.entries > ENTRIES_MAX {
-            return Err(Trouble::invalid(format!("it has more than {ENTRIES_MAX} entries")));
+            return Err(Failure::invalid(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let names = names(&entry.path)?;
         let Some((name, parents)) = names.split_last() else { return self.apply_root(entry) };
@@ -81,7 +81,7 @@ impl<'a> Layer<'a> {
         let place = self.places.directory(parents, true)?.expect("missing directories are made");
         self.note_own(&place.path, name)?;
         let directory = &place.directory;
-        let failed = |error: Errno| Trouble::system(format!("cannot unpack {}", shown(&entry.path)), error);
+        let failed = |error: Errno| Failure::system(format!("cannot unpack {}", shown(&entry.path)), error);
         let found = look(directory, name).map_err(failed)?;
         let kept = found.as_ref().is_some_and(is_directory) && entry.kind == Kind::Directory;
         if found.is_some() && !kept {
@@ -101,27 +101,27 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Gives the directories their times and says how many entries there were.
-    pub(super) fn finish(mut self) -> Result<u64, Trouble> {
-        // Deeper ones first does not matter: setting times changes no other directory's.
+    /// Sets the times of the directories and returns the number of entries.
+    pub(super) fn finish(mut self) -> Result<u64, Failure> {
+        // In any order: setting times does not change other directories.
         for (path, time) in std::mem::take(&mut self.times) {
-            // One that a later entry replaced is none any more.
+            // A later entry may have replaced the directory.
             if let Ok(Some(place)) = self.places.directory(&names(&path)?, false) {
                 futimens(&place.directory, &time, &time)
-                    .map_err(|error| Trouble::system(format!("cannot set the time of {}", shown(&path)), error))?;
+                    .map_err(|error| Failure::system(format!("cannot set the time of {}", shown(&path)), error))?;
             }
         }
         Ok(self.entries)
     }
 
-    /// Remembers what this layer writes: a name, and each directory that leads to it.
-    fn note_own(&mut self, path: &[Vec<u8>], name: &OsStr) -> Result<(), Trouble> {
+    /// Records a name that this layer writes, and each directory on its path.
+    fn note_own(&mut self, path: &[Vec<u8>], name: &OsStr) -> Result<(), Failure> {
         let whole = self.hash(path, name);
         let parents = (0..path.len()).map(|at| self.hash(&path[..at], OsStr::from_bytes(&path[at])));
         let hashes: Vec<u64> = parents.chain([whole]).collect();
         self.own.extend(hashes);
         if self.own.len() > NAMES_MAX {
-            return Err(Trouble::invalid(format!("it has more than {NAMES_MAX} files and directories")));
+            return Err(Failure::invalid(format!("it has more than {NAMES_MAX} files and directories")));
         }
         Ok(())
     }
@@ -133,18 +133,18 @@ impl<'a> Layer<'a> {
         hasher.finish()
     }
 
-    /// An entry for the root itself.
-    fn apply_root(&mut self, entry: &Entry) -> Result<(), Trouble> {
+    /// Applies an entry of the root itself.
+    fn apply_root(&mut self, entry: &Entry) -> Result<(), Failure> {
         if entry.kind != Kind::Directory {
-            return Err(Trouble::invalid(format!("entry {}: the root must be a directory", shown(&entry.path))));
+            return Err(Failure::invalid(format!("entry {}: the root must be a directory", shown(&entry.path))));
         }
         let root = self.root;
         self.directory(entry, root.as_fd())
     }
 
-    fn directory(&mut self, entry: &Entry, directory: BorrowedFd<'_>) -> Result<(), Trouble> {
+    fn directory(&mut self, entry: &Entry, directory: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.times.len() == DIRECTORIES_MAX {
-            return Err(Trouble::invalid(format!("it has more than {DIRECTORIES_MAX} directories")));
+            return Err(Failure::invalid(format!("it has more than {DIRECTORIES_MAX} directories")));
         }
         self.attributes(entry, directory)?;
         self.times.push((entry.path.clone(), time(entry)));
@@ -157,7 +157,7 @@ impl<'a> Layer<'a> {
         name: &OsStr,
         directory: &OwnedFd,
         data: &mut Entries<impl Read>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Failure> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = openat(directory, name, flags, Mode::from_bits_truncate(0o600));
         let file = File::from(opened.map_err(|error| system(entry, error))?);
@@ -180,9 +180,9 @@ impl<'a> Layer<'a> {
         futimens(&file, &time(entry), &time(entry)).map_err(|error| system(entry, error))
     }
 
-    /// Owner, mode and extended attributes of an open file or directory: a change of the owner clears setuid bits and file
-    /// capabilities, so they come after it.
-    fn attributes(&self, entry: &Entry, file: BorrowedFd<'_>) -> Result<(), Trouble> {
+    /// Sets owner, mode and extended attributes of an open file or directory, the owner first: chown(2) clears setuid bits and file
+    /// capabilities.
+    fn attributes(&self, entry: &Entry, file: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.privileged {
             fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
                 .map_err(|error| system(entry, error))?;
@@ -195,26 +195,26 @@ impl<'a> Layer<'a> {
                     shown(&entry.path),
                     shown(name)
                 );
-                return Err(Trouble::invalid(reason));
+                return Err(Failure::invalid(reason));
             }
             if !is_unpacked(name) {
                 continue;
             }
             match sys::set_xattr(file, name, value) {
-                // The file system has none, or the attribute needs root.
+                // The file system has no extended attributes, or this one needs root.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP)) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM)) && !self.privileged => {}
                 done => done.map_err(|error| {
-                    Trouble::system(format!("cannot set {} of {}", shown(name), shown(&entry.path)), error)
+                    Failure::system(format!("cannot set {} of {}", shown(name), shown(&entry.path)), error)
                 })?,
             }
         }
         Ok(())
     }
 
-    fn hard_link(&mut self, entry: &Entry, target: &[u8], name: &OsStr, directory: &OwnedFd) -> Result<(), Trouble> {
+    fn hard_link(&mut self, entry: &Entry, target: &[u8], name: &OsStr, directory: &OwnedFd) -> Result<(), Failure> {
         let refuse = |reason: &str| {
-            Trouble::invalid(format!("entry {}: its link to {} {reason}", shown(&entry.path), shown(target)))
+            Failure::invalid(format!("entry {}: its link to {} {reason}", shown(&entry.path), shown(target)))
         };
         let names = names(target).map_err(|_| refuse("leads out of the layer's root"))?;
         let Some((last, parents)) = names.split_last() else { return Err(refuse("is to the root")) };
@@ -228,14 +228,14 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Symbolic links, fifos and devices: what has no contents and is not opened.
-    fn node(&self, entry: &Entry, name: &OsStr, directory: &OwnedFd) -> Result<(), Trouble> {
+    /// Makes a symbolic link, a fifo or a device.
+    fn node(&self, entry: &Entry, name: &OsStr, directory: &OwnedFd) -> Result<(), Failure> {
         let made = match &entry.kind {
             Kind::Symlink(target) => symlinkat(target.as_slice(), directory, name),
             Kind::Fifo => mkfifoat(directory, name, Mode::from_bits_truncate(0o600)),
             Kind::CharDevice(0, 0) => {
                 let reason = "it is what overlayfs takes for a removed file: a character device 0:0";
-                return Err(Trouble::invalid(format!("entry {}: {reason}", shown(&entry.path))));
+                return Err(Failure::invalid(format!("entry {}: {reason}", shown(&entry.path))));
             }
             Kind::CharDevice(major, minor) => {
                 return self.device(entry, name, directory, (SFlag::S_IFCHR, *major, *minor));
@@ -257,7 +257,7 @@ impl<'a> Layer<'a> {
         name: &OsStr,
         directory: &OwnedFd,
         (kind, major, minor): (SFlag, u32, u32),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Failure> {
         if !self.privileged
             || !sys::make_device(directory.as_fd(), name, kind, (major, minor)).map_err(|error| system(entry, error))?
         {
@@ -272,22 +272,22 @@ impl<'a> Layer<'a> {
             fchownat(directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
         if !matches!(entry.kind, Kind::Symlink(_)) {
-            // It was made here a moment ago: it is no symbolic link that could be followed.
+            // It was just made here, and is no symbolic link.
             fchmodat(directory, name, mode(entry), FchmodatFlags::FollowSymlink)?;
         }
         utimensat(directory, name, &time(entry), &time(entry), UtimensatFlags::NoFollowSymlink)
     }
 
-    /// Removes what a whiteout names, as far as lower layers brought it; what is not there is removed already.
-    fn whiteout(&mut self, entry: &Entry, name: &OsStr, parents: &[&OsStr]) -> Result<(), Trouble> {
-        let failed = |error: Errno| Trouble::system(format!("cannot remove what {} names", shown(&entry.path)), error);
+    /// Applies a whiteout: removes files of lower layers. Idempotent.
+    fn whiteout(&mut self, entry: &Entry, name: &OsStr, parents: &[&OsStr]) -> Result<(), Failure> {
+        let failed = |error: Errno| Failure::system(format!("cannot remove what {} names", shown(&entry.path)), error);
         let name = name.as_bytes();
         if name != OPAQUE && name.starts_with(AUFS) {
             return Ok(());
         }
         let removed = OsStr::from_bytes(&name[WHITEOUT.len()..]);
         if removed.is_empty() || removed == "." || removed == ".." {
-            return Err(Trouble::invalid(format!("entry {}: it would remove more than one name", shown(&entry.path))));
+            return Err(Failure::invalid(format!("entry {}: it would remove more than one name", shown(&entry.path))));
         }
         let Some(place) = self.places.directory(parents, false)? else { return Ok(()) };
         self.places.forget();
@@ -300,12 +300,12 @@ impl<'a> Layer<'a> {
         hidden.map_err(failed)
     }
 
-    /// Removes what lower layers brought into a directory, below it too, wherever this layer's own entries stand among it.
+    /// Applies an opaque whiteout: removes files of lower layers from a directory tree, and keeps those of this layer.
     fn hide_lower(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>) -> nix::Result<()> {
         list(directory)?.iter().try_for_each(|name| self.hide(directory, path, OsStr::from_bytes(name.as_bytes())))
     }
 
-    /// Removes a name in a directory, which has this path, as far as lower layers brought it.
+    /// Removes an entry of the directory at this path, but not what this layer wrote.
     fn hide(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>, name: &OsStr) -> nix::Result<()> {
         if !self.own.contains(&self.hash(path, name)) {
             return remove(directory, name);
@@ -322,7 +322,7 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Which extended attributes mean the same on the node as where the layer was made.
+/// Whether an extended attribute means the same on this node as where the layer was made.
 fn is_unpacked(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
 }
@@ -335,10 +335,10 @@ fn time(entry: &Entry) -> TimeSpec {
     TimeSpec::new(entry.mtime.0, entry.mtime.1)
 }
 
-fn system(entry: &Entry, error: impl Into<io::Error>) -> Trouble {
-    Trouble::system(format!("cannot unpack {}", shown(&entry.path)), error)
+fn system(entry: &Entry, error: impl Into<io::Error>) -> Failure {
+    Failure::system(format!("cannot unpack {}", shown(&entry.path)), error)
 }
 
-fn in_entry(entry: &Entry, trouble: Trouble) -> Trouble {
-    Trouble { reason: format!("entry {}: {}", shown(&entry.path), trouble.reason), ..trouble }
+fn in_entry(entry: &Entry, trouble: Failure) -> Failure {
+    Failure { reason: format!("entry {}: {}", shown(&entry.path), trouble.reason), ..trouble }
 }

@@ -1,5 +1,5 @@
-//! The entries of a tar archive: ustar, pax and GNU, long names and sparse files included. Everything that is read into memory
-//! has a limit, since a header may announce anything.
+//! Reads the entries of a tar archive: ustar, pax and GNU, with long names and sparse files. Everything read into memory has a
+//! limit, since a header is not trusted.
 
 use std::io::{self, Read};
 
@@ -7,9 +7,9 @@ use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::pax::{self, Pax, number};
 use super::stream::{BYTES_MAX, unreadable};
-use super::{Refusal, Trouble};
+use super::{Failure, Refusal};
 
-/// tar counts in blocks of this many bytes.
+/// Bytes of a tar block.
 const BLOCK: usize = 512;
 /// Bytes of a path or of a link's target: PATH_MAX of Linux.
 const PATH_BYTES_MAX: u64 = 4096;
@@ -18,14 +18,14 @@ const PAX_BYTES_MAX: u64 = 1 << 20;
 /// Extents of a sparse file.
 const EXTENTS_MAX: usize = 64 << 10;
 
-/// Offset and length of the numbers in a header (tar(5)).
+/// Offsets and lengths of the numbers in a header (tar(5)).
 const MODE: (usize, usize) = (100, 8);
 const UID: (usize, usize) = (108, 8);
 const GID: (usize, usize) = (116, 8);
 const SIZE: (usize, usize) = (124, 12);
 const MTIME: (usize, usize) = (136, 12);
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
@@ -38,7 +38,7 @@ pub(super) enum Kind {
     BlockDevice(u32, u32),
 }
 
-/// One entry; a file's contents are then read from [`Entries`].
+/// One entry; [`Entries`] then reads a file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) path: Vec<u8>,
@@ -49,21 +49,21 @@ pub(super) struct Entry {
     /// Seconds and nanoseconds.
     pub(super) mtime: (i64, i64),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// A file's size, holes included.
+    /// A file's size, with holes.
     pub(super) size: u64,
-    /// Offset and length of what is not hole, in order.
+    /// Offset and length of the data extents, in order.
     pub(super) extents: Vec<(u64, u64)>,
 }
 
 /// Reads entry after entry.
 pub(super) struct Entries<R> {
     source: R,
-    /// Bytes of the current entry that were not read yet, and the padding after them.
+    /// Unread bytes of the current entry, and the padding after them.
     left: u64,
     padding: u64,
 }
 
-/// The long names and the pax header that stand before an entry.
+/// The long names and the pax header in front of an entry.
 #[derive(Default)]
 struct Before {
     path: Option<Vec<u8>>,
@@ -76,8 +76,8 @@ impl<R: Read> Entries<R> {
         Self { source, left: 0, padding: 0 }
     }
 
-    /// The next entry; None at the end of the archive. What was not read of the one before is passed over.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Trouble> {
+    /// Reads the next entry; None at the end of the archive. Skips the unread rest of the current one.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, Failure> {
         let mut before = Before::default();
         loop {
             self.skip()?;
@@ -89,15 +89,15 @@ impl<R: Read> Entries<R> {
                 EntryType::GNULongName => before.path = Some(self.name(size)?),
                 EntryType::GNULongLink => before.link = Some(self.name(size)?),
                 EntryType::XHeader => before.pax = pax::parse(&self.whole(size, PAX_BYTES_MAX)?, EXTENTS_MAX)?,
-                // Says something of all entries after it; nothing that is unpacked (git writes a comment).
+                // Global records apply to all later entries; none affects unpacking (git writes a comment).
                 EntryType::XGlobalHeader => drop(self.whole(size, PAX_BYTES_MAX)?),
                 _ => return self.entry(header, size, before).map(Some),
             }
         }
     }
 
-    /// Passes over what is left of an entry.
-    fn skip(&mut self) -> Result<(), Trouble> {
+    /// Skips the rest of an entry.
+    fn skip(&mut self) -> Result<(), Failure> {
         let left = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
         let skipped =
@@ -105,8 +105,8 @@ impl<R: Read> Entries<R> {
         if skipped == left { Ok(()) } else { Err(cut_off()) }
     }
 
-    /// The next block as a header; None at the end, which an archive should mark by zeros and some do not.
-    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Trouble> {
+    /// Reads a header; None at the end of the archive, which some archives do not mark by zeros.
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Failure> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
@@ -129,20 +129,20 @@ impl<R: Read> Entries<R> {
             .sum();
         match Header::from_byte_slice(&block).cksum() {
             Ok(said) if said == sum => Ok(Some(block)),
-            _ => Err(Trouble::invalid("it is not a tar archive, or damaged: the checksum of a header is wrong")),
+            _ => Err(Failure::invalid("it is not a tar archive, or damaged: the checksum of a header is wrong")),
         }
     }
 
-    fn block(&mut self) -> Result<[u8; BLOCK], Trouble> {
+    fn block(&mut self) -> Result<[u8; BLOCK], Failure> {
         let mut block = [0; BLOCK];
         self.source.read_exact(&mut block).map_err(|error| unreadable(&error))?;
         Ok(block)
     }
 
-    /// The contents of a header that is read whole, with the padding behind it.
-    fn whole(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, Trouble> {
+    /// Reads the contents of a long name or a pax header, and the padding.
+    fn whole(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, Failure> {
         if size > limit {
-            return Err(Trouble::invalid(format!("a header of {size} bytes is larger than {limit}")));
+            return Err(Failure::invalid(format!("a header of {size} bytes is larger than {limit}")));
         }
         self.start(size);
         let mut bytes = Vec::new();
@@ -150,7 +150,7 @@ impl<R: Read> Entries<R> {
         if read as u64 == size { Ok(bytes) } else { Err(cut_off()) }
     }
 
-    fn name(&mut self, size: u64) -> Result<Vec<u8>, Trouble> {
+    fn name(&mut self, size: u64) -> Result<Vec<u8>, Failure> {
         let mut name = self.whole(size, PATH_BYTES_MAX + 1)?;
         while name.last() == Some(&0) {
             name.pop();
@@ -163,20 +163,20 @@ impl<R: Read> Entries<R> {
         (self.left, self.padding) = (size, (block - size % block) % block);
     }
 
-    /// Puts an entry together from its header and what stood before it.
-    fn entry(&mut self, header: &Header, size: u64, before: Before) -> Result<Entry, Trouble> {
+    /// Combines the header of an entry with the extensions in front of it.
+    fn entry(&mut self, header: &Header, size: u64, before: Before) -> Result<Entry, Failure> {
         let Before { path, link, pax } = before;
         let path = pax.sparse.name.clone().or(pax.path).or(path).unwrap_or_else(|| header.path_bytes().into_owned());
         let link =
             pax.link.or(link).or_else(|| header.link_name_bytes().map(|link| link.into_owned())).unwrap_or_default();
         let long = |bytes: &[u8]| bytes.len() as u64 > PATH_BYTES_MAX || bytes.contains(&0);
         if long(&path) || long(&link) {
-            return Err(Trouble::invalid(format!(
+            return Err(Failure::invalid(format!(
                 "entry {}: its name or its target is longer than {PATH_BYTES_MAX} bytes or holds a NUL",
                 shown(&path)
             )));
         }
-        let refuse = |field: &str| Trouble::invalid(format!("entry {}: its {field} is malformed", shown(&path)));
+        let refuse = |field: &str| Failure::invalid(format!("entry {}: its {field} is malformed", shown(&path)));
         let kind = kind(header, &path, link)?;
         let own = |place: (usize, usize), name: &str| field(header.as_bytes(), place).ok_or_else(|| refuse(name));
         let id = |pax: Option<u64>, place: (usize, usize), name: &str| {
@@ -207,8 +207,8 @@ impl<R: Read> Entries<R> {
         Ok(Entry { path, kind, mode, uid, gid, mtime, xattrs: pax.xattrs, size, extents })
     }
 
-    /// The map of GNU's own sparse format: four extents in the header, 21 in each block that follows it.
-    fn old_map(&mut self, first: &[GnuSparseHeader], extended: bool) -> Result<Vec<(u64, u64)>, Trouble> {
+    /// Reads the map of GNU's old sparse format: four extents in the header, 21 in each following block.
+    fn old_map(&mut self, first: &[GnuSparseHeader], extended: bool) -> Result<Vec<(u64, u64)>, Failure> {
         let mut extents = Vec::new();
         old_extents(first, &mut extents)?;
         let mut more = extended;
@@ -221,8 +221,8 @@ impl<R: Read> Entries<R> {
         Ok(extents)
     }
 
-    /// The map of pax format 1.0: decimal lines at the start of the data, filled up to a block.
-    fn map_in_data(&mut self) -> Result<Vec<(u64, u64)>, Trouble> {
+    /// Reads the map of pax format 1.0: decimal lines at the start of the data, padded to a block.
+    fn map_in_data(&mut self) -> Result<Vec<(u64, u64)>, Failure> {
         let (mut numbers, mut text) = (Vec::new(), Vec::new());
         let mut wanted = 1;
         while numbers.len() < wanted {
@@ -246,7 +246,7 @@ impl<R: Read> Entries<R> {
 }
 
 impl<R: Read> Read for Entries<R> {
-    /// Reads the current entry's bytes; an archive that ends in them is an error.
+    /// Reads the current entry's bytes; the end of the archive is an error.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         if wanted == 0 {
@@ -262,7 +262,7 @@ impl<R: Read> Read for Entries<R> {
     }
 }
 
-/// A number of a header: octal, or binary with the highest bit set; a field that was left empty is 0.
+/// Parses a number of a header: octal, or binary with the highest bit set; an empty field is 0.
 fn field(block: &[u8], (offset, length): (usize, usize)) -> Option<i64> {
     let bytes = &block[offset..offset + length];
     if bytes[0] & 0x80 == 0 {
@@ -279,16 +279,16 @@ fn field(block: &[u8], (offset, length): (usize, usize)) -> Option<i64> {
     bytes[1..].iter().try_fold(first, |number, byte| number.checked_mul(256)?.checked_add(i64::from(*byte)))
 }
 
-fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> Result<Kind, Trouble> {
-    let refuse = |reason: &str| Trouble::invalid(format!("entry {}: {reason}", shown(path)));
+fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> Result<Kind, Failure> {
+    let refuse = |reason: &str| Failure::invalid(format!("entry {}: {reason}", shown(path)));
     let device = || {
         let number = |number: io::Result<Option<u32>>| {
             number.ok().flatten().ok_or_else(|| refuse("its device number is malformed"))
         };
-        Ok::<_, Trouble>((number(header.device_major())?, number(header.device_minor())?))
+        Ok::<_, Failure>((number(header.device_major())?, number(header.device_minor())?))
     };
     match header.entry_type() {
-        // The first tar had no type for directories.
+        // The first tar marked directories by a slash only.
         EntryType::Regular if path.ends_with(b"/") => Ok(Kind::Directory),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Ok(Kind::File),
         EntryType::Directory => Ok(Kind::Directory),
@@ -302,7 +302,7 @@ fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> Result<Kind, Trouble> {
     }
 }
 
-fn old_extents(headers: &[GnuSparseHeader], extents: &mut Vec<(u64, u64)>) -> Result<(), Trouble> {
+fn old_extents(headers: &[GnuSparseHeader], extents: &mut Vec<(u64, u64)>) -> Result<(), Failure> {
     for header in headers.iter().filter(|header| !header.is_empty()) {
         let number = |number: io::Result<u64>| number.map_err(|_| malformed("map of holes"));
         extents.push((number(header.offset())?, number(header.length())?));
@@ -314,7 +314,7 @@ fn pairs(numbers: &[u64]) -> Vec<(u64, u64)> {
     numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// Whether extents follow one another within the file, and are as long together as what is stored.
+/// Whether extents are in order, within the file, and as long together as the stored data.
 fn check_extents(extents: &[(u64, u64)], size: u64, stored: u64) -> Option<()> {
     let mut end = 0u64;
     let mut sum = 0u64;
@@ -328,17 +328,17 @@ fn check_extents(extents: &[(u64, u64)], size: u64, stored: u64) -> Option<()> {
     (end <= size && size <= BYTES_MAX && sum == stored).then_some(())
 }
 
-/// An entry's name as errors show it: quoted, on one line, and not without end.
+/// Quotes an entry's name for an error, on one line of limited length.
 pub(super) fn shown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     let start: String = text.chars().take(200).collect();
     format!("{start:?}")
 }
 
-fn malformed(field: &str) -> Trouble {
-    Trouble::invalid(format!("the {field} of an entry is malformed"))
+fn malformed(field: &str) -> Failure {
+    Failure::invalid(format!("the {field} of an entry is malformed"))
 }
 
-fn cut_off() -> Trouble {
-    Trouble { refusal: Refusal::Invalid, reason: "it ends in the middle of an entry".to_owned() }
+fn cut_off() -> Failure {
+    Failure { refusal: Refusal::Invalid, reason: "it ends in the middle of an entry".to_owned() }
 }

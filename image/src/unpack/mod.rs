@@ -1,6 +1,6 @@
-//! The unpacking worker. A layer is hostile until it is unpacked, so this is a process of its own that has its working
-//! directory, a byte stream on its standard input, a pipe for its answer, and as few rights as the system can give: nothing
-//! else. It decompresses, hashes and unpacks, and says what it saw; whether that is what the image announced, the server checks.
+//! The unpacking worker. Layers are hostile, so a separate process with as few rights as possible unpacks them: it has its working
+//! directory, a byte stream on its standard input, and a pipe for its result. It decompresses, hashes and unpacks; the server
+//! compares the digest with the image's configuration.
 
 mod apply;
 mod entry;
@@ -23,28 +23,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, sys};
 
-/// Bytes of address space: a zstd window of 128 MiB, a set of the layer's paths, and room to spare.
+/// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
-/// Open files: the deepest path that is removed holds one for each of its directories.
+/// Open files: removing the deepest path opens each of its directories.
 const FILES_MAX: rlim_t = 1024;
-/// Seconds of a processor: the largest layer takes a few minutes.
+/// Seconds of CPU time: the largest layer takes a few minutes.
 const CPU_MAX: rlim_t = 3600;
-/// Seconds in all: a disk that does not answer holds up a pull no longer than this.
+/// Seconds of real time: the longest that an unresponsive disk can block a pull.
 const TIME_MAX: u32 = 7200;
-/// Exit code of a worker whose layer is not unpacked; the reason is in its answer.
+/// The exit code if the layer was not unpacked; the result has the reason.
 const REFUSED: u8 = 1;
 
-/// What a worker answers on its standard output.
+/// The result of a worker, on its standard output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub(crate) enum Outcome {
     /// The layer is unpacked.
     Unpacked(Unpacked),
-    /// It is not, and what is there of it is of no use.
-    Refused(Trouble),
+    /// The layer is not unpacked; the directory holds a useless part of it.
+    Refused(Failure),
 }
 
-/// What a layer turned out to be.
+/// The properties of an unpacked layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
     /// The digest of its uncompressed bytes.
@@ -58,31 +58,31 @@ pub struct Unpacked {
 /// Why a layer is not unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
-pub struct Trouble {
-    /// Whose fault it is.
+pub struct Failure {
+    /// Its kind.
     pub refusal: Refusal,
-    /// What, and which entry.
+    /// The text, with the entry.
     pub reason: String,
 }
 
-/// Whose fault it is that a layer is not unpacked.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
-    /// The layer's.
+    /// The layer is invalid.
     Invalid,
     /// The disk is full.
     Full,
-    /// The system's.
+    /// The system failed.
     Failed,
 }
 
-impl Trouble {
+impl Failure {
     fn invalid(reason: impl Into<String>) -> Self {
         Self { refusal: Refusal::Invalid, reason: reason.into() }
     }
 
-    /// Something that the system refused to write.
+    /// An error of a system call.
     fn system(what: impl std::fmt::Display, error: impl Into<io::Error>) -> Self {
         let error = error.into();
         let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
@@ -90,8 +90,8 @@ impl Trouble {
     }
 }
 
-/// The worker `unpack`: no arguments; the layer on the standard input, as a file or a pipe; the working directory is unpacked
-/// into. Answers with one line of JSON.
+/// The worker `unpack`: takes no arguments, reads the layer from its standard input (a file or a pipe), unpacks it into its working
+/// directory, and prints one line of JSON.
 pub fn main(_args: &[OsString]) -> ExitCode {
     let outcome = match run() {
         Ok(unpacked) => Outcome::Unpacked(unpacked),
@@ -104,8 +104,8 @@ pub fn main(_args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run() -> Result<Unpacked, Trouble> {
-    let confined = |error: io::Error| Trouble::system("cannot confine the worker", error);
+fn run() -> Result<Unpacked, Failure> {
+    let confined = |error: io::Error| Failure::system("cannot confine the worker", error);
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
     sys::limit_memory(MEMORY_MAX).map_err(confined)?;
@@ -124,12 +124,12 @@ fn limit() -> nix::Result<()> {
     Ok(())
 }
 
-/// Unpacks a layer (tar, gzip or zstd) of so many compressed bytes (0: unknown) into an open directory. Not confined: for the
-/// worker, which is, and for tests.
+/// Unpacks a layer (tar, gzip or zstd) of `size` compressed bytes (0: unknown) into an open directory. Does not confine itself: for
+/// the confined worker and for tests.
 ///
 /// # Errors
-/// What is wrong with the layer, or with the system; the directory then holds a part of it.
-pub fn unpack(input: impl Read, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Trouble> {
+/// The layer is invalid, or the system failed; the directory then holds a part of the layer.
+pub fn unpack(input: impl Read, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Failure> {
     let mut stream = stream::Stream::open(input, stream::limit(compressed))?;
     let mut entries = entry::Entries::new(&mut stream);
     let mut layer = apply::Layer::new(directory);

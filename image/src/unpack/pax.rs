@@ -1,13 +1,13 @@
-//! The records of a pax header (pax(1), "pax Extended Header"): `LENGTH KEY=VALUE\n` each. Pure.
+//! Parses the records of a pax header (pax(1), "pax Extended Header"), each `LENGTH KEY=VALUE\n`. Pure.
 
-use super::Trouble;
+use super::Failure;
 
-/// What stands before the name of an extended attribute.
+/// The prefix of an extended attribute's name.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 /// Extended attributes of one entry.
 const XATTRS_MAX: usize = 128;
 
-/// What a pax header says of the entry after it; what it does not say is None.
+/// The values of a pax header for the next entry; missing ones are None.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -21,28 +21,28 @@ pub(super) struct Pax {
     pub(super) sparse: Sparse,
 }
 
-/// How GNU tar says that a file has holes, in its three pax formats.
+/// A sparse file in GNU tar's three pax formats.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sparse {
     /// 1.0: the map stands before the data.
     pub(super) map_in_data: bool,
-    /// The file's own name and size, with the holes.
+    /// The file's real name and size, with holes.
     pub(super) name: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
-    /// 0.0 and 0.1: the numbers of the map, offset and length in turn.
+    /// 0.0 and 0.1: the numbers of the map, alternately offset and length.
     pub(super) map: Vec<u64>,
 }
 
 /// Reads the records.
-pub(super) fn parse(mut bytes: &[u8], extents_max: usize) -> Result<Pax, Trouble> {
+pub(super) fn parse(mut bytes: &[u8], extents_max: usize) -> Result<Pax, Failure> {
     let mut pax = Pax::default();
     while !bytes.is_empty() {
-        let (key, value, rest) = record(bytes).ok_or_else(|| Trouble::invalid("a pax header is malformed"))?;
+        let (key, value, rest) = record(bytes).ok_or_else(|| Failure::invalid("a pax header is malformed"))?;
         take(&mut pax, key, value).ok_or_else(|| {
-            Trouble::invalid(format!("the value of {:?} in a pax header is malformed", String::from_utf8_lossy(key)))
+            Failure::invalid(format!("the value of {:?} in a pax header is malformed", String::from_utf8_lossy(key)))
         })?;
         if pax.xattrs.len() > XATTRS_MAX || pax.sparse.map.len() > 2 * extents_max {
-            return Err(Trouble::invalid("a pax header has too many extended attributes or extents"));
+            return Err(Failure::invalid("a pax header has too many extended attributes or extents"));
         }
         bytes = rest;
     }
@@ -58,8 +58,8 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&body[..equals], &body[equals + 1..], rest))
 }
 
-/// Takes one record; None: its value is malformed. Unknown ones say nothing that is unpacked (comments, access times, flags
-/// that only the system that wrote the layer knows).
+/// Applies one record; None: its value is malformed. Ignores unknown keys, which do not affect unpacking (comments, access times,
+/// flags of other systems).
 fn take(pax: &mut Pax, key: &[u8], value: &[u8]) -> Option<()> {
     match key {
         b"path" => pax.path = Some(value.to_vec()),
@@ -88,7 +88,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if digits { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }
 
-/// Seconds with a fraction, which counts upwards before 1970 too: -1.25 is two seconds before and 0.75 after.
+/// Parses seconds with a fraction, which is positive before 1970 too: -1.25 is -2 s and 750 ms.
 fn time(text: &[u8]) -> Option<(i64, i64)> {
     let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
     let mut parts = text.splitn(2, |byte| *byte == b'.');

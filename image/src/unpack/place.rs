@@ -1,6 +1,6 @@
-//! Places in the directory that is unpacked into, reached by descriptors alone. A path is walked one name at a time from the
-//! root, as the image's own programs would see it: an absolute symbolic link starts at the root again, and a `..` that would
-//! climb above the root is refused. Nothing else writes there meanwhile, so what was looked at is what is used.
+//! Resolves paths in the target directory by descriptors alone. A path is walked one component at a time from the root, as a
+//! program in the image would: an absolute symbolic link starts at the root again, and a `..` above the root is refused. Nothing
+//! else writes to the directory, so there is no race between check and use.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -15,30 +15,30 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::Trouble;
+use super::Failure;
 use super::entry::shown;
 
-/// Names in one path. A path of 4096 bytes could have 2048; trees so deep can be neither walked nor removed cheaply.
+/// Components of a path. A path of 4096 bytes could have 2048; such deep trees are slow to walk and to remove.
 const DEPTH_MAX: usize = 512;
-/// Symbolic links on one path: as many as Linux follows (path_resolution(7)).
+/// Symbolic links on one path, as in Linux (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-/// How a directory is opened on the way.
+/// The flags for a directory on the way.
 const WALK: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// The names of a path in an archive, with `.` and doubled slashes left out. A leading slash means the layer's root, as some
-/// tools write it; a `..` is refused.
-pub(super) fn names(path: &[u8]) -> Result<Vec<&OsStr>, Trouble> {
+/// Splits a path of an archive into components, without `.` and empty ones. A leading slash is the layer's root, as some tools
+/// write it; a `..` is refused.
+pub(super) fn names(path: &[u8]) -> Result<Vec<&OsStr>, Failure> {
     let names: Vec<&OsStr> = path
         .split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty() && *name != b".")
         .map(OsStr::from_bytes)
         .collect();
     if names.iter().any(|name| *name == "..") {
-        return Err(Trouble::invalid(format!("entry {}: it leads out of the layer's root", shown(path))));
+        return Err(Failure::invalid(format!("entry {}: it leads out of the layer's root", shown(path))));
     }
     if names.len() > DEPTH_MAX || names.iter().any(|name| name.len() > 255) {
-        return Err(Trouble::invalid(format!(
+        return Err(Failure::invalid(format!(
             "entry {}: it is nested deeper than {DEPTH_MAX}, or has a name longer than 255 bytes",
             shown(path)
         )));
@@ -46,17 +46,17 @@ pub(super) fn names(path: &[u8]) -> Result<Vec<&OsStr>, Trouble> {
     Ok(names)
 }
 
-/// A directory that was found.
+/// A resolved directory.
 pub(super) struct Place {
     pub(super) directory: OwnedFd,
-    /// Its names from the root on, without symbolic links.
+    /// Its components from the root on, without symbolic links.
     pub(super) path: Vec<Vec<u8>>,
 }
 
 /// Walks paths below one directory.
 pub(super) struct Places<'a> {
     root: &'a OwnedFd,
-    /// The directory that was found last, and by which names: the entries of one directory follow one another.
+    /// The last result and its path: entries of one directory usually follow one another.
     last: Option<(Vec<Vec<u8>>, Rc<Place>)>,
 }
 
@@ -65,14 +65,13 @@ impl<'a> Places<'a> {
         Self { root, last: None }
     }
 
-    /// Forgets the last directory: something that may lead to it was removed.
+    /// Clears the cache: a removed entry may have been on its path.
     pub(super) fn forget(&mut self) {
         self.last = None;
     }
 
-    /// The directory with these names. Where there is none, `make` makes it unless something else stands there; else it is
-    /// None.
-    pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<Place>>, Trouble> {
+    /// Finds a directory. With `make`, creates it unless another file is in its place; else a missing one is None.
+    pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<Place>>, Failure> {
         if let Some((last, place)) = &self.last
             && last.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()))
         {
@@ -84,9 +83,9 @@ impl<'a> Places<'a> {
         Ok(found)
     }
 
-    fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<Place>, Trouble> {
-        let failed = |error: Errno| Trouble::system(format!("cannot reach {}", path()), error);
-        let refuse = |reason: &str| Trouble::invalid(format!("path {}: {reason}", path()));
+    fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<Place>, Failure> {
+        let failed = |error: Errno| Failure::system(format!("cannot reach {}", path()), error);
+        let refuse = |reason: &str| Failure::invalid(format!("path {}: {reason}", path()));
         let mut left: Vec<Vec<u8>> = names.iter().rev().map(|name| name.as_bytes().to_vec()).collect();
         let (mut done, mut links) = (Vec::<Vec<u8>>::new(), 0);
         let mut here = self.reopen(&done).map_err(failed)?;
@@ -103,7 +102,7 @@ impl<'a> Places<'a> {
                     left.push(name);
                 }
                 Err(Errno::ENOENT) => return Ok(None),
-                // What O_NOFOLLOW says of a symbolic link differs between systems.
+                // The errno of O_NOFOLLOW for a symbolic link differs between systems.
                 Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
                     let target = match readlinkat(&here, name.as_slice()) {
                         Ok(target) => target,
@@ -131,7 +130,7 @@ impl<'a> Places<'a> {
         Ok(Some(Place { directory: here, path: done }))
     }
 
-    /// The directory of names that are known to be directories.
+    /// Opens components that are known to be directories.
     fn reopen(&self, names: &[Vec<u8>]) -> nix::Result<OwnedFd> {
         let mut here = openat(self.root, c".", WALK, Mode::empty())?;
         for name in names {
@@ -141,7 +140,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// What stands there, if anything; a symbolic link is itself.
+/// The attributes of an entry, if it exists; does not follow a symbolic link.
 pub(super) fn look(directory: impl AsFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(found)),
@@ -155,7 +154,7 @@ pub(super) fn is_directory(found: &FileStat) -> bool {
     SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT) == SFlag::S_IFDIR
 }
 
-/// Removes whatever stands there, with all below it; a mount below it ends the removal.
+/// Removes a tree. Idempotent. A mount in it is an error.
 pub(super) fn remove(directory: impl AsFd, name: &OsStr) -> nix::Result<()> {
     let Some(found) = look(directory.as_fd(), name)? else { return Ok(()) };
     if !is_directory(&found) {
@@ -178,7 +177,7 @@ pub(super) fn list(directory: impl AsFd) -> nix::Result<Vec<CString>> {
     names.filter(|name| !matches!(name.as_deref().map(|name| name.to_bytes()), Ok(b"." | b".."))).collect()
 }
 
-/// Opens a directory in another one, to set what only a descriptor can set.
+/// Opens a subdirectory, to set attributes that need a descriptor.
 pub(super) fn open(directory: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(openat(directory, name, WALK, Mode::empty())?)
 }

@@ -1,26 +1,26 @@
-//! The bytes of a layer: decompressed by what they are, whatever their media type says, hashed, counted, and bounded.
+//! The bytes of a layer, decompressed by their first bytes and not by their media type, hashed, counted, and limited.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Refusal, Trouble};
+use super::{Failure, Refusal};
 use crate::Digest;
 
 /// Uncompressed bytes of one layer.
 pub(super) const BYTES_MAX: u64 = 64 << 30;
-/// A layer that grows beyond this many bytes may not grow without bound from a few compressed ones:
+/// Uncompressed bytes above which [`BOMB_RATIO_MAX`] applies.
 const BOMB_BYTES_MIN: u64 = 1 << 30;
-/// … at most so many times. gzip reaches 1032 on zeros; what real images hold, 20.
+/// The largest compression ratio: gzip reaches 1032 on zeros, real images 20.
 const BOMB_RATIO_MAX: u64 = 200;
-/// The largest window of zstd, as a power of two: what its own tool accepts (128 MiB).
+/// The largest window of zstd, as a power of two: the limit of zstd(1), 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Bytes read at a time.
 const BUFFER: usize = 128 << 10;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The first bytes of a frame that zstd skips; the first varies.
+/// The last three bytes of the magic number of a skippable frame; the first varies.
 const ZSTD_SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 /// A layer's uncompressed bytes.
@@ -32,8 +32,8 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Looks at the first bytes and decompresses what they say, up to so many bytes.
-    pub(super) fn open(mut input: impl Read + 'a, limit: u64) -> Result<Self, Trouble> {
+    /// Detects the compression by the first bytes. Reads at most `limit` uncompressed bytes.
+    pub(super) fn open(mut input: impl Read + 'a, limit: u64) -> Result<Self, Failure> {
         let mut head = Vec::new();
         input.by_ref().take(4).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
         let kind: [bool; 2] = [
@@ -49,14 +49,14 @@ impl<'a> Stream<'a> {
         Ok(Self { source, hash: Sha256::new(), read: 0, limit })
     }
 
-    /// Reads what follows the archive's end, which belongs to the digest, and gives digest and length.
-    pub(super) fn finish(mut self) -> Result<(Digest, u64), Trouble> {
+    /// Reads the bytes after the archive's end, which the digest covers, and returns digest and length.
+    pub(super) fn finish(mut self) -> Result<(Digest, u64), Failure> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| unreadable(&error))?;
         Ok((Digest::finish(self.hash), self.read))
     }
 }
 
-/// How many bytes may come of so many compressed ones (0: unknown).
+/// The limit of uncompressed bytes for `compressed` bytes (0: unknown).
 pub(super) fn limit(compressed: u64) -> u64 {
     let ratio = compressed.saturating_mul(BOMB_RATIO_MAX).max(BOMB_BYTES_MIN);
     if compressed == 0 { BYTES_MAX } else { ratio.min(BYTES_MAX) }
@@ -81,14 +81,14 @@ impl Read for Stream<'_> {
     }
 }
 
-/// A read that failed: by the disk when the kernel says so, else by what the bytes are.
-pub(super) fn unreadable(error: &io::Error) -> Trouble {
+/// A failed read: an errno means the disk, anything else an invalid layer.
+pub(super) fn unreadable(error: &io::Error) -> Failure {
     let refusal = if error.raw_os_error().is_some() { Refusal::Failed } else { Refusal::Invalid };
     let reason = match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends in the middle".to_owned(),
         _ => format!("cannot be read: {error}"),
     };
-    Trouble { refusal, reason }
+    Failure { refusal, reason }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{EntryType, Header};
 
-use super::{Refusal, Trouble, Unpacked, unpack};
+use super::{Failure, Refusal, Unpacked, unpack};
 use crate::{Digest, sys};
 
 /// Builds archives entry by entry, whatever they say.
@@ -89,7 +89,7 @@ impl Root {
         self.scratch.path().join("root").join(name)
     }
 
-    fn apply(&self, tar: &Tar) -> Result<Unpacked, Trouble> {
+    fn apply(&self, tar: &Tar) -> Result<Unpacked, Failure> {
         let directory: OwnedFd = File::open(self.path("")).unwrap().into();
         let outcome = unpack(&tar.0[..], 0, &directory);
         let outside: Vec<_> = fs::read_dir(self.scratch.path().join("outside")).unwrap().collect();

@@ -1,5 +1,5 @@
-//! A tree of files becomes a layer, layers and a configuration become an image, images become an index. Equal input gives
-//! equal digests: nothing depends on the clock or on the order of a directory.
+//! Builds layers from trees of files, images from layers and a configuration, and indexes from images. Equal input gives equal
+//! digests: nothing depends on the clock or on the order of a directory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,9 +12,9 @@ use flate2::{Compression as Level, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// The architecture of this machine in Go's words, which OCI uses.
+/// The architecture of this machine as a GOARCH, which OCI uses.
 pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-/// The time of every file and image: images must not differ from run to run.
+/// The time of every file and image: a constant, so that builds are reproducible.
 const MTIME: u64 = 1_700_000_000;
 /// Media types (OCI image specification, "OCI Image Media Types").
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -28,13 +28,13 @@ pub enum Node {
     Directory(u32),
     /// A file with its mode and contents.
     File(u32, Arc<[u8]>),
-    /// Another name for an entry that sorts before it.
+    /// A hard link to another entry.
     HardLink(String),
     /// A symbolic link.
     Symlink(String),
 }
 
-/// The files of one layer by path, without a leading slash. Directories above a file need not be listed.
+/// The files of one layer by path, without a leading slash. Parent directories are optional.
 #[derive(Debug, Clone, Default)]
 pub struct Tree(BTreeMap<String, Node>);
 
@@ -46,13 +46,13 @@ impl Tree {
         self
     }
 
-    /// Adds a file that everybody can read.
+    /// Adds a file of mode 0644.
     #[must_use]
     pub fn file(self, path: &str, contents: &str) -> Self {
         self.with(path, Node::File(0o644, contents.as_bytes().into()))
     }
 
-    /// Adds a file that everybody can run.
+    /// Adds an executable file of mode 0755.
     #[must_use]
     pub fn program(self, path: &str, contents: &[u8]) -> Self {
         self.with(path, Node::File(0o755, contents.into()))
@@ -108,7 +108,7 @@ impl Tree {
     /// A path that a tar archive cannot hold.
     pub fn tar(&self) -> io::Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
-        // Files before hard links: a link's target must be there.
+        // Files before hard links: the target of a link must exist.
         let (links, others): (Vec<_>, Vec<_>) = self.0.iter().partition(|(_, node)| matches!(node, Node::HardLink(_)));
         for (path, node) in others.into_iter().chain(links) {
             let mut header = tar::Header::new_gnu();
@@ -171,14 +171,14 @@ impl Blob {
         Self { media_type, digest: digest(&bytes), bytes }
     }
 
-    /// The descriptor by which other documents name it.
+    /// The descriptor of the blob.
     #[must_use]
     pub fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
     }
 }
 
-/// A layer as it is stored.
+/// A compressed layer and its diff ID.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// The archive, compressed.
@@ -205,7 +205,7 @@ impl Layer {
     }
 }
 
-/// The configuration of an image. What is empty is left out, unless its field says otherwise.
+/// The configuration of an image. Empty fields are left out, unless their comment says otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// User and group, as in a Dockerfile.
@@ -220,9 +220,9 @@ pub struct Config {
     pub working_dir: &'static str,
     /// The signal that stops it.
     pub stop_signal: &'static str,
-    /// The operating system, in Go's words, which OCI uses; empty: linux.
+    /// The operating system as a GOOS; empty: linux.
     pub os: &'static str,
-    /// The architecture, in Go's words; empty: this machine's.
+    /// The architecture as a GOARCH; empty: this machine's.
     pub architecture: &'static str,
 }
 
@@ -257,7 +257,7 @@ impl Config {
 pub struct Image {
     /// Configuration and layers.
     pub blobs: Vec<Blob>,
-    /// The manifest; its digest is the image's in a registry.
+    /// The manifest, whose digest names the image in a registry.
     pub manifest: Blob,
 }
 
@@ -268,7 +268,7 @@ impl Image {
         Self::with_document(layers, &config.document(layers))
     }
 
-    /// Makes an image whose configuration is this document, whatever it says of the layers.
+    /// Makes an image with this configuration, which need not match the layers.
     #[must_use]
     pub fn with_document(layers: &[Layer], config: &Value) -> Self {
         let config = Blob::new(CONFIG, config.to_string());

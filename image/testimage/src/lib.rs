@@ -1,5 +1,5 @@
-//! OCI images made from trees of files, and a registry that serves them from memory: for `cellblock demo` and for the tests of
-//! image, cri and e2e, so that none of them needs an image from elsewhere. Equal input gives equal digests.
+//! Builds OCI images from trees of files, and serves them from a registry in memory: for `cellblock demo` and the tests of image,
+//! cri and e2e, which need no other images. Equal input gives equal digests.
 
 mod image;
 mod registry;

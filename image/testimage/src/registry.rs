@@ -1,5 +1,4 @@
-//! A registry on loopback: the part of the OCI distribution specification that a pull needs, from memory. It serves what it was
-//! given and takes nothing.
+//! A read-only registry on loopback, from memory: the part of the OCI distribution specification that a pull needs.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,10 +17,10 @@ use tokio::task::JoinSet;
 
 use crate::{Blob, Image};
 
-/// The header in which a registry says what a manifest's digest is (OCI distribution specification, "Pulling manifests").
+/// The header with a manifest's digest (OCI distribution specification, "Pulling manifests").
 const DIGEST_HEADER: &str = "docker-content-digest";
 
-/// What the registry serves: one repository.
+/// The contents of the registry: one repository.
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
     repository: String,
@@ -52,10 +51,10 @@ impl Contents {
     }
 }
 
-/// Serves until the returned set is dropped; the address is on loopback, its port any that is free.
+/// Serves until the returned set is dropped, on a free port of loopback.
 ///
 /// # Errors
-/// No port can be listened on.
+/// No port is free.
 pub async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<()>)> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
@@ -63,13 +62,13 @@ pub async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<(
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
-        // A listener fails for want of descriptors; its clients then say what they could not fetch.
+        // accept(2) fails if descriptors run out; the clients then report the failure.
         while let Ok((stream, _)) = listener.accept().await {
             let contents = contents.clone();
             connections.spawn(async move {
                 let answer =
                     service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&contents, &request))));
-                // A client that hangs up is no concern of a registry's.
+                // A client may hang up.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
             });
         }

@@ -1,4 +1,4 @@
-//! A registry on loopback that says whatever a test wants it to, images for it, and a store to pull them into.
+//! A registry on loopback with the responses of a test, images for it, and a store to pull them into.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ mod small_disk;
 
 use small_disk::SmallDisk;
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) method: String,
@@ -43,7 +43,7 @@ impl Seen {
     }
 }
 
-/// What is answered.
+/// A response.
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
@@ -54,11 +54,11 @@ pub(crate) enum Contents {
     Whole(Vec<u8>),
     /// The connection breaks after these bytes.
     Broken(Vec<u8>),
-    /// These bytes again and again.
+    /// These bytes, repeated without end.
     Endless(Vec<u8>),
     /// These bytes, and then nothing more.
     Stalled(Vec<u8>),
-    /// Nothing at all, not even a head.
+    /// Nothing, not even a head.
     Silent,
     /// These bytes, one by one and slowly.
     Trickling(Vec<u8>),
@@ -107,7 +107,7 @@ impl Registry {
         self.seen.lock().unwrap().clone()
     }
 
-    /// How many requests had this in their target.
+    /// The number of requests with this text in their target.
     pub(crate) fn count(&self, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.target.contains(part)).count()
     }
@@ -155,7 +155,7 @@ async fn respond(
     Ok(response.body(body).unwrap())
 }
 
-/// Documents and blobs of images, by what a request's path ends in.
+/// Documents and blobs of images, by the last component of a request's path.
 #[derive(Default, Clone)]
 pub(crate) struct Content {
     pub(crate) by_name: HashMap<String, Vec<u8>>,
@@ -167,7 +167,7 @@ impl Content {
         blob.descriptor()
     }
 
-    /// Adds an image and gives its manifest's descriptor. A layer is its tar and how it is compressed.
+    /// Adds an image of layers (tar, compression) and returns its manifest's descriptor.
     pub(crate) fn image(&mut self, platform: &str, layers: &[(Vec<u8>, &str)]) -> Value {
         let diff_ids: Vec<String> = layers.iter().map(|(tar, _)| Digest::of(tar).to_string()).collect();
         let (os, architecture) = platform.split_once('/').unwrap();
@@ -192,7 +192,7 @@ impl Content {
         self.put(&image.manifest)
     }
 
-    /// Adds an index of (platform, manifest) and gives its descriptor.
+    /// Adds an index of (platform, manifest) and returns its descriptor.
     pub(crate) fn index(&mut self, entries: &[(&str, Value)]) -> Value {
         self.put(&testimage::index(entries))
     }
@@ -203,7 +203,7 @@ impl Content {
         self.by_name.insert(tag.to_owned(), bytes);
     }
 
-    /// Answers as a registry should.
+    /// Responds like a correct registry.
     pub(crate) fn answer(&self, seen: &Seen) -> Reply {
         let path = seen.target.split('?').next().unwrap();
         let name = path.rsplit('/').next().unwrap();
@@ -222,7 +222,7 @@ impl Content {
     }
 }
 
-/// A registry with one image of three layers, each compressed in another way, below the tag `1`, in an index.
+/// An index with the tag `1`, and its image of three layers, each with another compression.
 pub(crate) fn content() -> Content {
     let mut content = Content::default();
     let layers = [
@@ -238,7 +238,7 @@ pub(crate) fn content() -> Content {
     content
 }
 
-/// Serves it as a registry should.
+/// Serves it like a correct registry.
 pub(crate) async fn serve(content: Content) -> Registry {
     Registry::start(move |seen| content.answer(seen)).await
 }
@@ -259,7 +259,7 @@ pub(crate) fn layer(files: &[(&str, &str)]) -> Vec<u8> {
 /// How long a store of [`Store::impatient`] waits for a registry.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
 
-/// A store in a directory of its own.
+/// A store in a temporary directory.
 pub(crate) struct Store {
     pub(crate) images: Images,
     pub(crate) faults: Faults,
@@ -291,7 +291,7 @@ impl Store {
         Self { images, faults, directory }
     }
 
-    /// A store of which this part (`root`: the blobs, `fake`: what is unpacked) is on a small disk; None where none can be made.
+    /// A store with this part (`root`: blobs, `fake`: layers) on a small disk; None if none can be mounted.
     pub(crate) fn on_small_disk(part: &str, megabytes: u32) -> Option<(Self, SmallDisk)> {
         let directory = tempfile::tempdir().unwrap();
         let disk = SmallDisk::mount(&directory.path().join(part), megabytes)?;
@@ -300,12 +300,12 @@ impl Store {
         Some((Self { images, faults, directory }, disk))
     }
 
-    /// As after a restart.
+    /// Simulates a restart.
     pub(crate) fn reopen(&mut self) {
         self.images = open(self.directory.path(), &self.faults, Duration::from_secs(60));
     }
 
-    /// What is left of blobs, downloads and chains: nothing but what images use.
+    /// The blobs, downloads and chains on disk.
     pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
         let list = |name: &str| {
             std::fs::read_dir(self.directory.path().join(name)).unwrap().map(|entry| entry.unwrap().path())
@@ -313,7 +313,7 @@ impl Store {
         ["root/blobs/sha256", "root/ingest", "fake/chains", "fake/begun"].iter().flat_map(|name| list(name)).collect()
     }
 
-    /// Waits until nothing is left: what a pull leaves is collected in the background.
+    /// Waits until nothing is left: garbage is collected in the background.
     pub(crate) async fn wait_until_empty(&self) {
         for _ in 0..200 {
             if self.leftovers().is_empty() {

@@ -12,20 +12,19 @@ use super::headers::Inflater;
 use super::session::{IncomingStream, PING, Shared};
 use super::table::{Delivery, FlowControl, WINDOW};
 use crate::input;
-use crate::wire::BoxRead;
+use crate::wire::{self, BoxRead};
 
 /// Bytes of one read.
 const READ: usize = 32 * 1024;
 /// Bytes of a control frame: four headers compress to a hundred.
 const CONTROL_LIMIT: usize = 16 * 1024;
 
-/// Why reading ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    ProtocolError(#[from] ProtocolError),
+type End = wire::End<ProtocolError>;
+
+impl From<ProtocolError> for End {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error)
+    }
 }
 
 struct Reader {
@@ -48,12 +47,9 @@ pub(super) async fn run(io: BoxRead, shared: Arc<Shared>, incoming: mpsc::Sender
         () = ended.cancelled() => return,
     };
     tracing::debug!(reason = %end, "a SPDY connection has ended");
-    if let End::ProtocolError(_) = end {
+    if let End::Protocol(_) = end {
         let goaway = frame::go_away(reader.shared.table().last(), GoAwayStatus::ProtocolError);
-        // Does not wait for a writer that is blocked by a peer that does not read.
-        if let Ok(mut wire) = reader.shared.wire.try_lock() {
-            let _told = tokio::time::timeout(std::time::Duration::from_secs(1), wire.finish(&goaway)).await;
-        }
+        wire::try_finish(&reader.shared.wire, &goaway).await;
     }
     reader.shared.end();
 }
@@ -103,7 +99,7 @@ impl Reader {
             }
         };
         match result {
-            Err(End::ProtocolError(ProtocolError::Stream { stream, status })) => {
+            Err(End::Protocol(ProtocolError::Stream { stream, status })) => {
                 tracing::debug!(stream, ?status, "a SPDY stream is reset");
                 Ok(self.shared.reset(stream, status).await?)
             }

@@ -31,7 +31,7 @@ pub(crate) enum FlowControl {
 /// The answer to a stream that wants to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reservation {
-    /// It may send so many bytes.
+    /// It may send this number of bytes.
     Granted(usize),
     /// It waits for a WINDOW_UPDATE.
     Wait,

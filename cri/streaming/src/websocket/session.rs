@@ -13,7 +13,7 @@ use super::codec::{Codec, MessageDecoder, Piece, encode};
 use super::frame::{self, CONTROL_LIMIT, FrameHeader, HEADER_LIMIT, Opcode, ProtocolError};
 use crate::idle::Activity;
 use crate::input::{self, Input, InputWriter};
-use crate::wire::{BoxRead, BoxWrite, Chunk, SharedWire, Wire};
+use crate::wire::{self, BoxRead, BoxWrite, Chunk, SharedWire, Wire};
 
 /// Bytes of one read.
 const READ: usize = 32 * 1024;
@@ -120,15 +120,12 @@ impl Output {
     }
 }
 
-/// Why reading ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    ProtocolError(#[from] ProtocolError),
-    #[error("the client has closed it")]
-    Closed,
+type End = wire::End<ProtocolError>;
+
+impl From<ProtocolError> for End {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error)
+    }
 }
 
 struct Reader {
@@ -151,13 +148,10 @@ impl Reader {
             () = ended.cancelled() => End::Closed,
         };
         tracing::debug!(%reason, "a WebSocket connection has ended");
-        let status = if matches!(reason, End::ProtocolError(_)) { PROTOCOL_ERROR } else { NORMAL };
+        let status = if matches!(reason, End::Protocol(_)) { PROTOCOL_ERROR } else { NORMAL };
         let close = frame::message(Opcode::Close, &status.to_be_bytes());
-        // Does not wait for a writer that is blocked by a client that does not read.
-        if !matches!(reason, End::Io(_))
-            && let Ok(mut wire) = self.wire.try_lock()
-        {
-            let _told = tokio::time::timeout(Duration::from_secs(1), wire.finish(&close)).await;
+        if !matches!(reason, End::Io(_)) {
+            wire::try_finish(&self.wire, &close).await;
         }
         end(&self.input_writers, &ended);
     }

@@ -1,5 +1,5 @@
-//! What many clients, and those that are cut off or do not read, leave behind: nothing. These count the descriptors and the
-//! memory of the whole process, so they have one of their own.
+//! Many clients, broken connections and clients that do not read leave nothing behind. These tests count the descriptors and the
+//! memory of their whole process, so they run in a separate one.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use crate::fixture::{Fixture, PATIENCE};
 use crate::raw_client::{Got, RawClient, STDIN, STDOUT, status, works};
 
-/// Rounds until memory stands: the stacks of the fake's processes, which are threads, stay with the C library.
+/// Rounds until memory is stable: the C library keeps the stacks of the fake's processes, which are threads.
 const WARM: usize = 2;
-/// What may stay behind after many connections, in bytes.
+/// Memory that may be left after many connections, in bytes.
 const LEFT: usize = 10 << 20;
 
-/// One after the other: each counts what the whole process has.
+/// One after the other: each counts the whole process.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_behind() {
     clients_that_are_cut_off_leave_nothing().await;
@@ -37,7 +37,7 @@ fn descriptors() -> Option<usize> {
     std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
 }
 
-/// What they are.
+/// Their targets.
 fn list() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
@@ -49,7 +49,7 @@ fn resident() -> Option<usize> {
     text.split_whitespace().nth(1)?.parse::<usize>().ok().map(|pages| pages * 4096)
 }
 
-/// Waits until no more descriptors are open than there were.
+/// Waits until no more descriptors are open than before.
 async fn settled(before: Option<usize>) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while descriptors() > before {
@@ -81,7 +81,7 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
     let (memory, mut sent) = (resident(), 0usize);
     let piece = [&frame::data(STDIN, false, 65536)[..], &[0; 65536]].concat();
-    // It never reads what comes back: sooner or later nothing more is taken from it.
+    // It never reads: finally the server stops reading from it.
     while timeout(Duration::from_secs(1), raw.socket.write_all(&piece)).await.is_ok_and(|written| written.is_ok()) {
         sent += piece.len();
         assert!(sent < 256 << 20, "{sent} bytes were taken");

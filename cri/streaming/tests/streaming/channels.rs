@@ -1,4 +1,4 @@
-//! WebSocket clients of another library (tungstenite), for what the real client library does not send.
+//! WebSocket clients of another library (tungstenite), for messages that the real client library does not send.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,7 +23,7 @@ async fn connect(url: &str, protocol: &'static str) -> Client {
     tokio_tungstenite::client_async(request, socket).await.unwrap().0
 }
 
-/// Everything that came, until the end; a message's channel is its first byte.
+/// All messages until the end; the first byte is the channel.
 async fn rest(client: &mut Client) -> Vec<Message> {
     let mut all = Vec::new();
     while let Some(message) = timeout(PATIENCE, client.next()).await.unwrap() {

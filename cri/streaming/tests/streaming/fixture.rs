@@ -13,7 +13,7 @@ use runtime::fake::{Fake, Kernel};
 use runtime::spec::ContainerSpec;
 use streaming::{Command, Forward, Server, Settings};
 
-/// How long anything may take before a test gives up.
+/// The time-out of anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Fixture {
@@ -60,7 +60,7 @@ impl Fixture {
         self.server.forward_url(Forward { pod: self.pod.clone(), ports: ports.to_vec() }).unwrap()
     }
 
-    /// Makes a port of the pod send back what it gets, until its client has said its last word.
+    /// Serves an echo on a port of the pod until the client shuts its side down.
     pub(crate) fn echo(&self, port: u16) {
         let listener = UnixListener::bind(self.directory.path().join(port.to_string())).unwrap();
         self.kernel.listen(&self.pod, port, listener.try_clone().unwrap());

@@ -1,4 +1,4 @@
-//! Clients that mean no good: the server stays up, holds no more than it may, and keeps nothing of them.
+//! Hostile clients: the server survives, keeps its limits, and leaks nothing.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn frames_that_break_the_protocol_end_the_connection() {
     ] {
         let mut raw = RawClient::exec(&fixture.exec(&["block"], false), false).await;
         raw.send(&bytes).await;
-        // What looks like the head of a long frame is waited for until the client is gone.
+        // The start of a long frame makes the server wait until the client is gone.
         if name == "no SPDY at all" {
             raw.socket.shutdown().await.unwrap();
         }

@@ -1,5 +1,5 @@
 //! The streaming server over real sockets, on the fake backend: with the real client library, with WebSocket clients of
-//! another library, and with clients that mean no good.
+//! another library, and with hostile clients.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 

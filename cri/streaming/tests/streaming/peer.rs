@@ -12,10 +12,10 @@ use streaming::{Certificate, Settings};
 
 use crate::fixture::Fixture;
 
-/// What the peer exits with when something other than the command failed.
+/// The peer's exit code if something other than the command failed.
 const BROKEN: i32 = 125;
 
-/// The built program; None, with a word to the reader, where there is no Go.
+/// Builds the program; None, with a message, without Go.
 static PEER: LazyLock<Option<String>> = LazyLock::new(|| {
     let built = concat!(env!("CARGO_TARGET_TMPDIR"), "/streaming-peer");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer");
@@ -30,7 +30,7 @@ static PEER: LazyLock<Option<String>> = LazyLock::new(|| {
     None
 });
 
-/// The real client, built. A test has it before it asks for a URL: the build may take longer than a URL lives.
+/// The built client. A test gets it before the URL: the build may take longer than a URL is valid.
 struct Peer(&'static str);
 
 impl Peer {
@@ -38,7 +38,7 @@ impl Peer {
         PEER.as_deref().map(Self)
     }
 
-    /// Runs it on a thread of its own.
+    /// Runs it on a thread.
     async fn run(&self, arguments: &[&str], stdin: Vec<u8>) -> Output {
         let program = self.0;
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();

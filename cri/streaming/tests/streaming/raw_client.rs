@@ -1,4 +1,4 @@
-//! A SPDY client that sends whatever bytes a test wants, and reads frame by frame.
+//! A SPDY client that sends arbitrary bytes, and reads frame by frame.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use crate::fixture::{Fixture, PATIENCE, parts};
 
-/// The streams of an exec with everything but a terminal, as the client numbers them.
+/// The stream ids of an exec without a terminal.
 pub(crate) const ERROR: u32 = 1;
 pub(crate) const STDIN: u32 = 3;
 pub(crate) const STDOUT: u32 = 5;
 pub(crate) const STDERR: u32 = 7;
 
-/// What the server sent.
+/// A frame of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     Data { stream: u32, fin: bool, bytes: Vec<u8> },
@@ -34,7 +34,7 @@ pub(crate) struct RawClient {
 }
 
 impl RawClient {
-    /// Upgrades a connection; the text is the server's answer.
+    /// Upgrades a connection; returns the server's response too.
     pub(crate) async fn upgrade(url: &str, headers: &str) -> (Self, String) {
         let (address, path) = parts(url);
         let mut socket = TcpStream::connect(address).await.unwrap();
@@ -57,7 +57,7 @@ impl RawClient {
         raw
     }
 
-    /// An exec whose streams are open.
+    /// Opens the streams of an exec.
     pub(crate) async fn exec(url: &str, stdin: bool) -> Self {
         let mut raw = Self::spdy(url, "v4.channel.k8s.io").await;
         for (stream, kind) in [(ERROR, "error"), (STDIN, "stdin"), (STDOUT, "stdout"), (STDERR, "stderr")] {
@@ -111,7 +111,7 @@ impl RawClient {
         timeout(PATIENCE, self.read()).await.expect("the server says something in time")
     }
 
-    /// What comes within so many milliseconds.
+    /// Reads a frame within a time-out in milliseconds.
     pub(crate) async fn next_within(&mut self, milliseconds: u64) -> Option<Got> {
         timeout(Duration::from_millis(milliseconds), self.read()).await.ok()
     }
@@ -143,7 +143,7 @@ impl RawClient {
         }
     }
 
-    /// Everything up to the end, without what every connection has.
+    /// All frames up to the end, without those of every connection.
     pub(crate) async fn rest(&mut self) -> Vec<Got> {
         let mut all = Vec::new();
         loop {
@@ -156,7 +156,7 @@ impl RawClient {
     }
 }
 
-/// A control frame of any kind.
+/// Makes a control frame of any type.
 pub(crate) fn control(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
     let mut frame = vec![0x80, 3];
@@ -166,7 +166,7 @@ pub(crate) fn control(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The status that the error stream carries.
+/// The status on the error stream.
 pub(crate) fn status(all: &[Got]) -> String {
     let bytes = all.iter().flat_map(|got| match got {
         Got::Data { stream: ERROR, bytes, .. } => bytes.clone(),
@@ -175,7 +175,7 @@ pub(crate) fn status(all: &[Got]) -> String {
     String::from_utf8(bytes.collect()).unwrap()
 }
 
-/// The server still does what it should.
+/// Checks that the server still works.
 pub(crate) async fn works(fixture: &Fixture) {
     let mut raw = RawClient::exec(&fixture.exec(&["print", "still here"], false), false).await;
     let all = raw.rest().await;

@@ -1,4 +1,4 @@
-//! Clients that keep windows, other than the real ones, and those that do not.
+//! Clients with flow control, unlike the real ones, and clients without.
 
 use streaming::protocol::spdy_frame as frame;
 
@@ -7,12 +7,12 @@ use tokio::time::timeout;
 use crate::fixture::{Fixture, PATIENCE};
 use crate::raw_client::{Got, RawClient, STDIN, STDOUT, control, status};
 
-/// What a window is at first.
+/// The initial window.
 const WINDOW: usize = 65536;
 /// More than a window.
 const BULK: usize = 300_000;
 
-/// Settings of an initial window.
+/// A SETTINGS frame with an initial window.
 fn initial_window(bytes: u32) -> Vec<u8> {
     control(4, 0, &[&1u32.to_be_bytes()[..], &7u32.to_be_bytes(), &bytes.to_be_bytes()].concat())
 }
@@ -40,7 +40,7 @@ async fn a_client_that_keeps_windows_is_never_sent_more() {
     assert_eq!(bytes.len(), 50, "the increment");
 }
 
-/// Sends as much as the windows allow and never opens its own: the bytes that came back, and the server's PINGs.
+/// Sends as much as the windows allow and never opens its own; returns the received bytes and the server's PINGs.
 async fn copy_without_opening(answers: bool) -> (usize, usize) {
     let fixture = Fixture::new().await;
     let mut raw = RawClient::exec(&fixture.exec(&["copy"], true), true).await;
@@ -93,7 +93,7 @@ async fn what_a_client_sends_is_given_back_to_it_unless_it_overruns() {
         }
     }
     assert!((32_768..=40_000).contains(&credits), "{credits}");
-    // One that has shown that it keeps windows, and then overruns that of the whole connection.
+    // A client with flow control overruns the window of the connection.
     raw.send(&frame::window_update(STDOUT, 1)).await;
     raw.data(STDIN, false, &[0; 70_000]).await;
     assert!(raw.rest().await.contains(&Got::GoAway(1)));

@@ -1,4 +1,4 @@
-//! Images: when they are pulled, what a pod says without them, and what kubelet removes.
+//! Images: pull policies, the status of a pod without its image, and image garbage collection.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::until;
+use crate::wait::until;
 
-/// kubelet looks at images every 5 minutes, and at its first look its statistics may not be there yet.
+/// kubelet collects images every 5 minutes, and may lack statistics the first time.
 const IMAGE_GC: Duration = Duration::from_secs(330);
-/// Of a pod that is done: nothing else uses it.
+/// The image of a finished pod, which nothing else uses.
 const UNUSED: &str = "test-image-2";
 
 fn waits(pod: &Value, reasons: &[&str]) -> bool {
@@ -29,7 +29,7 @@ pub(super) fn policies(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Of a container that starts again and again kubelet keeps one that is dead.
+/// kubelet keeps one dead container of a restarting one.
 pub(super) fn container_garbage(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     cluster.kubectl.until("pod/crash", PATIENCE, |pod| container(pod, "crash")["restartCount"].as_u64() >= Some(2))?;
     until(PATIENCE, || {
@@ -54,7 +54,7 @@ pub(super) fn image_garbage(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let collected = until(IMAGE_GC, || {
         let images = cluster.site.run(["images"])?;
         ensure!(!images.contains(UNUSED), "{UNUSED} is still there:\n{images}");
-        // What a pod uses stays.
+        // An image in use stays.
         ensure!(images.contains("test-image-tags"), "an image in use is gone:\n{images}");
         Ok(())
     });

@@ -1,5 +1,4 @@
-//! The steps of the scenario, in the order in which they are run. Each waits for what it looks at, so that it can be run by
-//! itself.
+//! The steps of the scenario, in order. Each waits for its own objects, so that it can run alone.
 
 mod images;
 mod network;
@@ -17,13 +16,13 @@ use super::cluster::Cluster;
 
 /// One step.
 pub(super) struct Step {
-    /// What it shows.
+    /// Its name.
     pub(super) name: &'static str,
-    /// Whether it is part of every run, also of those that have little time.
+    /// Whether it is part of quick runs.
     pub(super) quick: bool,
-    /// The objects that it looks at, or nothing.
+    /// The manifest of its objects, if it has any.
     pub(super) manifest: &'static str,
-    /// Looks.
+    /// Runs it.
     pub(super) run: fn(&mut Cluster<'_, '_>) -> Result<()>,
 }
 
@@ -98,7 +97,7 @@ const STEPS: &[Step] = steps! {
         "unused images are collected" false images::image_garbage;
 };
 
-/// The steps of this plan.
+/// Selects the steps of a plan.
 pub(super) fn selected(plan: &Plan) -> Vec<&'static Step> {
     let named = |step: &&Step| plan.only.as_ref().is_none_or(|only| step.name.contains(&**only));
     STEPS.iter().filter(|step| step.quick || !plan.quick).filter(named).collect()

@@ -1,4 +1,4 @@
-//! The pod's network as kubelet's users see it: addresses, host ports, the host's network, names.
+//! The pod's network under kubelet: addresses, host ports, the host's network, names.
 
 use anyhow::{Context, Result, ensure};
 

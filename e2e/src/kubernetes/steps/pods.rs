@@ -1,4 +1,4 @@
-//! The life of a pod: its containers' order, what they share, probes, hooks, and how they end.
+//! The life of a pod: the order of containers, shared namespaces, probes, hooks, and exits.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::{container, has};
-use crate::kubernetes::until;
+use crate::wait::until;
 
 fn ended(status: &Value) -> &Value {
     &status["state"]["terminated"]
@@ -18,7 +18,7 @@ pub(super) fn init(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     kubectl.wait("pod/init", "condition=Ready", PATIENCE)?;
     let order = kubectl.exec("init:main", "cat /shared/order")?;
     ensure!(order == "first\nsecond\nsidecar\nmain\n", "they began in the order {order:?}");
-    // A sidecar does not keep a pod from its end, and ends after the containers.
+    // A sidecar does not keep a pod from finishing, and stops after the containers.
     let pod = kubectl.until("pod/init-ends", PATIENCE, |pod| pod["status"]["phase"] == "Succeeded")?;
     let times = ["main", "sidecar"].map(|name| ended(container(&pod, name))["finishedAt"].as_str());
     ensure!(times[0].is_some() && times[0] <= times[1], "main and the sidecar ended at {times:?}");
@@ -39,7 +39,7 @@ pub(super) fn shared(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     for wanted in ["httpd -f", "sleep 100000"] {
         ensure!(processes.contains(wanted), "the client sees no {wanted:?}:\n{processes}");
     }
-    // The server's process can be signalled from beside, as it is when a sidecar makes it read its configuration again.
+    // Another container can signal the server's process, like a sidecar that reloads its configuration.
     kubectl.exec("shared:client", "kill -0 $(pidof httpd)").map(drop)
 }
 
@@ -71,7 +71,7 @@ pub(super) fn liveness(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let restarted = |pod: &Value| container(pod, "unwell")["restartCount"].as_u64() >= Some(1);
     let pod = kubectl.until("pod/unwell", PATIENCE, restarted)?;
     let last = &container(&pod, "unwell")["lastState"]["terminated"];
-    // SIGKILL after the grace: a shell that is process 1 takes no SIGTERM.
+    // SIGKILL after the grace period: a shell as process 1 ignores SIGTERM.
     ensure!(last["exitCode"] == 137, "its last state is {last}");
     Ok(())
 }

@@ -1,13 +1,12 @@
-//! Limits as the container's cgroup has them, what happens at them, and changing them in place.
+//! Limits in the container's cgroup, their enforcement, and their change in place.
 
 use anyhow::{Context, Result, ensure};
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::until;
+use crate::wait::until;
 
-/// Prints the limits of memory (bytes) and processor time (µs in each 100 ms) of the container that it runs in, by either
-/// version of cgroups.
+/// Prints the limits of memory (bytes) and CPU time (µs in each 100 ms) of its container, on either version of cgroups.
 const LIMITS: &str = "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null; \
     cut -d ' ' -f 1 cpu.max 2>/dev/null || cat cpu/cpu.cfs_quota_us";
 

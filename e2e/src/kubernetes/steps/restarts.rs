@@ -1,4 +1,4 @@
-//! kubelet and Cellblock are killed under the pods of the scenario: none of them may notice, and new pods come afterwards.
+//! kubelet and Cellblock are killed under the pods of the scenario: running pods are not affected, and new ones start afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::images::BUSYBOX;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
 
-/// Pods that restart, come and go by themselves.
+/// Pods that restart or come and go by design.
 const UNSTEADY: [&str; 8] =
     ["crash", "unwell", "hook-fails", "tick", "after-", "ends-meanwhile", "evicted", "node-debugger"];
-/// How long nobody looks.
+/// How long neither runs.
 const DOWN: Duration = Duration::from_secs(2);
 
-/// Every running container by its pod and name, with its id and how often it was restarted.
+/// Every running container by its pod and name, with its id and its restart count.
 fn running(cluster: &Cluster<'_, '_>) -> Result<BTreeMap<String, (String, u64)>> {
     let pods = cluster.kubectl.get(&["pods"])?;
     let mut all = BTreeMap::new();
@@ -33,7 +33,7 @@ fn running(cluster: &Cluster<'_, '_>) -> Result<BTreeMap<String, (String, u64)>>
     Ok(all)
 }
 
-/// What ran goes on as it was; a new pod runs; a command does in an old one.
+/// Checks that containers are unchanged, a new pod runs, and exec works in an old one.
 fn unharmed(cluster: &Cluster<'_, '_>, before: &BTreeMap<String, (String, u64)>, pod: &str) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.run(&["run", pod, &format!("--image={BUSYBOX}"), "--restart=Never", "--", "echo", "new"])?;
@@ -67,7 +67,7 @@ pub(super) fn cellblock(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     unharmed(cluster, &before, "after-cellblock")
 }
 
-/// A container that ends while neither looks is told with its exit code afterwards.
+/// The exit code of a container that exits while neither runs is reported afterwards.
 pub(super) fn both(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     cluster.kubectl.wait("pod/ends-meanwhile", "condition=Ready", PATIENCE)?;
     let before = running(cluster)?;

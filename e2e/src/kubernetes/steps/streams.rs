@@ -1,4 +1,4 @@
-//! What kubectl's user does to a running pod: logs, exec, attach, cp, port-forward, debug, describe, top.
+//! kubectl on a running pod: logs, exec, attach, cp, port-forward, debug, describe, top.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use serde_json::Value;
 use crate::images::BUSYBOX;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::{NAMESPACE, NODE, until};
+use crate::kubernetes::{NAMESPACE, NODE};
 use crate::process::Program;
 use crate::scenario::get;
+use crate::wait::until;
 
 /// A free port of the node.
 const FORWARDED: &str = "18423";
 
-/// Runs a line of a shell that is ended after some seconds, and returns what it printed.
+/// Runs a shell command with a time-out in seconds, and returns its output.
 fn for_seconds(seconds: &str, line: &str) -> Result<String> {
     Ok(Program::new("timeout", [seconds, "sh", "-c", line]).output()?.stdout)
 }
@@ -45,7 +46,7 @@ pub(super) fn exec(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     ensure!(output.status.code() == Some(4), "{output:?}");
     let echoed = kubectl.command(&["exec", "-i", "streams", "-c", "shell", "--", "cat"]).stdin("and back").run()?;
     ensure!(echoed == "and back", "through cat: {echoed:?}");
-    // script(1) gives it the terminal without which -t means nothing.
+    // script(1) provides the terminal for -t.
     let line = kubectl.words("exec -it streams -c shell -- sh");
     let session = Program::new("script", ["-qec", &line, "/dev/null"]).stdin("tty\nstty size\nexit 5\n").output()?;
     ensure!(session.stdout.contains("/dev/pts/"), "exec -it: {session:?}");
@@ -91,7 +92,7 @@ pub(super) fn port_forward(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// An ephemeral container beside a running one, which sees its processes.
+/// An ephemeral container sees the processes of a running one.
 pub(super) fn debug(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/streams", "condition=Ready", PATIENCE)?;
@@ -113,7 +114,7 @@ fn debug_line(cluster: &Cluster<'_, '_>, image: &str) -> String {
     cluster.kubectl.words(&format!("debug -it streams {image} -c terminal --profile=general -- sh"))
 }
 
-/// A pod on the node's namespaces, with the node's root as a volume.
+/// A pod in the node's namespaces, with the node's root as a volume.
 pub(super) fn debug_node(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     let (node, image) = (format!("node/{NODE}"), format!("--image={BUSYBOX}"));
@@ -152,7 +153,7 @@ pub(super) fn describe(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     })
 }
 
-/// kubelet rotates a log that is too long, and nothing of it is lost while it is written.
+/// kubelet rotates a long log, and no line is lost meanwhile.
 pub(super) fn rotation(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/noisy", "condition=Ready", PATIENCE)?;

@@ -1,4 +1,4 @@
-//! Volumes: what is in them, whose they are, and that they follow the objects that they show.
+//! Volumes: contents, owners, and updates from their objects.
 
 use std::time::Duration;
 
@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
-use crate::kubernetes::{API_PORT, NAMESPACE, until};
+use crate::kubernetes::{API_PORT, NAMESPACE};
+use crate::wait::until;
 
-/// kubelet looks at each pod's volumes once a minute or more often.
+/// The time-out of an update: kubelet syncs each pod's volumes at least once a minute.
 const UPDATE: Duration = Duration::from_secs(120);
 
-/// What a script in the pod prints.
+/// The output of a script in the pod.
 const SEEN: [(&str, &str); 14] = [
     ("cat /settings/colour /settings/shape", "redround"),
     ("cat /etc/colour", "red"),
@@ -40,7 +41,7 @@ pub(super) fn kinds(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// The token in the pod is one of its service account, and the pod reaches the API server.
+/// The pod has a token of its service account, and reaches the API server.
 pub(super) fn token(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/volumes", "condition=Ready", PATIENCE)?;
@@ -50,7 +51,7 @@ pub(super) fn token(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let answer = kubectl.command(&["create", "-o", "json", "-f", "-"]).stdin(review.to_string()).run()?;
     let user = format!("system:serviceaccount:{NAMESPACE}:default");
     ensure!(answer.contains(&user), "the API server does not know the token: {answer}");
-    // BusyBox speaks no TLS that the server does: a connection is enough.
+    // BusyBox has no suitable TLS: a connection is enough.
     let script = format!("timeout 5 nc {} {API_PORT} </dev/null", cluster.address);
     kubectl.exec("volumes", &script).context("the pod does not reach the API server").map(drop)
 }
@@ -67,7 +68,7 @@ pub(super) fn updates(cluster: &mut Cluster<'_, '_>) -> Result<()> {
         ensure!(seen.trim() == "bluesquaresimsimcolour=\"blue\"", "after the change the pod sees {seen:?}");
         Ok(())
     })?;
-    // A sub-path is a mount of the file that was: it does not follow.
+    // A sub-path mounts the old file: it is not updated.
     let seen = kubectl.exec("volumes", "cat /etc/colour")?;
     ensure!(seen == "red", "the sub-path became {seen:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! What the controllers of Kubernetes make of a Deployment, a StatefulSet, a DaemonSet, Jobs and a CronJob.
+//! The controllers of Kubernetes: a Deployment, a StatefulSet, a DaemonSet, Jobs and a CronJob.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kubernetes::NODE;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
-use crate::kubernetes::until;
+use crate::wait::until;
 
-/// A CronJob begins at the next full minute.
+/// A CronJob starts at the next full minute.
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn rolled_out(cluster: &Cluster<'_, '_>, what: &str) -> Result<()> {
@@ -81,7 +81,7 @@ pub(super) fn service(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     rolled_out(cluster, "deployment/web")?;
     let service = kubectl.get(&["service/web"])?;
     let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?.to_owned();
-    // From every pod behind it, and so from each to itself too; often enough that each meets itself.
+    // From every pod of the Service, often enough that each one reaches itself.
     let pods = kubectl.get(&["pods", "-l", "app=web"])?;
     let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
     for pod in pods["items"].as_array().context("no list")?.iter().filter(stays) {

@@ -1,5 +1,5 @@
-//! Datasets: through libzfs_core where it can be loaded, else through zfs(8), which does the same and takes ten times as long.
-//! What libzfs_core has no call for (lists, properties) zfs(8) answers.
+//! Datasets, through libzfs_core where it can be loaded, else through zfs(8), which takes ten times as long. Lists and properties
+//! always come from zfs(8): libzfs_core has no call for them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,23 +16,23 @@ use super::{ChainId, errno};
 use crate::Error;
 use crate::locks::hold;
 
-/// How often a busy dataset is asked again, and the pause between: a process that was just killed lets go within this time.
+/// Attempts for a busy dataset, and the pause between them: a process that was just killed is gone within this time.
 const BUSY_ATTEMPTS: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// The property by which zfs-auto-snapshot and zfstools are told what to snapshot.
+/// The property by which zfs-auto-snapshot and zfstools select datasets.
 const SCHEDULED: &str = "com.sun:auto-snapshot";
 
-/// The datasets below one.
+/// The datasets below a parent.
 #[derive(Debug)]
 pub(super) struct Datasets {
     base: String,
     library: Option<Library>,
-    /// Datasets that others keep, by their names in the trash.
+    /// Datasets in the trash, by their full names.
     aside: Mutex<BTreeSet<String>>,
 }
 
 impl Datasets {
-    /// Makes the datasets that all others are below.
+    /// Creates the parent datasets.
     pub(super) fn open(base: &str) -> Result<Self, Error> {
         let library = Library::load()
             .inspect_err(|error| tracing::warn!(%error, "libzfs_core cannot be used: zfs(8) does its work, slower"))
@@ -53,8 +53,8 @@ impl Datasets {
         Ok(datasets)
     }
 
-    /// Snapshots by a schedule would keep the room of all layers and roots that are removed. Once, when the dataset is first
-    /// used, and only where the administrator has not said otherwise.
+    /// Excludes the dataset from scheduled snapshots, which would keep the space of removed layers and roots. Once, when the
+    /// dataset is first used, and only if the administrator has not set the property.
     fn leave_out_of_schedules(&self) -> Result<(), Error> {
         let set = zfs(&["get", "-H", "-o", "value", "-s", "local,received", SCHEDULED, &self.base])?;
         if set.stdout.trim_ascii().is_empty() {
@@ -67,7 +67,7 @@ impl Datasets {
         &self.base
     }
 
-    /// Says what the dataset is, if it is there.
+    /// The mount state of the dataset, if it exists.
     pub(super) fn check(&self) -> Result<String, Error> {
         let output = zfs(&["list", "-H", "-o", "name,available", &self.base])?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -82,7 +82,7 @@ impl Datasets {
         format!("{}/containers/{id}", self.base)
     }
 
-    /// Whether a dataset or a snapshot is there.
+    /// Whether a dataset or a snapshot exists.
     pub(super) fn exists(&self, name: &str) -> Result<bool, Error> {
         if let Some(library) = &self.library {
             return library.exists(name).map_err(Error::io(format!("cannot ask for {name}")));
@@ -110,8 +110,8 @@ impl Datasets {
         gone(self.act(&["destroy", name], |library| library.destroy(name)))
     }
 
-    /// Destroys a dataset. One that others keep by snapshots, clones, holds or mounts of theirs is renamed, so that its name is
-    /// free again, and [`Datasets::sweep_aside`] destroys it once they let go. Missing: done already.
+    /// Destroys a dataset. Idempotent. One that an administrator's snapshots, clones, holds or mounts keep is renamed into the
+    /// trash, so that its name is free, and [`Datasets::sweep_aside`] destroys it later.
     pub(super) fn remove(&self, dataset: &str) -> Result<(), Error> {
         let Err(mut error) = self.destroy(dataset) else { return Ok(()) };
         let may_pass = self.snapshots(dataset).is_ok_and(|snapshots| snapshots.is_empty());
@@ -136,7 +136,7 @@ impl Datasets {
         Ok(())
     }
 
-    /// Destroys a container's dataset with its snapshots, as [`Datasets::remove`].
+    /// Destroys a container's dataset and its snapshots, as [`Datasets::remove`].
     pub(super) fn remove_container(&self, dataset: &str) -> Result<(), Error> {
         if !self.exists(dataset)? {
             return Ok(());
@@ -145,7 +145,7 @@ impl Datasets {
         self.remove(dataset)
     }
 
-    /// Destroys the snapshots of a dataset but those that others keep.
+    /// Destroys the snapshots of a dataset that nothing keeps.
     fn destroy_snapshots(&self, dataset: &str) -> Result<(), Error> {
         for snapshot in self.snapshots(dataset)? {
             match self.destroy_snapshot(&format!("{dataset}@{snapshot}")) {
@@ -156,12 +156,12 @@ impl Datasets {
         Ok(())
     }
 
-    /// Takes note of what a former server set aside.
+    /// Records the trash of an earlier server.
     pub(super) fn note_aside(&self, names: Vec<String>) {
         hold(&self.aside).extend(names);
     }
 
-    /// Destroys what was set aside and nobody keeps any more. What is still kept, is looked at again by the next call.
+    /// Destroys the datasets in the trash that nothing keeps any more. The next call retries the others.
     pub(super) fn sweep_aside(&self) {
         let names = hold(&self.aside).clone();
         for name in names {
@@ -183,12 +183,12 @@ impl Datasets {
         }
     }
 
-    /// Missing: done already.
+    /// Idempotent.
     pub(super) fn destroy_snapshot(&self, snapshot: &str) -> Result<(), Error> {
         gone(self.act(&["destroy", snapshot], |library| library.destroy_snapshot(snapshot)))
     }
 
-    /// Back to the latest snapshot.
+    /// Rolls back to the latest snapshot.
     pub(super) fn rollback(&self, dataset: &str, name: &str) -> Result<(), Error> {
         let snapshot = format!("{dataset}@{name}");
         self.act(&["rollback", &snapshot], |library| library.rollback(dataset, &snapshot))
@@ -201,7 +201,7 @@ impl Datasets {
         Ok(text.lines().filter_map(|line| Some(line.split_once('@')?.1.to_owned())).collect())
     }
 
-    /// Everything that there is.
+    /// Lists all datasets.
     pub(super) fn list(&self) -> Result<Listed, Error> {
         let output = zfs(&["list", "-Hp", "-r", "-t", "filesystem,snapshot", "-o", "name,used", &self.base])?;
         Ok(parse(&self.base, &String::from_utf8_lossy(&output.stdout)))
@@ -217,7 +217,7 @@ impl Datasets {
     }
 }
 
-/// What zfs(8) says of a dataset that is busy or missing, as the numbers that libzfs_core gives.
+/// Maps the messages of zfs(8) to the errnos that libzfs_core returns.
 fn zfs(args: &[&str]) -> Result<Output, Error> {
     Tool::new("zfs").args(args).run().map_err(|error| {
         let said = error.to_string();
@@ -244,7 +244,7 @@ fn gone(done: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-/// Tries again while the answer is busy.
+/// Retries while the error is EBUSY.
 fn patiently(destroy: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
     for _ in 1..BUSY_ATTEMPTS {
         match destroy() {

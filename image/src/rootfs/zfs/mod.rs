@@ -1,8 +1,8 @@
-//! Roots on ZFS: a dataset for each chain, cloned from the one below it and kept by its snapshot `@layer`, and a clone of the
-//! uppermost for each container. All are mounted by hand (`mountpoint=legacy`), where and when they are needed: a chain while
-//! it is unpacked, a container's root until it is discarded, an image volume as the snapshot itself, which nobody can write.
-//! What others keep by snapshots, clones or holds of theirs goes to `trash` until they let go.
-//! A container whose root was made ahead has a symbolic link to it (`containers/ID` to `containers/OTHER`).
+//! Roots on ZFS: a dataset for each chain, cloned from the chain below it and completed by its snapshot `@layer`, and a clone of
+//! the uppermost chain for each container. All are mounted explicitly (`mountpoint=legacy`) and as long as needed: a chain while
+//! it is unpacked, a container's root until it is discarded, an image volume as the read-only snapshot itself.
+//! Datasets that an administrator's snapshots, clones or holds keep are renamed into `trash`.
+//! A container that got a spare root has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
 mod dataset;
 mod sys;
@@ -20,24 +20,24 @@ use nix::mount::{MntFlags, Nmount, unmount};
 use nix::sys::statvfs::statvfs;
 
 use self::dataset::Datasets;
-use super::ahead::Ahead;
 use super::listed::LAYER;
+use super::spares::Spares;
 use super::{ChainId, FsUsage, Rootfs, Unpacking, check_snapshot_name, every, root_need};
 use crate::Error;
 use crate::locks::hold;
 
-/// How old the sizes of datasets may be: listing them costs more than the answers to all questions of one second.
+/// How long the listed sizes of datasets are reused: one slow listing serves all containers of a stats call.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
 
-/// How long after a root was used the next is made: the container that got it is to be started first.
-const AHEAD_PAUSE: Duration = Duration::from_secs(1);
+/// The delay after a spare was used until the next one is made: the container that got it starts first.
+const SPARE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Chains and roots as datasets.
 #[derive(Debug)]
 pub struct Zfs {
     roots: Arc<Roots>,
-    ahead: Arc<Ahead>,
-    /// Roots that were busy for too long: taken up again by the next discard.
+    spares: Arc<Spares>,
+    /// Roots that stayed busy; the next discard retries them.
     deferred: Mutex<HashSet<ContainerId>>,
     sizes: Mutex<Option<(Instant, HashMap<String, u64>)>>,
 }
@@ -54,7 +54,7 @@ impl Roots {
         self.directory.join("containers")
     }
 
-    /// Whose root a container has: its own, or one that was made ahead.
+    /// The id of a container's root: its own, or that of its spare.
     fn owner(&self, id: &ContainerId) -> ContainerId {
         let link = fs::read_link(self.containers().join(id.as_str())).ok();
         link.and_then(|target| target.to_str()?.parse().ok()).unwrap_or_else(|| id.clone())
@@ -72,7 +72,7 @@ impl Roots {
         self.container(id).join("root")
     }
 
-    /// Clones a chain's snapshot for a container, and mounts it; there already: done.
+    /// Clones a chain's snapshot for a container, and mounts it. Idempotent.
     fn make(&self, id: &ContainerId, layer: &str) -> Result<PathBuf, Error> {
         let (dataset, root) = (self.dataset(id), self.root(id));
         if !self.datasets.exists(&dataset)? {
@@ -82,7 +82,7 @@ impl Roots {
         Ok(root)
     }
 
-    /// Unmounts and destroys a container's things.
+    /// Unmounts and destroys a container's root and volumes.
     fn destroy(&self, id: &ContainerId) -> Result<(), Error> {
         let own = self.container(id);
         if let Ok(volumes) = fs::read_dir(own.join("volumes")) {
@@ -93,16 +93,16 @@ impl Roots {
         unmount_and_remove(&own.join("root"))?;
         self.datasets.remove_container(&self.dataset(id))?;
         super::layout::remove(&own)?;
-        // A link to it goes last: by it the rest is found.
+        // The link goes last: the rest is found by it.
         super::layout::remove(&self.containers().join(id.as_str()))
     }
 }
 
 impl Zfs {
-    /// Opens the backend below a dataset, which must be there, with its mount points in a directory, which is made.
+    /// Opens the backend below an existing dataset; its mount points are in `directory`, which it creates.
     ///
     /// # Errors
-    /// The dataset is not there or cannot be changed.
+    /// The dataset does not exist or cannot be changed.
     pub fn open(directory: &Path, dataset: &str) -> Result<Self, Error> {
         for name in ["begun", "containers"] {
             let path = directory.join(name);
@@ -110,7 +110,7 @@ impl Zfs {
         }
         let datasets = Datasets::open(dataset)?;
         let roots = Arc::new(Roots { datasets, directory: directory.to_owned() });
-        Ok(Self { roots, ahead: Arc::default(), deferred: Mutex::default(), sizes: Mutex::default() })
+        Ok(Self { roots, spares: Arc::default(), deferred: Mutex::default(), sizes: Mutex::default() })
     }
 
     fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
@@ -121,39 +121,39 @@ impl Zfs {
         &self.roots.datasets
     }
 
-    /// Gives a container the root that was made ahead for its chain, if there is one and it has nothing yet.
+    /// Gives a container without a root the spare of its chain, if there is one.
     fn adopt(&self, id: &ContainerId, chain: &ChainId) -> Result<(), Error> {
         let own = self.roots.containers().join(id.as_str());
         if own.symlink_metadata().is_ok() || self.datasets().exists(&self.roots.dataset(id))? {
             return Ok(());
         }
-        let Some(spare) = self.ahead.take(chain) else { return Ok(()) };
+        let Some(spare) = self.spares.take(chain) else { return Ok(()) };
         symlink(spare.as_str(), &own).map_err(|error| {
-            // What cannot be used goes; what of it stays the next start removes.
-            discard_ahead(&self.roots, &[spare]);
+            // The next start removes a spare that stays.
+            discard_spares(&self.roots, &[spare]);
             Error::io(format!("cannot make {}", own.display()))(error)
         })
     }
 
-    /// Makes the next root of a chain, later and on a thread of its own.
-    fn make_ahead(&self, chain: &ChainId, layer: String) {
-        let Some(id) = self.ahead.begin(chain) else { return };
-        let (roots, ahead, of) = (Arc::clone(&self.roots), Arc::clone(&self.ahead), chain.clone());
+    /// Makes the next spare of a chain later, on a thread.
+    fn make_spare(&self, chain: &ChainId, layer: String) {
+        let Some(id) = self.spares.begin(chain) else { return };
+        let (roots, spares, of) = (Arc::clone(&self.roots), Arc::clone(&self.spares), chain.clone());
         let started = std::thread::Builder::new().spawn(move || {
-            if !ahead.rest(&of, &id, AHEAD_PAUSE) {
+            if !spares.wait(&of, &id, SPARE_PAUSE) {
                 return;
             }
             match roots.make(&id, &layer) {
-                Ok(_) => discard_ahead(&roots, ahead.made(&of).as_slice()),
+                Ok(_) => discard_spares(&roots, spares.finish(&of).as_slice()),
                 Err(error) => {
-                    tracing::debug!(chain = of.0, error = host_chain(&error), "cannot make a root ahead");
-                    discard_ahead(&roots, &[id]);
-                    ahead.failed(&of);
+                    tracing::debug!(chain = of.0, error = host::chain(&error), "cannot make a spare root");
+                    discard_spares(&roots, &[id]);
+                    spares.abandon(&of);
                 }
             }
         });
         if started.is_err() {
-            self.ahead.failed(chain);
+            self.spares.abandon(chain);
         }
     }
 
@@ -161,7 +161,7 @@ impl Zfs {
         Ok(format!("{}@{LAYER}", self.datasets().chain(chain)?))
     }
 
-    /// The snapshot of a chain that is there.
+    /// The snapshot of a complete chain.
     fn whole(&self, chain: &ChainId) -> Result<String, Error> {
         let layer = self.layer(chain)?;
         if self.datasets().exists(&layer)? {
@@ -177,7 +177,7 @@ impl Zfs {
         if self.datasets().exists(&dataset)? { self.datasets().remove(&dataset) } else { Ok(()) }
     }
 
-    /// A snapshot that is mounted is destroyed all the same, and unmounted: whose volume it is, the mount points tell.
+    /// ZFS unmounts and destroys a mounted snapshot: the mount points tell which volumes use it.
     fn check_no_volume(&self, chain: &ChainId) -> Result<(), Error> {
         let containers = self.roots.containers();
         let volume = Path::new("volumes").join(chain.hex()?);
@@ -191,7 +191,7 @@ impl Zfs {
         }
     }
 
-    /// Bytes of every dataset, not older than [`SIZES_AGE_MAX`].
+    /// Bytes of every dataset, at most [`SIZES_AGE_MAX`] old.
     fn size(&self, dataset: &str) -> Result<Option<u64>, Error> {
         let mut sizes = hold(&self.sizes);
         if let Some((taken, known)) = &*sizes
@@ -263,18 +263,18 @@ impl Rootfs for Zfs {
 
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
         if !self.has(&unpacking.chain)? {
-            // A snapshot holds all that was written before it, and is on the disk when it is made.
+            // A snapshot holds all earlier writes, and is on the disk once it is made.
             self.datasets().snapshot(&self.layer(&unpacking.chain)?)?;
         }
         unmount_and_remove(&self.begun(&unpacking.chain)?)
     }
 
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
-        discard_ahead(&self.roots, self.ahead.forget(chain).as_slice());
+        discard_spares(&self.roots, self.spares.forget(chain).as_slice());
         if self.has(chain)? {
             self.check_no_volume(chain)?;
             let destroyed = self.datasets().destroy_snapshot(&self.layer(chain)?);
-            // Clones stand on it.
+            // It has clones.
             destroyed.map_err(|error| match errno(&error) {
                 Some(Errno::EEXIST | Errno::EBUSY) => Error::Conflict {
                     what: format!("layer chain {} is in use by another chain or a container", chain.0),
@@ -288,7 +288,7 @@ impl Rootfs for Zfs {
     fn chain_usage(&self, chain: &ChainId) -> Result<FsUsage, Error> {
         let missing = || Error::not_found(format!("layer chain {}", chain.0));
         let bytes = self.size(&self.datasets().chain(chain)?)?.ok_or_else(missing)?;
-        // ZFS counts no files of what is not mounted.
+        // ZFS counts files of mounted datasets only.
         Ok(FsUsage { bytes, inodes: 0 })
     }
 
@@ -300,7 +300,7 @@ impl Rootfs for Zfs {
         let layer = self.whole(chain)?;
         self.adopt(id, chain)?;
         let root = self.roots.make(id, &layer)?;
-        self.make_ahead(chain, layer);
+        self.make_spare(chain, layer);
         Ok(root)
     }
 
@@ -313,7 +313,7 @@ impl Rootfs for Zfs {
         }
         match self.roots.destroy(id) {
             Err(error) if errno(&error) == Some(Errno::EBUSY) => {
-                tracing::warn!(%id, error = host_chain(&error), "a container's root is busy and is removed later");
+                tracing::warn!(%id, error = host::chain(&error), "a container's root is busy and is removed later");
                 hold(&self.deferred).insert(id.clone());
                 Ok(())
             }
@@ -339,8 +339,8 @@ impl Rootfs for Zfs {
         Ok(target)
     }
 
-    fn keep_ahead(&self, most: usize) {
-        discard_ahead(&self.roots, &self.ahead.keep(most));
+    fn keep_spares(&self, most: usize) {
+        discard_spares(&self.roots, &self.spares.set_limit(most));
     }
 
     fn mountpoint(&self) -> PathBuf {
@@ -359,7 +359,7 @@ impl Rootfs for Zfs {
             adopted.extend((owner != id).then_some(owner));
             containers.insert(id);
         }
-        containers.retain(|id| !adopted.contains(id) && !self.ahead.has(id));
+        containers.retain(|id| !adopted.contains(id) && !self.spares.has(id));
         hold(&self.deferred).iter().for_each(|id| drop(containers.take(id)));
         let chains = listed.chains.iter().filter(|chain| listed.has(chain)).cloned().collect();
         Ok((chains, containers.into_iter().collect()))
@@ -391,20 +391,16 @@ impl Rootfs for Zfs {
     }
 }
 
-/// Removes roots that no container has. What cannot be removed is found by the next start: it belongs to no container there.
-fn discard_ahead(roots: &Roots, ids: &[ContainerId]) {
+/// Removes spares. The next start removes one that stays: it belongs to no container.
+fn discard_spares(roots: &Roots, ids: &[ContainerId]) {
     for id in ids {
         if let Err(error) = roots.destroy(id) {
-            tracing::warn!(%id, error = host_chain(&error), "a root that was made ahead cannot be removed");
+            tracing::warn!(%id, error = host::chain(&error), "cannot remove a spare root");
         }
     }
 }
 
-fn host_chain(error: &Error) -> String {
-    host::chain(error)
-}
-
-/// The number of the system's error in an error, if it has one.
+/// The errno among an error's causes.
 fn errno(error: &Error) -> Option<Errno> {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
@@ -416,13 +412,13 @@ fn errno(error: &Error) -> Option<Errno> {
     None
 }
 
-/// Whether something is mounted there: it is on another device than the directory that it is in.
+/// Whether the path is a mount point: it is on another device than its parent.
 fn mounted(path: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
     path.parent().is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
 }
 
-/// Mounts a dataset or a snapshot; mounted already: done.
+/// Mounts a dataset or a snapshot. Idempotent.
 fn mount(dataset: &str, target: &Path, flags: MntFlags) -> Result<(), Error> {
     let failed = || format!("cannot mount {dataset} at {}", target.display());
     fs::create_dir_all(target).map_err(Error::io(failed()))?;
@@ -434,7 +430,7 @@ fn mount(dataset: &str, target: &Path, flags: MntFlags) -> Result<(), Error> {
     options.nmount(flags).map_err(|error| Error::io(failed())(error.error()))
 }
 
-/// Unmounts by force, since what still runs there is to be gone, and removes the mount point. Missing: done already.
+/// Unmounts by force, since no process may stay in it, and removes the mount point. Idempotent.
 fn unmount_and_remove(target: &Path) -> Result<(), Error> {
     if mounted(target) {
         unmount(target, MntFlags::MNT_FORCE).map_err(Error::io(format!("cannot unmount {}", target.display())))?;

@@ -1,5 +1,5 @@
-//! libzfs_core(3), loaded when the backend is opened: one binary runs on nodes with and without ZFS, and no library is needed
-//! to build it. Its calls are those of libzfs_core.h of OpenZFS 2.2 (FreeBSD 14) and later.
+//! libzfs_core(3), loaded when the backend is opened: one binary runs on nodes with and without ZFS, and is built without the
+//! library. The calls are those of libzfs_core.h of OpenZFS 2.2 (FreeBSD 14) and later.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io;
@@ -9,11 +9,11 @@ use std::ptr;
 const TYPE_ZFS: c_int = 2;
 /// `NV_UNIQUE_NAME` of sys/nvpair.h.
 const UNIQUE: c_uint = 1;
-/// The libraries by the names that FreeBSD 14 and 15 have them by.
+/// The names of the libraries on FreeBSD 14 and 15.
 const NVPAIR: &CStr = c"libnvpair.so.2";
 const CORE: &CStr = c"libzfs_core.so.2";
 
-/// An nvlist_t, which only its library looks into.
+/// An opaque nvlist_t.
 type List = *mut c_void;
 
 // The calls, as the headers declare them.
@@ -29,7 +29,7 @@ type ListAlloc = unsafe extern "C" fn(*mut List, c_uint, c_int) -> c_int;
 type ListAdd = unsafe extern "C" fn(List, *const c_char) -> c_int;
 type ListFree = unsafe extern "C" fn(List);
 
-/// The calls that are used.
+/// The loaded functions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Library {
     exists: Exists,
@@ -44,7 +44,7 @@ pub(super) struct Library {
     list_free: ListFree,
 }
 
-/// Casts a symbol to the type of the function that it is.
+/// Casts a symbol to its function type.
 macro_rules! function {
     ($library:expr, $name:literal, $type:ty) => {{
         let symbol = symbol($library, $name)?;
@@ -74,14 +74,14 @@ impl Library {
         })
     }
 
-    /// Whether a dataset or a snapshot is there.
+    /// Whether a dataset or a snapshot exists.
     pub(super) fn exists(&self, name: &str) -> io::Result<bool> {
         let name = CString::new(name)?;
         // SAFETY: the name ends in NUL.
         Ok(unsafe { (self.exists)(name.as_ptr()) } != 0)
     }
 
-    /// Makes an empty file system with the properties of the dataset that it is in.
+    /// Creates an empty file system that inherits its properties.
     pub(super) fn create(&self, name: &str) -> io::Result<()> {
         let name = CString::new(name)?;
         // SAFETY: the name ends in NUL; no properties and no key are null.
@@ -102,7 +102,7 @@ impl Library {
         check(unsafe { (self.destroy)(name.as_ptr()) })
     }
 
-    /// Makes a snapshot.
+    /// Takes a snapshot.
     pub(super) fn snapshot(&self, snapshot: &str) -> io::Result<()> {
         let mut errors = ptr::null_mut();
         let list = self.list(snapshot)?;
@@ -113,7 +113,7 @@ impl Library {
         done
     }
 
-    /// Destroys a snapshot now or not at all.
+    /// Destroys a snapshot; does not defer.
     pub(super) fn destroy_snapshot(&self, snapshot: &str) -> io::Result<()> {
         let mut errors = ptr::null_mut();
         let list = self.list(snapshot)?;
@@ -124,14 +124,14 @@ impl Library {
         done
     }
 
-    /// Rolls a file system back to its latest snapshot, which is this one.
+    /// Rolls a file system back to this snapshot, which must be the latest.
     pub(super) fn rollback(&self, dataset: &str, snapshot: &str) -> io::Result<()> {
         let (dataset, snapshot) = (CString::new(dataset)?, CString::new(snapshot)?);
         // SAFETY: both names end in NUL.
         check(unsafe { (self.rollback)(dataset.as_ptr(), snapshot.as_ptr()) })
     }
 
-    /// A list with one name in it.
+    /// A list with one name.
     fn list(&self, name: &str) -> io::Result<List> {
         let name = CString::new(name)?;
         let mut list = ptr::null_mut();
@@ -144,7 +144,7 @@ impl Library {
 
     fn free(&self, list: List) {
         if !list.is_null() {
-            // SAFETY: the list is one of the library's, and nobody has it any more.
+            // SAFETY: the list is one of the library's, and nothing uses it any more.
             unsafe { (self.list_free)(list) };
         }
     }
@@ -166,7 +166,7 @@ fn missing(name: &CStr) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{} cannot be loaded", name.to_string_lossy()))
 }
 
-/// The calls give a number of errno(2), or 0.
+/// Converts a returned errno(2), or 0.
 fn check(number: c_int) -> io::Result<()> {
     if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(number)) }
 }

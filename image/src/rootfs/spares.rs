@@ -1,5 +1,5 @@
-//! Which roots were made ahead: for each of the chains that containers were made from last, a clone, mounted. A clone waits for a
-//! transaction group, and its mount takes as long: together longer than all else that making a container takes.
+//! Spare roots: a mounted clone for each chain that containers were last made from. The clone waits for a transaction group, and
+//! its mount takes as long: together they take longer than the rest of CreateContainer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -10,12 +10,11 @@ use host::ContainerId;
 use super::ChainId;
 use crate::locks::hold;
 
-/// The roots that wait for a container, those that are being made, and those that soon will be; each has an id as a container's
-/// root has one.
+/// The spares that are ready, those that are being made, and those that are due. Each has an id like a container's.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
+pub(super) struct Spares {
     kept: Mutex<Kept>,
-    /// One was made, or could not be, or is not to be made any more.
+    /// A spare was made, failed, or is no longer wanted.
     settled: Condvar,
 }
 
@@ -28,9 +27,9 @@ struct Kept {
     resting: BTreeMap<ChainId, ContainerId>,
 }
 
-impl Ahead {
-    /// Keeps so many from now on, and gives those that are too many.
-    pub(super) fn keep(&self, most: usize) -> Vec<ContainerId> {
+impl Spares {
+    /// Sets the number of spares to keep, and takes the excess ones. With 0, waits for those that are being made.
+    pub(super) fn set_limit(&self, most: usize) -> Vec<ContainerId> {
         let mut kept = hold(&self.kept);
         kept.most = most;
         if most == 0 {
@@ -44,14 +43,14 @@ impl Ahead {
         kept.ready.drain(..too_many).map(|(_, id)| id).collect()
     }
 
-    /// Takes the root of a chain, if one is ready.
+    /// Takes the spare of a chain, if one is ready.
     pub(super) fn take(&self, chain: &ChainId) -> Option<ContainerId> {
         let mut kept = hold(&self.kept);
         let at = kept.ready.iter().position(|(of, _)| of == chain)?;
         kept.ready.remove(at).map(|(_, id)| id)
     }
 
-    /// The id of a root to be made for a chain; None: it has one, or shall have none.
+    /// Reserves the id of a new spare for a chain; None: the chain has one, or no spares are wanted.
     pub(super) fn begin(&self, chain: &ChainId) -> Option<ContainerId> {
         let mut kept = hold(&self.kept);
         let coming = kept.making.contains_key(chain) || kept.resting.contains_key(chain);
@@ -63,8 +62,8 @@ impl Ahead {
         Some(id)
     }
 
-    /// Waits before the root that was begun for a chain is made; false: it is not to be made any more.
-    pub(super) fn rest(&self, chain: &ChainId, id: &ContainerId, pause: Duration) -> bool {
+    /// Waits before a reserved spare is made; false: it is no longer wanted.
+    pub(super) fn wait(&self, chain: &ChainId, id: &ContainerId, pause: Duration) -> bool {
         let wanted = |kept: &mut Kept| kept.resting.get(chain) == Some(id);
         let waited = self.settled.wait_timeout_while(hold(&self.kept), pause, wanted);
         let (mut kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -76,9 +75,9 @@ impl Ahead {
         wanted
     }
 
-    /// The root that was begun for a chain is ready. Gives the one that is too many then; where none is wanted any more, whoever
-    /// said so waits for it and takes it, since the server may end before this thread does.
-    pub(super) fn made(&self, chain: &ChainId) -> Option<ContainerId> {
+    /// Marks a spare as ready, and takes the excess one. With a limit of 0, [`Spares::set_limit`] waits for the spare and takes it,
+    /// since the server may end before this thread does.
+    pub(super) fn finish(&self, chain: &ChainId) -> Option<ContainerId> {
         let mut kept = hold(&self.kept);
         let id = kept.making.remove(chain)?;
         kept.ready.push_back((chain.clone(), id));
@@ -87,15 +86,15 @@ impl Ahead {
         if too_many { kept.ready.pop_front().map(|(_, id)| id) } else { None }
     }
 
-    /// The root that was begun for a chain could not be made.
-    pub(super) fn failed(&self, chain: &ChainId) {
+    /// Drops a spare that could not be made.
+    pub(super) fn abandon(&self, chain: &ChainId) {
         let mut kept = hold(&self.kept);
         kept.making.remove(chain);
         kept.resting.remove(chain);
         self.settled.notify_all();
     }
 
-    /// Takes the root of a chain that is to go, also one that is being made just now.
+    /// Takes the spare of a chain that will be removed; waits for one that is being made.
     pub(super) fn forget(&self, chain: &ChainId) -> Option<ContainerId> {
         let mut kept = hold(&self.kept);
         kept.resting.remove(chain);
@@ -107,7 +106,7 @@ impl Ahead {
         self.take(chain)
     }
 
-    /// Whether this is the id of a root that no container has.
+    /// Whether this is the id of a spare.
     pub(super) fn has(&self, id: &ContainerId) -> bool {
         let kept = hold(&self.kept);
         kept.ready.iter().any(|(_, ready)| ready == id) || kept.making.values().any(|making| making == id)
@@ -120,7 +119,7 @@ mod tests {
 
     use host::ContainerId;
 
-    use super::{Ahead, ChainId};
+    use super::{ChainId, Spares};
 
     /// Longer than any test.
     const LONG: Duration = Duration::from_secs(1000);
@@ -129,72 +128,74 @@ mod tests {
         ChainId(name.to_owned())
     }
 
-    /// One that is being made.
-    fn begun(ahead: &Ahead, name: &str) -> ContainerId {
-        let id = ahead.begin(&chain(name)).unwrap();
-        assert!(ahead.rest(&chain(name), &id, Duration::ZERO));
+    /// Begins a spare and lets it be made.
+    fn begun(spares: &Spares, name: &str) -> ContainerId {
+        let id = spares.begin(&chain(name)).unwrap();
+        assert!(spares.wait(&chain(name), &id, Duration::ZERO));
         id
     }
 
     #[test]
     fn each_chain_has_one_and_the_oldest_is_too_many() {
-        let ahead = Ahead::default();
-        assert_eq!(ahead.begin(&chain("a")), None, "none are wanted");
-        assert!(ahead.keep(2).is_empty());
-        let first = begun(&ahead, "a");
-        assert!(ahead.has(&first) && ahead.begin(&chain("a")).is_none() && ahead.take(&chain("a")).is_none());
-        assert_eq!(ahead.made(&chain("a")), None);
-        assert_eq!(ahead.begin(&chain("a")), None);
-        let second = begun(&ahead, "b");
-        ahead.made(&chain("b"));
-        begun(&ahead, "c");
-        assert_eq!(ahead.made(&chain("c")), Some(first));
-        assert_eq!(ahead.take(&chain("b")), Some(second.clone()));
-        assert!(!ahead.has(&second) && ahead.take(&chain("b")).is_none());
-        assert_eq!(ahead.keep(0).len(), 1);
+        let spares = Spares::default();
+        assert_eq!(spares.begin(&chain("a")), None, "the limit is 0");
+        assert!(spares.set_limit(2).is_empty());
+        let first = begun(&spares, "a");
+        assert!(spares.has(&first) && spares.begin(&chain("a")).is_none() && spares.take(&chain("a")).is_none());
+        assert_eq!(spares.finish(&chain("a")), None);
+        assert_eq!(spares.begin(&chain("a")), None);
+        let second = begun(&spares, "b");
+        spares.finish(&chain("b"));
+        begun(&spares, "c");
+        assert_eq!(spares.finish(&chain("c")), Some(first));
+        assert_eq!(spares.take(&chain("b")), Some(second.clone()));
+        assert!(!spares.has(&second) && spares.take(&chain("b")).is_none());
+        assert_eq!(spares.set_limit(0).len(), 1);
     }
 
     #[test]
     fn one_that_is_being_made_is_waited_for_and_then_too_many() {
-        let ahead = Ahead::default();
-        ahead.keep(1);
-        let id = begun(&ahead, "a");
+        let spares = Spares::default();
+        spares.set_limit(1);
+        let id = begun(&spares, "a");
         std::thread::scope(|scope| {
-            let forgotten = scope.spawn(|| ahead.forget(&chain("a")));
-            ahead.made(&chain("a"));
+            let forgotten = scope.spawn(|| spares.forget(&chain("a")));
+            spares.finish(&chain("a"));
             assert_eq!(forgotten.join().unwrap(), Some(id));
         });
-        begun(&ahead, "a");
-        ahead.failed(&chain("a"));
-        assert!(ahead.keep(0).is_empty());
+        begun(&spares, "a");
+        spares.abandon(&chain("a"));
+        assert!(spares.set_limit(0).is_empty());
     }
 
     #[test]
     fn one_that_rests_is_not_made_any_more_and_nobody_waits_for_it() {
-        let ahead = Ahead::default();
-        ahead.keep(1);
-        for not_wanted in [|ahead: &Ahead| drop(ahead.forget(&chain("a"))), |ahead: &Ahead| drop(ahead.keep(0))] {
-            let id = ahead.begin(&chain("a")).unwrap();
+        let spares = Spares::default();
+        spares.set_limit(1);
+        for not_wanted in
+            [|spares: &Spares| drop(spares.forget(&chain("a"))), |spares: &Spares| drop(spares.set_limit(0))]
+        {
+            let id = spares.begin(&chain("a")).unwrap();
             std::thread::scope(|scope| {
-                let rested = scope.spawn(|| ahead.rest(&chain("a"), &id, LONG));
-                not_wanted(&ahead);
+                let rested = scope.spawn(|| spares.wait(&chain("a"), &id, LONG));
+                not_wanted(&spares);
                 assert!(!rested.join().unwrap());
             });
-            assert!(!ahead.has(&id));
+            assert!(!spares.has(&id));
         }
     }
 
     #[test]
     fn one_that_is_made_while_the_server_stops_is_its_to_remove() {
-        let ahead = Ahead::default();
-        ahead.keep(1);
-        let id = begun(&ahead, "a");
+        let spares = Spares::default();
+        spares.set_limit(1);
+        let id = begun(&spares, "a");
         std::thread::scope(|scope| {
-            let kept = scope.spawn(|| ahead.keep(0));
-            while ahead.begin(&chain("b")).is_some() {
-                ahead.failed(&chain("b"));
+            let kept = scope.spawn(|| spares.set_limit(0));
+            while spares.begin(&chain("b")).is_some() {
+                spares.abandon(&chain("b"));
             }
-            assert_eq!(ahead.made(&chain("a")), None);
+            assert_eq!(spares.finish(&chain("a")), None);
             assert_eq!(kept.join().unwrap(), [id]);
         });
     }
