@@ -72,6 +72,10 @@ bench-streaming: deps-bench
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
+# Lines of product, tests and e2e by crate.
+lines:
+	@sh ci/lines.sh
+
 # No dependency is unused; licences, banned crates and sources.
 dependencies:
 	sh ci/dependencies.sh
@@ -89,4 +93,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean
+.PHONY: all build test lines e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean
