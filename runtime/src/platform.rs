@@ -20,8 +20,8 @@ pub fn open(settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
 }
 
 /// What a monitor is to start, as this kernel's backend does it.
-pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
-    backend::launch(target)
+pub(crate) fn prepare_launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    backend::prepare_launch(target)
 }
 
 /// The backend's own words of the worker `monitor`; None: not one of them.

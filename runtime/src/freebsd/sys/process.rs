@@ -14,7 +14,7 @@ nix::ioctl_none_bad!(take_terminal, libc::TIOCSCTTY);
 const ZOMBIE: u32 = 0x8;
 /// REAPER_PIDINFO_VALID in sys/procctl.h.
 const VALID: u32 = 0x1;
-/// The most descendants that are looked at in one call: more are seen in the next, when these are gone.
+/// The limit on descendants in one call: the next call has others, when these are gone.
 const DESCENDANTS: usize = 4096;
 
 /// One process in the table.
@@ -22,7 +22,7 @@ const DESCENDANTS: usize = 4096;
 pub(in crate::freebsd) struct Process {
     /// Its jail.
     pub(in crate::freebsd) jid: i32,
-    /// Whether only its end is still to be told.
+    /// Whether it waits to be reaped.
     pub(in crate::freebsd) zombie: bool,
     /// CPU time, its ended children's included, in microseconds.
     pub(in crate::freebsd) cpu_us: u64,
@@ -34,7 +34,7 @@ pub(in crate::freebsd) struct Process {
     pub(in crate::freebsd) major_faults: u64,
 }
 
-/// Ends this process without running what the parent registered for its own end.
+/// Ends this process without the exit handlers of its parent.
 pub(in crate::freebsd) fn leave(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
