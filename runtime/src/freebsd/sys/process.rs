@@ -123,7 +123,7 @@ struct Kill {
     padding: [u32; 15],
 }
 
-/// Kills all descendants of this process, which has acquired reaping. None: done already.
+/// Kills all descendants of this process, which has acquired reaping. Idempotent.
 pub(in crate::freebsd) fn kill_descendants() -> io::Result<()> {
     let mut wanted = Kill { signal: libc::SIGKILL, flags: 0, subtree: 0, killed: 0, first_failed: 0, padding: [0; 15] };
     // SAFETY: the structure is the header's and lives through the call.
@@ -230,7 +230,7 @@ pub(in crate::freebsd) fn set_timer(queue: BorrowedFd<'_>, milliseconds: Option<
 
 fn change(queue: BorrowedFd<'_>, ident: usize, filter: i16, (flags, notes): (u16, u32), data: i64) -> io::Result<()> {
     let event = libc::kevent { ident, filter, flags, fflags: notes, data, udata: null_mut(), ext: [0; 4] };
-    // SAFETY: one change is read, no event is asked for.
+    // SAFETY: one change is read; there is no output.
     checked(unsafe { libc::kevent(queue.as_raw_fd(), &raw const event, 1, null_mut(), 0, null()) }).map(drop)
 }
 
