@@ -1,5 +1,5 @@
-//! What every backend does, as one suite: the fake, Linux and FreeBSD pass it. A backend's test makes a [`Subject`] and
-//! calls [`run`]; each check makes pods of its own and removes them, and the inventory is empty afterwards.
+//! The behaviour of every backend as one suite, which the fake, Linux and FreeBSD pass. A backend's test makes a [`Subject`]
+//! and calls [`run`]; each check makes its own pods and removes them, and leaves the inventory unchanged.
 
 mod containers;
 mod pods;
@@ -16,24 +16,24 @@ use host::{ContainerId, PodId};
 use crate::spec::{ContainerSpec, NameOrId, PidScope, PodSpec, Process, Profile, Resources, Scope, Security, User};
 use crate::{ContainerState, Exit, Runtime};
 
-/// How long a check waits for something that happens at once on a healthy machine, in an emulated one too.
+/// The limit for what happens at once on an idle machine; an emulated one is slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A backend, and what the suite needs to use it.
+/// A backend and its fixtures.
 pub struct Subject {
-    /// Makes the backend anew on the same kernel and the same state, as a server does that was started again.
+    /// Opens the backend again on the same kernel and state, as a restarted server does.
     pub open: Box<dyn Fn() -> Arc<dyn Runtime>>,
-    /// Makes a root for a container with the programs in it.
+    /// Makes a rootfs with the programs.
     pub rootfs: Box<dyn Fn() -> PathBuf>,
     /// A directory for logs.
     pub scratch: PathBuf,
-    /// The words that start the programs.
+    /// The command lines of the programs.
     pub programs: Programs,
-    /// Takes something from a pod that it cannot be without, behind the backend's back: its jail, a namespace.
+    /// Removes something that the pod needs (its jail, a namespace) behind the backend's back.
     pub lose: Box<dyn Fn(&PodId)>,
 }
 
-/// How the suite's programs are started in this backend's roots.
+/// The command lines of the suite's programs in this backend's rootfs.
 pub struct Programs {
     /// Runs until it is killed; dies of TERM at once.
     pub block: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs of a root that has /bin/sh, cat and sleep.
+    /// The programs of a rootfs that has /bin/sh, cat and sleep.
     #[must_use]
     pub fn of_a_shell() -> Self {
         let shell = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
@@ -58,7 +58,7 @@ impl Programs {
         }
     }
 
-    /// The words of the fake.
+    /// The programs of the fake.
     #[must_use]
     pub fn of_the_fake() -> Self {
         Self {
@@ -70,10 +70,10 @@ impl Programs {
     }
 }
 
-/// Runs every check. Each prints its name first, so that the last line says where a backend failed.
+/// Runs every check, and prints its name and time.
 ///
 /// # Panics
-/// Where the backend does not do what the contract says.
+/// Where the backend breaks the contract.
 pub fn run(subject: &Subject) {
     let before = (subject.open)().inventory().expect("the inventory can be taken");
     let checks = pods::CHECKS.iter().chain(containers::CHECKS).chain(sessions::CHECKS);
@@ -89,7 +89,7 @@ pub fn run(subject: &Subject) {
 /// A check by its name.
 type Check = (&'static str, fn(&Subject));
 
-/// A pod that a check made, and the backend it is on.
+/// A check's pod and its backend.
 struct Bench<'a> {
     subject: &'a Subject,
     runtime: Arc<dyn Runtime>,
@@ -152,7 +152,7 @@ pub fn readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
     host::wait::readable(descriptor, timeout).expect("a descriptor can be polled")
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 ///
 /// # Panics
 /// It does not within [`PATIENCE`].
@@ -164,7 +164,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A pod as the suite wants it, and other tests that change a field or two.
+/// The suite's pod, a base for other tests' pods.
 #[must_use]
 pub fn pod_spec() -> PodSpec {
     PodSpec {
@@ -181,7 +181,7 @@ pub fn pod_spec() -> PodSpec {
     }
 }
 
-/// A container as the suite wants it: root's, with nothing special.
+/// The suite's container: root's, with nothing special.
 #[must_use]
 pub fn container_spec(
     id: ContainerId,

@@ -1,6 +1,6 @@
-//! The one error of this crate: what a caller can act on.
+//! The one error of this crate, with the variants that a caller can act on.
 
-/// Why the kernel's pods and containers are not as they were asked to be.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such pod or container.
@@ -9,7 +9,7 @@ pub enum Error {
         /// Which: `container 4f1c…`.
         what: String,
     },
-    /// A field of the spec has a value that cannot be.
+    /// A field of the spec has an invalid value.
     #[error("{field}: {reason}")]
     Invalid {
         /// The field, as the spec names it.
@@ -17,18 +17,18 @@ pub enum Error {
         /// The value and what is wrong with it.
         reason: String,
     },
-    /// This backend cannot do it; nothing was changed.
+    /// This backend does not support it; nothing was changed.
     #[error("{what} is not supported by the {backend} backend")]
     Unsupported {
-        /// What was asked for.
+        /// The feature or field.
         what: String,
         /// The backend's name.
         backend: &'static str,
     },
-    /// The object is in a state in which this cannot be done.
+    /// The object's state does not allow it.
     #[error("{what}")]
     Conflict {
-        /// The object, its state, and what was asked.
+        /// The object and its state.
         what: String,
     },
     /// The program cannot be run in the container.
@@ -36,26 +36,26 @@ pub enum Error {
     Command {
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The kernel's reason.
         reason: String,
-        /// 127 for one that is not there, 126 for one that cannot be run, as shells count.
+        /// 127 for a program that does not exist, 126 for one that cannot be run, as shells count.
         exit_code: i32,
     },
     /// Something is exhausted or does not answer now; the same call may succeed later.
     #[error("{operation}")]
     Unavailable {
-        /// What was being done.
+        /// The operation and its object.
         operation: String,
-        /// Why it could not be.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The kernel or a tool said no.
+    /// An error of the kernel or of a tool.
     #[error("{operation}")]
     Failed {
-        /// What was being done, and to what.
+        /// The operation and its object.
         operation: String,
-        /// What it said.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -1,7 +1,6 @@
-//! A backend in memory that behaves like a kernel: what it holds outlives the server that made it ([`Kernel`] is shared by
-//! every [`Fake`] on it), what is removed is gone, what is missing is not found, and every call can be made to fail or to
-//! hang ([`host::fault`]). It needs no rights. Its programs are words: `exit N`, `print TEXT`, `copy` (standard input to
-//! standard output), `missing`; anything else runs until it is killed.
+//! A backend in memory that behaves like a kernel: its objects outlive the server ([`Kernel`] is shared by every [`Fake`] on
+//! it), and every call can be made to fail or to hang ([`host::fault`]). It needs no rights. Its programs are words: `exit N`,
+//! `print TEXT`, `copy` (standard input to standard output), `missing`; anything else runs until it is killed.
 
 mod session;
 
@@ -24,10 +23,10 @@ pub(crate) use session::Ended;
 
 /// The name of this backend in its errors.
 const BACKEND: &str = "fake";
-/// What a shell adds to a signal's number for an exit code.
+/// Shells add it to a signal's number to make an exit code.
 const SIGNALLED: i32 = 128;
 
-/// What the fake kernel holds; a clone is the same kernel.
+/// The fake kernel's objects; a clone is the same kernel.
 #[derive(Debug, Clone, Default)]
 pub struct Kernel {
     state: Arc<Mutex<State>>,
@@ -46,7 +45,7 @@ struct State {
 #[derive(Debug)]
 struct Pod {
     place: Place,
-    /// Somebody else has removed what it is made of.
+    /// Whether something outside the server removed its kernel objects.
     lost: bool,
     ports: BTreeMap<u16, UnixListener>,
 }
@@ -66,7 +65,7 @@ impl Kernel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a running container as the kernel would: for tests of exits that nobody asked for.
+    /// Ends a running container as the kernel would, for tests of unexpected exits.
     ///
     /// # Panics
     /// When it is not running.
@@ -86,8 +85,7 @@ impl Kernel {
         *state = State::default();
     }
 
-    /// Loses a pod with what runs in it, as when somebody removes its jail behind the server's back; what the backend knows of
-    /// it stays.
+    /// Loses a pod with its processes, as if somebody removed its jail behind the server's back; the backend's records stay.
     ///
     /// # Panics
     /// When there is no such pod.
@@ -99,7 +97,7 @@ impl Kernel {
         }
     }
 
-    /// Makes something listen on a port of a pod; the test accepts what [`Runtime::connect`] connects.
+    /// Listens on a port of a pod: the test accepts what [`Runtime::connect`] connects.
     ///
     /// # Panics
     /// When there is no such pod.
@@ -107,7 +105,7 @@ impl Kernel {
         self.lock().pods.get_mut(id).expect("the test names a pod that is there").ports.insert(port, listener);
     }
 
-    /// The specs of all containers, for tests of what reaches a backend.
+    /// The specs of all containers, as the backend got them.
     #[must_use]
     pub fn specs(&self) -> Vec<ContainerSpec> {
         self.lock().containers.values().map(|container| container.spec.clone()).collect()
@@ -115,7 +113,7 @@ impl Kernel {
 }
 
 impl Container {
-    /// Writes a line to the log and to whoever is attached. A fake log has no rotation to lose a line in.
+    /// Writes a line to the log and to the attached clients. A fake log is not rotated.
     fn print(&mut self, text: &str) {
         if let Some(path) = &self.spec.log_path {
             let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
@@ -168,12 +166,12 @@ pub(crate) fn missing(args: &[String]) -> Error {
 pub struct Fake {
     /// The kernel that it speaks to.
     pub kernel: Kernel,
-    /// Whether it has a use for spares.
+    /// Whether it supports spares.
     pub spares: bool,
 }
 
 impl Fake {
-    /// Runs one call on the kernel, with the fault whose turn it is.
+    /// Makes one call to the kernel, with the fault that is due.
     fn call<T>(&self, operation: &str, effect: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
         let failed = |source| Error::Failed { operation: operation.to_owned(), source };
         self.kernel.faults.call(operation, || effect(&mut self.kernel.lock()), failed)
@@ -287,7 +285,7 @@ impl Runtime for Fake {
         })
     }
 
-    /// No fault strikes here: the server asks whenever a second has passed, and which call is the Nth would depend on it.
+    /// No fault strikes here: the server calls it every second, so which call is the Nth would depend on time.
     fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
         let state = self.kernel.lock();
         Ok(state.pods.iter().filter(|(_, pod)| !pod.lost).map(|(id, _)| id.clone()).collect())

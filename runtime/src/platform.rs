@@ -19,12 +19,12 @@ pub fn open(settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     backend::open(settings)
 }
 
-/// What a monitor is to start, as this kernel's backend does it.
-pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
-    backend::launch(target)
+/// How this kernel's backend launches the target of a monitor.
+pub(crate) fn prepare_launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    backend::prepare_launch(target)
 }
 
-/// The backend's own words of the worker `monitor`; None: not one of them.
+/// Runs the worker `monitor` where its arguments are one of the backend's own commands; None: they are not.
 pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
     backend::worker(args)
 }

@@ -1,5 +1,5 @@
-//! What is wanted of the kernel, as plain data: a pod, a container, a process to execute. Nothing here knows CRI, and
-//! nothing here knows jails or namespaces: what a backend cannot give, it refuses with [`crate::Error::Unsupported`].
+//! The specs of pods, containers and executed processes, as plain data. They know neither CRI nor jails nor namespaces: a
+//! backend refuses what it cannot give with [`crate::Error::Unsupported`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,58 +8,58 @@ use std::path::{Component, Path, PathBuf};
 use host::{ContainerId, PodId};
 use serde::{Deserialize, Serialize};
 
-/// Whose network, IPC objects or processes are seen.
+/// Which network, IPC objects or processes are visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// The pod's own.
+    /// The pod's.
     Pod,
     /// The host's.
     Host,
 }
 
-/// Whose processes a container sees.
+/// Which processes a container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PidScope {
-    /// Those of all containers of the pod.
+    /// The processes of all containers of the pod.
     Pod,
-    /// Only its own.
+    /// Its own.
     Container,
     /// The host's.
     Host,
-    /// Those of another container of the pod (an ephemeral debug container).
+    /// The processes of another container of the pod (for an ephemeral debug container).
     Target(ContainerId),
 }
 
-/// A pod that is wanted.
+/// A pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSpec {
     /// Its id.
     pub id: PodId,
     /// Its host name; None: the host's.
     pub hostname: Option<String>,
-    /// Whose network it is on.
+    /// Its network.
     pub network: Scope,
-    /// Whose System V and POSIX IPC objects it sees.
+    /// Its System V and POSIX IPC objects.
     pub ipc: Scope,
-    /// Whose processes its containers see by default; Target is refused.
+    /// The processes that its containers see by default; Target is refused.
     pub pid: PidScope,
     /// The contents of its containers' /etc/resolv.conf; None: the host's file.
     pub resolv_conf: Option<String>,
     /// Kernel parameters of the pod, by their full name.
     pub sysctls: BTreeMap<String, String>,
-    /// The cgroup below which its containers are put (Linux); None: the backend's own.
+    /// The parent cgroup of its containers (Linux); None: the backend's.
     pub cgroup_parent: Option<String>,
-    /// Whether one of its containers may be privileged: a jail must be given its rights when it is made.
+    /// Whether one of its containers may be privileged: a jail gets its rights when it is created.
     pub privileged: bool,
-    /// What all its containers together may use.
+    /// The limits of all its containers together.
     pub resources: Resources,
 }
 
 impl PodSpec {
-    /// The same pod with a host name: one on its own network that has none gets the node's as it is now, as containerd does. Its
-    /// host name is then its own, and whoever changes it inside does not rename the node.
+    /// The same pod with a host name: a pod on its own network without one gets the node's current name, as in containerd. A
+    /// change of it inside the pod does not rename the node.
     ///
     /// # Errors
     /// gethostname(3) fails.
@@ -72,66 +72,65 @@ impl PodSpec {
     }
 }
 
-/// A container that is wanted.
+/// A container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Its id.
     pub id: ContainerId,
-    /// The pod it runs in.
+    /// Its pod.
     pub pod: PodId,
-    /// Its root directory, prepared and mounted by the image crate.
+    /// Its rootfs, prepared and mounted by the image crate.
     pub rootfs: PathBuf,
-    /// Whether the container may not write to its root.
+    /// Whether its root is read-only.
     pub readonly_rootfs: bool,
-    /// Whether its programs are made for Linux: FreeBSD runs them under the linuxulator.
+    /// Whether its programs are Linux programs, which FreeBSD runs in the linuxulator.
     #[serde(default)]
     pub for_linux: bool,
-    /// What its first process is.
+    /// Its first process.
     pub process: Process,
-    /// Whose processes it sees.
+    /// The processes that it sees.
     pub pid: PidScope,
-    /// What is mounted into its root, in order.
+    /// The mounts in its root, in order.
     pub mounts: Vec<Mount>,
-    /// Device nodes of the host that it sees.
+    /// The device nodes of the host that it sees.
     pub devices: Vec<Device>,
-    /// What it may use.
+    /// Its limits.
     pub resources: Resources,
-    /// What it may do.
+    /// Its rights.
     pub security: Security,
     /// Whether its standard input stays open for attach.
     pub stdin: bool,
-    /// Whether its standard input is closed for good when the first attached client hangs up.
+    /// Whether its standard input is closed for good once the first attached client hangs up.
     pub stdin_once: bool,
-    /// The file of its log, in CRI's format; None: its output is not kept.
+    /// Its log file, in CRI's format; None: its output is dropped.
     pub log_path: Option<PathBuf>,
 }
 
-/// A process to be started in a container: its first, or one that is executed later.
+/// The first process of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// The program and its arguments; a program without a slash is looked up in PATH inside the container.
+    /// The program and its arguments; the container's PATH finds a program without a slash.
     pub args: Vec<String>,
     /// The environment, complete and in order.
     pub env: Vec<(String, String)>,
-    /// The working directory, created when it is missing.
+    /// The working directory, created if it does not exist.
     pub cwd: PathBuf,
     /// Whether it gets a terminal.
     pub tty: bool,
-    /// Who it runs as.
+    /// Its user and groups.
     pub user: User,
 }
 
-/// Who a process runs as, before the image's own passwd and group are read.
+/// The user of a process, before the image's passwd and group are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// The user, by number or by name.
     pub user: NameOrId,
     /// The primary group; None: the user's in the image's passwd, or 0.
     pub group: Option<NameOrId>,
-    /// Further groups.
+    /// Supplemental groups.
     pub supplemental: Vec<u32>,
-    /// Whether the groups that the image's group file names the user in are added to `supplemental` (CRI's Merge) or not
-    /// (Strict).
+    /// Whether the groups that the image's group file gives the user are added to `supplemental` (CRI's Merge) or not (Strict).
     pub merge_image_groups: bool,
 }
 
@@ -141,38 +140,38 @@ pub struct User {
 pub enum NameOrId {
     /// By number.
     Id(u32),
-    /// By name, to be found in the image's passwd or group.
+    /// By name, from the image's passwd or group.
     Name(String),
 }
 
-/// Who a process really runs as, after the image's own files were read.
+/// The user and groups of a process, after the image's files were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user.
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// All further groups, sorted, the primary one included as the kernel has it.
+    /// All groups, sorted, with the primary one.
     pub groups: Vec<u32>,
 }
 
-/// Something mounted into a container's root.
+/// A mount in a container's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Where, as the container sees it: absolute. It is resolved inside the root and created when it is missing.
+    /// The absolute destination in the container. It is resolved inside the root and created if it does not exist.
     pub destination: PathBuf,
-    /// What.
+    /// The source.
     pub source: MountSource,
-    /// Whether the container may not write to it.
+    /// Whether it is read-only.
     pub readonly: bool,
-    /// Whether what is mounted below the source is read-only too (with `readonly`).
+    /// Whether the mounts below the source are read-only too (with `readonly`).
     pub recursive_readonly: bool,
-    /// How mounts made later on one side are seen on the other.
+    /// Whether later mounts on one side appear on the other.
     pub propagation: Propagation,
 }
 
-/// The number of directories that lead to a destination. Mounts are made in the order of it, equal ones in the caller's: a mount
-/// on /m that came after one on /m/n would hide it.
+/// The depth of a destination. Mounts are made in its order, those of equal depth in the caller's: a mount on /m after one on
+/// /m/n would hide it.
 pub(crate) fn depth(destination: &Path) -> usize {
     destination.components().fold(0, |depth, part| match part {
         Component::Normal(_) => depth + 1,
@@ -181,11 +180,11 @@ pub(crate) fn depth(destination: &Path) -> usize {
     })
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
-    /// A directory or a file of the host: symbolic links in it are followed, and it must exist.
+    /// A directory or file of the host. It must exist; its symbolic links are followed.
     Host(PathBuf),
     /// A new file system in memory.
     Tmpfs {
@@ -211,17 +210,17 @@ pub enum Propagation {
 pub struct Device {
     /// The node on the host.
     pub source: PathBuf,
-    /// Where the container sees it.
+    /// Its path in the container.
     pub destination: PathBuf,
-    /// May be read.
+    /// Whether it may be read.
     pub read: bool,
-    /// May be written.
+    /// Whether it may be written.
     pub write: bool,
-    /// May be made with mknod.
+    /// Whether it may be made with mknod.
     pub mknod: bool,
 }
 
-/// What a container or a pod may use; None or an empty text: no limit, or on an update: as before.
+/// The limits of a container or a pod. None or an empty text: no limit, or in an update as before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// CPU time per `cpu_period`, in microseconds; -1: no limit.
@@ -234,13 +233,13 @@ pub struct Resources {
     pub memory: Option<u64>,
     /// Memory and swap together, in bytes (as CRI's memory_swap_limit_in_bytes).
     pub memory_swap: Option<i64>,
-    /// The OOM killer's adjustment, -1000 to 1000 (Linux).
+    /// The OOM killer's score adjustment, -1000 to 1000 (Linux).
     pub oom_score_adj: Option<i32>,
     /// The CPUs it may run on: `0-3,6`.
     pub cpuset_cpus: String,
-    /// The memory nodes it may use.
+    /// The memory nodes that it may use.
     pub cpuset_mems: String,
-    /// How many processes it may have.
+    /// The number of processes.
     pub pids: Option<u64>,
     /// Huge pages by size (`2MB`), in bytes (Linux).
     pub hugepages: BTreeMap<String, u64>,
@@ -248,24 +247,24 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
-/// What a container may do.
+/// The rights of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
-    /// Everything that the pod allows.
+    /// Whether it has all rights that the pod allows.
     pub privileged: bool,
-    /// Whether a set-user-id program gains no rights (PROC_NO_NEW_PRIVS, PR_SET_NO_NEW_PRIVS).
+    /// Whether set-user-id programs gain no rights (PROC_NO_NEW_PRIVS, PR_SET_NO_NEW_PRIVS).
     pub no_new_privileges: bool,
-    /// Capabilities beyond the default, without `CAP_`; `ALL`: every one.
+    /// Capabilities added to the default set, without `CAP_`; `ALL`: every one.
     pub add_capabilities: Vec<String>,
-    /// Capabilities taken from the default, likewise; they are taken first.
+    /// Capabilities dropped from the default set, likewise, before the others are added.
     pub drop_capabilities: Vec<String>,
-    /// Capabilities that survive an exec without being in the file's set (Linux).
+    /// Ambient capabilities, which survive an exec without file capabilities (Linux).
     pub ambient_capabilities: Vec<String>,
     /// Paths that read as empty.
     pub masked_paths: Vec<PathBuf>,
-    /// Paths that cannot be written.
+    /// Paths that are read-only.
     pub readonly_paths: Vec<PathBuf>,
-    /// The filter on system calls.
+    /// The system call filter.
     pub seccomp: Profile,
     /// The AppArmor profile.
     pub apparmor: Profile,
@@ -275,18 +274,18 @@ pub struct Security {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
-    /// The backend's default, where it has one.
+    /// The backend's default, if it has one.
     RuntimeDefault,
     /// None.
     Unconfined,
-    /// One that the node holds: a file (seccomp) or a name (AppArmor).
+    /// A profile of the node: a file (seccomp) or a name (AppArmor).
     Localhost(String),
 }
 
-/// A process to be executed in a running container.
+/// A process to execute in a running container, with the container's user, environment and working directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecSpec {
-    /// The program, its terminal; user, environment and working directory are the container's own.
+    /// The program and its arguments.
     pub args: Vec<String>,
     /// Whether it gets a terminal.
     pub tty: bool,
@@ -294,7 +293,7 @@ pub struct ExecSpec {
     pub stdin: bool,
 }
 
-/// A signal by its name in capitals without `SIG` (`TERM`, `RTMIN+3`): the numbers are each kernel's own.
+/// A signal by its name in capitals without `SIG` (`TERM`, `RTMIN+3`): the numbers differ between kernels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal(pub String);
 
@@ -305,7 +304,7 @@ impl Signal {
         Self("KILL".to_owned())
     }
 
-    /// SIGTERM: what a container is stopped with unless it or its image says otherwise.
+    /// SIGTERM, which stops a container unless it or its image names another signal.
     #[must_use]
     pub fn term() -> Self {
         Self("TERM".to_owned())

@@ -1,5 +1,4 @@
-//! Who a process runs as: a user and groups by number or name, looked up in the passwd and group files of the image
-//! (passwd(5), group(5)).
+//! The user and groups of a process, by number or name, from the passwd and group files of the image (passwd(5), group(5)).
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -7,7 +6,7 @@ use std::path::Path;
 use crate::Error;
 use crate::spec::{Identity, NameOrId, User};
 
-/// The longest passwd or group file that is read, in bytes: an image is not to fill the server's memory.
+/// The limit on a passwd or group file, in bytes: an image must not fill the server's memory.
 const FILE_LIMIT: u64 = 1 << 20;
 
 /// A line of passwd: name, user, primary group, home directory.
@@ -25,7 +24,7 @@ struct Group<'a> {
     members: &'a str,
 }
 
-/// Looks a user up in the files below a root; also returns the user's home directory, `/` without one.
+/// Looks up a user in the files below a root. Also returns the user's home directory, or `/`.
 ///
 /// # Errors
 /// As [`identify`]; the files cannot be read.
@@ -37,9 +36,8 @@ pub(crate) fn look_up(user: &User, root: &OwnedFd) -> Result<(Identity, String),
     identify(user, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
-/// Resolves a user against the contents of the image's passwd and group files (empty for one that is not there). A user
-/// given by number need not be in passwd; one given by name must. Without a group, the primary one is the user's in passwd,
-/// else 0.
+/// Resolves a user by the text of the image's passwd and group files, empty if they do not exist. A user given by number need
+/// not be in passwd, one given by name must. The default group is the user's in passwd, else 0.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the user or group that the image does not have.
@@ -81,7 +79,7 @@ fn missing(field: &str, name: &str, what: &str, file: &str) -> Error {
     Error::invalid(field, format!("no {what} {name:?} in the image's {file}"))
 }
 
-/// The accounts of a passwd file; a line that is not one is passed over, as the C library does.
+/// The accounts of a passwd file. Like the C library, it skips invalid lines.
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
         let mut fields = line.split(':');

@@ -1,5 +1,5 @@
-//! An error and its causes as one line, printed once at the edge of the program; and whether its cause is that the host has
-//! nothing left of something, which passes by itself or by somebody's making room.
+//! An error and its causes as one line, printed once at the edge of the program; and whether the host has run out of something,
+//! which may pass or be mended by freeing room.
 
 use std::error::Error;
 use std::io;
@@ -8,17 +8,17 @@ use nix::errno::Errno;
 
 use crate::Several;
 
-/// What the kernel says when something is used up: space on a disk or of a quota, open files of the system or of the process,
-/// memory, processes (fork(2)) or threads, buffers of sockets.
+/// Errnos of exhaustion: disk space or quota, open files of the system or the process, memory, processes (fork(2)) or threads,
+/// socket buffers.
 const USED_UP: [Errno; 7] =
     [Errno::ENOSPC, Errno::EDQUOT, Errno::ENFILE, Errno::EMFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::ENOBUFS];
 
-/// Something was used up where only text comes from: in a worker, or by the word of a tool.
+/// Exhaustion that is known from text only: a worker's or a tool's.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Exhausted(pub String);
 
-/// Joins an error and all its sources with `: `, leaving out a source whose text the line already ends with.
+/// Joins an error and its sources with `: `, leaving out a source whose text the line already ends with.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -33,7 +33,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Whether an error or one of its causes says that something is used up.
+/// Whether an error or one of its causes is exhaustion.
 #[must_use]
 pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -59,7 +59,7 @@ fn says_used_up(cause: &(dyn Error + 'static)) -> bool {
     let Some(error) = cause.downcast_ref::<io::Error>() else { return false };
     match (error.raw_os_error(), error.get_ref()) {
         (Some(number), _) => USED_UP.contains(&Errno::from_raw(number)),
-        // What it wraps is not among its sources.
+        // The wrapped error is not among its sources.
         (None, Some(wrapped)) => is_exhausted(wrapped),
         (None, None) => false,
     }

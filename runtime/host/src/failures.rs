@@ -1,4 +1,4 @@
-//! Errors of steps that are all tried, as a removal does: none of them is lost, and together they are one error.
+//! The errors of steps that are all tried, as in a removal: none is lost, and together they are one error.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ impl<E> Default for Failures<E> {
 }
 
 impl<E: Error + Send + Sync + 'static> Failures<E> {
-    /// Keeps the error of a step, or returns its value.
+    /// Keeps the error of a step, or returns the step's value.
     pub fn keep<T>(&mut self, step: Result<T, impl Into<E>>) -> Option<T> {
         step.map_err(|error| self.0.push(error.into())).ok()
     }

@@ -1,27 +1,27 @@
-//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect, or the kernel has nothing
-//! left for it. One [`Faults`] is shared
-//! by the fakes of runtime, network and image, so that N counts the calls of all three. A hanging call stands for a server
-//! that dies there: the test drops the server, starts another on the same state, and the hung thread is let go at the end.
+//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect, or fails with an errno. The
+//! fakes of runtime, network and image share one [`Faults`], so that N counts the calls of all three. A hanging call stands for
+//! a server that dies there: the test drops the server, starts another on the same state, and releases the hung thread at the
+//! end.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What happens to a call.
+/// The fault of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails and has done nothing.
+    /// It fails without its effect.
     FailBefore,
-    /// It has done its work, and reports a failure all the same.
+    /// It has its effect, and fails.
     FailAfter,
-    /// It fails with this errno and has done nothing.
+    /// It fails with this errno, without its effect.
     Errno(i32),
-    /// It does nothing and does not return until it is let go.
+    /// It hangs before its effect until it is released.
     HangBefore,
-    /// It does its work and does not return until it is let go.
+    /// It hangs after its effect until it is released.
     HangAfter,
 }
 
-/// What a fault's error is made from.
+/// The cause of a fault's error.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The plan of faults that fakes share; a clone is the same plan.
@@ -42,7 +42,7 @@ struct Plan {
     armed: Option<(u64, Fault)>,
     hung: u64,
     generation: u64,
-    /// Whether the hung calls of the last generation went on as if nothing had been.
+    /// Whether the hung calls of the last generation succeeded.
     resumed: bool,
 }
 
@@ -53,12 +53,12 @@ impl Faults {
         plan.armed = Some((plan.calls + nth, fault));
     }
 
-    /// Takes an armed fault back; tells whether it had struck.
+    /// Disarms; returns whether the fault had struck.
     pub fn disarm(&self) -> bool {
         self.lock().armed.take().is_none()
     }
 
-    /// How many calls there were.
+    /// The number of calls.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.lock().calls
@@ -79,12 +79,12 @@ impl Faults {
         true
     }
 
-    /// Lets every hung call return with a failure.
+    /// Lets every hung call fail.
     pub fn release(&self) {
         self.let_go(false);
     }
 
-    /// Lets every hung call go on, as if it had only been slow.
+    /// Lets every hung call succeed, as if it had been slow.
     pub fn resume(&self) {
         self.let_go(true);
     }
@@ -97,8 +97,7 @@ impl Faults {
         self.shared.changed.notify_all();
     }
 
-    /// Runs one call of a fake: `effect`, and before or after it the fault whose turn it is, made an error by `error`, which
-    /// is given the cause.
+    /// Makes one call of a fake: its effect, and the fault that is due. `error` makes an error of the fault's cause.
     ///
     /// # Errors
     /// The effect's own, or the injected one.
@@ -139,7 +138,7 @@ impl Faults {
         Some(fault)
     }
 
-    /// True: it goes on.
+    /// True: the call goes on.
     fn hang(&self) -> bool {
         let mut plan = self.lock();
         let generation = plan.generation;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::Failures;
 pub use crate::remove::remove_dir_all;
 
-/// What the group and all others may do, in a mode.
+/// The bits of the group and all others in a mode.
 const OTHERS: u32 = 0o077;
 
 /// A file or directory that cannot be read or written.
@@ -48,21 +48,21 @@ pub fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     }
 }
 
-/// Writes a file so that a reader, or a crash, sees either the old contents or the new ones: a temporary file beside it,
-/// fsync, rename(2), fsync of the directory. The file gets `mode`.
+/// Writes a file so that a reader, also after a crash, sees either the old contents or the new ones: a temporary file beside
+/// it, fsync, rename(2), fsync of the directory.
 ///
 /// # Errors
-/// Any error of these calls; the temporary file is gone then.
+/// Any error of these calls; the temporary file is removed.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     write_beside(path, contents, mode, File::sync_all)?;
     File::open(parent(path)?)?.sync_all()
 }
 
-/// Writes a file so that a reader sees either the old contents or the new ones, for what does not outlive a reboot: no fsync,
-/// which takes longer than making the jail or the network that it is written for.
+/// Writes a file so that a reader sees either the old contents or the new ones. It does not fsync, which takes longer than
+/// creating a jail: for files that do not outlive a reboot.
 ///
 /// # Errors
-/// Any error of these calls; the temporary file is gone then.
+/// Any error of these calls; the temporary file is removed.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     write_beside(path, contents, mode, |_| Ok(()))
 }
@@ -78,7 +78,7 @@ fn write_beside(path: &Path, contents: &[u8], mode: u32, finish: fn(&File) -> io
         fs::rename(&temporary, path)
     });
     if written.is_err() {
-        // The first error is the one to report; a temporary file that cannot be removed is found by its name.
+        // The first error is reported; a temporary file that cannot be removed is found by its name.
         let _ = fs::remove_file(&temporary);
     }
     written
@@ -88,7 +88,7 @@ fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent directory"))
 }
 
-/// Removes a file; one that is not there is removed already.
+/// Removes a file. Idempotent.
 ///
 /// # Errors
 /// Any error of unlink(2) but ENOENT.
@@ -99,11 +99,11 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a directory as [`remove_dir_all`] does, and its file `last` after everything else: as long as anything is left,
-/// that file tells what the directory is of. Idempotent.
+/// Removes a directory as [`remove_dir_all`] does, and its file `last` after everything else: as long as something is left,
+/// that file identifies the directory. Idempotent.
 ///
 /// # Errors
-/// Every entry that cannot be removed; the rest was tried.
+/// Everything that cannot be removed, in one error; the rest was tried.
 pub fn remove_state(directory: &Path, last: &str) -> Result<(), FileError> {
     let mut failures = Failures::<FileError>::default();
     for path in entries(directory)?.iter().filter(|path| !path.ends_with(last)) {
@@ -115,11 +115,11 @@ pub fn remove_state(directory: &Path, last: &str) -> Result<(), FileError> {
     failures.result(FileError::of("remove", directory))
 }
 
-/// Makes a directory with this mode, and those above it that are missing with the usual one. One that is there keeps its mode:
+/// Makes a directory with this mode, and missing parents with the default mode. An existing directory keeps its mode:
 /// [`set_mode`] changes it.
 ///
 /// # Errors
-/// Any error of mkdir(2); something else is there.
+/// Any error of mkdir(2); there is something else.
 pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::create_dir_all(parent(path)?)?;
     match fs::DirBuilder::new().mode(mode).create(path) {
@@ -137,7 +137,7 @@ pub fn mode(path: &Path) -> io::Result<u32> {
     Ok(fs::metadata(path)?.permissions().mode() & 0o7777)
 }
 
-/// Gives a file or directory a mode, whatever the umask.
+/// Sets the mode of a file or directory, whatever the umask.
 ///
 /// # Errors
 /// Any error of chmod(2).
@@ -145,10 +145,10 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// What is directly in a directory and open to others than its owner, with its mode. A symbolic link is open to nobody itself.
+/// The entries of a directory that others than their owner may use, with their modes; no symbolic links.
 ///
 /// # Errors
-/// The directory cannot be read. What goes meanwhile is not there.
+/// The directory cannot be read.
 pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
     let mut open = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -163,7 +163,7 @@ pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
     Ok(open)
 }
 
-/// Takes from the group and all others what they may do with what is directly in a directory.
+/// Clears the modes of a directory's entries for the group and all others.
 ///
 /// # Errors
 /// The directory cannot be read, a mode cannot be changed.
@@ -177,7 +177,7 @@ pub fn close_to_others(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A lock on a file, held as long as this value lives and given back by the kernel when the process dies.
+/// A lock on a file, until this value is dropped or the process dies.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,

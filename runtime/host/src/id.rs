@@ -1,5 +1,5 @@
-//! Ids of pods and containers, and the prefix that keeps two servers on one machine apart. Every name that the kernel
-//! holds is computed from one prefix and one id, so the kernel itself tells what belongs to whom.
+//! Ids of pods and containers, and the prefix that keeps two servers on one machine apart. Every kernel name is computed from
+//! one prefix and one id, so the kernel itself tells what belongs to which server.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ pub const SHORT_LENGTH: usize = 12;
 /// Characters of a prefix; see [`SHORT_LENGTH`].
 const PREFIX_LENGTH: usize = 2;
 
-/// Why a text is not an id or not a prefix.
+/// An invalid id or prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not 64 lower-case hexadecimal digits.
@@ -46,7 +46,7 @@ macro_rules! id_type {
             /// A new random id.
             ///
             /// # Panics
-            /// When the operating system gives no random bytes: nothing can be named safely then.
+            /// The operating system gives no random bytes: no name would be safe then.
             #[must_use]
             pub fn random() -> Self {
                 let mut bytes = [0u8; ID_LENGTH / 2];
@@ -60,7 +60,7 @@ macro_rules! id_type {
                 &self.0
             }
 
-            /// The first twelve digits: what stands in kernel names. The server gives out no two ids that share them.
+            /// The first twelve digits, for kernel names. The server gives out no two ids that share them.
             #[must_use]
             pub fn short(&self) -> &str {
                 &self.0[..SHORT_LENGTH]
@@ -107,7 +107,7 @@ macro_rules! id_type {
 id_type!(PodId, "pod");
 id_type!(ContainerId, "container");
 
-/// Two lower-case letters that every kernel name of one server starts with (`cb` unless configured otherwise).
+/// The first two letters, in lower case, of every kernel name of one server (by default `cb`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix(String);

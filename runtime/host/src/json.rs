@@ -20,7 +20,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
     serde_json::from_slice(&text).map(Some).map_err(FileError::of("read", path))
 }
 
-/// Reads the file of one name in every directory of a directory, in order; None: it does not exist there or cannot be read.
+/// Reads a file of this name in every entry of a directory, in order; None: it does not exist or cannot be read.
 ///
 /// # Errors
 /// The directory cannot be listed.

@@ -1,7 +1,6 @@
-//! What runtime, network and image need of the host they run on: ids and the names computed from them, the place a pod
-//! has, the one way to run an external program, the one way to start a worker process, atomic files, state as JSON, paths
-//! inside a root, a file lock, the errors of several steps as one, and an error printed with its causes. It knows nothing of
-//! pods beyond their names.
+//! What runtime, network and image need of the host: ids and kernel names, the place of a pod, external programs, workers,
+//! atomic files, state as JSON, paths inside a root, a file lock, waits, the errors of several steps as one, and an error
+//! printed with its causes. It knows nothing of pods beyond their names.
 
 mod error;
 mod failures;

@@ -1,21 +1,20 @@
-//! One thing that a backend needs of the node, and whether it holds: what `cellblock check` prints and what Status turns
-//! into RuntimeReady and NetworkReady.
+//! The needs of a backend, which `cellblock check` prints and Status turns into RuntimeReady and NetworkReady.
 
 /// One need of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// What is needed, in a few words: `forwarding`, `program runc`.
+    /// Its name: `forwarding`, `program runc`.
     pub name: String,
-    /// What was found.
+    /// What the node has.
     pub found: String,
-    /// Nothing works without it: the backend is not ready while it does not hold.
+    /// Whether the backend is not ready without it.
     pub required: bool,
-    /// None when it holds; else what to do, with the exact line or command.
+    /// The exact line or command that meets it; None: it is met.
     pub remedy: Option<String>,
 }
 
 impl Need {
-    /// Whether the need holds.
+    /// Whether it is met.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.remedy.is_none()

@@ -1,10 +1,10 @@
-//! Where a pod lives, as runtime tells network: the two crates do not know each other.
+//! The place of a pod, which runtime tells network: the two crates do not know each other.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a pod's network is to be found.
+/// The place of a pod's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -12,6 +12,6 @@ pub enum Place {
     Jail(String),
     /// A network namespace pinned at this path (Linux).
     Netns(PathBuf),
-    /// The pod shares the host's network: nothing is attached.
+    /// The host's network: nothing is attached.
     Host,
 }

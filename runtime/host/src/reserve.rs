@@ -1,5 +1,5 @@
-//! Room kept back on a disk, for changes that give room back: on a full disk a pod must still be stopped and an image removed,
-//! and to note that takes a few blocks itself.
+//! Room reserved on a disk for changes that free room: on a full disk a pod must still be stopped and an image removed, and
+//! their records take a few blocks.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{fs, is_exhausted};
 
-/// A file that holds the room.
+/// The file that takes the room.
 #[derive(Debug)]
 pub struct Reserve {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Keeps back so many bytes in this file. On a disk that has no room now, [`Reserve::restore`] does it later.
+    /// Reserves N bytes in this file. On a full disk [`Reserve::restore`] does it later.
     #[must_use]
     pub fn open(path: &Path, bytes: usize) -> Self {
         let there = path.metadata().is_ok_and(|found| found.len() == bytes as u64);
@@ -26,10 +26,10 @@ impl Reserve {
         reserve
     }
 
-    /// Makes a change that gives room back; where the disk has none for it, gives the reserve up and makes it again.
+    /// Makes a change that frees room; on a full disk, releases the reserve and makes it again.
     ///
     /// # Errors
-    /// What the change says.
+    /// The change's error.
     pub fn spend<T, E: Error + 'static>(&self, mut change: impl FnMut() -> Result<T, E>) -> Result<T, E> {
         match change() {
             Err(error) if is_exhausted(&error) && self.give_up() => change(),
@@ -37,7 +37,7 @@ impl Reserve {
         }
     }
 
-    /// Takes the room back where it was given up: after a change that found room.
+    /// Reserves the room again, after a change that found room.
     pub fn restore(&self) {
         if self.there.load(Ordering::Acquire) {
             return;
@@ -59,7 +59,7 @@ impl Reserve {
     }
 }
 
-/// Bytes that no file system makes fewer.
+/// Bytes that no file system compresses.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {

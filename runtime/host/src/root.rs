@@ -14,12 +14,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 
-/// Symbolic links that are followed in one path, as the kernel's MAXSYMLINKS.
+/// The limit on symbolic links in one path, as the kernel's MAXSYMLINKS.
 const LINK_LIMIT: usize = 32;
-/// Components of one path: each directory on the way is an open descriptor.
+/// The limit on components of a path: each directory on the way is an open descriptor.
 const DEPTH_LIMIT: usize = 512;
 
-/// What is created at the end of a path when nothing is there.
+/// What is created at the end of a path if nothing exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -28,12 +28,12 @@ pub enum Kind {
     File,
 }
 
-/// Where a path led.
+/// A resolved path.
 #[derive(Debug)]
 pub struct Resolved {
-    /// The way from the root, without a symbolic link.
+    /// The path from the root, without symbolic links.
     pub path: PathBuf,
-    /// What is there, opened only to be asked about (O_PATH) unless it is a directory.
+    /// The file, opened with O_PATH unless it is a directory.
     pub file: OwnedFd,
     /// Whether it is a directory.
     pub directory: bool,
@@ -47,7 +47,7 @@ pub fn open(root: &Path) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-/// Resolves a path inside a root. With `create`, what is missing is made: directories on the way, and its kind at the end.
+/// Resolves a path inside a root. With `create`, makes what does not exist: directories on the way, and its kind at the end.
 ///
 /// # Errors
 /// ENOENT without `create`; ELOOP; ENAMETOOLONG for more than 512 components; ENOTDIR where a file stands in the way; any
@@ -110,11 +110,10 @@ pub fn resolve(root: &OwnedFd, path: &Path, create: Option<Kind>) -> io::Result<
     Ok(Resolved { path, file, directory: true })
 }
 
-/// The text of a file below a root, at most `limit` bytes of it; empty where there is no such file. It waits for nothing,
-/// whatever stands there.
+/// The text of a file below a root, at most `limit` bytes; empty if there is no such file. Never blocks, on any kind of file.
 ///
 /// # Errors
-/// Any error of the kernel but those of a path that leads nowhere.
+/// Any error of the kernel, unless the path leads nowhere.
 pub fn read_text(root: &OwnedFd, path: &Path, limit: u64) -> io::Result<String> {
     let Some(file) = open_file(root, path)? else { return Ok(String::new()) };
     let mut text = Vec::new();
@@ -165,7 +164,7 @@ mod tests {
 
     use super::{Kind, open, read_text, resolve};
 
-    /// A root with symbolic links that a hostile image could have, beside a directory of the host.
+    /// A root with symbolic links of a hostile image, beside a directory of the host.
     fn hostile() -> (tempfile::TempDir, std::os::fd::OwnedFd) {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");

@@ -1,5 +1,5 @@
-//! Runs an external program to its end: with a time-out, without a shell, its output capped, and an error that says which
-//! program, which arguments, and what it printed.
+//! Runs external programs to their end, without a shell: with a time-out and limited output, and errors that have the command
+//! line and its output.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
-/// How much of a program's output is kept, in bytes: tools print lists, not files.
+/// The limit on a program's output, in bytes: tools print lists, not files.
 const OUTPUT_LIMIT: u64 = 4 << 20;
-/// How long a tool may take unless the caller says otherwise.
+/// The default time-out.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a program did not do its work.
+/// Why a program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The program could not be started (not installed, no rights).
@@ -27,18 +27,18 @@ pub enum RunError {
     Start {
         /// The program's name.
         program: String,
-        /// What exec said.
+        /// The error of exec.
         #[source]
         source: io::Error,
     },
-    /// It ran, and said no.
+    /// It failed.
     #[error("{command}: {status}: {stderr}")]
     Failed {
         /// The program and its arguments.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it printed on its standard error, trimmed.
+        /// Its standard error, trimmed.
         stderr: String,
     },
     /// It was killed at its time-out.
@@ -54,7 +54,7 @@ pub enum RunError {
     Pipe {
         /// The program and its arguments.
         command: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -69,7 +69,7 @@ pub struct Tool {
     timeout: Duration,
 }
 
-/// What a program that succeeded printed.
+/// The output of a program that succeeded.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// Its standard output, at most 4 MiB.
@@ -79,7 +79,7 @@ pub struct Output {
 }
 
 impl Tool {
-    /// A program, found on PATH or by its path.
+    /// A program by its name on PATH or its path.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self { program: program.as_ref().to_owned(), args: Vec::new(), stdin: Vec::new(), timeout: TIMEOUT }
     }
@@ -91,25 +91,25 @@ impl Tool {
         self
     }
 
-    /// What the program reads on its standard input (nothing unless set).
+    /// The program's standard input (by default empty).
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.stdin = input.into();
         self
     }
 
-    /// Kills the program after this long (60 s unless set).
+    /// Sets the time-out (by default 60 s), at which the program is killed.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Runs it to its end and returns what it printed. It runs in a process group of its own with the locale C, and the
-    /// group is killed at the time-out.
+    /// Runs it to its end and returns its output. It runs in its own process group in the locale C; the group is killed at the
+    /// time-out.
     ///
     /// # Errors
-    /// It cannot be started, exits with anything but 0, or does not end in time.
+    /// It cannot be started, exits with a code other than 0, or does not end in time.
     pub fn run(self) -> Result<Output, RunError> {
         let command = self.to_string();
         let mut child = self
@@ -121,7 +121,7 @@ impl Tool {
         std::thread::scope(|scope| {
             let pipe = |source| RunError::Pipe { command: command.clone(), source };
             let begun = begin(scope, &self.stdin, (stdin, stdout, stderr));
-            // Without threads to talk to it nobody would notice what it does.
+            // Without these threads its output is lost.
             let (out, err) = match begun {
                 Ok(readers) => readers,
                 Err(source) => {
@@ -144,8 +144,8 @@ impl Tool {
         })
     }
 
-    /// Runs it to its end with these standard streams, which it may leave to a process that outlives it (a runtime that
-    /// starts a container): nothing is captured, so the program must say elsewhere what went wrong. No thread is started.
+    /// Runs it to its end with these standard streams, which it may leave to a process that outlives it (a runtime that starts
+    /// a container). Nothing is captured, so the program must report its errors elsewhere. No thread is started.
     ///
     /// # Errors
     /// As [`Tool::run`].
@@ -187,7 +187,7 @@ impl std::fmt::Display for Tool {
 
 type Reader<'scope> = std::thread::ScopedJoinHandle<'scope, io::Result<Vec<u8>>>;
 
-/// Starts the threads that write a program's input and read what it prints. The kernel may have no thread left (EAGAIN).
+/// Starts the threads for a program's input and output. The kernel may have no thread left (EAGAIN).
 fn begin<'scope, 'env>(
     scope: &'scope std::thread::Scope<'scope, 'env>,
     input: &'env [u8],
@@ -203,8 +203,8 @@ fn begin<'scope, 'env>(
     Ok((out, err))
 }
 
-/// Reads to the end of a pipe, keeping the first [`OUTPUT_LIMIT`] bytes: the rest is read and dropped, so that the writer
-/// is not stopped half way.
+/// Reads to the end of a pipe and keeps the first [`OUTPUT_LIMIT`] bytes; the rest is dropped, so that the writer does not
+/// block.
 fn read_capped(mut pipe: impl Read) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept)?;
@@ -212,7 +212,7 @@ fn read_capped(mut pipe: impl Read) -> io::Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// Waits for the child; at the time-out its whole process group is killed and reaped, and the answer is None.
+/// Waits for the child. At the time-out its process group is killed and reaped; None.
 fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
     let ended = wait::exit_descriptor(id_of(child).as_raw())
         .and_then(|descriptor| descriptor.map_or(Ok(true), |descriptor| wait::readable(descriptor, timeout)));
@@ -223,7 +223,7 @@ fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> 
     ended.map(|_| None)
 }
 
-/// Kills a program with its whole process group, and reaps it.
+/// Kills and reaps a program with its process group.
 fn kill(child: &mut Child) -> io::Result<()> {
     match killpg(id_of(child), Signal::SIGKILL) {
         // It has ended by itself.
@@ -236,7 +236,7 @@ fn id_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a pid fits an i32"))
 }
 
-/// Whether a program's failure was this exit code.
+/// Whether a program failed with this exit code.
 #[must_use]
 pub fn exited_with(error: &RunError, code: i32) -> bool {
     matches!(error, RunError::Failed { status, .. } if status.code() == Some(code) && status.signal().is_none())
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn where_no_process_can_be_made_the_error_says_so() {
-        // The test itself, again: limits hold for a whole process.
+        // The test runs itself again: limits hold for a whole process.
         const NAME: &str = "run::tests::where_no_process_can_be_made_the_error_says_so";
         const AGAIN: &str = "CELLBLOCK_TEST_AGAIN";
         if std::env::var_os(AGAIN).is_none() {
@@ -279,7 +279,7 @@ mod tests {
             assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
             return;
         }
-        // Root has no such limit, nobody has it.
+        // Root has no such limit.
         if nix::unistd::geteuid().is_root() {
             nix::unistd::setuid(nix::unistd::Uid::from_raw(65_534)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Containers: their states and exits, what is refused before anything is made, their logs, and what survives the server.
+//! Containers: their states and exits, specs that are refused, their logs, and a restarted server.
 
 use host::ContainerId;
 

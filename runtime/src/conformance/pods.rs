@@ -1,4 +1,4 @@
-//! Pods: made twice, removed twice, found again, and gone with all that is in them.
+//! Pods: created and removed repeatedly, found again, and removed with their containers.
 
 use host::{Place, PodId};
 

@@ -8,7 +8,7 @@ use super::{Bench, Check, PATIENCE, Subject, readable};
 use crate::spec::ExecSpec;
 use crate::{Error, Session};
 
-/// More than any pipe or socket holds: what is copied through must be read while it is written.
+/// More than any pipe or socket holds: the output must be read while the input is written.
 const BULK: usize = 4 << 20;
 
 pub(super) const CHECKS: &[Check] = &[

@@ -13,7 +13,7 @@ use crate::{Control, Error, Session};
 /// The exit code of a process that was killed.
 const KILLED: i32 = 137;
 
-/// The end of a process, that others wait for.
+/// The end of a process, for those that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     state: Mutex<(Option<i32>, Vec<UnixStream>)>,
@@ -25,11 +25,11 @@ impl Ended {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The process has ended; the first code counts.
+    /// Ends the process; the first code counts.
     pub(crate) fn end(&self, code: i32) {
         let mut state = self.lock();
         state.0.get_or_insert(code);
-        // Closing the held ends is the end-of-file that descriptors() waits for.
+        // Closing these ends is the end-of-file that the others wait for.
         state.1.clear();
         self.changed.notify_all();
     }
@@ -93,7 +93,7 @@ fn pair() -> Result<(UnixStream, UnixStream), Error> {
     UnixStream::pair().map_err(Error::failed("cannot make a socket pair"))
 }
 
-/// Starts a process that is executed.
+/// Executes a process.
 pub(super) fn exec(spec: &ExecSpec) -> Result<Session, Error> {
     let program = spec.args.first().map(String::as_str);
     if program.is_none_or(|program| program == "missing") {
@@ -142,7 +142,7 @@ fn copy(from: &mut UnixStream, to: &mut UnixStream) {
     }
 }
 
-/// Joins a running container; the second value is where its output goes.
+/// Attaches to a running container; the second value takes its output.
 pub(super) fn attach(ended: Arc<Ended>) -> Result<(Session, UnixStream), Error> {
     let (stdout, output) = pair()?;
     let control = Box::new(FakeControl { ended, kills: false });

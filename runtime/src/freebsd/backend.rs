@@ -1,4 +1,4 @@
-//! The backend as the server sees it: each method finds its object and hands on.
+//! The backend: each method of the boundary finds its object and delegates.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,13 +11,13 @@ use host::{ContainerId, Need, Place, PodId, Prefix};
 
 use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
-use super::{NAME, container, enforce, inside, inventory, kernel, launch as launching, names, needs, pod};
+use super::{NAME, container, enforce, inside, inventory, kernel, launch, names, needs, pod};
 use crate::monitor::record::read_spec;
 use crate::monitor::{Launch, Supervised, Target, WORKER};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
-/// The root of every pod's jail, in the state directory: an empty directory that no process ever sees.
+/// The root of every pod's jail, in the state directory: an empty directory, in which no process runs.
 const EMPTY: &str = "empty";
 /// The first and the last real-time signal (SIGRTMIN and SIGRTMAX in sys/signal.h).
 const REALTIME: (i32, i32) = (65, 126);
@@ -30,14 +30,14 @@ pub(super) struct FreeBsd {
     counters: Counters,
 }
 
-/// Opens the backend: makes its state directory, and goes on destroying what an earlier server had begun to destroy.
+/// Opens the backend: makes its state directory, and continues to destroy what an earlier server began to.
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     let failed = || format!("cannot make {}", settings.state.display());
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
-    // Mounts are named by their real paths.
+    // The kernel names mounts by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
     let empty = settings.state.join(EMPTY);
-    // All of them: a server without pods always looks the same.
+    // All of them now: a server without pods always looks the same.
     let containers = Supervised::new(&settings, CONTAINER_RECORD);
     for directory in [&settings.state.join("pods"), &settings.state.join("spares"), containers.root(), &empty] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
@@ -48,8 +48,8 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     Ok(Arc::new(backend))
 }
 
-pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
-    launching::launch(target)
+pub(crate) fn prepare_launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    launch::prepare(target)
 }
 
 pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
@@ -89,7 +89,7 @@ impl Runtime for FreeBsd {
         needs::needs()
     }
 
-    /// nullfs shows nothing that is mounted below its source: read-only is always recursive.
+    /// nullfs does not show mounts below its source: read-only is always recursive.
     fn features(&self) -> Features {
         Features { recursive_read_only_mounts: true, supplemental_groups_policy: true }
     }

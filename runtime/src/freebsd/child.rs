@@ -1,5 +1,5 @@
-//! From a monitor's fork to the program: the child puts its streams in their places, closes everything else, enters the
-//! jail, opens its terminal there, becomes its user, and runs the program. What fails is told through a pipe that the exec
+//! From a monitor's fork to the program: the child puts its streams into their places, closes all other descriptors, enters the
+//! jail, opens its terminal there, becomes its user, and runs the program. It reports errors through a pipe that the exec
 //! closes.
 
 use std::ffi::{CString, OsString};
@@ -24,23 +24,22 @@ use crate::Error;
 use crate::monitor::{Launched, Streams, receive_descriptor};
 use crate::spec::Identity;
 
-/// Where the child keeps what it needs after it has closed the rest: the pipe to the monitor, and the socket for the
-/// terminal.
+/// The descriptors that the child keeps: the pipe to the monitor, and the socket for the terminal.
 const REPORT: RawFd = 3;
 const TERMINAL: RawFd = 4;
-/// The first number that the child closes.
+/// The first descriptor that the child closes.
 const FIRST_CLOSED: RawFd = 5;
-/// Where descriptors wait until their places are free.
+/// The first number for descriptors that wait until their places are free.
 const ASIDE: RawFd = 64;
-/// The longest report, in bytes.
+/// The limit on a report, in bytes.
 const REPORT_LENGTH: u64 = 4096;
-/// The exit codes of a program that is not there and of one that cannot be run, as shells count.
+/// The exit codes of a program that does not exist and of one that cannot be run, as shells count.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
-/// Where a program is looked up when the environment has no PATH (execvp(3)).
+/// The default of PATH (execvp(3)).
 const DEFAULT_PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin";
 
-/// What is run, and as whom.
+/// A program and its user.
 pub(super) struct Program<'a> {
     pub(super) args: &'a [String],
     pub(super) env: Vec<(String, String)>,
@@ -49,10 +48,10 @@ pub(super) struct Program<'a> {
     pub(super) no_new_privileges: bool,
 }
 
-/// Starts a program in a jail; returns when it runs, or with nothing of it left.
+/// Starts a program in a jail; returns when it runs, or leaves nothing of it.
 ///
 /// # Errors
-/// [`Error::Command`] for a program that is not there or cannot be run; any other.
+/// [`Error::Command`] for a program that does not exist or cannot be run; any other.
 pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Result<Launched, Error> {
     let failed = || Error::failed::<io::Error>("cannot start a process in the jail");
     let (report, their_report) = io::pipe().map_err(failed())?;
@@ -67,33 +66,33 @@ pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Res
         let ends = Ends { streams: &streams, report: their_report.as_fd(), terminal: their_terminal.as_ref() };
         let error = run(jail, program, &ends).unwrap_or_else(|failure| failure);
         let mut report = File::from(process::adopt(error.report));
-        // The monitor that is to read this is gone when it cannot be written.
+        // Where the pipe cannot be written, the monitor is gone.
         let _ = report.write_all(error.text.as_bytes());
         process::leave(1);
     };
     drop((their_report, their_terminal, streams));
     let launched = begun(pid, report, terminal);
     if launched.is_err() {
-        // It has told why it ends, so it does.
+        // It reported its error, and ends.
         let _ = waitpid(pid, None);
     }
     launched.map_err(|text| report_error(&text, program))
 }
 
-/// Waits for the exec, or for the reason why there is none.
+/// Waits for the exec, or for the child's error.
 fn begun(pid: Pid, report: io::PipeReader, terminal: Option<UnixStream>) -> Result<Launched, String> {
     let terminal = terminal.map(|socket| receive_descriptor(socket.as_fd())).transpose();
     let mut text = String::new();
     report.take(REPORT_LENGTH).read_to_string(&mut text).map_err(|error| error.to_string())?;
     match terminal {
         Ok(terminal) if text.is_empty() => Ok(Launched { pid, terminal }),
-        // It sends none when it has failed before, and tells why.
+        // A child that failed before sends none, and reports its error.
         Err(error) if text.is_empty() => Err(error.to_string()),
         _ => Err(text),
     }
 }
 
-/// What the child said, as an error: an exit code and a reason for a program that does not run.
+/// The child's report as an error: an exit code and a reason for a program that does not run.
 fn report_error(text: &str, program: &Program<'_>) -> Error {
     if let Some((code, reason)) = text.split_once(' ')
         && let Ok(exit_code) = code.parse()
@@ -111,13 +110,13 @@ struct Ends<'a> {
     terminal: Option<&'a UnixStream>,
 }
 
-/// Why there is no program, and where to say it.
+/// An error, and the pipe for it.
 struct Failure {
     report: RawFd,
     text: String,
 }
 
-/// Everything that the child does; it returns only when it fails.
+/// Runs the program; returns only an error.
 fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, Failure> {
     let before =
         |error: io::Error| Failure { report: ends.report.as_raw_fd(), text: format!("its descriptors: {error}") };
@@ -125,7 +124,7 @@ fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, F
     let failed =
         |what: &'static str| move |error: io::Error| Failure { report: REPORT, text: format!("{what}: {error}") };
     process::reset_signals().map_err(failed("its signals"))?;
-    // From the attach on other processes of the jail see this one: none may look into it before it runs its program.
+    // From the attach on, other processes of the jail see this one: none may trace it before it runs its program.
     process::forbid_tracing().map_err(failed("tracing"))?;
     // The monitor holds the jail's descriptor until this process runs its program.
     attach(jail.jid).map_err(failed("attaching"))?;
@@ -169,7 +168,7 @@ fn arrange(ends: &Ends<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A terminal is visible only where it was opened: inside the jail. Its master goes out over the socket.
+/// Opens a terminal inside the jail, where alone it is visible. The socket passes its master out.
 fn open_terminal(identity: &Identity) -> io::Result<()> {
     let socket = UnixStream::from(process::adopt(TERMINAL));
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY)?;
@@ -193,9 +192,9 @@ fn open_terminal(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// The groups first: a user that is not root may not change them. Up to FreeBSD 14, and for a program that was linked for it,
-/// the first of setgroups(2)'s groups is the effective one; the others are the supplementary ones, among which a login
-/// (initgroups(3)) has the primary group too.
+/// The groups first: only root may change them. Up to FreeBSD 14, and for programs linked for it, the first of setgroups(2)'s
+/// groups is the effective one; the others are the supplementary ones, among which a login (initgroups(3)) has the primary
+/// group too.
 fn become_user(program: &Program<'_>) -> io::Result<()> {
     let identity = program.identity;
     let groups = std::iter::once(&identity.gid).chain(&identity.groups);
@@ -209,7 +208,7 @@ fn become_user(program: &Program<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs the program; returns the exit code and the reason for the one that it cannot run.
+/// Runs the program; returns the exit code and the reason when it cannot.
 fn execute(program: &Program<'_>) -> (i32, String) {
     let c_strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
     let env = program.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -223,7 +222,7 @@ fn execute(program: &Program<'_>) -> (i32, String) {
             Ok(never) => match never {},
             Err(errno) => errno,
         };
-        // As execvp(3): one that is not there is looked for further on, another reason is the one to tell.
+        // As execvp(3): the search goes on after a missing one; any other reason is reported.
         if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
             refused = errno;
         }
@@ -232,7 +231,7 @@ fn execute(program: &Program<'_>) -> (i32, String) {
     (code, refused.desc().to_owned())
 }
 
-/// Where the program may be.
+/// The candidate paths of the program.
 fn candidates(program: &Program<'_>) -> Vec<OsString> {
     let Some(name) = program.args.first() else { return Vec::new() };
     if name.contains('/') {

@@ -1,5 +1,5 @@
-//! Containers: their mounts and files are made when they are created; their jail is made by their monitor when they start,
-//! and ends with their first process.
+//! Containers. Their mounts and files are made when they are created; the monitor creates a jail at their start, which ends
+//! with the first process.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,20 +20,20 @@ use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, Resources};
 use crate::{Error, users};
 
-/// The mount of a root that the container may not write to, in the container's directory.
+/// The mount of a read-only root, in the container's directory.
 const READONLY_ROOT: &str = "root";
-/// What lies over a masked file, in the state directory.
+/// The file that lies over masked files, in the state directory.
 const EMPTY_FILE: &str = "empty-file";
 
-/// Makes a container, or keeps the one that is there.
+/// Creates a container, or keeps an existing one.
 pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity, Error> {
     let (rights, limits) = refuse::container(spec)?;
-    let pod = pod::whole(backend, &spec.pod)?;
+    let pod = pod::find_whole(backend, &spec.pod)?;
     let directory = backend.containers.directory(&spec.id);
     if let Some(record) = ContainerRecord::read(&directory)? {
         return Ok(record.identity);
     }
-    // What an earlier attempt left half made.
+    // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
     let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
@@ -73,7 +73,7 @@ fn fill(
     Ok(record.identity)
 }
 
-/// What each of the caller's mounts is on the host.
+/// The sources of the spec's mounts, looked up on the host.
 fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
     let mut sources = Vec::new();
     for mount in &spec.mounts {
@@ -93,13 +93,13 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
     Ok(sources)
 }
 
-/// What is mounted, and the names in /dev of the links to some of it.
+/// The planned mounts, and the names of the links in /dev to some of them.
 struct Mounting<'a> {
     wanted: &'a [PlannedMount],
     links: &'a BTreeSet<String>,
 }
 
-/// Makes all places, then mounts; the container's root is the image's or a read-only mount of it.
+/// Makes all mount points, then mounts. The container's root is its rootfs, or a read-only mount of it.
 fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, directory: &Path) -> Result<PathBuf, Error> {
     let wanted = mounting.wanted;
     for (at, mount) in wanted.iter().enumerate() {
@@ -137,7 +137,7 @@ fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
     made.map(drop).map_err(|error| Error::invalid("process.cwd", format!("{}: {error}", cwd.display())))
 }
 
-/// Paths that read as empty, and paths that cannot be written, where the image has them.
+/// Masks paths, which then read as empty, and makes paths read-only, as far as the image has them.
 fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Error> {
     let masked = spec.security.masked_paths.iter().map(|path| (path, true));
     let covered = masked.chain(spec.security.readonly_paths.iter().map(|path| (path, false)));
@@ -159,12 +159,12 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
     Ok(())
 }
 
-/// Makes what lies over masked files.
+/// Makes the file that lies over masked files.
 pub(super) fn prepare_masks(backend: &FreeBsd) -> std::io::Result<()> {
     fs::File::create(backend.state().join(EMPTY_FILE)).map(drop)
 }
 
-/// Removes a container, whatever is there of it: what does not need its record is found by its id in the kernel.
+/// Removes what exists of a container: whatever does not need its record is found by its id in the kernel.
 pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     let directory = backend.containers.directory(id);
     let mut failures = Failures::<Error>::default();
@@ -187,8 +187,7 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }
 
-/// Whether a mount is one that was made for a container: below its root, or its read-only root; where the spec is lost,
-/// below a directory with its id.
+/// Whether a mount belongs to a container: below its root or its directory; without the spec, below a directory with its id.
 fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId) -> bool {
     let below = |root: &Path| on.starts_with(root) && on != root;
     let named = || {
@@ -198,7 +197,7 @@ fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId)
     below(directory) || rootfs.map_or_else(named, below)
 }
 
-/// Changes what a container may use.
+/// Changes the limits of a container.
 pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
     let (directory, record) = backend.containers.find::<ContainerRecord>(id)?;
     let mut limits = record::read_limits(&directory)?;
@@ -207,7 +206,7 @@ pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources)
     enforce_again(&directory, &record)
 }
 
-/// Makes the limits hold as they are now. Not running: its start does.
+/// Enforces the current limits on a running container; the start of another one does.
 pub(super) fn enforce_again(directory: &Path, record: &ContainerRecord) -> Result<(), Error> {
     match jails::find(&record.jail)? {
         Some(found) => enforce::apply(&record.jail, found.jid, &enforce::wanted(directory, &read_spec(directory)?)?),

@@ -1,5 +1,5 @@
-//! The devices that a container sees, as rules of devfs(8): everything is hidden, then what each program expects and what
-//! was asked for is shown.
+//! The devices of a container, as rules of devfs(8): all are hidden, then those that every program expects and those of the
+//! spec are shown.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::spec::Device;
 /// The longest pattern of a rule (DEVFS_MAXPTRNLEN in sys/fs/devfs/devfs.h), its NUL included.
 pub(super) const PATTERN_LENGTH: usize = 200;
 
-/// What every container sees: as devfs_rules_jail of /etc/defaults/devfs.rules, without what needs rights of its own.
+/// The devices of every container: those of devfs_rules_jail in /etc/defaults/devfs.rules that need no further rights.
 const DEFAULT: [&str; 16] = [
     "null", "zero", "full", "random", "urandom", "crypto", "ptmx", "pts", "pts/*", "tty", "fd", "fd/*", "stdin",
     "stdout", "stderr", "shm",
@@ -19,17 +19,17 @@ const DEFAULT: [&str; 16] = [
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// The paths below /dev that it is about; None: all.
+    /// The paths below /dev that it matches; None: all.
     pub(super) pattern: Option<String>,
     /// Whether they are shown or hidden.
     pub(super) show: bool,
 }
 
-/// The rules for a container with these further devices.
+/// The rules for a container with these additional devices.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a device that is not below /dev, [`Error::Unsupported`] for one that is to appear elsewhere or with
-/// less than reading and writing: devfs shows a device at its own place or not at all, and root may always use it.
+/// [`Error::Invalid`] for a device that is not below /dev, [`Error::Unsupported`] for another path or for less than reading and
+/// writing: devfs shows a device in its own place or not at all, and root may always use it.
 pub(super) fn rules(devices: &[Device]) -> Result<Vec<Rule>, Error> {
     let show = |pattern: &str| Rule { pattern: Some(pattern.to_owned()), show: true };
     let mut rules = vec![Rule { pattern: None, show: false }];
@@ -45,14 +45,14 @@ pub(super) fn rules(devices: &[Device]) -> Result<Vec<Rule>, Error> {
             let what = format!("device {} that may not be read and written", source.display());
             return Err(Error::Unsupported { what, backend: NAME });
         }
-        // The directories on the way are entries of their own.
+        // The directories on the way are entries too.
         rules.extend(name.match_indices('/').map(|(end, _)| show(&name[..end])));
         rules.push(show(name));
     }
     Ok(rules)
 }
 
-/// Whether a pattern of devfs(8) with this text means the one entry of this name.
+/// Whether this text, as a pattern of devfs(8), matches only the entry of this name.
 pub(super) fn is_pattern_of_itself(name: &str) -> bool {
     !name.contains(['*', '?', '[', '\\']) && name.len() < PATTERN_LENGTH
 }

@@ -1,4 +1,4 @@
-//! Limits made to hold on a container's jail: rctl(4)'s rules, the CPU set, and the memory, which its monitor watches.
+//! Enforces limits on a container's jail: rctl(4)'s rules, the CPU set, and the memory, which the monitor watches.
 
 use std::fs::File;
 use std::io;
@@ -12,20 +12,20 @@ use super::{jails, kernel, names};
 use crate::Error;
 use crate::spec::ContainerSpec;
 
-/// How often a container with a memory limit is looked at, in milliseconds: the kernel itself counts resident memory once a
-/// second (vm_daemon).
-const LOOK_MS: u32 = 250;
+/// The interval between looks at a container with a memory limit, in milliseconds: the kernel itself counts resident memory
+/// once a second (vm_daemon).
+const INTERVAL_MS: u32 = 250;
 
-/// The limits of a container, its pod's taken into account.
+/// The limits of a container, at most those of its pod.
 pub(super) fn wanted(directory: &Path, spec: &ContainerSpec) -> Result<Limits, Error> {
     let pod = read_limits(&pod_directory(state_of(directory), &spec.pod))?;
     Ok(read_limits(directory)?.within(&pod))
 }
 
-/// Replaces the rules and the CPU set of a jail. Without kern.racct.enable only the CPU set: `needs` says so.
+/// Replaces the rules and the CPU set of a jail. Without kern.racct.enable there are no rules, as `needs` reports.
 ///
 /// # Errors
-/// The kernel says no; [`Error::Invalid`] for CPUs that are not there.
+/// Any error of the kernel; [`Error::Invalid`] for CPUs that do not exist.
 pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> {
     if kernel::accounting() {
         jails::remove_rules(jail)?;
@@ -35,7 +35,7 @@ pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> 
     }
     if let Some(cpus) = &limits.cpus {
         accounting::confine(jid, cpus).map_err(|error| match error.raw_os_error() {
-            // EDEADLK: none of them is there (cpuset_setaffinity(2)).
+            // EDEADLK: none of them exists (cpuset_setaffinity(2)).
             Some(libc::EDEADLK | libc::EINVAL) => {
                 Error::invalid("resources.cpuset_cpus", format!("{cpus:?} are not CPUs of this machine"))
             }
@@ -45,7 +45,7 @@ pub(super) fn apply(jail: &str, jid: i32, limits: &Limits) -> Result<(), Error> 
     Ok(())
 }
 
-/// What a jail's processes have in memory, in bytes.
+/// The memory of a jail's processes, in bytes.
 fn memory_of(jail: &str, jid: i32) -> io::Result<u64> {
     if kernel::accounting() {
         return Ok(racct_value(&accounting::usage(jail)?, "memoryuse").unwrap_or(0));
@@ -54,10 +54,10 @@ fn memory_of(jail: &str, jid: i32) -> io::Result<u64> {
     Ok(pages * kernel::page_size())
 }
 
-/// Watches what a container, and its whole pod, has in memory, and says when it is too much.
+/// Watches the memory of a container and its pod.
 pub(super) struct MemoryWatch {
     queue: OwnedFd,
-    /// Watched as long as they are open: the limits are files in them, which an update replaces.
+    /// They are watched while open: an update replaces the limits, which are files in them.
     _directories: [File; 2],
     directory: PathBuf,
     pod_directory: PathBuf,
@@ -69,7 +69,7 @@ pub(super) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Begins to watch.
+    /// Starts to watch.
     ///
     /// # Errors
     /// The limits cannot be read; the kernel has no queue left.
@@ -104,14 +104,14 @@ impl MemoryWatch {
         Ok(watch)
     }
 
-    /// What to poll.
+    /// The descriptor to poll.
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }
 
-    /// Called when the descriptor is readable: whether the container is to be killed now.
-    pub(super) fn look(&mut self) -> bool {
-        // An event that stays shows again at the next wait.
+    /// Whether the container must be killed now. Called when the descriptor is readable.
+    pub(super) fn check(&mut self) -> bool {
+        // An event that stays is seen by the next wait.
         let _ = process::drain(self.queue.as_fd());
         self.reread();
         let own = memory_of(&self.jail, self.jid).unwrap_or(0);
@@ -125,15 +125,15 @@ impl MemoryWatch {
         if used <= self.pod {
             return false;
         }
-        // Looked at only now: what others may use changes without this monitor.
+        // Read only now: the limits of the others change without this monitor.
         let siblings = self.siblings();
         let limits = siblings.iter().filter_map(|(_, name)| self.limit_of(name)).chain([self.own]);
         let is_largest = || siblings.iter().all(|(jid, name)| memory_of(name, *jid).unwrap_or(0) <= own);
-        // Of a pod that has too much, the container goes that has the most.
+        // The largest container of the pod is killed.
         on_sum(self.pod, limits).is_some() && is_largest()
     }
 
-    /// The jails of the pod's other containers, and what these made of their own.
+    /// The jails of the pod's other containers, and the jails below these.
     fn siblings(&self) -> Vec<(i32, String)> {
         let below = format!("{}.", self.pod_jail);
         let mut all = jails::list().unwrap_or_default();
@@ -141,18 +141,18 @@ impl MemoryWatch {
         all
     }
 
-    /// The memory limit of the container with this jail; None: it is no container's.
+    /// The memory limit of the container with this jail; None: the jail is no container's.
     fn limit_of(&self, jail: &str) -> Option<Option<u64>> {
         let directory = self.directory.with_file_name(names::container_in(jail)?);
         Some(read_limits(&directory).ok().and_then(|limits| limits.memory))
     }
 
-    /// Limits that cannot be read stay as they were; no limit of its own needs no timer.
+    /// Reads the limits. Unreadable ones stay as before; without its own limit the container needs no timer.
     fn reread(&mut self) {
         if let (Ok(own), Ok(pod)) = (read_limits(&self.directory), read_limits(&self.pod_directory)) {
             (self.own, self.pod) = (own.memory, pod.memory);
         }
-        let timer = self.own.map(|_| LOOK_MS);
+        let timer = self.own.map(|_| INTERVAL_MS);
         let _ = process::set_timer(self.queue.as_fd(), timer);
     }
 }

@@ -1,6 +1,6 @@
-//! Short helpers that attach to a pod's jail, which owns its network: one opens a connection there and passes it out, one
-//! sets kernel parameters. Each is a process of its own, `cellblock-monitor hold` with a word of this backend: a thread
-//! of the server could not come back out of a jail.
+//! Short-lived helpers that attach to a pod's jail, which owns its network: one opens a connection and passes it out, one sets
+//! kernel parameters. Each is a process, `cellblock-monitor hold` with a command of this backend: a thread of the server could not
+//! leave the jail again.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read};
@@ -18,32 +18,39 @@ use super::sysctls;
 use crate::Error;
 use crate::monitor::WORKER;
 
-/// The words of the helpers.
+/// The commands of the helpers.
 const CONNECT: &str = "freebsd-connect";
 const SYSCTL: &str = "freebsd-sysctl";
-/// How long a connection to the pod's own loopback may take.
+/// The limit for a connection to the pod's loopback.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// How long a helper may take.
+/// The limit for a helper.
 const HELPER_WAIT: Duration = Duration::from_secs(20);
-/// The longest reason that is read, in bytes.
+/// The limit on a helper's error, in bytes.
 const REASON_LENGTH: u64 = 4096;
 
-/// The loopback addresses in the order in which they are tried.
+/// The loopback addresses, in the order of the attempts.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// A connection to a port on the loopback of this process' own network.
+/// Connects to a port on the loopback of this process' network.
 pub(super) fn connect_here(port: u16) -> io::Result<OwnedFd> {
     let mut refused = None;
     for address in LOOPBACK {
-        match TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_WAIT) {
-            Ok(connection) => return Ok(connection.into()),
+        let connected = TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_WAIT);
+        // A refused connection is writable just before it hangs up (soisdisconnected in kern/uipc_socket.c): then the call
+        // above takes it for connected.
+        let connected = connected.and_then(|connection| match connection.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(connection.into()),
+        });
+        match connected {
+            Ok(connection) => return Ok(connection),
             Err(error) => refused = refused.or(Some(error)),
         }
     }
     Err(refused.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
-/// The same in a pod's jail.
+/// Connects to a port in a pod's jail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when nothing listens.
@@ -60,7 +67,7 @@ pub(super) fn connect(workers: &Workers, jail: &str, port: u16) -> Result<OwnedF
 /// Sets a kernel parameter of a pod's network.
 ///
 /// # Errors
-/// [`Error::Invalid`] with what the kernel said.
+/// [`Error::Invalid`] with the kernel's error.
 pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Result<(), Error> {
     match help(workers, &[SYSCTL, jail, name, value]) {
         Ok((_, reason)) if reason.is_empty() => Ok(()),
@@ -69,7 +76,7 @@ pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Res
     }
 }
 
-/// Runs a helper to its end: the descriptor that it passes out, and why it has failed (empty: it has not).
+/// Runs a helper to its end. Returns the descriptor that it passes out, and its error, or an empty text.
 fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_WAIT))?;
@@ -100,7 +107,7 @@ fn answer(mut socket: &UnixStream) -> io::Result<(Option<OwnedFd>, String)> {
     Ok((descriptor, reason))
 }
 
-/// The helpers, by the arguments of the worker; None: not one of them.
+/// Runs a helper, given the arguments of the worker; None: they are no helper's.
 pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     let done = match words.as_slice() {
@@ -119,7 +126,7 @@ pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
     Some(if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Enters a jail with nothing open but the standard streams.
+/// Enters a jail with only the standard streams open.
 fn attach(name: &str) -> io::Result<()> {
     process::close_from(3);
     let found = jail::find(name)?.ok_or(io::ErrorKind::NotFound)?;

@@ -11,7 +11,7 @@ use super::{jails, names};
 use crate::spec::PodSpec;
 use crate::{Error, Inventory};
 
-/// Takes the inventory. Whatever cannot be read, and a jail that no id here gives, is named as unknown.
+/// Reads the inventory. Unreadable directories, and jails whose names have no known id, are listed as unknown.
 pub(super) fn take(backend: &FreeBsd) -> Result<Inventory, Error> {
     let (mut inventory, prefix) = (Inventory::default(), backend.prefix());
     let mut known = BTreeSet::new();
@@ -37,7 +37,7 @@ pub(super) fn take(backend: &FreeBsd) -> Result<Inventory, Error> {
     known.extend(inventory.containers.iter().map(|(id, (pod, _))| names::container(prefix, pod, id)));
     for (_, name) in jails::list()? {
         match names::parse(prefix, &name) {
-            None | Some(names::Owned::Doomed) => {}
+            None | Some(names::Owned::Removed) => {}
             Some(_) if known.contains(&name) => {}
             Some(_) => inventory.unknown.push(format!("jail {name}")),
         }
@@ -47,7 +47,7 @@ pub(super) fn take(backend: &FreeBsd) -> Result<Inventory, Error> {
     Ok(inventory)
 }
 
-/// The pods that have their jails.
+/// The pods whose jails exist.
 pub(super) fn whole_pods(backend: &FreeBsd) -> Result<BTreeSet<PodId>, Error> {
     let jails: BTreeSet<String> = jails::list()?.into_iter().map(|(_, name)| name).collect();
     let pods = host::json::read_each::<PodSpec>(&backend.state().join("pods"), POD_SPEC)?;

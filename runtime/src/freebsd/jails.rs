@@ -1,4 +1,4 @@
-//! Jails by their names: found, listed, and ended with everything that runs in them.
+//! Jails by name: finds, lists and removes them, with their processes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use super::params;
 use super::sys::{accounting, jail, process};
 use crate::Error;
 
-/// How long processes that were sent KILL may take to die.
-const DEATH: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
-const LOOK: Duration = Duration::from_millis(5);
+/// The limit for the end of killed processes.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// The first interval between looks at them: NOTE_EXIT of kqueue(2) would come before they have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Every jail that is not dying: number and name.
+/// The numbers and names of all jails but dying ones.
 pub(super) fn list() -> Result<Vec<(i32, String)>, Error> {
     let mut all = Vec::new();
     let mut last = 0;
@@ -30,7 +30,7 @@ pub(super) fn find(name: &str) -> Result<Option<jail::Jail>, Error> {
     jail::find(name).map_err(Error::failed(format!("cannot find jail {name}")))
 }
 
-/// Removes a jail with everything that runs in it, and returns when nothing runs. Missing: done already.
+/// Removes a jail with its processes, and returns when none runs. Idempotent.
 ///
 /// # Errors
 /// A process that does not die.
@@ -39,11 +39,11 @@ pub(super) fn end(name: &str) -> Result<(), Error> {
     end_found(&found, name)
 }
 
-/// The same for a jail that was found.
+/// Removes a jail that was found.
 pub(super) fn end_found(found: &jail::Jail, name: &str) -> Result<(), Error> {
     let failed = || format!("cannot remove jail {name}");
-    // Of one that goes at this moment by another hand (jail_set(2): ENOENT, or EINVAL while it is dying) nothing is to be taken;
-    // and whatever the kernel says, the jail must go.
+    // A jail that somebody else removes now (jail_set(2): ENOENT, or EINVAL while it is dying) needs no change; and after any
+    // error the jail must still go.
     let mut failures = Failures::<Error>::default();
     match jail::update(found.jid, &params::own_ipc()) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {}
@@ -56,21 +56,21 @@ pub(super) fn end_found(found: &jail::Jail, name: &str) -> Result<(), Error> {
     failures.result(Error::failed(failed()))
 }
 
-/// Returns when no process of a jail that was removed is left but as a zombie.
+/// Returns when every process of a removed jail is gone or a zombie.
 fn wait_until_dead(jid: i32) -> io::Result<()> {
-    let deadline = Instant::now() + DEATH;
-    let mut pause = LOOK;
+    let deadline = Instant::now() + KILL_WAIT;
+    let mut pause = POLL_INTERVAL;
     while process::all()?.iter().any(|one| one.jid == jid && !one.zombie) {
         if Instant::now() >= deadline {
             return Err(io::Error::other("a process in it does not die"));
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(DEATH / 100);
+        pause = (pause * 2).min(KILL_WAIT / 100);
     }
     Ok(())
 }
 
-/// Removes the rules on a jail's name, which the kernel keeps when the jail goes. Accounting off: there are none.
+/// Removes the rules of a jail's name, which outlive the jail in the kernel. There are none without accounting.
 pub(super) fn remove_rules(name: &str) -> Result<(), Error> {
     match accounting::remove_rules(&format!("jail:{name}")) {
         Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => {

@@ -1,4 +1,4 @@
-//! What this kernel is and has, asked once.
+//! Facts about this kernel, asked once.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use super::rights::Rights;
 use super::sys::sysctl;
 
-/// The size of a page where the kernel does not tell, in bytes.
+/// The size of a page if the kernel does not say, in bytes.
 const PAGE_SIZE: u64 = 4096;
 
-/// Whether rctl(4) counts and limits: it is chosen at boot.
+/// Whether rctl(4) counts and limits, which is chosen at boot.
 pub(super) fn accounting() -> bool {
     static ENABLED: OnceLock<bool> = OnceLock::new();
     *ENABLED.get_or_init(|| sysctl::number("kern.racct.enable").is_ok_and(|enabled| enabled != 0))
@@ -26,7 +26,8 @@ pub(super) fn page_size() -> u64 {
     *SIZE.get_or_init(|| sysctl::number("hw.pagesize").unwrap_or(PAGE_SIZE))
 }
 
-/// Whether a jail parameter exists: `allow.extattr` since 15; those of file systems (`allow.mount.tmpfs`) with their module.
+/// Whether a jail parameter exists: `allow.extattr` does since 15, those of file systems (`allow.mount.tmpfs`) with their
+/// modules.
 pub(super) fn has_parameter(name: &str) -> bool {
     static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {
@@ -36,7 +37,7 @@ pub(super) fn has_parameter(name: &str) -> bool {
     known.contains(name) || sysctl::exists(&parameter_oid(name))
 }
 
-/// Where the kernel says that it has a parameter.
+/// The tree of sysctls with the kernel's jail parameters.
 fn parameter_oid(name: &str) -> String {
     format!("security.jail.param.{name}")
 }

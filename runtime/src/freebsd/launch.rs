@@ -1,4 +1,4 @@
-//! What a monitor does to start a process in a jail and to end it: the FreeBSD side of [`Launch`].
+//! Launches processes in jails for the monitor: the FreeBSD side of [`Launch`].
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -17,30 +17,30 @@ use crate::monitor::record::read_spec;
 use crate::monitor::{Launch, Launched, Streams, Target};
 use crate::spec::ContainerSpec;
 
-/// How long processes that were sent KILL may take to die.
-const DEATH: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
-const LOOK: Duration = Duration::from_millis(5);
-/// The terminal that programs are told they have when the caller says nothing, as containerd.
+/// The limit for the end of killed processes.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// The interval between looks at them.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The default of TERM, as in containerd.
 const TERM: &str = "xterm";
 
-/// A container's first process, or one that is executed in it.
-struct Jailed {
+/// The first process of a container, or an executed one.
+struct JailLauncher {
     directory: PathBuf,
     spec: ContainerSpec,
     record: ContainerRecord,
-    /// None: the container's first process, which makes the jail.
+    /// None: it is the first process, whose launch creates the jail.
     executed: Option<Vec<String>>,
     terminal: bool,
     memory: Option<MemoryWatch>,
     out_of_memory: bool,
 }
 
-/// What the monitor starts.
+/// Prepares the launch of a monitor's target.
 ///
 /// # Errors
 /// The container's files cannot be read.
-pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+pub(super) fn prepare(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
     let (directory, executed, terminal) = match target {
         Target::Container(directory) => (directory, None, None),
         Target::Exec(directory, spec) => (directory, Some(spec.args.clone()), Some(spec.tty)),
@@ -50,12 +50,12 @@ pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
         .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
     let terminal = terminal.unwrap_or(spec.process.tty);
     let directory = directory.to_owned();
-    Ok(Box::new(Jailed { directory, spec, record, executed, terminal, memory: None, out_of_memory: false }))
+    Ok(Box::new(JailLauncher { directory, spec, record, executed, terminal, memory: None, out_of_memory: false }))
 }
 
-impl Jailed {
-    /// Makes the container's jail with its limits. One that is there is left over from a start that was killed: nobody
-    /// else has this name, and the server starts a container once.
+impl JailLauncher {
+    /// Creates the container's jail with its limits. An existing one is left over from a start that was killed: only this
+    /// container has the name, and the server starts it once.
     fn make_jail(&self) -> Result<jail::Jail, Error> {
         jails::end(&self.record.jail)?;
         let rights = Rights::of(&self.spec.security)?;
@@ -73,7 +73,7 @@ impl Jailed {
         }
     }
 
-    /// Gives the pod's jail what it must have for a container that may mount.
+    /// Gives the pod's jail the rights for a container that may mount.
     fn raise_pod(&self, rights: &Rights) -> Result<(), Error> {
         let name = &self.record.pod_jail;
         let found = jails::find(name)?.ok_or_else(|| Error::not_found(format!("jail {name}")))?;
@@ -112,7 +112,7 @@ impl Jailed {
     }
 }
 
-impl Launch for Jailed {
+impl Launch for JailLauncher {
     fn adopt_orphans(&self) -> Result<(), Error> {
         process::acquire_reaping().map_err(Error::failed("cannot become the reaper of a container"))
     }
@@ -138,14 +138,13 @@ impl Launch for Jailed {
         launched
     }
 
-    /// A container ends with its jail; of an exec every descendant of its monitor is killed, whatever session or group it has
-    /// made itself.
+    /// A container ends with its jail. Of an exec, every descendant of its monitor is killed, in whatever session or group.
     fn kill(&mut self) -> Result<(), Error> {
         if self.executed.is_none() {
             return jails::end(&self.record.jail);
         }
         let failed = || Error::failed::<std::io::Error>("cannot kill an executed process");
-        let deadline = Instant::now() + DEATH;
+        let deadline = Instant::now() + KILL_WAIT;
         loop {
             process::kill_descendants().map_err(failed())?;
             if !process::has_living_descendants().map_err(failed())? {
@@ -154,7 +153,7 @@ impl Launch for Jailed {
             if Instant::now() >= deadline {
                 return Err(failed()(std::io::Error::other("a process does not die")));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -165,17 +164,17 @@ impl Launch for Jailed {
     fn release(&mut self) {
         self.memory = None;
         if self.executed.is_none() {
-            // The removal of the container does it again, and reports.
+            // The removal of the container repeats this, and reports.
             let _ = jails::remove_rules(&self.record.jail);
         }
     }
 
-    fn watch(&self) -> Option<BorrowedFd<'_>> {
+    fn watch_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.memory.as_ref().map(MemoryWatch::descriptor)
     }
 
-    fn watched(&mut self) {
-        let too_much = self.memory.as_mut().is_some_and(MemoryWatch::look);
+    fn handle_watch(&mut self) {
+        let too_much = self.memory.as_mut().is_some_and(MemoryWatch::check);
         if too_much && !self.out_of_memory {
             self.out_of_memory = true;
             // A process that does not die now is killed again when the first one has ended.

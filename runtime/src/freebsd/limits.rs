@@ -1,6 +1,6 @@
-//! Limits in the words of rctl(8) and cpuset(2), and rctl's answers. Rules stand on each container's jail: a rule on the
-//! pod's jail counts its children but does not hold them back. Memory is not among the rules: rctl kills one process only,
-//! so the monitor reads the sum and kills the whole container ([`super::launch`]).
+//! Limits as rules of rctl(8) and CPU sets (cpuset(2)), and rctl's answers. The rules are on each container's jail: rules on
+//! the pod's jail count its children but do not limit them. Memory has no rule: rctl kills one process only, so the monitor
+//! reads the sum and kills the whole container ([`super::launch`]).
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use super::NAME;
 use crate::Error;
 use crate::spec::Resources;
 
-/// The period of a CPU quota that names none, in microseconds, as Linux has it.
+/// The default period of a CPU quota, in microseconds, as on Linux.
 const CPU_PERIOD: u64 = 100_000;
-/// More CPUs than a cpuset_t has bits (CPU_MAXSIZE) cannot be named.
+/// The number of CPUs in a cpuset_t (CPU_MAXSIZE).
 const CPU_LIMIT: usize = 1024;
 
-/// What is enforced on one container.
+/// The enforced limits of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limits {
     /// Per cent of one CPU.
@@ -29,8 +29,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// From what was asked for. CPU shares, the OOM killer's adjustment and the share of swap have no counterpart here and
-    /// are listed in docs/coverage.md.
+    /// The limits of the spec. CPU shares, the OOM score adjustment and swap have no counterpart here and are listed in
+    /// docs/coverage.md.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::Unsupported`] name the field.
@@ -54,7 +54,7 @@ impl Limits {
         })
     }
 
-    /// Takes over what an update names; the rest stays.
+    /// Applies an update; None stays as before.
     pub(super) fn update(&mut self, resources: &Resources) -> Result<(), Error> {
         let new = Self::of(resources)?;
         if resources.cpu_quota.is_some() {
@@ -66,8 +66,8 @@ impl Limits {
         Ok(())
     }
 
-    /// The container's own, none above its pod's. kubelet gives a pod the sum of the limits that its containers have: on a
-    /// container that has none, it does not fall.
+    /// The container's limits, at most its pod's. kubelet gives a pod the sum of its containers' limits: it does not fall on a
+    /// container without one.
     pub(super) fn within(&self, pod: &Self) -> Self {
         let lower = |own: Option<u64>, pod: Option<u64>| own.map(|own| pod.map_or(own, |pod| own.min(pod)));
         Self {
@@ -78,8 +78,7 @@ impl Limits {
         }
     }
 
-    /// The rules for a jail, as rctl_add_rule(2) takes them. CPU time is held back (`deny` on pcpu slows down), a further
-    /// process is refused.
+    /// The rules for a jail, for rctl_add_rule(2). `deny` on pcpu slows processes down; on maxproc it refuses another process.
     pub(super) fn rules(&self, jail: &str) -> Vec<String> {
         let rule = |resource: &str, amount: u64| format!("jail:{jail}:{resource}:deny={amount}");
         let cpu = self.cpu_percent.map(|percent| rule("pcpu", percent));
@@ -88,8 +87,8 @@ impl Limits {
     }
 }
 
-/// A pod's limit on the sum over its containers, given each one's own: it holds only where every one of them has a limit, since
-/// what a container without one uses is not in that sum.
+/// The limit of a pod on the sum over its containers, given their own limits: it holds only if every container has one, since
+/// the sum does not have the usage of others.
 pub(super) fn on_sum(pod: Option<u64>, own: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
     pod.filter(|_| own.into_iter().all(|own| own.is_some()))
 }
@@ -106,7 +105,7 @@ fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
     }
 }
 
-/// `0-3,6` as numbers.
+/// Parses `0-3,6`.
 fn cpu_list(text: &str) -> Result<BTreeSet<usize>, Error> {
     let invalid = || Error::invalid("resources.cpuset_cpus", format!("{text:?} is not a CPU list"));
     let mut cpus = BTreeSet::new();
@@ -122,7 +121,7 @@ fn cpu_list(text: &str) -> Result<BTreeSet<usize>, Error> {
     Ok(cpus)
 }
 
-/// One value of an answer of rctl_get_racct(2): `cputime=3,memoryuse=4096`.
+/// One value of rctl_get_racct(2)'s answer `cputime=3,memoryuse=4096`.
 pub(super) fn racct_value(answer: &str, resource: &str) -> Option<u64> {
     let pairs = answer.trim_end_matches('\0').split(',').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.into_iter().find(|(name, _)| name.trim() == resource)?;

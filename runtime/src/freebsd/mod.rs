@@ -1,6 +1,6 @@
-//! The FreeBSD backend: a pod is a persistent jail with a network stack of its own and no process in it, a container a child
-//! jail. The kernel is driven directly (`sys`); what is decided about parameters, rights, limits, devices and mounts is pure,
-//! and tested on any system.
+//! The FreeBSD backend: a pod is a persistent jail with its own network stack and without processes, a container a child jail.
+//! The kernel is driven directly (`sys`); decisions about parameters, rights, limits, devices and mounts are pure, and tested
+//! on any system.
 
 mod devices;
 mod limits;
@@ -45,7 +45,7 @@ mod sys;
 mod usage;
 
 #[cfg(target_os = "freebsd")]
-pub(crate) use backend::{launch, open, realtime_signals, worker};
+pub(crate) use backend::{open, prepare_launch, realtime_signals, worker};
 
-/// What errors and Status call this backend.
+/// The backend's name in errors and Status.
 const NAME: &str = "freebsd";

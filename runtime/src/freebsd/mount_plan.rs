@@ -1,4 +1,4 @@
-//! What is mounted into a container's root, in order: decided here, done by [`super::mounts`].
+//! Plans the mounts of a container, in order; [`super::mounts`] makes them.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -9,34 +9,33 @@ use super::devices::is_pattern_of_itself;
 use crate::Error;
 use crate::spec::{ContainerSpec, MountSource, depth};
 
-/// Where devfs is.
+/// The mount point of devfs.
 const DEV: &str = "/dev";
-/// Where the mounts are that links in /dev lead to: an image that has something there changes its own containers only.
+/// The directory of the mounts that links in /dev lead to. An image that has it changes only its own containers.
 const LINKED: &str = "/.cellblock.dev";
 
-/// One mount that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedMount {
-    /// The kind of file system.
+    /// The source.
     pub(super) source: Source,
-    /// Where, as the container sees it.
+    /// The destination in the container.
     pub(super) destination: PathBuf,
-    /// Where it is made: the destination itself, or what a link in /dev leads to.
+    /// The mount point: the destination itself, or the target of a link in /dev.
     pub(super) place: PathBuf,
-    /// Whether it cannot be written.
+    /// Whether it is read-only.
     pub(super) readonly: bool,
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
-    /// nullfs(5) of a directory or a file of the host.
+    /// nullfs(5) of a directory or file of the host.
     Null(PathBuf, Kind),
-    /// tmpfs(5) of so many bytes.
+    /// tmpfs(5), with its size in bytes.
     Tmpfs(Option<u64>),
     /// devfs(5) with this ruleset (0: none).
     Devfs(u16),
-    /// fdescfs(5); whether Linux programs are to see links in it.
+    /// fdescfs(5), with links for Linux programs or without.
     Fdescfs { links: bool },
     /// A file system without a source: linprocfs(5), linsysfs(5).
     Pseudo(&'static str),
@@ -54,7 +53,7 @@ impl Source {
         }
     }
 
-    /// What stands where it is mounted.
+    /// The kind of the mount point.
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Null(_, kind) => *kind,
@@ -62,7 +61,7 @@ impl Source {
         }
     }
 
-    /// Its options beside fstype, fspath and ro.
+    /// The options other than fstype, fspath and ro.
     pub(super) fn options(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Null(from, _) => vec![("from", from.to_string_lossy().into_owned())],
@@ -81,9 +80,8 @@ impl Source {
     }
 }
 
-/// The mounts of a container, in the order in which they are made: what every container has, then the caller's and its
-/// resolv.conf, from the shallowest to the deepest. What the caller mounts itself is left out of ours. Linux programs get what
-/// linux(4) and its rc script say.
+/// The mounts of a container in order: first those of every container, then the spec's and the resolv.conf, from the shallowest
+/// to the deepest. A mount of the spec replaces ours. Linux programs get what linux(4) and its rc script describe.
 pub(super) fn mounts(
     spec: &ContainerSpec,
     sources: &[Source],
@@ -118,8 +116,9 @@ pub(super) fn mounts(
     first.into_iter().chain(rest).collect()
 }
 
-/// Gives the mounts below /dev that have no place there a place in the root, and returns the names of the links in /dev that lead
-/// there. devfs(5) takes symbolic links only, so the first component that it does not have becomes one; `exists` says what it has.
+/// Moves the mounts below /dev without a mount point there into the root, and returns the names of the links in /dev to them.
+/// devfs(5) can only be given symbolic links, so the first component that it does not have becomes one; `exists` says which it
+/// has.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a name that a rule of devfs cannot show.
@@ -148,12 +147,12 @@ pub(super) fn link_below_dev(
     Ok(links)
 }
 
-/// What the link of this name in /dev leads to.
+/// The target of the link with this name in /dev.
 pub(super) fn linked(name: &str) -> PathBuf {
     Path::new(LINKED).join(name)
 }
 
-/// The way from /dev to a destination, without `.` and `..`; None: it is elsewhere.
+/// The path below /dev of a destination, without `.` and `..`; None: it is elsewhere.
 fn below_dev(destination: &Path) -> Option<PathBuf> {
     let mut way = PathBuf::new();
     for part in destination.components() {
@@ -166,7 +165,7 @@ fn below_dev(destination: &Path) -> Option<PathBuf> {
     way.strip_prefix("dev").ok().map(Path::to_owned)
 }
 
-/// The source of a caller's mount, once it is known what stands on the host.
+/// The source of a mount of the spec; `on_host` looks up a path of the host.
 pub(super) fn source(source: &MountSource, on_host: impl FnOnce(&Path) -> Source) -> Source {
     match source {
         MountSource::Host(path) => on_host(path),
@@ -174,7 +173,7 @@ pub(super) fn source(source: &MountSource, on_host: impl FnOnce(&Path) -> Source
     }
 }
 
-/// A container as the tests of pure code want it.
+/// A container for the tests of pure code.
 #[cfg(test)]
 pub(super) fn example() -> ContainerSpec {
     let text = r#"{"id":"0000000000000000000000000000000000000000000000000000000000000001",

@@ -1,6 +1,6 @@
-//! Mounting into a container's root by nmount(2), and taking everything out again. A mount's place is resolved by
-//! [`host::root`], and asked for again afterwards: what was led elsewhere meanwhile (a process in another container that
-//! shares a volume can move directories) is unmounted at once and refused.
+//! Mounts file systems into a container's root by nmount(2), and unmounts all of them. [`host::root`] resolves a mount point
+//! before and after: a mount that was led elsewhere meanwhile (a process in another container with the same volume can move
+//! directories) is unmounted at once and refused.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,15 +18,15 @@ use super::sys::devfs;
 use super::sys::mount::{Mounted, all, of};
 use crate::Error;
 
-/// The file systems that this backend mounts: nothing else is ever unmounted.
+/// The file systems that this backend mounts: it unmounts no other.
 const OURS: [&str; 7] = ["nullfs", "tmpfs", "devfs", "fdescfs", "procfs", "linprocfs", "linsysfs"];
-/// How often a tree of mounts is looked at again, when something is mounted while it is taken down.
+/// The attempts to unmount everything while something else is mounted.
 const ROUNDS: usize = 3;
 
-/// One mount at a time: so a mount that appeared elsewhere is known to be the one that was just made.
+/// One mount at a time: so a mount that appeared elsewhere is the one that was just made.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A container's root that is being filled.
+/// A container's root.
 pub(super) struct Root {
     /// Its path, without symbolic links.
     pub(super) path: PathBuf,
@@ -45,12 +45,11 @@ impl Root {
         Ok(Self { path, opened })
     }
 
-    /// Its descriptor.
     pub(super) fn descriptor(&self) -> &OwnedFd {
         &self.opened
     }
 
-    /// Makes the place of a mount, unless an earlier one of the list will lie over it.
+    /// Makes a mount point, unless an earlier mount of the list will lie over it.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the destination.
@@ -61,10 +60,10 @@ impl Root {
         resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
     }
 
-    /// Mounts, and checks where it went.
+    /// Mounts, and checks the place of the mount.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a destination that cannot be; else what the kernel said.
+    /// [`Error::Invalid`] for an invalid destination; any error of the kernel.
     pub(super) fn mount(&self, wanted: &PlannedMount) -> Result<(), Error> {
         let place = resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
         if place.directory != (wanted.source.kind() == Kind::Directory) {
@@ -83,7 +82,7 @@ impl Root {
         match arrived {
             Ok(found) if found.on == on && found.fsid != below.fsid => Ok(()),
             other => {
-                take_back(wanted).map_err(Error::failed(failed()))?;
+                unmount_newest(wanted).map_err(Error::failed(failed()))?;
                 let seen = other.map_or_else(|error| error.to_string(), |found| found.on.display().to_string());
                 Err(misplaced(wanted)(io::Error::other(format!("it was moved while it was mounted (now {seen})"))))
             }
@@ -91,11 +90,11 @@ impl Root {
     }
 }
 
-/// Makes a link in the devfs that is mounted on /dev of a root, to the same name in another directory, and shows it. The rule is
-/// for this link only: one of the ruleset's would show a device of the node that gets this name later.
+/// Makes a link in the devfs on /dev of a root, and shows it. The rule is applied to this link only: a rule of the ruleset
+/// would also show a later device of the node with this name.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of the kernel.
 pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), Error> {
     let failed = || format!("cannot make the link /dev/{name} in {}", root.path.display());
     let dev = resolve(root.descriptor(), Path::new("/dev"), None).map_err(Error::failed(failed()))?.file;
@@ -125,9 +124,9 @@ pub(super) fn nmount(source: &Source, on: &Path, readonly: bool) -> io::Result<(
     })
 }
 
-/// Unmounts the newest mount of this kind and source, wherever it is: the one that was just made, since nothing else of this
-/// server mounts meanwhile.
-fn take_back(wanted: &PlannedMount) -> io::Result<()> {
+/// Unmounts the newest mount of this kind and source, wherever it is: the one that was just made, since this server makes no
+/// other meanwhile.
+fn unmount_newest(wanted: &PlannedMount) -> io::Result<()> {
     let from = wanted.source.options().into_iter().find(|(name, _)| *name == "from").map(|(_, from)| from);
     let list = all()?;
     let same = |mounted: &&Mounted| {
@@ -142,16 +141,16 @@ fn take_back(wanted: &PlannedMount) -> io::Result<()> {
 fn unmount_one(mounted: &Mounted) -> io::Result<()> {
     let id = format!("FSID:{}:{}", mounted.fsid[0], mounted.fsid[1]);
     match unmount(id.as_str(), MntFlags::MNT_FORCE | MntFlags::MNT_BYFSID) {
-        // It is gone already.
+        // It is gone.
         Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Unmounts everything of ours that `inside` says belongs to the container, the newest first, with force.
+/// Unmounts every mount of ours for which `inside` holds, the newest first, with force.
 ///
 /// # Errors
-/// What could not be unmounted; the rest was tried.
+/// Everything that could not be unmounted, in one error; the rest was tried.
 pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
     let mut failures = Failures::<Error>::default();
     for _ in 0..ROUNDS {

@@ -7,15 +7,15 @@ use super::{kernel, patches, rulesets};
 
 /// The oldest kernel that the binary runs on (`__FreeBSD_version`): nullfs mounts single files since 14.0.
 const OLDEST: u64 = 1_400_000;
-/// File systems that a container's root is made of; the kernel loads their modules when they are first mounted.
+/// File systems for containers' mounts; the kernel loads their modules at the first mount.
 const FILE_SYSTEMS: [&str; 4] = ["nullfs", "tmpfs", "fdescfs", "devfs"];
-/// Whose a program is that does not say it, and that it is Linux' (`ELFOSABI_LINUX`, sys/elf_common.h).
+/// The brand of unbranded programs, and Linux' brand (`ELFOSABI_LINUX`, sys/elf_common.h).
 const FALLBACK_BRAND: &str = "kern.elf64.fallback_brand";
 const BRAND_LINUX: u64 = 3;
-/// Fewer free devfs rulesets than this are too few for a full node.
+/// The number of free devfs rulesets that a full node needs.
 const RULESETS: usize = 1_000;
 
-/// What is needed, and whether it holds. Every question is a sysctl or a list that the kernel has in memory.
+/// The needs. Every question is a sysctl or a list in the kernel's memory.
 pub(super) fn needs() -> Vec<Need> {
     let all = [version(), patches(), rights(), vimage(), file_systems(), accounting(), rulesets()];
     all.into_iter().chain(kernel::runs_linux().then(brand)).collect()
@@ -32,7 +32,7 @@ fn version() -> Need {
     need("FreeBSD", format!("{release} ({version})"), remedy)
 }
 
-/// Optional: what runs on such a kernel runs.
+/// Optional: programs run on such a kernel.
 fn patches() -> Need {
     let release = sysctl::text("kern.osrelease").unwrap_or_default();
     let known = patches::known(&release);
@@ -71,7 +71,7 @@ fn file_systems() -> Need {
     need("file systems", format!("no {}", missing.join(" ")), Some(format!("/boot/loader.conf: {line}")))
 }
 
-/// Whether the kernel can load a module when it is mounted for the first time.
+/// Whether the kernel can load a file system's module at its first mount.
 fn module_exists(name: &str) -> bool {
     ["/boot/kernel", "/boot/modules"]
         .iter()
@@ -87,8 +87,7 @@ fn accounting() -> Need {
     Need { required: false, ..need("resource accounting", found.to_owned(), remedy) }
 }
 
-/// Optional: whether the linuxulator takes a program for Linux's that does not say whose it is, as a static one of Go's
-/// (brandelf(1)).
+/// Optional: whether the linuxulator takes an unbranded program for Linux's, such as a static one of Go's (brandelf(1)).
 fn brand() -> Need {
     let linux = sysctl::number(FALLBACK_BRAND).is_ok_and(|brand| brand == BRAND_LINUX);
     let found =

@@ -1,4 +1,4 @@
-//! The parameters of a jail (jail(8)), as the list that jail_set(2) takes: decided here, handed to the kernel by `sys`.
+//! The parameters of a jail (jail(8)) as a list for jail_set(2), which `sys` gives to the kernel.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::path::Path;
 use super::rights::Rights;
 use crate::spec::{PodSpec, Scope};
 
-/// The kernel makes a new one for the jail (JAIL_SYS_NEW in sys/jail.h).
+/// The jail gets a new one (JAIL_SYS_NEW in sys/jail.h).
 pub(super) const NEW: i32 = 1;
 /// The jail sees its parent's (JAIL_SYS_INHERIT).
 pub(super) const INHERIT: i32 = 2;
-/// Containers a pod may have, and jails that these make in turn. The kernel's own default is none.
+/// The limit on a pod's containers and the jails below these. The kernel's default is none.
 const CHILDREN_MAX: i32 = 1024;
-/// A container sees the mounts below its own root (jail(8)), as a Linux container does.
+/// A container sees the mounts below its root (jail(8)), as on Linux.
 const CONTAINER_STATFS: i32 = 1;
-/// The three kinds of System V IPC objects, each a parameter.
+/// The parameters of the System V IPC objects.
 const SYSV: [&str; 3] = ["sysvmsg", "sysvsem", "sysvshm"];
 
 /// One value of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// A flag: its name alone says it (`persist`, `allow.nomount`).
+    /// A flag, set by its name alone (`persist`, `allow.nomount`).
     Flag,
     /// A number.
     Number(i32),
@@ -28,7 +28,7 @@ pub(super) enum Value {
     Text(String),
 }
 
-/// Parameters in the order in which the kernel gets them.
+/// Parameters, in the kernel's order.
 pub(super) type Params = Vec<(String, Value)>;
 
 fn number(name: &str, value: i32) -> (String, Value) {
@@ -43,7 +43,7 @@ fn flag(name: impl Into<String>) -> (String, Value) {
     (name.into(), Value::Flag)
 }
 
-/// `allow.NAME` or `allow.noNAME` (`allow.mount.nodevfs`) for every parameter that this kernel has.
+/// `allow.NAME` or `allow.noNAME` (`allow.mount.nodevfs`) for every parameter of this kernel.
 fn allow(allowed: &BTreeSet<&'static str>, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let all = Rights::all_parameters();
     let known = all.into_iter().filter(|name| kernel_has(&format!("allow.{name}")));
@@ -56,8 +56,7 @@ fn allow(allowed: &BTreeSet<&'static str>, kernel_has: &dyn Fn(&str) -> bool) ->
         .collect()
 }
 
-/// A pod's jail as it is created. `root` is an empty directory: a child's root need not lie below it, and a jail's path can
-/// never be changed.
+/// The jail of a pod. `root` is an empty directory: a child's root need not lie below it, and a jail's path never changes.
 pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let mut params = fixed(name, root, spec.network);
     match &spec.hostname {
@@ -68,7 +67,7 @@ pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&
     params
 }
 
-/// A pod made ahead: everything that can be changed later has a value that its pod will change.
+/// The jail of a spare: everything that can be changed later has a value that its pod changes.
 pub(super) fn spare(name: &str, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let mut params = fixed(name, root, Scope::Pod);
     params.extend([number("host", NEW), text("host.hostname", name)]);
@@ -76,7 +75,7 @@ pub(super) fn spare(name: &str, root: &Path, kernel_has: &dyn Fn(&str) -> bool) 
     params
 }
 
-/// What makes a spare the pod of a spec, by JAIL_UPDATE; None: a spare cannot become this pod.
+/// The changes by JAIL_UPDATE that make a spare the pod of a spec; None: it cannot become this pod.
 pub(super) fn spare_to_pod(name: &str, spec: &PodSpec) -> Option<Params> {
     let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod)?;
     let mut params = vec![text("name", name), text("host.hostname", hostname)];
@@ -84,9 +83,9 @@ pub(super) fn spare_to_pod(name: &str, spec: &PodSpec) -> Option<Params> {
     Some(params)
 }
 
-/// What makes the System V objects of a jail its own, so that they end with it, by JAIL_UPDATE. Before, they are its parent's or
-/// the host's, and the kernel keeps what the jail made: each object holds on to the jail, which stays dying, and with it its
-/// pod's network, for ever (`shm_prison_remove` and `shm_prison_cleanup` in kern/sysv_shm.c, and their like for the others).
+/// Gives a jail its own System V objects by JAIL_UPDATE, so that these end with it. Before, they are its parent's or the
+/// host's, and the kernel keeps what the jail made: each object references the jail, which stays dying for ever with its pod's
+/// network (`shm_prison_remove` and `shm_prison_cleanup` in kern/sysv_shm.c, and their like for the others).
 pub(super) fn own_ipc() -> Params {
     SYSV.map(|kind| number(kind, NEW)).into()
 }
@@ -119,13 +118,13 @@ fn changeable(ipc: Scope, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     params
 }
 
-/// What a pod's jail must have before a container that may mount is made in it: a parameter of a file system appears with its
-/// module, which may have been loaded after the pod was made.
+/// The rights of a pod's jail for containers that may mount: the parameter of a file system appears with its module, which may
+/// have been loaded after the pod was created.
 pub(super) fn pod_rights(kernel_has: &dyn Fn(&str) -> bool) -> Params {
     allow(&Rights::of_pod().allow, kernel_has)
 }
 
-/// A container's jail: always explicit, since a child gets nothing by itself.
+/// The jail of a container, always explicit: a child inherits nothing by itself.
 pub(super) fn container(
     name: &str,
     root: &Path,
@@ -141,7 +140,7 @@ pub(super) fn container(
         number("ip4", INHERIT),
         number("ip6", INHERIT),
         number("host", INHERIT),
-        // Else it would rename its pod.
+        // Otherwise it could rename its pod.
         flag("allow.noset_hostname"),
         number("enforce_statfs", CONTAINER_STATFS),
         number("devfs_ruleset", i32::from(ruleset)),

@@ -1,10 +1,10 @@
-//! Kernels that are known to let a process out of its jail, or to make it root inside: by the release and the patch level that
-//! `uname -r` says (kern.osrelease). From the security advisories up to FreeBSD-SA-26:49 (security.freebsd.org).
+//! Kernels with known flaws by which a process leaves its jail or becomes root in it, by the release and patch level of `uname
+//! -r` (kern.osrelease). From the security advisories up to FreeBSD-SA-26:49 (security.freebsd.org).
 
-/// The oldest release that still gets security fixes: what is older has none of those that came since.
+/// The oldest release that still gets security fixes.
 const OLDEST_SUPPORTED: (u32, u32) = (14, 3);
 
-/// A release, the first patch level without the worst flaw that is known of it, and what that flaw is.
+/// A release, its first patch level without the worst known flaw, and that flaw.
 type Fix = ((u32, u32), u32, &'static str);
 
 const FIXES: [Fix; 4] = [
@@ -14,16 +14,16 @@ const FIXES: [Fix; 4] = [
     ((15, 1), 1, "a container's user can gain rights of the kernel (FreeBSD-SA-26:38.jail)"),
 ];
 
-/// What is known against a kernel, and what mends it.
+/// A known flaw of a kernel and its remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Known {
     /// The flaw.
     pub(super) flaw: String,
-    /// What to update to.
+    /// The first version without it.
     pub(super) update: String,
 }
 
-/// What is known against the kernel with this kern.osrelease. None: nothing, or it is no release and so not known by a number.
+/// The known flaw of the kernel with this kern.osrelease. None: there is none, or it is no release.
 pub(super) fn known(osrelease: &str) -> Option<Known> {
     let (number, rest) = osrelease.split_once("-RELEASE")?;
     let (major, minor) = number.split_once('.')?;

@@ -1,4 +1,4 @@
-//! Pods: a persistent jail with a network of its own and no process in it, and the spares that are made ahead.
+//! Pods: persistent jails with their own networks and without processes; and spares, which are made ahead.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::spec::{PodSpec, Resources, Scope};
 /// Where the host's own resolver is configured.
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// What is kept of a spare: the whole of its id, of which its jail's name has only the beginning.
+/// The record of a spare: its whole id, of which the jail's name has only the beginning.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SpareRecord {
     pub(super) id: PodId,
@@ -27,21 +27,21 @@ fn not_found(id: &PodId) -> Error {
     Error::not_found(format!("pod {}", id.short()))
 }
 
-/// The spec of a pod that is there.
-pub(super) fn spec(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
+/// The spec of an existing pod.
+pub(super) fn find(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     let read = host::json::read::<PodSpec>(&pod_directory(backend.state(), id).join(POD_SPEC))?;
     read.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a pod that has its jail.
-pub(super) fn whole(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
-    let spec = spec(backend, id)?;
+/// The spec of a whole pod.
+pub(super) fn find_whole(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
+    let spec = find(backend, id)?;
     jails::find(&names::pod(backend.prefix(), id))?.map(|_| spec).ok_or_else(|| not_found(id))
 }
 
-/// Where the network of a pod that has its jail is.
+/// The place of a whole pod's network.
 pub(super) fn place(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
-    let spec = whole(backend, id)?;
+    let spec = find_whole(backend, id)?;
     Ok(place_of(backend, &spec))
 }
 
@@ -60,24 +60,24 @@ pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> Option<PathBuf> 
     }
 }
 
-/// Makes a pod, of a spare where one is given.
+/// Creates a pod, or makes a spare one.
 pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
     refuse::pod(spec)?;
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     let name = names::pod(backend.prefix(), &spec.id);
-    if self::spec(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {
+    if find(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {
         make(backend, spec, &name, spare)?;
     }
-    // Also of a pod that is there: an earlier call may have failed at one of them.
+    // In an existing pod too: an earlier call may have failed at one of them.
     for (parameter, value) in &spec.sysctls {
         inside::set(&backend.settings.workers, &name, parameter, value)?;
     }
     Ok(place_of(backend, spec))
 }
 
-/// Makes the jail of a pod.
+/// Creates the jail of a pod.
 fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) -> Result<(), Error> {
-    // A spare that cannot be used is found out before anything is made.
+    // An unusable spare is refused before anything is made.
     let spare = spare.map(|id| usable_spare(backend, id, spec)).transpose()?;
     write(backend, spec)?;
     match spare {
@@ -112,7 +112,7 @@ fn usable_spare<'a>(
     Ok((id, found, changes))
 }
 
-/// What containers and a server started again read of it; its spec last: with it the pod is known.
+/// Writes the files that containers and a restarted server read. The spec is last: with it the pod exists.
 fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
     let directory = pod_directory(backend.state(), &spec.id);
     let failed = || format!("cannot write {}", directory.display());
@@ -124,7 +124,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
     Ok(host::json::replace(&directory.join(POD_SPEC), spec)?)
 }
 
-/// Makes a pod ahead.
+/// Makes a spare.
 pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
     let name = names::spare(backend.prefix(), id);
     let directory = spare_directory(backend.state(), id);
@@ -137,21 +137,21 @@ pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error
     Ok(Place::Jail(name))
 }
 
-/// Changes what all containers of a pod together may use.
+/// Changes the limits of all containers of a pod together.
 pub(super) fn update(backend: &FreeBsd, id: &PodId, resources: &Resources) -> Result<(), Error> {
-    spec(backend, id)?;
+    find(backend, id)?;
     let directory = pod_directory(backend.state(), id);
     let mut limits = record::read_limits(&directory)?;
     limits.update(resources)?;
     record::write_limits(&directory, &limits)?;
     let containers = backend.containers.of_pod(id)?;
-    // One that is not whole has nothing to enforce anything on.
+    // A container that is not whole has no jail to limit.
     let mut whole =
         containers.iter().filter_map(|container| backend.containers.find::<ContainerRecord>(container).ok());
     whole.try_for_each(|(directory, record)| container::enforce_again(&directory, &record))
 }
 
-/// Removes a pod or a spare, with every container in it. What the kernel takes long over, its vnet, goes on under another
+/// Removes a pod or a spare with every container in it. The kernel takes long to destroy a vnet: that goes on under another
 /// name when this has returned.
 pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     let mut failures = Failures::<Error>::default();
@@ -169,8 +169,8 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     }
     failures.keep(jails::remove_rules(&name));
     if failures.is_empty() {
-        failures.keep(doom(backend, id, &name));
-        failures.keep(doom(backend, id, &names::spare(backend.prefix(), id)));
+        failures.keep(remove_in_background(backend, id, &name));
+        failures.keep(remove_in_background(backend, id, &names::spare(backend.prefix(), id)));
     }
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&pod_directory(backend.state(), id), POD_SPEC));
@@ -179,14 +179,14 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     failures.result(Error::failed(format!("cannot remove pod {}", id.short())))
 }
 
-/// Takes a jail its name away, and lets it be destroyed in the background. A server that is killed before finds it by its
-/// new name ([`sweep`]).
-fn doom(backend: &FreeBsd, id: &PodId, name: &str) -> Result<(), Error> {
+/// Renames a jail, and lets it be destroyed in the background. A server that is restarted meanwhile finds it by its new name
+/// ([`sweep`]).
+fn remove_in_background(backend: &FreeBsd, id: &PodId, name: &str) -> Result<(), Error> {
     let Some(found) = jails::find(name)? else { return Ok(()) };
-    let doomed = names::doomed(backend.prefix(), id);
-    let rename = vec![("name".to_owned(), params::Value::Text(doomed.clone()))];
+    let removed = names::removed(backend.prefix(), id);
+    let rename = vec![("name".to_owned(), params::Value::Text(removed.clone()))];
     jail::update(found.jid, &rename).map_err(Error::failed(format!("cannot rename jail {name}")))?;
-    destroy(found, doomed);
+    destroy(found, removed);
     Ok(())
 }
 
@@ -198,10 +198,10 @@ fn destroy(found: jail::Jail, name: String) {
     });
 }
 
-/// Goes on destroying what an earlier server had begun to destroy.
+/// Continues to destroy the jails of removed pods that an earlier server left.
 pub(super) fn sweep(backend: &FreeBsd) -> Result<(), Error> {
     for (_, name) in jails::list()? {
-        if names::parse(backend.prefix(), &name) == Some(names::Owned::Doomed)
+        if names::parse(backend.prefix(), &name) == Some(names::Owned::Removed)
             && let Some(found) = jails::find(&name)?
         {
             destroy(found, name);

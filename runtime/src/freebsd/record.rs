@@ -1,4 +1,4 @@
-//! What the backend keeps on disk about pods and containers, in its state directory: lost at a reboot, as they are.
+//! The backend's files about pods and containers, in its state directory: lost at a reboot, as they are.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use crate::spec::Identity;
 
 /// The version of [`ContainerRecord`].
 const VERSION: u32 = 1;
-/// A pod's spec, in its directory; a container's stands where the monitor reads it.
+/// A pod's spec, in its directory; the monitor reads that of a container elsewhere.
 pub(super) const POD_SPEC: &str = "spec.json";
 /// The resolv.conf of a pod's containers, in its directory.
 pub(super) const RESOLV_CONF: &str = "resolv.conf";
-/// The limits of a pod or a container as they are now, in its directory.
+/// The current limits of a pod or a container, in its directory.
 const LIMITS: &str = "limits.json";
-/// A container's record, in its directory: the last thing that is written when it is made.
+/// A container's record, in its directory. It is written last: a container that has one is whole.
 pub(super) const CONTAINER_RECORD: &str = "freebsd.json";
 
-/// What was decided when a container was made.
+/// The decisions of a container's creation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ContainerRecord {
     version: u32,
@@ -27,13 +27,13 @@ pub(super) struct ContainerRecord {
     pub(super) jail: String,
     /// The name of its pod's jail.
     pub(super) pod_jail: String,
-    /// Its root: what the image crate prepared, or a read-only mount of it.
+    /// Its root: the rootfs, or a read-only mount of it.
     pub(super) root: PathBuf,
-    /// Who its processes run as.
+    /// The user and groups of its processes.
     pub(super) identity: Identity,
     /// The home directory of that user in the image.
     pub(super) home: String,
-    /// Its devfs ruleset; 0: none, every device is seen.
+    /// Its devfs ruleset; 0: none, it sees every device.
     pub(super) ruleset: u16,
 }
 
@@ -43,7 +43,7 @@ impl ContainerRecord {
         Self { version: VERSION, jail, pod_jail, root, identity, home: "/".to_owned(), ruleset: 0 }
     }
 
-    /// Reads them; None: the container was never made to the end.
+    /// None: there is no whole container.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>, Error> {
         Ok(host::json::read(&directory.join(CONTAINER_RECORD))?)
     }
@@ -53,12 +53,12 @@ impl ContainerRecord {
     }
 }
 
-/// The limits in a directory; none written: none.
+/// The limits in a directory; without a file there are none.
 pub(super) fn read_limits(directory: &Path) -> Result<super::limits::Limits, Error> {
     Ok(host::json::read(&directory.join(LIMITS))?.unwrap_or_default())
 }
 
-/// Replaces the limits in a directory: a monitor sees the directory change.
+/// Replaces the limits in a directory, which a monitor watches.
 pub(super) fn write_limits(directory: &Path, limits: &super::limits::Limits) -> Result<(), Error> {
     Ok(host::json::replace(&directory.join(LIMITS), limits)?)
 }
@@ -68,12 +68,12 @@ pub(super) fn pod_directory(state: &Path, id: &PodId) -> PathBuf {
     state.join("pods").join(id.short())
 }
 
-/// The directory of a spare likewise.
+/// The directory of a spare below the state directory.
 pub(super) fn spare_directory(state: &Path, id: &PodId) -> PathBuf {
     state.join("spares").join(id.short())
 }
 
-/// The state directory that a container's directory is in.
+/// The state directory of a container's directory.
 pub(super) fn state_of(container: &Path) -> &Path {
     container.parent().and_then(Path::parent).unwrap_or(Path::new("/"))
 }

@@ -1,4 +1,4 @@
-//! What this backend cannot give, found before anything is made. Defaults are accepted: a caller that says nothing about
+//! Refuses what this backend cannot give, before anything is made. Defaults are accepted: a caller that says nothing about
 //! seccomp, AppArmor or SELinux gets what a jail gives; one that demands them gets an error.
 
 use std::path::Component;
@@ -10,7 +10,7 @@ use super::{devices, sysctls};
 use crate::Error;
 use crate::spec::{ContainerSpec, MountSource, PidScope, PodSpec, Profile, Propagation, Scope};
 
-/// The longest host name, its NUL not counted (MAXHOSTNAMELEN in sys/param.h is 256).
+/// The longest host name, without its NUL (MAXHOSTNAMELEN in sys/param.h is 256).
 const HOSTNAME_LENGTH: usize = 255;
 
 fn unsupported(what: impl Into<String>) -> Error {
@@ -21,7 +21,7 @@ fn invalid(field: &str, reason: impl Into<String>) -> Error {
     Error::invalid(field, reason)
 }
 
-/// A jail never sees processes outside itself: the unset value (the pod's) and the container's own come to the same.
+/// A jail never sees processes outside itself: the unset value (the pod's) and the container's mean the same.
 fn pid_scope(pid: &PidScope) -> Result<(), Error> {
     match pid {
         PidScope::Pod | PidScope::Container => Ok(()),
@@ -51,7 +51,7 @@ pub(super) fn pod(spec: &PodSpec) -> Result<(), Error> {
     }
 }
 
-/// Checks a container, and gives what it may do.
+/// Checks a container, and returns its rights and limits.
 ///
 /// # Errors
 /// [`Error::Unsupported`] or [`Error::Invalid`].
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// A change to a container's spec, and what the error names.
+    /// A change to a container's spec, and the name in the error.
     type Case = (&'static str, fn(&mut ContainerSpec));
 
     #[test]

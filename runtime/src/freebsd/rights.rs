@@ -1,6 +1,6 @@
-//! What a container may do, in the words of jail(8): privileged and the capabilities become a bundle of allow.* parameters,
-//! a securelevel, and the devices it sees. The table is docs/coverage.md's. Root in a jail keeps the power over its own
-//! files and processes whatever is dropped: of the capabilities only those are taken away that a jail parameter stands for.
+//! The rights of a container in jail(8)'s terms: privileged and the capabilities become allow.* parameters, a securelevel and
+//! visible devices. docs/coverage.md has the table. Root in a jail keeps its power over its files and processes: dropping a
+//! capability has an effect only if a jail parameter stands for it.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::NAME;
 use crate::Error;
 use crate::spec::Security;
 
-/// Parameters that every container has unless the capability that stands for them is dropped.
+/// Parameters of every container, unless the capability that stands for them is dropped.
 const DEFAULT: [&str; 2] = ["raw_sockets", "reserved_ports"];
 
 /// Parameters of a privileged container. Those that a kernel does not have are left out ([`super::params`]).
@@ -31,12 +31,12 @@ const PRIVILEGED: [&str; 16] = [
     "socket_af",
 ];
 
-/// System flags of files cannot be taken off and disks not be written raw (security(7)).
+/// System flags of files cannot be cleared, and raw disks cannot be written (security(7)).
 const SECURELEVEL: i32 = 2;
-/// Everything may be done that the parent may do.
+/// The same as the parent.
 const SECURELEVEL_OFF: i32 = -1;
 
-/// Capabilities that a parameter stands for.
+/// Capabilities with a parameter.
 const MAPPED: [(&str, &[&str]); 7] = [
     ("NET_RAW", &["raw_sockets"]),
     ("NET_BIND_SERVICE", &["reserved_ports"]),
@@ -47,7 +47,7 @@ const MAPPED: [(&str, &[&str]); 7] = [
     ("SYS_ADMIN", &["extattr", "mount", "mount.fdescfs", "mount.nullfs", "mount.procfs", "mount.tmpfs", "quotas"]),
 ];
 
-/// Capabilities that root in a jail has anyway.
+/// Capabilities that root in a jail always has.
 const INHERENT: [&str; 16] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -67,7 +67,7 @@ const INHERENT: [&str; 16] = [
     "SYS_RESOURCE",
 ];
 
-/// Capabilities that a jail cannot give. MKNOD is among Linux's defaults: a jail has only the devices it was given.
+/// Capabilities that a jail cannot give. MKNOD is among Linux's defaults: a jail has only the devices of its ruleset.
 const REFUSED: [&str; 18] = [
     "AUDIT_CONTROL",
     "AUDIT_READ",
@@ -89,7 +89,7 @@ const REFUSED: [&str; 18] = [
     "WAKE_ALARM",
 ];
 
-/// What a container may do.
+/// The rights of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rights {
     /// Names below `allow.`.
@@ -101,7 +101,7 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    /// Of a container.
+    /// The rights of a spec.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a capability that a jail cannot give, [`Error::Invalid`] for one that does not exist.
@@ -141,19 +141,18 @@ impl Rights {
         Ok(Self { allow, securelevel, all_devices: false })
     }
 
-    /// Of a privileged container.
+    /// The rights of a privileged container.
     pub(super) fn privileged() -> Self {
         Self { allow: PRIVILEGED.into(), securelevel: SECURELEVEL_OFF, all_devices: true }
     }
 
-    /// What a pod's jail must have so that each of its containers can get what it may ask for: a child never has more than
-    /// its parent (jail(8)). The capabilities of containers are not known when the pod is made, so it has all of them: no
-    /// process runs in it.
+    /// The rights of a pod's jail: a child never has more than its parent (jail(8)). The capabilities of containers are not
+    /// known when the pod is created, so it has all of them: no process runs in it.
     pub(super) fn of_pod() -> Self {
         Self::privileged()
     }
 
-    /// Every parameter that is ever set, on or off.
+    /// Every parameter that is set, on or off.
     pub(super) fn all_parameters() -> BTreeSet<&'static str> {
         PRIVILEGED.into()
     }

@@ -1,5 +1,5 @@
-//! Devfs rulesets: each container has one of its own, by a number that nobody uses. The number stands in the container's
-//! directory before the first rule exists, so that no ruleset is left behind.
+//! Devfs rulesets: each container has one, with an unused number. The number is in the container's directory before the first
+//! rule exists, so that no ruleset is left behind.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,10 +10,10 @@ use super::devices::Rule;
 use super::sys::devfs;
 use crate::Error;
 
-/// The first and the last number that is taken: those below are for /etc/devfs.rules.
+/// The first and the last number: those below are for /etc/devfs.rules.
 const FIRST: u16 = 1_000;
 const LAST: u16 = 65_000;
-/// Where a container's number stands, in its directory.
+/// The file with a container's number, in its directory.
 const FILE: &str = "ruleset.json";
 
 /// One at a time: two must not find the same number free.
@@ -32,7 +32,7 @@ pub(super) fn used(devfs: &File) -> std::io::Result<BTreeSet<u16>> {
     Ok(used)
 }
 
-/// How many numbers are free.
+/// The number of free rulesets.
 pub(super) fn free() -> std::io::Result<usize> {
     let used = used(&devfs::open()?)?;
     Ok(usize::from(LAST - FIRST) + 1 - used.range(FIRST..=LAST).count())
@@ -41,7 +41,7 @@ pub(super) fn free() -> std::io::Result<usize> {
 /// Makes a ruleset for the container with this directory.
 ///
 /// # Errors
-/// The kernel says no; [`Error::Unavailable`] when no number is free.
+/// Any error of the kernel; [`Error::Unavailable`] when no number is free.
 pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
     let failed = || "cannot make a devfs ruleset".to_owned();
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,10 +57,10 @@ pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
     Ok(number)
 }
 
-/// Removes the ruleset of the container with this directory, once its /dev is unmounted.
+/// Removes the ruleset of the container with this directory, once its /dev is unmounted. Idempotent.
 ///
 /// # Errors
-/// The kernel says no.
+/// Any error of the kernel.
 pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     let Some(number) = host::json::read::<u16>(&directory.join(FILE))? else { return Ok(()) };
     let removed = devfs::open().and_then(|devfs| devfs::remove(&devfs, number));

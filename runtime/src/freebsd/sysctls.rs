@@ -1,11 +1,11 @@
-//! The kernel parameters that a pod may set: those of its own network stack (CTLFLAG_VNET). All others are the host's.
+//! The kernel parameters that a pod may set: those of its network stack (CTLFLAG_VNET). All others are the host's.
 
 use crate::Error;
 
-/// Trees that lie in the vnet; the kernel refuses what in them is the host's.
+/// The trees of the vnet; the kernel refuses the host's parameters in them.
 const OWN: [&str; 4] = ["net.inet.", "net.inet6.", "net.link.", "net.local."];
 
-/// Whether a pod may set this.
+/// Refuses a parameter that a pod may not set.
 ///
 /// # Errors
 /// [`Error::Invalid`] names it.
@@ -19,7 +19,7 @@ pub(super) fn check(name: &str) -> Result<(), Error> {
     Err(Error::invalid("sysctls", reason))
 }
 
-/// A value as the kernel takes it, by the size of the one that is there: a number of four or eight bytes, else a text.
+/// Encodes a value for the kernel, by the size of the current one: a number of four or eight bytes, else a text.
 pub(super) fn encode(value: &str, size: usize) -> Option<Vec<u8>> {
     match size {
         4 => {

@@ -1,5 +1,5 @@
-//! What containers use: rctl(4)'s counters where the kernel counts, and the process table, which tells CPU time finer than
-//! rctl's whole seconds and is all there is without kern.racct.enable.
+//! The usage of containers: rctl(4)'s counters if the kernel counts, and the process table, whose CPU time is finer than rctl's
+//! whole seconds, and which is all there is without kern.racct.enable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,19 +12,19 @@ use super::sys::{accounting, process};
 use super::{jails, kernel};
 use crate::{Error, Usage};
 
-/// How long one look at the process table serves: it is copied whole, and kubelet asks for every container at once.
+/// How long a copy of the process table serves: it is copied whole, and kubelet asks for every container at once.
 const FRESH: Duration = Duration::from_secs(1);
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
-/// More containers are not remembered than a node can have; what is forgotten starts from rctl's seconds again.
+/// The limit on remembered containers, more than a node can have; a forgotten one starts from rctl's seconds again.
 const REMEMBERED: usize = 10_000;
 
-/// The last look at the process table, and the CPU time that was told last: it must never go back, and a process that has
-/// ended takes its fraction of a second with it.
+/// The latest process table, and the CPU time reported last. It must never decrease, and a process that ends takes its fraction
+/// of a second with it.
 #[derive(Default)]
 pub(super) struct Counters {
     table: Mutex<Option<(Instant, Arc<Vec<process::Process>>)>>,
-    told: Mutex<HashMap<ContainerId, u64>>,
+    reported: Mutex<HashMap<ContainerId, u64>>,
 }
 
 impl Counters {
@@ -57,7 +57,7 @@ impl Counters {
             usage.cpu_nanoseconds = usage.cpu_nanoseconds.max(Some(seconds * SECOND_NS));
             usage.processes = racct_value(&answer, "maxproc").or(usage.processes);
         }
-        usage.cpu_nanoseconds = usage.cpu_nanoseconds.map(|now| self.never_back(id, now));
+        usage.cpu_nanoseconds = usage.cpu_nanoseconds.map(|now| self.report(id, now));
         Ok(usage)
     }
 
@@ -73,18 +73,18 @@ impl Counters {
         }
     }
 
-    fn never_back(&self, id: &ContainerId, now: u64) -> u64 {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= REMEMBERED {
-            told.clear();
+    fn report(&self, id: &ContainerId, now: u64) -> u64 {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() >= REMEMBERED {
+            reported.clear();
         }
-        let last = told.entry(id.clone()).or_default();
+        let last = reported.entry(id.clone()).or_default();
         *last = now.max(*last);
         *last
     }
 
     /// Forgets a container.
     pub(super) fn forget(&self, id: &ContainerId) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }

@@ -1,5 +1,5 @@
-//! The cgroups of pods and containers, on version 1 (one hierarchy per controller) and version 2 (one for all): where they
-//! are, which processes are in them, how these are killed, and how empty ones are removed (cgroups(7)). Limits are runc's.
+//! The cgroups of pods and containers (cgroups(7)), in version 1 (one hierarchy per controller) and version 2 (one for all):
+//! their directories and processes, killing, and removal. runc sets the limits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,11 +14,11 @@ use crate::Error;
 
 /// Where the hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
-/// How long killed processes may take to be gone.
+/// The limit for the end of killed processes.
 const KILL_WAIT: Duration = Duration::from_secs(10);
-/// How many rounds of killing pass before the cgroup is frozen between them: only a fork bomb needs it.
+/// The rounds of killing before the cgroup is frozen between them: only a fork bomb needs it.
 const ROUNDS_UNFROZEN: u32 = 20;
-/// The hierarchies of version 1 whose lists of processes are trusted, the best first: each has all processes of a container.
+/// The version 1 hierarchies that list all processes of a container, the best first.
 const TRACKING: [&str; 4] = ["freezer", "pids", "memory", "devices"];
 
 /// The hierarchies of this node.
@@ -26,12 +26,12 @@ const TRACKING: [&str; 4] = ["freezer", "pids", "memory", "devices"];
 pub(super) enum Hierarchies {
     /// The mount point of each controller.
     V1(BTreeMap<String, PathBuf>),
-    /// The mount point of all.
+    /// The mount point.
     V2(PathBuf),
 }
 
 impl Hierarchies {
-    /// Looks at what is mounted; an error when there is nothing that limits anything.
+    /// Finds the mounted hierarchies; an error without the memory controller.
     pub(super) fn find() -> Result<Self, Error> {
         let root = Path::new(ROOT);
         if root.join("cgroup.controllers").exists() {
@@ -47,7 +47,7 @@ impl Hierarchies {
         }
     }
 
-    /// Every directory of a cgroup, given by its path from the root.
+    /// The directories of a cgroup in all hierarchies, given its path from the root.
     pub(super) fn directories(&self, cgroup: &Path) -> Vec<PathBuf> {
         let below = cgroup.strip_prefix("/").unwrap_or(cgroup);
         match self {
@@ -60,7 +60,7 @@ impl Hierarchies {
         }
     }
 
-    /// The directory of one controller (of version 2: of all).
+    /// The directory of one controller (in version 2 of all).
     pub(super) fn directory(&self, controller: &str, cgroup: &Path) -> Option<PathBuf> {
         let below = cgroup.strip_prefix("/").unwrap_or(cgroup);
         match self {
@@ -69,7 +69,7 @@ impl Hierarchies {
         }
     }
 
-    /// The controller by whose hierarchy processes are found; empty on version 2.
+    /// The controller whose hierarchy lists processes; empty in version 2.
     pub(super) fn tracking(&self) -> &'static str {
         match self {
             Self::V2(_) => "",
@@ -77,7 +77,7 @@ impl Hierarchies {
         }
     }
 
-    /// Kills every process in a cgroup and below it, and returns when none is left. Not there: done already.
+    /// Kills every process in a cgroup and below it, and returns when none is left. Idempotent.
     pub(super) fn kill(&self, cgroup: &Path) -> Result<(), Error> {
         let Some(directory) = self.directory(self.tracking(), cgroup) else { return Ok(()) };
         let operation = || Error::failed(format!("cannot kill the processes of {}", directory.display()));
@@ -103,7 +103,7 @@ impl Hierarchies {
     }
 
     fn kill_once(&self, directory: &Path, processes: &[i32]) {
-        // cgroup.kill (Linux 5.14) takes them all at once; a process that is gone meanwhile is what is wanted.
+        // cgroup.kill (Linux 5.14) kills all of them at once.
         if matches!(self, Self::V2(_)) && std::fs::write(directory.join("cgroup.kill"), "1").is_ok() {
             return;
         }
@@ -112,7 +112,7 @@ impl Hierarchies {
         }
     }
 
-    /// Whether it could be frozen or thawed: where it cannot, killing goes on without.
+    /// Freezes or thaws a cgroup; false: the kernel cannot, and killing goes on without.
     fn freeze(&self, directory: &Path, frozen: bool) -> bool {
         let (file, value) = match (self, frozen) {
             (Self::V2(_), true) => ("cgroup.freeze", "1"),
@@ -123,7 +123,7 @@ impl Hierarchies {
         std::fs::write(directory.join(file), value).is_ok()
     }
 
-    /// Removes a cgroup and all below it from every hierarchy; there must be no process in it. Missing: done already.
+    /// Removes a cgroup without processes and all below it from every hierarchy. Idempotent.
     pub(super) fn remove(&self, cgroup: &Path) -> Result<(), Error> {
         let mut failures = Failures::<Error>::default();
         for directory in self.directories(cgroup) {
@@ -133,17 +133,17 @@ impl Hierarchies {
         failures.result(Error::failed(format!("cannot remove cgroup {}", cgroup.display())))
     }
 
-    /// Removes the directories of a cgroup that are empty, as what an own pod's parent is when its last pod is gone.
+    /// Removes the empty directories of a cgroup, such as the parent of a pod's cgroup after the last pod.
     pub(super) fn remove_if_empty(&self, cgroup: &Path) {
         for directory in self.directories(cgroup) {
-            // Somebody else's cgroups or processes in it are the reason to keep it.
+            // The cgroups or processes of others keep a directory.
             let _ = std::fs::remove_dir(directory);
         }
     }
 }
 
-/// What the hierarchy of version 2 is called that stands beside those of version 1: it has no controllers, but runc puts the
-/// processes of a container into it as well.
+/// The name of the version 2 hierarchy beside those of version 1: it has no controllers, but runc puts containers' processes
+/// into it too.
 const BESIDE: &str = "unified";
 
 /// The version 1 controllers of /proc/self/mounts, with their mount points.
@@ -169,7 +169,7 @@ fn controllers(mounts: &str) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// The processes in a cgroup and below it; one that is not there has none.
+/// The processes in a cgroup and below it; a missing cgroup has none.
 pub(super) fn processes(directory: &Path) -> io::Result<Vec<i32>> {
     let mut all = Vec::new();
     match std::fs::read_to_string(directory.join("cgroup.procs")) {
@@ -183,7 +183,7 @@ pub(super) fn processes(directory: &Path) -> io::Result<Vec<i32>> {
     Ok(all)
 }
 
-/// Moves every process of a cgroup to another of the same hierarchy; one that has ended meanwhile is nobody's.
+/// Moves every process of a cgroup to another of the same hierarchy.
 pub(super) fn move_processes(from: &Path, to: &Path) -> io::Result<()> {
     for process in processes(from)? {
         let _ = std::fs::write(to.join("cgroup.procs"), process.to_string());
@@ -191,7 +191,7 @@ pub(super) fn move_processes(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a cgroup and all below it. Freshly killed processes may hold it for a moment.
+/// Removes a cgroup and all below it. Processes that were just killed may keep it busy for a moment.
 pub(super) fn remove_tree(directory: &Path) -> io::Result<()> {
     for child in children(directory)? {
         remove_tree(&child)?;

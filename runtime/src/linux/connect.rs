@@ -1,5 +1,5 @@
-//! A connection to a port on a pod's loopback, made by a thread that enters the pod's network for that moment (setns(2)
-//! moves only the thread). The socket stays in the pod's network wherever it is used.
+//! A connection to a port on a pod's loopback. A thread enters the pod's network for it (setns(2) moves only the thread); the
+//! socket stays in that network.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::Error;
 
-/// How long a connection may take: on loopback it is made or refused at once, unless the listener's queue is full.
+/// The limit for a connection: loopback accepts or refuses at once, unless the listener's queue is full.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects to 127.0.0.1, then to ::1.

@@ -1,4 +1,4 @@
-//! A container: made as runc's bundle in a directory of its own, run by its monitor, removed by its id alone.
+//! Containers: created as runc bundles, run by their monitors, and removed by id alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::monitor::record::{SPEC, spec_path};
 use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec};
 use crate::{ContainerState, Error, users};
 
-/// The capability to lower an oom_score_adj, by its number.
+/// CAP_SYS_RESOURCE, which may lower an oom_score_adj, as a mask.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
-/// Makes a container, or keeps the one that is there.
+/// Creates a container, or keeps an existing one.
 pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Error> {
-    let pod = pod::whole(&linux.names, &spec.pod)?;
+    let pod = pod::find_whole(&linux.names, &spec.pod)?;
     let identity = identify(spec)?;
     let directory = linux.containers.directory(&spec.id);
     if ContainerRecord::read(&directory)?.is_some() {
@@ -89,7 +89,7 @@ fn target_namespace(linux: &Linux, target: &ContainerId, spec: &ContainerSpec) -
     }
 }
 
-/// What the kernel accounts on this node.
+/// The limits that the kernel can account on this node.
 pub(super) fn offered(linux: &Linux) -> Offered {
     let swap = if linux.is_unified() {
         linux.hierarchies().is_ok_and(|all| all.directory("", &linux.names.root_cgroup()).is_some())
@@ -105,7 +105,7 @@ pub(super) fn offered(linux: &Linux) -> Offered {
     Offered { swap, hugepages }
 }
 
-/// What this process may hand on.
+/// The rights that this process can pass on.
 struct OwnStatus {
     capabilities: u64,
     oom_score_adj: i32,
@@ -122,14 +122,14 @@ fn own_status() -> OwnStatus {
     OwnStatus { capabilities, oom_score_adj: score.trim().parse().unwrap_or(0) }
 }
 
-/// Looks the user up in the container's own root.
+/// Looks up the user in the container's root.
 fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
     let root = host::root::open(&spec.rootfs)
         .map_err(|error| Error::invalid("rootfs", format!("{}: {error}", spec.rootfs.display())))?;
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 
-/// Removes a container, whatever is there of it.
+/// Removes what exists of a container.
 pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
     let directory = linux.containers.directory(id);
     let mut failures = Failures::<Error>::default();
@@ -137,7 +137,7 @@ pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
     let cgroup = failures.keep(ContainerRecord::read(&directory)).flatten().map(|record| record.cgroup);
     let cgroup = cgroup.and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
     if let Some((hierarchies, cgroup)) = &cgroup {
-        // Also what the monitor did not know of: an exec whose monitor was killed.
+        // An exec whose monitor was killed is in it too.
         failures.keep(hierarchies.kill(cgroup));
     }
     failures.keep(linux.runc.delete(&linux.names.runc(id)));

@@ -1,5 +1,5 @@
-//! The tiny init of a pod whose containers share one process namespace: that namespace lives as long as its first process,
-//! which does nothing but take the ends of orphans. No other pod has one.
+//! The init of a pod whose containers share a process namespace: the namespace lives as long as its first process, which only
+//! reaps orphans. Other pods have none.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,12 +21,12 @@ use super::pod::init_pid_path;
 use crate::Error;
 use crate::monitor::WORKER;
 
-/// The word after [`WORKER`] that starts it.
+/// Its command as the worker [`WORKER`].
 pub(super) const WORD: &str = "init";
-/// How long a killed init may take to be gone: the kernel first ends every process of its namespace.
+/// The limit for the end of a killed init: the kernel first ends every process of its namespace.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
-/// Starts the init of the pod with this directory; its namespace is pinned when this returns.
+/// Starts the init of the pod with this directory; when it returns, the namespace is pinned.
 pub(super) fn start(workers: &Workers, directory: &Path) -> Result<(), Error> {
     let operation = "cannot start the init of a pod";
     let mut command = workers.monitor(WORKER);
@@ -52,7 +52,7 @@ pub(super) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Returns true in the process that was started, once all is done, and false in the init.
+/// Returns true in the worker, once all is done, and false in the init.
 fn begin(directory: &Path) -> io::Result<bool> {
     unshare(CloneFlags::CLONE_NEWPID)?;
     let Some(child) = host::worker::split()? else {
@@ -67,13 +67,13 @@ fn begin(directory: &Path) -> io::Result<bool> {
         fs::write(init_pid_path(directory), child.to_string())
     };
     pinned().inspect_err(|_| {
-        // Nothing is pinned, so nothing is left but the child.
+        // Nothing is pinned, so only the child is left.
         let _ = kill(child, Signal::SIGKILL);
     })?;
     Ok(true)
 }
 
-/// The init lets go of what it was given: its error output is what the one that started it waits for.
+/// Closes the inherited error output, whose end the parent waits for.
 fn leave() -> io::Result<()> {
     let null = fs::File::open("/dev/null")?;
     nix::unistd::dup2_stderr(null)?;
@@ -81,7 +81,7 @@ fn leave() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Takes the ends of orphans until it is killed; a process that is the first of its namespace gets no other signal.
+/// Reaps orphans until it is killed: the first process of a namespace gets no other signal.
 fn reap() -> ExitCode {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
@@ -101,7 +101,7 @@ pub(super) fn stop(directory: &Path) -> Result<(), Error> {
     let Some(number) = number(directory) else { return Ok(()) };
     let failed = || Error::failed::<io::Error>(format!("cannot stop the init of a pod, process {number}"));
     let Some(ended) = host::wait::exit_descriptor(number).map_err(failed())? else { return Ok(()) };
-    // The descriptor is of whichever process has the number now: it is looked at only after that.
+    // The check follows the opening: the descriptor is of the process that has the number then.
     if !is_running(directory) {
         return Ok(());
     }
@@ -126,7 +126,7 @@ fn number(directory: &Path) -> Option<i32> {
 fn is_in(process: i32, pin: &Path) -> bool {
     let of = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The state stands behind the name, which may hold anything but ends with the last parenthesis (proc_pid_stat(5)).
+    // The state follows the name, which may hold anything but ends with the last parenthesis (proc_pid_stat(5)).
     let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
     let namespace = of(Path::new(&format!("/proc/{process}/ns/pid")));
     !is_zombie && namespace.is_some() && namespace == of(pin)

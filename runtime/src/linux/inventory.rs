@@ -9,7 +9,7 @@ use super::{Linux, pod};
 use crate::spec::PodSpec;
 use crate::{Error, Inventory};
 
-/// Takes the inventory. Whatever cannot be read is named as unknown.
+/// Reads the inventory. Unreadable directories are listed as unknown.
 pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
     let mut inventory = Inventory::default();
     for (directory, spec) in host::json::read_each::<PodSpec>(&linux.names.pods(), SPEC)? {
@@ -33,7 +33,7 @@ pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
     Ok(inventory)
 }
 
-/// The pods that lost nothing of what they were made of.
+/// The pods that lost none of their kernel objects.
 pub(super) fn whole_pods(linux: &Linux) -> Result<BTreeSet<PodId>, Error> {
     let mut whole = BTreeSet::new();
     for (directory, spec) in host::json::read_each::<PodSpec>(&linux.names.pods(), SPEC)? {

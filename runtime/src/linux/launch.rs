@@ -1,6 +1,6 @@
-//! How the monitor starts a process in a container: by runc, which is given the process' streams as its own. A container's
-//! first process is found by its pid file and is adopted by the monitor when runc ends. A process that is executed is put in
-//! a cgroup of its own below the container's: its children that leave it for the container's first process are found there.
+//! Launches a process in a container with runc, which gets the process' streams as its own. The first process is found by its
+//! pid file and adopted by the monitor when runc ends. An executed process gets its own cgroup below the container's, in which
+//! its daemons are found.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,21 +30,20 @@ struct Launcher {
     record: ContainerRecord,
     /// The container's directory.
     bundle: PathBuf,
-    /// None: the container's first process.
+    /// None: it is the container's first process.
     exec: Option<Exec>,
 }
 
-/// What is made for one executed process alone.
+/// The files and the cgroup of one executed process.
 struct Exec {
     spec: ExecSpec,
-    /// Its files.
     scratch: PathBuf,
-    /// Its cgroup, below the container's in one hierarchy.
+    /// The name of its cgroup, below the container's in one hierarchy.
     cgroup: String,
 }
 
-/// The seam to the monitor.
-pub(super) fn of(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+/// Prepares the launch of a monitor's target.
+pub(super) fn prepare(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
     let (directory, exec) = match target {
         Target::Container(directory) => (directory, None),
         Target::Exec(directory, spec) => {
@@ -102,7 +101,7 @@ impl Launch for Launcher {
         let tracking = self.hierarchies.tracking();
         if let Some(container) = self.hierarchies.directory(tracking, &self.record.cgroup) {
             let own = container.join(&exec.cgroup);
-            // What stays is removed with the container.
+            // The removal of the container removes the rest.
             let _ = cgroup::move_processes(&own, &container).and_then(|()| cgroup::remove_tree(&own));
         }
         let _ = host::fs::remove_dir_all(&exec.scratch);
@@ -111,7 +110,7 @@ impl Launch for Launcher {
 
 impl Launcher {
     fn run_args(&self) -> Result<Vec<String>, Error> {
-        // A server that died in a start has left its half.
+        // A server that died in a start may have left a state.
         self.runc.delete(&self.record.name)?;
         Ok(vec!["run".to_owned(), "--bundle".to_owned(), self.bundle.display().to_string()])
     }
@@ -135,7 +134,7 @@ impl Launcher {
         Ok(vec!["exec".to_owned(), "--process".to_owned(), process, "--cgroup".to_owned(), cgroup])
     }
 
-    /// The program, as errors name it.
+    /// The program's name for errors.
     fn program(&self) -> Result<String, Error> {
         if let Some(exec) = &self.exec {
             return Ok(exec.spec.args.first().cloned().unwrap_or_default());
@@ -148,7 +147,7 @@ impl Launcher {
     }
 }
 
-/// Reads the document of a container that is whole.
+/// Reads the document of a whole container.
 pub(super) fn read_config(path: &Path) -> Result<Value, Error> {
     host::json::read(path)?.ok_or_else(|| Error::not_found(path.display().to_string()))
 }
@@ -172,7 +171,7 @@ impl Paths {
     }
 }
 
-/// The socket over which runc hands out the master of a terminal, and streams for runc itself.
+/// The socket on which runc sends the master of a terminal, and runc's own streams.
 fn console(paths: &Paths) -> io::Result<([OwnedFd; 3], UnixListener)> {
     host::fs::remove_file(&paths.console)?;
     let listener = UnixListener::bind(&paths.console)?;
@@ -180,7 +179,7 @@ fn console(paths: &Paths) -> io::Result<([OwnedFd; 3], UnixListener)> {
     Ok(([null()?, null()?, null()?], listener))
 }
 
-/// runc has ended, so what it has sent is there.
+/// runc has ended, so its message has arrived.
 fn take_terminal(console: &UnixListener) -> io::Result<OwnedFd> {
     console.set_nonblocking(true)?;
     let (connection, _) = console.accept()?;

@@ -1,5 +1,5 @@
-//! The development backend: network namespaces pinned without a pause process, and containers run by runc. It exists so
-//! that the server can be built, run and tested on Linux with the real clients; it says so in its name.
+//! The development backend: network namespaces pinned without a pause process, and containers run by runc. It lets the server
+//! be built, run and tested on Linux with the real clients; its name says so.
 
 mod cgroup;
 mod config;
@@ -35,7 +35,7 @@ use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
-/// What errors and Status call this backend.
+/// The backend's name in errors and Status.
 const NAME: &str = "linux (development)";
 
 /// The backend.
@@ -50,11 +50,11 @@ struct Linux {
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     let operation = || Error::failed(format!("cannot make {}", settings.state.display()));
     std::fs::create_dir_all(&settings.state).map_err(operation())?;
-    // Mounts are named by their real paths.
+    // The kernel names mounts by their real paths.
     let state = std::fs::canonicalize(&settings.state).map_err(operation())?;
     settings.state = state;
     let names = Names::new(&settings.state, &settings.prefix);
-    // runc would make its own at the first container: a server without pods always looks the same.
+    // runc would make its directory with the first container: a server without pods always looks the same.
     let containers = Supervised::new(&settings, record::FILE);
     for directory in [&names.pods(), containers.root(), &settings.state.join("runc")] {
         std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
@@ -63,21 +63,21 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     Ok(Arc::new(Linux { settings, names, containers, runc }))
 }
 
-pub(crate) fn launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
-    launch::of(target)
+pub(crate) fn prepare_launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
+    launch::prepare(target)
 }
 
 pub(crate) fn worker(args: &[OsString]) -> Option<ExitCode> {
     (args.first()? == init::WORD).then(|| init::run(args))
 }
 
-/// glibc keeps two of the kernel's for itself: the numbers that signal(7) gives a program.
+/// glibc keeps two of the kernel's signals for itself: these are the numbers of signal(7).
 pub(crate) fn realtime_signals() -> (i32, i32) {
     (libc::SIGRTMIN(), libc::SIGRTMAX())
 }
 
 impl Linux {
-    /// Looked at anew each time: a node may mount what was missing.
+    /// Found again each time: a node may mount what was missing.
     fn hierarchies(&self) -> Result<Hierarchies, Error> {
         Hierarchies::find()
     }
@@ -127,9 +127,9 @@ impl Runtime for Linux {
         inventory::whole_pods(self)
     }
 
-    /// The pod's cgroup is kubelet's: it sets these limits itself before it tells them.
+    /// kubelet sets the limits of the pod's cgroup itself, before it reports them.
     fn update_pod(&self, id: &PodId, _: &Resources) -> Result<(), Error> {
-        pod::whole(&self.names, id).map(drop)
+        pod::find_whole(&self.names, id).map(drop)
     }
 
     fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error> {

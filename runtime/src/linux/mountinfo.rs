@@ -1,12 +1,12 @@
-//! What is mounted, as /proc/self/mountinfo tells it (proc_pid_mountinfo(5)).
+//! The mounts of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How a mount passes on what is mounted below it.
+/// The propagation of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peers {
-    /// To its peers, and from them.
+    /// To its peers and from them.
     Shared,
     /// From its master.
     Slave,
@@ -14,11 +14,11 @@ pub(super) enum Peers {
     Private,
 }
 
-/// How the mount passes things on that a path is on.
+/// The propagation of the mount that a path is on.
 pub(super) fn peers_of(path: &Path) -> io::Result<Peers> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")?;
     let on = text.lines().filter_map(entry).filter(|(point, _)| path.starts_with(point));
-    // The last of the longest: a later mount hides an earlier one.
+    // The last of the longest: later mounts hide earlier ones.
     let peers = on.max_by_key(|(point, _)| point.components().count()).map(|(_, peers)| peers);
     Ok(peers.unwrap_or(Peers::Private))
 }
@@ -33,7 +33,7 @@ pub(super) fn points_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(points)
 }
 
-/// A line: the mount point is the fifth field, the optional fields end with a hyphen.
+/// Parses a line: the mount point is the fifth field, the optional fields end with a hyphen.
 fn entry(line: &str) -> Option<(PathBuf, Peers)> {
     let mut fields = line.split(' ');
     let point = unescape(fields.nth(4)?);
@@ -47,7 +47,7 @@ fn entry(line: &str) -> Option<(PathBuf, Peers)> {
     Some((PathBuf::from(point), peers))
 }
 
-/// Spaces, tabs, line feeds and backslashes are written as three octal digits.
+/// Decodes spaces, tabs, line feeds and backslashes, which are three octal digits.
 fn unescape(text: &str) -> String {
     let mut plain = text.to_owned();
     for (escaped, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {

@@ -1,4 +1,4 @@
-//! Where everything of a pod and a container is: computed from the state directory, the prefix and the id alone.
+//! The directories and names of pods and containers, computed from the state directory, the prefix and the id alone.
 
 use std::path::{Path, PathBuf};
 
@@ -29,26 +29,26 @@ impl Names {
         format!("{}{}", self.prefix, id.short())
     }
 
-    /// The cgroup of all pods without a parent of their own.
+    /// The parent cgroup of the pods that name none.
     pub(super) fn root_cgroup(&self) -> PathBuf {
         PathBuf::from(format!("/cellblock-{}", self.prefix))
     }
 
-    /// The cgroup of a pod without a parent of its own.
+    /// The cgroup of a pod that names no parent.
     pub(super) fn pod_cgroup(&self, id: &PodId) -> PathBuf {
         self.root_cgroup().join(id.short())
     }
 }
 
-/// The pins of a pod's namespaces, by the names of the runtime specification, and what else is in its directory.
+/// The pins of a pod's namespaces, by the names of the runtime specification.
 pub(super) const PINS: [(&str, &str); 3] = [("network", "net"), ("uts", "uts"), ("ipc", "ipc")];
 /// The pin of the process namespace that a pod's containers share.
 pub(super) const PID_PIN: &str = "pid";
-/// The number of the tiny init in that namespace.
+/// The pid of the init in that namespace.
 pub(super) const INIT_PID: &str = "init.pid";
 /// The directory that is /dev/shm.
 pub(super) const SHM: &str = "shm";
 /// The pod's spec.
 pub(super) const SPEC: &str = "spec.json";
-/// Written last when a pod or a container is made: it is whole.
+/// Written last when a pod is created: it is whole.
 pub(super) const WHOLE: &str = "whole";

@@ -8,12 +8,12 @@ use host::run::Tool;
 
 use super::cgroup::Hierarchies;
 
-/// The first runc that knows recursively read-only mounts and `exec --cgroup`.
+/// The first runc with recursively read-only mounts and `exec --cgroup`.
 const RUNC_VERSION: (u32, u32) = (1, 1);
-/// The first kernel with mount_setattr(2), by which mounts are made read-only recursively.
+/// The first kernel with mount_setattr(2), which makes mounts read-only recursively.
 const KERNEL_VERSION: (u32, u32) = (5, 12);
 
-/// What runc says of its version, once it was there: it is not asked again at every Status.
+/// runc's version, once it is found: it is not asked again for every Status.
 static RUNC: OnceLock<String> = OnceLock::new();
 
 pub(super) fn needs() -> Vec<Need> {

@@ -1,5 +1,5 @@
-//! A pod: its namespaces, pinned by bind mounts so that no process has to hold them, and the files that its containers
-//! share. Everything is in one directory named by the pod's id, so that the id alone is enough to remove it.
+//! Pods: namespaces, pinned by bind mounts instead of processes, and the files that the containers share. All of it is in one
+//! directory named by the pod's id, so that the id alone is enough to remove it.
 
 use std::fs;
 use std::io;
@@ -17,28 +17,28 @@ use super::{Linux, NAME, container, init, mountinfo, sys, sysctl};
 use crate::Error;
 use crate::spec::{PidScope, PodSpec, Scope};
 
-/// The size of a pod's /dev/shm, as containerd makes it.
+/// The options of a pod's /dev/shm, as in containerd.
 const SHM_OPTIONS: &str = "mode=1777,size=67108864";
-/// The ancestors of the pod's cgroup that were not there before.
+/// The file that lists the ancestors of the pod's cgroup that did not exist before.
 const MADE_CGROUPS: &str = "made-cgroups";
 
-/// Makes a pod, or keeps the one that is there.
+/// Creates a pod, or keeps an existing one.
 pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     check(spec)?;
     let (names, hierarchies) = (&linux.names, linux.hierarchies()?);
     let directory = names.pod(&spec.id);
-    if self::spec(names, &spec.id).is_ok_and(|spec| is_whole(&directory, &spec).is_ok_and(|whole| whole)) {
+    if find(names, &spec.id).is_ok_and(|spec| is_whole(&directory, &spec).is_ok_and(|whole| whole)) {
         return place(names, &spec.id);
     }
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
-    // What an attempt that was cut short, or a pod that lost something, has left is in the way.
-    clear(&directory)?;
+    // Remains of an interrupted attempt, or of a pod that lost something, are in the way.
+    remove_directory(&directory)?;
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&directory.join(SPEC), spec)?;
     note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
     write_files(&directory, spec).map_err(operation())?;
-    std::thread::scope(|scope| scope.spawn(|| pin(&directory, spec)).join())
+    std::thread::scope(|scope| scope.spawn(|| make_namespaces(&directory, spec)).join())
         .map_err(|_| operation()(io::Error::other("the thread that makes its namespaces has panicked")))??;
     if spec.pid == PidScope::Pod {
         init::start(&linux.settings.workers, &directory)?;
@@ -58,26 +58,26 @@ fn check(spec: &PodSpec) -> Result<(), Error> {
     sysctl::check(spec)
 }
 
-/// Where the network of a pod that is whole is.
+/// The place of a whole pod's network.
 pub(super) fn place(names: &Names, id: &PodId) -> Result<Place, Error> {
-    Ok(match whole(names, id)?.network {
+    Ok(match find_whole(names, id)?.network {
         Scope::Host => Place::Host,
         Scope::Pod => Place::Netns(names.pod(id).join("net")),
     })
 }
 
-/// The spec that a pod was made from.
-pub(super) fn spec(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
-    host::json::read::<PodSpec>(&names.pod(id).join(SPEC))?.filter(|spec| spec.id == *id).ok_or_else(|| missing(id))
+/// The spec of an existing pod.
+pub(super) fn find(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
+    host::json::read::<PodSpec>(&names.pod(id).join(SPEC))?.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a pod that is whole.
-pub(super) fn whole(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
-    let spec = spec(names, id)?;
-    if is_whole(&names.pod(id), &spec)? { Ok(spec) } else { Err(missing(id)) }
+/// The spec of a whole pod.
+pub(super) fn find_whole(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
+    let spec = find(names, id)?;
+    if is_whole(&names.pod(id), &spec)? { Ok(spec) } else { Err(not_found(id)) }
 }
 
-/// Whether a pod was made to its end, and its namespaces are still pinned and its init there.
+/// Whether a pod was created to its end, its namespaces are pinned and its init runs.
 pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> {
     let is_pinned = |file: &str| {
         let path = directory.join(file);
@@ -96,11 +96,11 @@ pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> 
     Ok(has_init && directory.join(WHOLE).exists())
 }
 
-fn missing(id: &PodId) -> Error {
+fn not_found(id: &PodId) -> Error {
     Error::not_found(format!("pod {}", id.short()))
 }
 
-/// The cgroup below which the pod's containers are.
+/// The parent cgroup of the pod's containers.
 pub(super) fn cgroup(names: &Names, spec: &PodSpec) -> PathBuf {
     match &spec.cgroup_parent {
         Some(parent) if !parent.is_empty() => Path::new("/").join(parent.trim_start_matches('/')),
@@ -108,7 +108,7 @@ pub(super) fn cgroup(names: &Names, spec: &PodSpec) -> PathBuf {
     }
 }
 
-/// What the pod's containers share of its directory.
+/// The files that the pod's containers share.
 pub(super) fn files(names: &Names, spec: &PodSpec) -> PodFiles {
     let directory = names.pod(&spec.id);
     let shm = if spec.ipc == Scope::Host { PathBuf::from("/dev/shm") } else { directory.join(SHM) };
@@ -141,7 +141,7 @@ fn write_files(directory: &Path, spec: &PodSpec) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the pod has a namespace of its own of this kind.
+/// Whether the pod has its own namespace of this kind.
 pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
     match kind {
         "network" => spec.network == Scope::Pod,
@@ -150,12 +150,12 @@ pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
     }
 }
 
-/// Runs in a thread of its own: what it unshares is its alone, and ends with it but for the pins.
-fn pin(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
+/// Makes and pins the namespaces of a pod in a thread that ends with this call.
+fn make_namespaces(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
     unshare(spec).map_err(operation())?;
     sysctl::apply(&spec.sysctls)?;
-    keep(directory, spec).map_err(operation())
+    pin_namespaces(directory, spec).map_err(operation())
 }
 
 /// Gives the calling thread the pod's own namespaces.
@@ -175,7 +175,7 @@ fn unshare(spec: &PodSpec) -> io::Result<()> {
 }
 
 /// Pins the calling thread's namespaces.
-fn keep(directory: &Path, spec: &PodSpec) -> io::Result<()> {
+fn pin_namespaces(directory: &Path, spec: &PodSpec) -> io::Result<()> {
     for (kind, file) in PINS.into_iter().filter(|(kind, _)| has_own(spec, kind)) {
         let path = directory.join(file);
         fs::write(&path, "")?;
@@ -191,7 +191,7 @@ pub(super) fn pid_pin(names: &Names, id: &PodId) -> PathBuf {
     names.pod(id).join(PID_PIN)
 }
 
-/// Notes which directories of the wanted cgroup parent are not there yet: runc makes them and nobody else removes them.
+/// Notes which ancestors of the pod's parent cgroup do not exist yet: runc makes them, and only this backend removes them.
 fn note_missing_cgroups(hierarchies: &Hierarchies, spec: &PodSpec, directory: &Path) -> io::Result<()> {
     let Some(parent) = spec.cgroup_parent.as_deref().filter(|parent| !parent.is_empty()) else { return Ok(()) };
     let parent = Path::new("/").join(parent.trim_start_matches('/'));
@@ -203,7 +203,7 @@ fn note_missing_cgroups(hierarchies: &Hierarchies, spec: &PodSpec, directory: &P
     if missing.is_empty() { Ok(()) } else { fs::write(directory.join(MADE_CGROUPS), missing.join("\n")) }
 }
 
-/// Removes a pod: its containers, and once these are gone its init, its pins, its cgroups and its directory.
+/// Removes a pod: its containers, and after these its init, pins, cgroups and directory.
 pub(super) fn remove(linux: &Linux, id: &PodId) -> Result<(), Error> {
     let mut failures = Failures::<Error>::default();
     for container in failures.keep(linux.containers.of_pod(id)).unwrap_or_default() {
@@ -212,7 +212,7 @@ pub(super) fn remove(linux: &Linux, id: &PodId) -> Result<(), Error> {
     if failures.is_empty() {
         let directory = linux.names.pod(id);
         let made = fs::read_to_string(directory.join(MADE_CGROUPS)).unwrap_or_default();
-        failures.keep(clear(&directory));
+        failures.keep(remove_directory(&directory));
         if let Some(hierarchies) = failures.keep(linux.hierarchies()) {
             failures.keep(hierarchies.remove(&linux.names.pod_cgroup(id)));
             hierarchies.remove_if_empty(&linux.names.root_cgroup());
@@ -222,13 +222,13 @@ pub(super) fn remove(linux: &Linux, id: &PodId) -> Result<(), Error> {
     failures.result(Error::failed(format!("cannot remove pod {}", id.short())))
 }
 
-/// Ends and unmounts what a pod's directory holds, and removes it. Idempotent.
-fn clear(directory: &Path) -> Result<(), Error> {
+/// Removes a pod's directory with its init and mounts. Idempotent.
+fn remove_directory(directory: &Path) -> Result<(), Error> {
     let failed = || format!("cannot remove {}", directory.display());
     if !directory.exists() {
         return Ok(());
     }
-    // Its pin tells the init from a process that got its number: it goes first.
+    // The init goes first: its pin tells it from a later process with its number.
     init::stop(directory)?;
     let resolved = fs::canonicalize(directory).map_err(Error::failed(failed()))?;
     let mut failures = Failures::<Error>::default();
@@ -242,7 +242,7 @@ fn clear(directory: &Path) -> Result<(), Error> {
     failures.result(Error::failed(failed()))
 }
 
-/// The file that tells the number of a pod's init.
+/// The file with the pid of a pod's init.
 pub(super) fn init_pid_path(directory: &Path) -> PathBuf {
     directory.join(INIT_PID)
 }

@@ -1,4 +1,4 @@
-//! What the monitor must know of a container beside its spec, computed once when it is made.
+//! The record of a container, which its monitor reads beside the spec.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The file in the container's directory; it is written last, so a container that has one is whole.
+/// Its file in the container's directory, written last: a container that has one is whole.
 pub(super) const FILE: &str = "launch.json";
 
-/// How a container is run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ContainerRecord {
     /// The pod it is in.
@@ -19,7 +18,7 @@ pub(super) struct ContainerRecord {
     pub(super) state: PathBuf,
     /// The container's name in runc.
     pub(super) name: String,
-    /// Its cgroup, from the root of the hierarchies.
+    /// Its cgroup, as a path from the root of the hierarchies.
     pub(super) cgroup: PathBuf,
 }
 
@@ -28,7 +27,7 @@ impl ContainerRecord {
         Ok(host::json::replace(&directory.join(FILE), self)?)
     }
 
-    /// None: the container is not whole, or not there.
+    /// None: there is no whole container.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>, Error> {
         Ok(host::json::read(&directory.join(FILE))?)
     }

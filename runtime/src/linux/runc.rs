@@ -1,4 +1,4 @@
-//! runc, the program that runs the containers: its commands, and what its log says when it fails.
+//! runc, which runs the containers: its commands, and the errors in its log.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::Error;
 
-/// How long runc may take: it waits for nothing but the kernel.
+/// The limit for runc: it waits only for the kernel.
 const TIMEOUT: Duration = Duration::from_secs(100);
-/// What a shell answers for a command that is not there, and for one that cannot be run.
+/// A shell's exit codes for a program that does not exist, and for one that cannot be run.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
-/// runc with its directory of states and a log.
+/// runc with its directory of states.
 #[derive(Debug, Clone)]
 pub(super) struct Runc {
     root: PathBuf,
@@ -37,7 +37,7 @@ impl Runc {
         Ok(host::fs::entries(&self.root)?.iter().filter_map(name).collect())
     }
 
-    /// A command that leaves a process behind with these streams; `log` is a file of this command's own.
+    /// Runs a command whose process outlives it, with these streams; `log` is this command's file.
     pub(super) fn leave(&self, log: &Path, args: &[&str], streams: [OwnedFd; 3], program: &str) -> Result<(), Error> {
         host::fs::remove_file(log).map_err(Error::failed(format!("cannot remove {}", log.display())))?;
         let [stdin, stdout, stderr] = streams;
@@ -52,7 +52,7 @@ impl Runc {
         }
     }
 
-    /// Removes a container that runc knows, killing what is left of it. Unknown: done already.
+    /// Removes a container with its processes. Idempotent.
     pub(super) fn delete(&self, name: &str) -> Result<(), Error> {
         if !self.knows(name) {
             return Ok(());
@@ -60,7 +60,7 @@ impl Runc {
         let args = ["delete", "--force", name];
         match self.tool(None).args(args).timeout(TIMEOUT).run() {
             Ok(_) => Ok(()),
-            // A state that was only half made is one that runc itself cannot load.
+            // runc cannot load a state that was only half made.
             Err(_) if !self.root.join(name).join("state.json").exists() => {
                 host::fs::remove_dir_all(&self.root.join(name)).map_err(|error| failed(&args, error))
             }
@@ -97,7 +97,7 @@ fn last_error(log: &str) -> Option<String> {
     })
 }
 
-/// An error as runc words it. What stands after `exec:` or `chdir` tells whether it is the program that cannot be run.
+/// Parses an error of runc. The text after `exec:` says whether the program cannot be run.
 fn explained(message: &str, program: &str) -> Error {
     let of_the_program = message.contains("exec: \"") || message.contains("exec /");
     let exit_code = if message.contains("executable file not found") || message.contains("no such file or directory") {

@@ -1,4 +1,4 @@
-//! The system calls of this backend that the compiler cannot check.
+//! System calls of this backend.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,7 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 nix::ioctl_read_bad!(interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
-/// Raises the loopback interface of the calling thread's network namespace: the kernel gives it its addresses then.
+/// Raises the loopback interface of the calling thread's network namespace, which then gets its addresses.
 pub(super) fn raise_loopback() -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: a structure of numbers and bytes, for which all zeroes is a value.

@@ -1,4 +1,4 @@
-//! Kernel parameters of a pod: only those that a namespace of its own has; any other would be the host's (sysctl(8)).
+//! Kernel parameters of a pod: only those of its namespaces; any other would be the host's (sysctl(8)).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::spec::{PodSpec, Scope};
 const OF_IPC: &[&str] =
     &["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm*", "fs.mqueue.*"];
 
-/// Refuses a parameter that the pod does not have to itself.
+/// Refuses a parameter that is not in one of the pod's namespaces.
 pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
     for name in spec.sysctls.keys() {
         let dotted = dotted(name);
@@ -37,7 +37,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
 }
 
-/// Of a name whose first separator is a slash, slashes and dots have changed places (sysctl.d(5)).
+/// In a name whose first separator is a slash, slashes and dots have changed places (sysctl.d(5)).
 fn dotted(name: &str) -> String {
     if name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'/') { swapped(name) } else { name.to_owned() }
 }
@@ -51,8 +51,8 @@ fn swapped(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-/// Sets the parameters in the namespaces of the calling thread. A name or a value that the kernel does not take is the caller's
-/// mistake, as it is on FreeBSD.
+/// Sets the parameters in the calling thread's namespaces. As on FreeBSD, a name or value that the kernel refuses is the
+/// caller's error.
 pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in sysctls {
         std::fs::write(path(name), value)

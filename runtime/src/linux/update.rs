@@ -1,4 +1,5 @@
-//! Changing a container's limits, by runc or in the document that starts it. A pod's are kubelet's: it makes the pod's cgroup.
+//! Changes the limits of a container, by runc or in the document that starts it. kubelet changes those of a pod, whose cgroup
+//! it makes.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use super::{Linux, cgroup, config, container, launch};
 use crate::spec::Resources;
 use crate::{ContainerState, Error};
 
-/// Changes a container's limits: of a running one at once, of one that was not started in the document that starts it.
+/// Changes the limits of a running container at once, and of one that was not started in its document.
 pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
     let (directory, record) = linux.containers.find::<ContainerRecord>(id)?;
     let limits = config::limits(resources, container::offered(linux));
@@ -25,7 +26,7 @@ pub(super) fn container(linux: &Linux, id: &ContainerId, resources: &Resources) 
     }
 }
 
-/// Gives all processes of a container another oom_score_adj; one that has ended meanwhile needs none.
+/// Changes the oom_score_adj of all processes of a container.
 fn oom_score(linux: &Linux, record: &ContainerRecord, score: i32) -> Result<(), Error> {
     let hierarchies = linux.hierarchies()?;
     let directory = hierarchies.directory(hierarchies.tracking(), &record.cgroup);
@@ -44,7 +45,7 @@ fn oom_score(linux: &Linux, record: &ContainerRecord, score: i32) -> Result<(), 
     Ok(())
 }
 
-/// Puts limits into the document of a container that was not started.
+/// Writes limits into the document of a container that was not started.
 fn merge(path: &Path, limits: &serde_json::Value) -> Result<(), Error> {
     let mut document = launch::read_config(path)?;
     for (section, values) in limits.as_object().into_iter().flatten() {

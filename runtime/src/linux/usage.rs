@@ -1,15 +1,15 @@
-//! What a container uses, read from its cgroup, as the kubelet computes it (the working set is what is in use less the
-//! file pages that can be dropped first).
+//! The usage of a container, read from its cgroup and computed as in the kubelet: the working set is the memory in use without
+//! the file pages that can be dropped first.
 
 use std::path::Path;
 
 use super::cgroup::Hierarchies;
 use crate::{Error, Usage};
 
-/// What version 1 calls no limit: the largest number of whole pages.
+/// No limit in version 1: the largest number of whole pages.
 const NO_LIMIT: u64 = i64::MAX as u64 & !0xfff;
 
-/// Reads it. A file that is not there is something that the kernel does not tell.
+/// Reads the usage. The kernel does not count what has no file.
 pub(super) fn read(hierarchies: &Hierarchies, cgroup: &Path) -> Result<Usage, Error> {
     match hierarchies {
         Hierarchies::V1(_) => Ok(version_1(hierarchies, cgroup)),
@@ -55,14 +55,14 @@ fn version_2(hierarchies: &Hierarchies, cgroup: &Path) -> Usage {
     }
 }
 
-/// How often the kernel has killed in the cgroup for lack of memory (version 1 counts since Linux 4.13).
+/// The number of out-of-memory kills in the cgroup (version 1 counts since Linux 4.13).
 pub(super) fn memory_kills(hierarchies: &Hierarchies, cgroup: &Path) -> u64 {
     let name = if matches!(hierarchies, Hierarchies::V1(_)) { "memory.oom_control" } else { "memory.events" };
     let text = hierarchies.directory("memory", cgroup).and_then(|path| std::fs::read_to_string(path.join(name)).ok());
     text.and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0)
 }
 
-/// The number after a key, one to a line.
+/// The number after a key; one key per line.
 fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }

@@ -1,7 +1,7 @@
-//! The clients of a monitor: those that only ask, those that wait for the exit, and those that are attached to the streams.
-//! An attached client gets every byte that the container writes from then on, through a pipe; while the pipe is full the
-//! container's output is not read on, so nothing is lost and nothing piles up. A client that stands still for ten seconds is
-//! cut off: the container is never held longer.
+//! The clients of a monitor: those that only ask, those that wait for the exit, and those attached to the streams. An attached
+//! client gets every byte that the container writes from then on, through a pipe. While the pipe is full, the monitor reads no
+//! more output, so nothing is lost or buffered without limit. A client without progress for ten seconds is cut off, so that it
+//! blocks the container no longer.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::log::Stream;
 use super::protocol::Incoming;
 
-/// How long an attached client may stand still.
+/// How long an attached client may make no progress.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the monitor.
@@ -28,9 +28,9 @@ pub(super) struct Client {
 /// The streams of an attached client.
 #[derive(Debug)]
 pub(super) struct Attached {
-    /// What it sends to the container.
+    /// Its input for the container.
     pub(super) stdin: Option<File>,
-    /// What it gets, by stream.
+    /// Its output, by stream.
     pub(super) outputs: [Option<Tail>; 2],
 }
 
@@ -38,9 +38,9 @@ pub(super) struct Attached {
 #[derive(Debug)]
 pub(super) struct Tail {
     pipe: io::PipeWriter,
-    /// What the pipe did not take yet.
+    /// Output that the pipe did not take yet.
     backlog: Vec<u8>,
-    /// Since when it has taken nothing.
+    /// The time of its last progress.
     still_since: Instant,
 }
 
@@ -49,7 +49,7 @@ impl Client {
         Self { connection: Some(connection), incoming: Incoming::default(), attached: None }
     }
 
-    /// The client hangs up: its output ends, but what it has sent before is still delivered.
+    /// Hangs up: its output ends, but its input so far is still delivered.
     pub(super) fn hang_up(&mut self) {
         self.connection = None;
         if let Some(attached) = &mut self.attached {
@@ -57,12 +57,12 @@ impl Client {
         }
     }
 
-    /// Whether nothing is left to do for it.
+    /// Whether it can be forgotten.
     pub(super) fn is_gone(&self) -> bool {
         self.connection.is_none() && self.attached.as_ref().is_none_or(|attached| attached.stdin.is_none())
     }
 
-    /// Whether it still has output to take.
+    /// Whether output is left for it.
     pub(super) fn is_behind(&self) -> bool {
         self.tails().any(Tail::is_behind)
     }
@@ -74,17 +74,17 @@ impl Client {
             .is_some_and(Tail::is_behind)
     }
 
-    /// Hands out output.
+    /// Gives it output.
     pub(super) fn push(&mut self, stream: Stream, bytes: &[u8]) {
         self.on_tail(stream, |tail| tail.push(bytes));
     }
 
-    /// Goes on with what is left.
+    /// Writes more of its backlog.
     pub(super) fn flush(&mut self, stream: Stream) {
         self.on_tail(stream, Tail::flush);
     }
 
-    /// The stream has ended: once all of it is taken, the client reads end-of-file.
+    /// Ends the stream: once the client has read everything, it reads end-of-file.
     pub(super) fn end(&mut self, stream: Stream) {
         if !self.is_behind_on(stream)
             && let Some(attached) = &mut self.attached
@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    /// How long until it must be cut off, when it stands still; zero: now.
+    /// The time until it must be cut off, while it makes no progress.
     pub(super) fn patience_left(&self) -> Option<Duration> {
         let behind = self.tails().filter(|tail| tail.is_behind());
         behind.map(|tail| PATIENCE.saturating_sub(tail.still_since.elapsed())).min()
@@ -154,7 +154,7 @@ impl Tail {
     }
 }
 
-/// Writes what fits.
+/// Writes until the pipe is full.
 pub(super) fn write_some(pipe: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut taken = 0;
     while taken < bytes.len() {
@@ -168,7 +168,7 @@ pub(super) fn write_some(pipe: &mut impl Write, bytes: &[u8]) -> io::Result<usiz
     Ok(taken)
 }
 
-/// Reads what is there: None when there is nothing yet, 0 at the end. A terminal whose other side is closed answers EIO.
+/// Reads what is available: None while that is nothing, 0 at the end. A terminal whose other side is closed fails with EIO.
 pub(super) fn read_some(pipe: &mut impl Read, chunk: &mut [u8]) -> Option<usize> {
     match pipe.read(chunk) {
         Ok(count) => Some(count),

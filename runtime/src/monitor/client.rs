@@ -1,5 +1,5 @@
-//! The server's side: starts monitors and asks them. A monitor that is gone has left its answer in the container's directory,
-//! or was killed ([`state`]).
+//! The server's side: starts monitors and sends them requests. When a monitor is gone, its files have the answer, unless it was
+//! killed ([`state`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,17 +14,17 @@ use super::record::{self, ExitRecord, UNKNOWN_EXIT_CODE, now_ns, socket_path};
 use super::{Target, WORKER, session};
 use crate::{ContainerState, Error, Session, Started};
 
-/// How long a monitor may take to answer: what takes long (a start, a kill) is bounded on its side.
+/// The limit for a monitor's reply: it limits itself what takes long (a start, a kill).
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(20);
-/// How long a container may take to start.
+/// The limit for a container's start.
 const START_WAIT: Duration = Duration::from_secs(120);
-/// How often a monitor that ends while it is asked is asked again.
+/// How often a request is repeated when the monitor ends meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// Starts the monitor of a container, and the container; returns when its program runs.
+/// Starts the monitor of a container and the container; returns when its program runs.
 ///
 /// # Errors
-/// What the backend's launch said; then no monitor is left and the container is as it was before.
+/// The backend's error; then no monitor is left and the container is as before.
 pub(super) fn start(workers: &Workers, directory: &Path) -> Result<Started, Error> {
     let operation = format!("cannot start the monitor in {}", directory.display());
     let connection = spawn(workers, directory).map_err(Error::failed(&operation))?;
@@ -34,7 +34,7 @@ pub(super) fn start(workers: &Workers, directory: &Path) -> Result<Started, Erro
         Ok((Reply::State { pid, started_ns, .. }, _)) => Ok(record::started(pid, started_ns)),
         Ok((Reply::Failed(failure), _)) => Err(failure.into_error("cannot start the container")),
         Ok((other, _)) => Err(unexpected(&operation, &other)),
-        // A container that ends at once takes its monitor with it, which has left the record.
+        // A container that ends at once takes its monitor with it, which has written the record.
         Err(error) => match record::read_exit(directory)? {
             Some(record) => Ok(record.started()),
             None => Err(Error::failed(operation)(error)),
@@ -42,7 +42,7 @@ pub(super) fn start(workers: &Workers, directory: &Path) -> Result<Started, Erro
     }
 }
 
-/// The connection is made before the monitor exists: it is the first that the monitor answers.
+/// The connection is made before the monitor exists: it is the first that the monitor serves.
 fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     let path = socket_path(directory);
     host::fs::remove_file(&path)?;
@@ -52,7 +52,7 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
     Ok(connection)
 }
 
-/// The state of a container. What still runs of one whose monitor was killed is killed too, and that is its recorded end.
+/// The state of a container. If its monitor was killed, its processes are killed too, and that end is recorded.
 ///
 /// # Errors
 /// Its files cannot be read, or its monitor does not answer.
@@ -62,7 +62,7 @@ pub(super) fn state(directory: &Path) -> Result<ContainerState, Error> {
         if let Some(record) = record::read_exit(directory)? {
             return Ok(exited(&record));
         }
-        let Some(connection) = connect(directory)? else { return without_monitor(directory) };
+        let Some(connection) = connect(directory)? else { return state_without_monitor(directory) };
         match ask(&connection, &Request::State) {
             Ok((Reply::State { exit: Some(record), .. }, _)) => return Ok(exited(&record)),
             Ok((Reply::State { pid, started_ns, exit: None }, _)) => {
@@ -70,21 +70,21 @@ pub(super) fn state(directory: &Path) -> Result<ContainerState, Error> {
             }
             Ok((Reply::Failed(failure), _)) => return Err(failure.into_error(&operation)),
             Ok((other, _)) => return Err(unexpected(&operation, &other)),
-            // It has ended in this moment.
+            // It ended just now.
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(Error::failed(operation)(error)),
         }
     }
-    without_monitor(directory)
+    state_without_monitor(directory)
 }
 
-fn without_monitor(directory: &Path) -> Result<ContainerState, Error> {
-    // The exit first: the monitor writes it before it goes.
+fn state_without_monitor(directory: &Path) -> Result<ContainerState, Error> {
+    // The exit first: the monitor writes it before it ends.
     if let Some(record) = record::read_exit(directory)? {
         return Ok(exited(&record));
     }
     let Some(start) = record::read_start(directory)? else { return Ok(ContainerState::Created) };
-    crate::platform::launch(Target::Container(directory))?.kill()?;
+    crate::platform::prepare_launch(Target::Container(directory))?.kill()?;
     let record = ExitRecord {
         version: VERSION,
         pid: start.pid,
@@ -118,36 +118,40 @@ pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
     Ok(ended.into())
 }
 
-/// Sends a signal to the first process; false: there is no monitor, so nothing runs that is known.
+/// Sends a signal to the first process; false: there is no monitor, so it does not run.
 ///
 /// # Errors
-/// The kernel or the monitor says no.
+/// An error of the kernel or the monitor.
 pub(super) fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
-    done(directory, &Request::Signal { number }, "cannot signal the container")
+    request_done(directory, &Request::Signal { number }, "cannot signal the container")
 }
 
-/// Kills everything in the container and returns when the exit is recorded; false: there is no monitor.
+/// Kills every process of the container and returns when the exit is recorded; false: there is no monitor.
 ///
 /// # Errors
 /// A process that does not die.
 pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
     let Some((waiting, Reply::Done)) = request(directory, &Request::Wait)? else { return Ok(false) };
-    if !done(directory, &Request::Kill, "cannot kill the container")? {
+    if !request_done(directory, &Request::Kill, "cannot kill the container")? {
         return Ok(false);
     }
     let ended = host::wait::readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
     if ended { Ok(true) } else { Err(Error::failed("cannot kill the container")("its end was not recorded in time")) }
 }
 
-/// Makes the monitor open the log's path anew.
+/// Makes the monitor open the log's path again.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
 pub(super) fn reopen_log(directory: &Path) -> Result<(), Error> {
-    if done(directory, &Request::ReopenLog, "cannot reopen the container's log")? { Ok(()) } else { Err(not_running()) }
+    if request_done(directory, &Request::ReopenLog, "cannot reopen the container's log")? {
+        Ok(())
+    } else {
+        Err(not_running())
+    }
 }
 
-/// Joins the streams of the first process, its input only with `stdin`.
+/// Attaches to the streams of the first process, to its input only with `stdin`.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
@@ -168,8 +172,8 @@ pub(super) fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
     }
 }
 
-/// One request that is answered with `Done`; false: there is no monitor.
-fn done(directory: &Path, wanted: &Request, operation: &str) -> Result<bool, Error> {
+/// Makes a request whose reply is `Done`; false: there is no monitor.
+fn request_done(directory: &Path, wanted: &Request, operation: &str) -> Result<bool, Error> {
     match request(directory, wanted)? {
         None => Ok(false),
         Some((_, Reply::Done)) => Ok(true),
@@ -178,7 +182,7 @@ fn done(directory: &Path, wanted: &Request, operation: &str) -> Result<bool, Err
     }
 }
 
-/// One request on a connection of its own; None: there is no monitor.
+/// Makes a request on a new connection; None: there is no monitor.
 fn request(directory: &Path, wanted: &Request) -> Result<Option<(UnixStream, Reply)>, Error> {
     let Some(connection) = connect(directory)? else { return Ok(None) };
     match ask(&connection, wanted) {
@@ -188,7 +192,7 @@ fn request(directory: &Path, wanted: &Request) -> Result<Option<(UnixStream, Rep
     }
 }
 
-/// A greeted connection; None: there is no monitor.
+/// Connects and reads the greeting; None: there is no monitor.
 fn connect(directory: &Path) -> Result<Option<UnixStream>, Error> {
     let greeted = UnixStream::connect(socket_path(directory)).and_then(|connection| {
         protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)?;

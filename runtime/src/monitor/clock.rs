@@ -1,6 +1,5 @@
-//! Times as a log shows them: RFC 3339 in UTC with nanoseconds, computed here because the monitor has no library for it.
+//! Times of the log: RFC 3339 in UTC with nanoseconds, computed here because the monitor has no library for it.
 
-/// Seconds in a day.
 const DAY: u64 = 86_400;
 
 /// A time as `2026-01-02T03:04:05.000000006Z`.
@@ -12,7 +11,7 @@ pub(super) fn rfc3339(ns: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z")
 }
 
-/// The date of a day counted from 1970-01-01: years are counted from March, so that the leap day is a year's last.
+/// The date of a day counted from 1970-01-01. Years start in March, so that the leap day is a year's last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;

@@ -1,4 +1,4 @@
-//! The monitor of a container: starts its first process and stays until it has ended and everybody knows.
+//! The monitor of a container: starts its first process and stays until its end is recorded and every client has its output.
 
 use std::fs::File;
 use std::io;
@@ -22,32 +22,32 @@ use super::{detach, serve};
 use crate::Error;
 use crate::spec::ContainerSpec;
 
-/// How much is read from a stream at once, in bytes.
+/// The size of one read from a stream, in bytes.
 const CHUNK: usize = 16 << 10;
-/// How long output that is still coming is read after the first process has ended: all others were killed, so only a
-/// descriptor that was passed out of the container can hold a stream open.
+/// How long output is read after the first process has ended: all others were killed, so only a descriptor that was passed out
+/// of the container can keep a stream open.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How often an exit record that cannot be written is tried again.
+/// The interval between attempts to write an exit record.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
-/// How many connections a monitor serves at once: the server's own few, and the attached clients.
+/// The limit on connections to a monitor: the server's few, and the attached clients.
 const CLIENT_LIMIT: usize = 64;
-/// How long nothing is accepted after the system had no descriptor left; the container's output waits in its pipes.
-const BREATH: Duration = Duration::from_millis(20);
+/// The pause in accepting when no descriptor is left; the container's output waits in its pipes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long a failed start waits for the server to ask for its reason.
 const FAILURE_WAIT: Duration = Duration::from_secs(10);
 
-/// One container, running or just ended.
+/// A running or ended container.
 pub(super) struct Monitor {
     pub(super) directory: PathBuf,
     pub(super) launch: Box<dyn Launch>,
-    /// None once the exit is recorded: then the files answer.
+    /// None once the exit is recorded: then the files have the answers.
     pub(super) listener: Option<UnixListener>,
     pub(super) clients: Vec<Client>,
     pub(super) log: Log,
     pub(super) pid: Pid,
     pub(super) started_ns: u64,
     pub(super) phase: Phase,
-    /// The container's standard input, as long as somebody may write to it.
+    /// The container's standard input, while somebody may write to it.
     pub(super) input: Option<File>,
     pub(super) input_backlog: Vec<u8>,
     /// Whether the input is closed once the backlog is written.
@@ -57,7 +57,7 @@ pub(super) struct Monitor {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// How far a container and its monitor are.
+/// The phases of a monitor.
 ///
 /// ```text
 ///          the first process ends           the output ends,          exit.json is written,
@@ -69,15 +69,15 @@ pub(super) struct Monitor {
 /// ```
 pub(super) enum Phase {
     Running,
-    /// Output that is still coming is read until this time.
+    /// The time until which output is still read.
     Draining(ExitRecord, Instant),
-    /// The monitor itself goes on telling the exit; the record is written at this time.
+    /// The monitor itself reports the exit; the time of the next attempt to write the record.
     Recording(ExitRecord, Instant),
-    /// The record tells the exit; nobody is accepted any more.
+    /// The record reports the exit; the monitor accepts nobody.
     Recorded(ExitRecord),
 }
 
-/// The worker: detaches, starts the container and serves it. The server's listening socket comes as standard input.
+/// The worker: detaches, starts the container and serves it. Its standard input is the server's listening socket.
 pub(super) fn run(directory: &Path) -> Result<(), Error> {
     let listener = UnixListener::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
     let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
@@ -88,14 +88,14 @@ pub(super) fn run(directory: &Path) -> Result<(), Error> {
             monitor.run(signals)
         }
         Err(error) => {
-            tell_failure(&listener, &error);
+            send_failure(&listener, &error);
             Err(error)
         }
     }
 }
 
-/// Answers the one that asked for the start with the reason why there is none.
-fn tell_failure(listener: &UnixListener, error: &Error) {
+/// Replies to the server that waits for the start with the error.
+fn send_failure(listener: &UnixListener, error: &Error) {
     let told = || -> io::Result<()> {
         host::wait::readable(listener.as_fd(), FAILURE_WAIT)?;
         let (connection, _) = listener.accept()?;
@@ -114,7 +114,7 @@ impl Monitor {
             operation: format!("cannot open the log {}", spec.log_path.clone().unwrap_or_default().display()),
             source: source.into(),
         })?;
-        let mut launch = crate::platform::launch(Target::Container(directory))?;
+        let mut launch = crate::platform::prepare_launch(Target::Container(directory))?;
         launch.adopt_orphans()?;
         record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
         let launched = launch_with_streams(launch.as_mut(), &spec);
@@ -149,7 +149,7 @@ impl Monitor {
     fn run(mut self, signals: SigSet) -> Result<(), Error> {
         loop {
             self.reap();
-            self.record();
+            self.advance();
             if self.is_done() {
                 self.launch.release();
                 return Ok(());
@@ -173,8 +173,8 @@ impl Monitor {
             Source::Listener => self.accept(),
             Source::Output(stream) => self.read_output(stream),
             Source::Input => self.write_input(),
-            Source::Watch => self.launch.watched(),
-            Source::Control(index) => serve::message(self, index),
+            Source::Watch => self.launch.handle_watch(),
+            Source::Control(index) => serve::serve(self, index),
             Source::Stdin(index) => self.read_stdin(index),
             Source::Tail(index, stream) if flags.contains(PollFlags::POLLERR) => {
                 if let Some(attached) = &mut self.clients[index].attached {
@@ -194,9 +194,9 @@ impl Monitor {
         let connection = match self.listener.as_ref().map(UnixListener::accept) {
             Some(Ok((connection, _))) => connection,
             Some(Err(error)) => {
-                // poll(2) would tell of the same client again at once.
+                // poll(2) would report the same client again at once.
                 if host::is_exhausted(&error) {
-                    std::thread::sleep(BREATH);
+                    std::thread::sleep(ACCEPT_PAUSE);
                 }
                 return;
             }
@@ -246,7 +246,7 @@ impl Monitor {
         }
     }
 
-    /// Writes to the container's standard input what it takes; one that nobody reads any more is closed.
+    /// Writes as much of the backlog as the container's standard input takes; an input without a reader is closed.
     fn write_input(&mut self) {
         let Some(input) = &mut self.input else { return };
         let taken = write_some(input, &self.input_backlog);
@@ -263,13 +263,13 @@ impl Monitor {
         }
     }
 
-    /// Takes the ends of all children; the first process' end is the container's.
+    /// Reaps all children; the first process' end is the container's.
     fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => self.ended(code, None),
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => self.end(code, None),
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => {
-                    self.ended(128 + signal as i32, Some(signal as i32));
+                    self.end(128 + signal as i32, Some(signal as i32));
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => {}
@@ -277,9 +277,9 @@ impl Monitor {
         }
     }
 
-    fn ended(&mut self, code: i32, signal: Option<i32>) {
+    fn end(&mut self, code: i32, signal: Option<i32>) {
         let finished_ns = now_ns();
-        // A process that lost a child to lack of memory and went on to succeed was not killed for it.
+        // A process that lost a child to the OOM killer and still succeeded was not killed for memory.
         let out_of_memory = code != 0 && self.launch.out_of_memory();
         let message = self.launch.kill().err().map(|error| host::chain(&error)).unwrap_or_default();
         let record = ExitRecord {
@@ -295,9 +295,8 @@ impl Monitor {
         self.phase = Phase::Draining(record, Instant::now() + DRAIN);
     }
 
-    /// Once the container has ended and its output is all read: ends the log, writes the record, and lets those go that
-    /// wait for it.
-    fn record(&mut self) {
+    /// Once the container has ended and its output is read: ends the log, writes the record, and releases the waiting clients.
+    fn advance(&mut self) {
         if let Phase::Draining(exit, until) = &self.phase {
             if self.outputs.iter().any(Option::is_some) && Instant::now() < *until {
                 return;
@@ -312,7 +311,7 @@ impl Monitor {
         if Instant::now() < *at {
             return;
         }
-        // Whoever removed the directory does not want the record, and must not keep a monitor for ever.
+        // Whoever removed the directory needs no record, and must not keep a monitor for ever.
         self.phase = if record::write_exit(&self.directory, exit).is_ok() || !self.directory.exists() {
             self.listener = None;
             Phase::Recorded(exit.clone())
@@ -323,7 +322,7 @@ impl Monitor {
         self.clients.retain(Client::is_behind);
     }
 
-    /// How the container ended; None: it runs.
+    /// The end of the container; None: it runs.
     pub(super) fn exit(&self) -> Option<&ExitRecord> {
         match &self.phase {
             Phase::Running => None,
@@ -335,7 +334,7 @@ impl Monitor {
         matches!(self.phase, Phase::Recorded(_)) && !self.clients.iter().any(Client::is_behind)
     }
 
-    /// Until when nothing has to be done unless something comes.
+    /// The time until the next deadline.
     fn timeout(&mut self) -> Option<Duration> {
         let patience = self.clients.iter().filter_map(Client::patience_left).min();
         let end = match &self.phase {
@@ -348,7 +347,7 @@ impl Monitor {
 
 type Started = (Launched, Option<File>, [Option<File>; 2]);
 
-/// Starts the process with new pipes or a terminal, and keeps the monitor's ends, which never block it.
+/// Launches the process with new pipes or a terminal, and makes the monitor's ends nonblocking.
 fn launch_with_streams(launch: &mut dyn Launch, spec: &ContainerSpec) -> Result<Started, Error> {
     let failed = || Error::failed::<io::Error>("cannot make the container's streams");
     if spec.process.tty {

@@ -1,7 +1,6 @@
-//! The monitor of one executed process. It is the process' parent and stands between it and the server's life: when its
-//! control connection ends (the session was dropped, the server died) while the process runs, the process and everything
-//! that it started is killed. The streams do not pass through it: the process has the server's pipes, and a terminal's
-//! master is handed to the server.
+//! The monitor of one executed process, which is its parent. When its control connection ends while the process runs (the
+//! session was dropped, the server died), it kills the process and all its descendants. The streams do not pass through it: the
+//! process has the server's pipes, and the server gets the master of a terminal.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +20,7 @@ use super::record::now_ns;
 use crate::Error;
 use crate::spec::ExecSpec;
 
-/// How long the server may take to say what is to be executed.
+/// The limit for the server's request.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
 
 struct Executed {
@@ -29,11 +28,11 @@ struct Executed {
     pid: Pid,
     control: UnixStream,
     incoming: Incoming,
-    /// Gets the exit code once, as four bytes in the order of the machine. None: it has.
+    /// Gets the exit code once, as four bytes in native order. None: it has it.
     exit: Option<UnixStream>,
 }
 
-/// The worker: detaches, executes, waits. The control connection comes as standard input.
+/// The worker: detaches, executes, waits. Its standard input is the control connection.
 pub(super) fn run() -> Result<(), Error> {
     let control = UnixStream::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
     let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
@@ -67,7 +66,7 @@ fn execute(request: Request, descriptors: Vec<OwnedFd>) -> Result<Begun, Error> 
     let streams =
         if tty { Streams::Terminal } else { Streams::Pipes { stdin: next()?, stdout: next()?, stderr: next()? } };
     let spec = ExecSpec { args, tty, stdin };
-    let mut launch = crate::platform::launch(Target::Exec(&directory, &spec))?;
+    let mut launch = crate::platform::prepare_launch(Target::Exec(&directory, &spec))?;
     launch.adopt_orphans()?;
     match launch.launch(streams) {
         Ok(launched) => Ok((launch, launched, exit)),
@@ -84,22 +83,22 @@ impl Executed {
             self.reap();
             let [spoken, watched] = self.wait(&signals)?;
             if watched {
-                self.launch.watched();
+                self.launch.handle_watch();
             }
             if spoken && !self.listen() {
                 break;
             }
         }
-        // A process that has ended by itself may leave others behind that go on, as with containerd.
+        // A process that ended by itself may leave others running, as in containerd.
         let killed = if self.exit.is_some() { self.launch.kill() } else { Ok(()) };
         self.launch.release();
         killed
     }
 
-    /// Whether the server said something, and whether the backend's descriptor is ready; a child's end interrupts.
+    /// Waits; returns whether the control connection and the backend's descriptor are ready. A child's end interrupts.
     fn wait(&self, signals: &SigSet) -> Result<[bool; 2], Error> {
         let mut descriptors = vec![PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
-        descriptors.extend(self.launch.watch().map(|watch| PollFd::new(watch, PollFlags::POLLIN)));
+        descriptors.extend(self.launch.watch_descriptor().map(|watch| PollFd::new(watch, PollFlags::POLLIN)));
         match ppoll(&mut descriptors, None, Some(*signals)) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok([false; 2]),
@@ -109,7 +108,7 @@ impl Executed {
         Ok([ready(0), ready(1)])
     }
 
-    /// Reads from the control connection; false: it has ended.
+    /// Serves one request of the control connection; false: it has ended.
     fn listen(&mut self) -> bool {
         let text = match self.incoming.read(self.control.as_fd(), MESSAGE_LIMIT) {
             Ok(Arrived::Message(text, _)) => text,
@@ -130,7 +129,7 @@ impl Executed {
         protocol::send(self.control.as_fd(), &reply, &[]).is_ok()
     }
 
-    /// Takes the ends of all children; the executed process' end is told.
+    /// Reaps all children, and sends the executed process' exit code.
     fn reap(&mut self) {
         loop {
             let code = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -140,7 +139,7 @@ impl Executed {
                 Ok(_) => continue,
             };
             if let Some(mut exit) = self.exit.take() {
-                // Nobody to tell it to is no harm.
+                // The server may be gone.
                 let _ = exit.write_all(&code.to_ne_bytes());
             }
         }

@@ -1,5 +1,5 @@
-//! The seam between the monitor and a backend: how a process is started with the monitor's streams, how everything that it
-//! started is killed, and whether memory killed it. The monitor knows nothing of jails, namespaces or runc.
+//! The boundary between the monitor and a backend: launching a process with the monitor's streams, killing it with all its
+//! descendants, and out-of-memory kills. The monitor knows nothing of jails, namespaces or runc.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -9,19 +9,19 @@ use nix::unistd::Pid;
 use crate::Error;
 use crate::spec::ExecSpec;
 
-/// What a monitor is to start.
+/// What a monitor launches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target<'a> {
-    /// The first process of the container with this directory: its `spec.json` and whatever its backend put there.
+    /// The first process of the container with this directory, which has its `spec.json` and the backend's files.
     Container(&'a Path),
-    /// One more process in that container.
+    /// Another process in that container.
     Exec(&'a Path, &'a ExecSpec),
 }
 
-/// The ends of its streams that a process gets.
+/// A process' ends of its streams.
 #[derive(Debug)]
 pub(crate) enum Streams {
-    /// Pipes, or /dev/null where it has none.
+    /// Pipes, or /dev/null.
     Pipes {
         /// Its standard input.
         stdin: OwnedFd,
@@ -30,55 +30,55 @@ pub(crate) enum Streams {
         /// Its standard error.
         stderr: OwnedFd,
     },
-    /// A terminal, which the backend opens inside the container: its master is returned in [`Launched`].
+    /// A terminal, which the backend opens inside the container; [`Launched`] has its master.
     Terminal,
 }
 
-/// A process that runs the program that was asked for.
+/// A process that runs its program.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    /// Its number as the host sees it: a child of the monitor, by birth or by adoption, so that the monitor can wait for it.
+    /// Its pid on the host. It is a child of the monitor, by fork or by adoption, so that the monitor can reap it.
     pub(crate) pid: Pid,
     /// The master of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
 }
 
-/// One process and all that it starts, as a backend runs it. Every method is called in the monitor's only thread.
+/// A process with all its descendants, as a backend runs it. The monitor's only thread makes all calls.
 pub(crate) trait Launch {
-    /// Makes the monitor the parent of orphans below it (PR_SET_CHILD_SUBREAPER, PROC_REAP_ACQUIRE). Called once, before
+    /// Makes the monitor the reaper of its descendants (PR_SET_CHILD_SUBREAPER, PROC_REAP_ACQUIRE). Called once, before
     /// [`Launch::launch`].
     ///
     /// # Errors
-    /// The kernel says no.
+    /// Any error of the kernel.
     fn adopt_orphans(&self) -> Result<(), Error>;
 
-    /// Starts the process; returns when it runs its program, or with nothing of it left.
+    /// Starts the process; returns when it runs its program, or leaves nothing of it.
     ///
     /// # Errors
-    /// [`Error::Command`] for a program that is not there or cannot be run; any other.
+    /// [`Error::Command`] for a program that does not exist or cannot be run; any other.
     fn launch(&mut self, streams: Streams) -> Result<Launched, Error>;
 
-    /// Kills every process of the container (of an exec: the process and everything that it started) and returns when none
-    /// is left but as a zombie of this process, which the monitor reaps. None there: done already.
+    /// Kills every process of the container (of an exec: the process and its descendants) and returns when none is left but as
+    /// a zombie, which the monitor reaps. Idempotent.
     ///
     /// # Errors
     /// A process that does not die within ten seconds.
     fn kill(&mut self) -> Result<(), Error>;
 
-    /// Called once the first process has ended, before [`Launch::release`]: whether the kernel killed for lack of memory.
+    /// Whether the container was killed for lack of memory. Called once the first process has ended, before
+    /// [`Launch::release`].
     fn out_of_memory(&mut self) -> bool {
         false
     }
 
-    /// Called once at the end: removes what this value made for itself alone (the cgroup of an exec). What the container
-    /// needs for its removal stays.
+    /// Removes what this value made for itself alone (the cgroup of an exec). Called once at the end.
     fn release(&mut self) {}
 
-    /// A descriptor to poll beside the streams; [`Launch::watched`] is called when it is readable.
-    fn watch(&self) -> Option<BorrowedFd<'_>> {
+    /// A descriptor to poll; [`Launch::handle_watch`] is called when it is readable.
+    fn watch_descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Something happened on [`Launch::watch`].
-    fn watched(&mut self) {}
+    /// Handles an event of [`Launch::watch_descriptor`].
+    fn handle_watch(&mut self) {}
 }

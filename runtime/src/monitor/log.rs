@@ -1,6 +1,6 @@
-//! The log of a container, in CRI's format: a line is the time (RFC 3339 with nanoseconds), the stream, `F` or `P` (a part
-//! that the next entry of the stream continues), and the text. The disk may be full: then output is counted and dropped,
-//! and the log says so as soon as it can be written again. The container is never held up.
+//! The log of a container, in CRI's format: each line is a time (RFC 3339 with nanoseconds), a stream, `F` or `P` (the stream's
+//! next entry continues it), and the text. On a full disk output is counted and dropped, and the log says so once it can be
+//! written again. The container is never blocked.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use super::clock;
 use super::record::now_ns;
 
-/// The longest text of one entry, in bytes: containerd's and the kubelet's limit.
+/// The limit on the text of one entry, in bytes, as in containerd and the kubelet.
 const LINE_LIMIT: usize = 16 << 10;
 /// How long the beginning of a line waits for its end before it is written as a part: a prompt should be seen.
 const PARTIAL_WAIT: Duration = Duration::from_secs(1);
-/// Who may read the log: as containerd makes it, a log collector reads by group.
+/// The mode of the log, as in containerd: a log collector reads by group.
 const LOG_MODE: u32 = 0o640;
 
-/// One of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
     Stdout,
@@ -37,15 +36,15 @@ impl Stream {
 /// The log of one container.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// None: nothing is kept.
+    /// None: the output is dropped.
     target: Option<(PathBuf, File)>,
-    /// The beginnings of lines, by stream.
+    /// The unfinished lines, by stream.
     begun: [Begun; 2],
-    /// Entries that could not be written, and why.
+    /// The number of entries that could not be written, and the error.
     lost: Option<(u64, io::Error)>,
 }
 
-/// A line whose end has not come yet.
+/// An unfinished line.
 #[derive(Debug, Default)]
 struct Begun {
     text: Vec<u8>,
@@ -58,8 +57,8 @@ impl Log {
         Ok(Self { target, begun: [Begun::default(), Begun::default()], lost: None })
     }
 
-    /// Opens the path anew. Everything written so far is in the old file, everything from now on in the new one; when the
-    /// new one cannot be opened, the old one is kept.
+    /// Opens the path again. Earlier output is in the old file, later output in the new one; if the new one cannot be opened,
+    /// the old one is kept.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Some((path, file)) = &mut self.target {
             *file = open(path)?;
@@ -67,7 +66,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes over output as it was read.
+    /// Logs output.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         if self.target.is_none() {
             return;
@@ -91,7 +90,8 @@ impl Log {
         self.append(&entries);
     }
 
-    /// Writes the begun lines that have waited long enough (`all`: every one) as parts, and tells when the next is due.
+    /// Writes the unfinished lines that have waited long enough (`all`: every one) as parts; returns the time until the next is
+    /// due.
     pub(super) fn flush(&mut self, all: bool) -> Option<Duration> {
         let mut entries = Vec::new();
         let mut next: Option<Duration> = None;
@@ -131,7 +131,7 @@ impl Log {
     }
 }
 
-/// The kubelet makes the directory; of a client that does not, it is made here.
+/// The kubelet makes the directory; not every client does.
 fn open(path: &Path) -> io::Result<File> {
     let open = || OpenOptions::new().append(true).create(true).mode(LOG_MODE).open(path);
     match (open(), path.parent()) {
@@ -143,7 +143,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Adds text to a begun line, giving out every full part.
+/// Adds text to an unfinished line; returns the full parts.
 fn split(begun: &mut Vec<u8>, mut text: &[u8], mut full: impl FnMut(&[u8])) {
     while begun.len() + text.len() > LINE_LIMIT {
         let (head, tail) = text.split_at(LINE_LIMIT - begun.len());
@@ -168,7 +168,7 @@ fn count_entries(entries: &[u8]) -> u64 {
     entries.iter().map(|&byte| u64::from(byte == b'\n')).sum()
 }
 
-/// Appends entries; on an error the file ends with a whole entry, and the answer says how many are not in it.
+/// Appends entries; after an error the file ends with a whole entry, and the number of missing ones is returned.
 fn append_whole(file: &mut File, entries: &[u8]) -> Result<(), (u64, io::Error)> {
     let mut written = 0;
     while written < entries.len() {
@@ -187,7 +187,7 @@ fn take_back(file: &File, entries: &[u8], written: usize, cause: io::Error) -> (
     if whole < written
         && let Ok(metadata) = file.metadata()
     {
-        // A torn entry that cannot be cut off is one bad line in a log whose disk is failing: nothing better is left.
+        // A torn entry that cannot be cut off is one bad line in a log on a failing disk.
         let _ = file.set_len(metadata.len().saturating_sub((written - whole) as u64));
     }
     (count_entries(&entries[whole..]), cause)

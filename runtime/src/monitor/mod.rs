@@ -1,7 +1,7 @@
-//! The small process that outlives the server, one per container, and its like for every process executed in one. It holds
-//! the standard streams, writes the log, records the exit, and answers on a socket in the container's directory. It has one
-//! thread, waits with poll(2), and allocates little: there are hundreds of them. How a process is started in a container is
-//! the backend's part ([`Launch`]); the server's side of the conversation is [`Supervised`].
+//! The small process that outlives the server, one per container, and one per executed process. It holds the standard streams,
+//! writes the log, records the exit, and serves a socket in the container's directory. There are hundreds, so it has one
+//! thread, waits with poll(2), and allocates little. A backend launches the processes ([`Launch`]); the server's client is
+//! [`Supervised`].
 
 mod attach;
 pub(crate) mod client;
@@ -32,13 +32,12 @@ pub(crate) use supervised::Supervised;
 
 use signal::signal_number;
 
-/// The word of this worker.
+/// The worker's word: `cellblock-monitor hold`.
 pub const WORKER: &str = "hold";
-/// The argument of a monitor that executes one more process; without it, it is a container's directory.
+/// The argument of a monitor that executes a process; other monitors get a container's directory.
 const EXEC: &str = "exec";
 
-/// What the binary does when it is started with [`WORKER`]: a container's directory, or `exec`, or a word that the
-/// backend keeps for itself.
+/// The worker [`WORKER`]. Its argument is a container's directory, `exec`, or a command of the backend.
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {
     if let Some(code) = crate::platform::worker(args) {
@@ -58,7 +57,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Leaves the server behind; returns the descriptor that came as standard input, which is replaced by /dev/null.
+/// Leaves the server behind. Returns the descriptor that was the standard input, which becomes /dev/null.
 pub(crate) fn detach() -> io::Result<OwnedFd> {
     host::worker::leave()?;
     let given = io::stdin().as_fd().try_clone_to_owned()?;
@@ -66,7 +65,7 @@ pub(crate) fn detach() -> io::Result<OwnedFd> {
     Ok(given)
 }
 
-/// Takes a descriptor that another program sends over a socket.
+/// Receives a descriptor from another program's socket.
 pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut descriptors = Vec::new();
     sys::receive(socket, &mut io::IoSliceMut::new(&mut [0u8; 256]), &mut descriptors)?;

@@ -1,4 +1,4 @@
-//! What a monitor waits for, and why: every descriptor with the place that it belongs to.
+//! The descriptors that a monitor waits for, each with its source.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,22 +12,22 @@ use nix::sys::time::TimeSpec;
 use super::container::Monitor;
 use super::log::Stream;
 
-/// Where a descriptor belongs.
+/// The source of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Somebody connects.
+    /// A connection.
     Listener,
-    /// The container writes.
+    /// The container's output.
     Output(Stream),
-    /// The container reads what waits for it.
+    /// The container reads its backlog of input.
     Input,
-    /// The backend's own descriptor.
+    /// The backend's descriptor.
     Watch,
     /// A client's connection, by its index.
     Control(usize),
-    /// An attached client sends.
+    /// An attached client's input.
     Stdin(usize),
-    /// An attached client takes its output, or has stopped to.
+    /// An attached client reads its output, or has closed it.
     Tail(usize, Stream),
 }
 
@@ -38,14 +38,14 @@ pub(super) struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    /// Everything that the monitor can go on with: output that an attached client is behind on is not read on, unless the
-    /// container has ended and what is left is bounded by its pipes.
+    /// Every descriptor that lets the monitor go on. Output waits for attached clients that are behind, unless the container
+    /// has ended: then its pipes limit what is left.
     pub(super) fn of(monitor: &'a Monitor) -> Self {
         let mut watched = Self { sources: Vec::new(), descriptors: Vec::new() };
         if let Some(listener) = &monitor.listener {
             watched.add(Source::Listener, listener.as_fd(), PollFlags::POLLIN);
         }
-        if let Some(descriptor) = monitor.launch.watch() {
+        if let Some(descriptor) = monitor.launch.watch_descriptor() {
             watched.add(Source::Watch, descriptor, PollFlags::POLLIN);
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -91,7 +91,7 @@ impl<'a> Watched<'a> {
         self.descriptors.push(PollFd::new(descriptor, wanted));
     }
 
-    /// Waits, SIGCHLD let in, and tells what happened; nothing: the time is over or a child has ended.
+    /// Waits with SIGCHLD unblocked; returns no event after the time-out or a child's end.
     pub(super) fn wait(mut self, timeout: Option<Duration>, signals: &SigSet) -> io::Result<Vec<(Source, PollFlags)>> {
         match ppoll(&mut self.descriptors, timeout.map(TimeSpec::from_duration), Some(*signals)) {
             Err(Errno::EINTR) => return Ok(Vec::new()),

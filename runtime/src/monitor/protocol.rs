@@ -1,8 +1,7 @@
-//! What the server and a monitor say to each other over the monitor's socket: one line of JSON per message. The monitor
-//! greets with its version; then every request gets one reply. A monitor outlives the server that started it, so a newer
-//! server must speak to older monitors: fields and requests are only ever added, an unknown field is ignored, and an unknown
-//! request is answered with an error and harms nothing. Descriptors travel with the first byte of the message that they
-//! belong to (SCM_RIGHTS, unix(4), unix(7)).
+//! The protocol of a monitor's socket: one line of JSON per message. The monitor greets with its version; then every request
+//! gets one reply. A monitor outlives the server that started it, so newer servers must speak to older monitors: fields and
+//! requests are only added, unknown fields are ignored, and an unknown request gets an error and changes nothing. Descriptors
+//! travel with the first byte of their message (SCM_RIGHTS, unix(4), unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,9 +17,9 @@ use crate::Error;
 
 /// The version that this code speaks.
 pub(super) const VERSION: u32 = 1;
-/// The longest request to a monitor and the longest reply, in bytes: they hold numbers and an error's text.
+/// The limit on a request to a monitor and on a reply, in bytes: they hold numbers and an error's text.
 pub(super) const MESSAGE_LIMIT: usize = 16 << 10;
-/// The longest request to start a process, in bytes: its arguments (Linux's own limit on them is 2 MiB).
+/// The limit on a request to launch a process, in bytes: its arguments (2 MiB on Linux).
 pub(super) const LAUNCH_LIMIT: usize = 8 << 20;
 
 /// The monitor's first line on a connection.
@@ -29,30 +28,30 @@ pub(super) struct Greeting {
     pub(super) version: u32,
 }
 
-/// What the server asks.
+/// The server's requests.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(super) enum Request {
-    /// How the container is; answered once it has been started.
+    /// The container's state. The reply comes once it has been started.
     State,
-    /// Acknowledged at once; the connection reads end-of-file when the exit is recorded.
+    /// The reply comes at once; the connection reads end-of-file when the exit is recorded.
     Wait,
     /// Sends a signal to the first process.
     Signal { number: i32 },
-    /// Kills everything.
+    /// Kills every process.
     Kill,
     /// Changes the size of the terminal.
     Resize { columns: u16, rows: u16 },
-    /// Closes the log and opens its path anew.
+    /// Closes the log and opens its path again.
     ReopenLog,
-    /// Joins the streams: the reply carries a descriptor for each stream that there is, stdin (when it
-    /// is wanted), stdout, stderr.
+    /// Attaches to the streams: the reply carries a descriptor for each stream that exists, in the order stdin (if requested),
+    /// stdout, stderr.
     Attach { stdin: bool },
-    /// To a `monitor exec` only: starts a process in the container of a directory, with the descriptors that come with it.
+    /// For a `monitor exec` only: starts a process in the container of a directory, with the descriptors of this message.
     Launch { directory: PathBuf, args: Vec<String>, tty: bool, stdin: bool },
 }
 
-/// What the monitor answers.
+/// The monitor's replies.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(super) enum Reply {
@@ -71,7 +70,7 @@ pub(super) enum Reply {
     Failed(Failure),
 }
 
-/// An error as it crosses the socket.
+/// An error on the socket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Failure {
     kind: Kind,
@@ -80,7 +79,7 @@ pub(super) struct Failure {
     subject: String,
     #[serde(default)]
     exit_code: i32,
-    /// Whether the host has nothing left of something.
+    /// Whether it is [exhaustion](host::is_exhausted).
     #[serde(default)]
     exhausted: bool,
 }
@@ -145,25 +144,25 @@ pub(super) fn send<T: Serialize>(
     Ok(())
 }
 
-/// A message that is still arriving, and the descriptors that came with it.
+/// A partly received message with its descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     buffer: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
 
-/// What one read from a connection gave.
+/// The result of one read from a connection.
 pub(super) enum Arrived {
     /// A whole message without its line feed, and its descriptors.
     Message(Vec<u8>, Vec<OwnedFd>),
-    /// Nothing whole yet.
+    /// More of the message is to come.
     Partly,
     /// The other side has closed.
     End,
 }
 
 impl Incoming {
-    /// Reads once. The peer speaks in turn, so nothing ever follows a line feed.
+    /// Reads once. The peers take turns, so nothing follows a line feed.
     pub(super) fn read(&mut self, socket: BorrowedFd<'_>, limit: usize) -> io::Result<Arrived> {
         let mut chunk = [0u8; 4096];
         let count = match sys::receive(socket, &mut IoSliceMut::new(&mut chunk), &mut self.descriptors) {
@@ -186,7 +185,7 @@ impl Incoming {
     }
 }
 
-/// Waits, at most `timeout` between two reads, for one message and decodes it.
+/// Receives and decodes one message, waiting at most `timeout` between two reads.
 pub(super) fn receive<T: for<'de> Deserialize<'de>>(
     socket: BorrowedFd<'_>,
     limit: usize,

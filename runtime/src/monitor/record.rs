@@ -1,5 +1,4 @@
-//! What a monitor writes into its container's directory for whoever comes later: that it has begun, and how it ended. The
-//! files are the truth of last resort: a server that finds no monitor behind the socket reads them.
+//! The monitor's files in its container's directory: the start and the exit. A server that finds no monitor reads them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::spec::ContainerSpec;
 use crate::{Error, Exit, Started};
 
-/// The spec of the container, as the backend wrote it.
+/// The spec of the container, written by the backend.
 pub(crate) const SPEC: &str = "spec.json";
-/// That the monitor has begun; the first process' number once it runs.
+/// The start of the monitor, and the first process' number once it runs.
 const START: &str = "start.json";
-/// How the container ended.
+/// The end of the container.
 const EXIT: &str = "exit.json";
 /// The monitor's socket.
 const SOCKET: &str = "monitor.sock";
-/// The exit code of a container whose end nobody saw, as containerd counts it.
+/// The exit code after an unobserved end, as in containerd.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
 
-/// The file in which the backend keeps the container's spec: the monitor reads it there.
+/// The file of the container's spec.
 pub(crate) fn spec_path(directory: &Path) -> PathBuf {
     directory.join(SPEC)
 }
@@ -33,7 +32,7 @@ pub(super) fn socket_path(directory: &Path) -> PathBuf {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StartRecord {
     pub(super) version: u32,
-    /// 0 while it is being started.
+    /// 0 while the process is being started.
     pub(super) pid: i32,
     pub(super) started_ns: u64,
 }
@@ -46,7 +45,7 @@ pub(super) struct ExitRecord {
     pub(super) started_ns: u64,
     pub(super) finished_ns: u64,
     pub(super) code: i32,
-    /// The signal that ended the first process; its number is in `code` too, added to 128.
+    /// The signal that ended the first process; `code` has it too, added to 128.
     pub(super) signal: Option<i32>,
     pub(super) out_of_memory: bool,
     #[serde(default)]
@@ -72,7 +71,7 @@ pub(super) fn started(pid: i32, started_ns: u64) -> Started {
     Started { pid: u32::try_from(pid).unwrap_or(0), at: time(started_ns) }
 }
 
-/// Nanoseconds since 1970, now.
+/// Nanoseconds since 1970.
 pub(super) fn now_ns() -> u64 {
     nanoseconds(SystemTime::now())
 }
@@ -89,7 +88,7 @@ pub(super) fn write_start(directory: &Path, record: &StartRecord) -> Result<(), 
     Ok(host::json::replace(&directory.join(START), record)?)
 }
 
-/// The process could not be started: its container is as it was.
+/// The process could not be started: its container is as before.
 pub(super) fn remove_start(directory: &Path) -> Result<(), Error> {
     host::fs::remove_file(&directory.join(START))
         .map_err(Error::failed(format!("cannot remove the start record in {}", directory.display())))
@@ -107,7 +106,7 @@ pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
     Ok(host::json::read(&directory.join(EXIT))?)
 }
 
-/// The spec of the container in a directory, for its monitor.
+/// Reads the spec in a container's directory.
 pub(crate) fn read_spec(directory: &Path) -> Result<ContainerSpec, Error> {
     let spec = host::json::read(&spec_path(directory))?;
     spec.ok_or_else(|| Error::not_found(format!("the spec in {}", directory.display())))

@@ -1,4 +1,4 @@
-//! The requests of the monitor's clients, answered one by one.
+//! Serves the requests of the monitor's clients.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,8 +9,8 @@ use super::protocol::{self, Arrived, Failure, MESSAGE_LIMIT, Reply, Request};
 use super::sys;
 use crate::Error;
 
-/// Reads from a client's connection and answers; a client that is gone or breaks the protocol is hung up on.
-pub(super) fn message(monitor: &mut Monitor, index: usize) {
+/// Serves one request of a client; hangs up on one that is gone or breaks the protocol.
+pub(super) fn serve(monitor: &mut Monitor, index: usize) {
     let client = &mut monitor.clients[index];
     let Some(connection) = &client.connection else { return };
     let text = match client.incoming.read(connection.as_fd(), MESSAGE_LIMIT) {
@@ -22,7 +22,7 @@ pub(super) fn message(monitor: &mut Monitor, index: usize) {
         Ok(Request::Attach { stdin }) => {
             attach(monitor, index, stdin).unwrap_or_else(|error| (refused(&error), Vec::new()))
         }
-        Ok(request) => (answer(monitor, &request), Vec::new()),
+        Ok(request) => (reply(monitor, &request), Vec::new()),
         Err(error) => {
             let text = format!("the monitor does not know this request: {error}");
             (Reply::Failed(Failure::conflict(text)), Vec::new())
@@ -37,7 +37,7 @@ pub(super) fn message(monitor: &mut Monitor, index: usize) {
     }
 }
 
-fn answer(monitor: &mut Monitor, request: &Request) -> Reply {
+fn reply(monitor: &mut Monitor, request: &Request) -> Reply {
     let done = match request {
         Request::State => {
             return Reply::State {
@@ -68,7 +68,7 @@ fn signal(monitor: &Monitor, number: i32) -> Result<(), Error> {
     sys::kill(monitor.pid, number).map_err(Error::failed(format!("cannot send signal {number}")))
 }
 
-/// Makes the pipes of an attached client; the answer carries their other ends.
+/// Makes the pipes of an attached client; the reply carries their other ends.
 fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply, Vec<OwnedFd>)> {
     if monitor.exit().is_some() {
         return Ok((Reply::Failed(Failure::conflict("the container has ended")), Vec::new()));

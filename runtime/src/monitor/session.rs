@@ -1,4 +1,4 @@
-//! What the server holds of a running exec and of an attached client: their controls.
+//! The server's controls of executed processes and attached clients.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,15 +16,15 @@ use super::{EXEC, WORKER, sys};
 use crate::spec::ExecSpec;
 use crate::{ContainerState, Control, Error, Session};
 
-/// How long a process may take to be started in a container.
+/// The limit for a process' start in a container.
 const EXEC_WAIT: Duration = Duration::from_secs(60);
-/// The bytes of an exit code on the exit socket.
+/// The length of an exit code on the exit socket, in bytes.
 const CODE_LENGTH: usize = size_of::<i32>();
 
-/// Starts a process in the running container of a directory, under a monitor of its own.
+/// Starts a process in the running container of a directory, under its own monitor.
 ///
 /// # Errors
-/// What the backend's launch said; then nothing is left.
+/// The backend's error; then nothing is left.
 pub(super) fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Result<Session, Error> {
     let operation = "cannot start the monitor of a process";
     let (control, theirs) = UnixStream::pair().map_err(Error::failed(operation))?;
@@ -47,7 +47,7 @@ pub(super) fn exec(workers: &Workers, directory: &Path, spec: &ExecSpec) -> Resu
     Ok(Session { stdin, stdout, stderr, control })
 }
 
-/// The server's ends of what was sent to the monitor, and its answer.
+/// The server's ends of the descriptors that the monitor got, and its reply.
 struct Begun {
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
@@ -56,7 +56,7 @@ struct Begun {
     answer: (Reply, Vec<OwnedFd>),
 }
 
-/// Sends the request with the process' ends of its streams, closes them here, and waits for the answer.
+/// Sends the request with the process' ends of its streams, closes them here, and waits for the reply.
 fn begin(control: &UnixStream, directory: &Path, spec: &ExecSpec) -> io::Result<Begun> {
     let (exit, their_exit) = UnixStream::pair()?;
     let mut theirs: Vec<OwnedFd> = vec![their_exit.into()];
@@ -84,11 +84,11 @@ fn begin(control: &UnixStream, directory: &Path, spec: &ExecSpec) -> io::Result<
     Ok(Begun { stdin, stdout, stderr, exit, answer })
 }
 
-/// The control of an executed process: closing its connection makes its monitor kill the process and all that it started.
+/// Controls an executed process: when its connection closes, its monitor kills the process with all descendants.
 #[derive(Debug)]
 struct ExecControl {
     control: Mutex<UnixStream>,
-    /// Gets the exit code, which stays in it: it is only looked at.
+    /// Gets the exit code, which is only peeked at.
     exit: UnixStream,
     terminal: Option<OwnedFd>,
 }
@@ -127,7 +127,7 @@ impl Control for ExecControl {
     }
 }
 
-/// The control of an attached client.
+/// Controls an attached client.
 #[derive(Debug)]
 pub(super) struct AttachControl {
     connection: Mutex<UnixStream>,
@@ -176,7 +176,7 @@ impl Control for AttachControl {
     }
 }
 
-/// Requests on one connection take turns; one that panicked between its request and its answer breaks only that.
+/// Requests on one connection take turns. A panic between a request and its reply breaks only that connection.
 fn lock(connection: &Mutex<UnixStream>) -> MutexGuard<'_, UnixStream> {
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A signal's name as the number that this kernel gives it.
+//! Signal names as this kernel's numbers.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use nix::sys::signal;
 use crate::Error;
 use crate::spec::Signal;
 
-/// The number of a signal: `TERM`, `RTMIN+3`, `RTMAX-1`, or a number itself.
+/// The number of a signal: `TERM`, `RTMIN+3`, `RTMAX-1`, or a number.
 ///
 /// # Errors
 /// [`Error::Invalid`] for one that this kernel does not have.
@@ -24,7 +24,7 @@ pub(super) fn signal_number(signal: &Signal) -> Result<i32, Error> {
         .ok_or_else(|| Error::invalid("signal", format!("{:?} is not a signal of this kernel", signal.0)))
 }
 
-/// `RTMIN`, `RTMIN+n`, `RTMAX`, `RTMAX-n`, between these numbers.
+/// `RTMIN`, `RTMIN+n`, `RTMAX` or `RTMAX-n`.
 fn realtime(name: &str, first: i32, last: i32) -> Option<i32> {
     let (base, rest) = match name.strip_prefix("RTMIN") {
         Some(rest) => (first, rest),

@@ -1,5 +1,4 @@
-//! The system calls of the monitor that the compiler cannot check: taking descriptors out of a
-//! message, signals by number, and the terminal's size.
+//! The monitor's system calls: descriptors in messages, signals by number, and a terminal's size.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,7 +9,7 @@ use nix::unistd::Pid;
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 
-/// How many descriptors one message may carry: the streams of an exec and its exit socket are four.
+/// The limit on descriptors in a message: an exec has its streams and its exit socket.
 const DESCRIPTOR_LIMIT: usize = 8;
 
 /// Receives bytes and descriptors (close-on-exec).
@@ -33,7 +32,7 @@ pub(super) fn receive(
     Ok(message.bytes)
 }
 
-/// Sends a signal by its number, real-time ones included.
+/// Sends a signal by number, including real-time ones.
 pub(super) fn kill(pid: Pid, number: i32) -> io::Result<()> {
     // SAFETY: kill(2) takes two numbers and touches no memory of this process.
     let result = unsafe { libc::kill(pid.as_raw(), number) };
@@ -41,7 +40,6 @@ pub(super) fn kill(pid: Pid, number: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Changes the size of a terminal.
 pub(super) fn resize(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the descriptor is open and the kernel only reads the structure, which lives through the call.

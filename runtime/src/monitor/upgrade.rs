@@ -1,6 +1,5 @@
-//! A server and the monitors that an older one started: a monitor of version 1 stands here as what it was asked and what it
-//! answered. The server must still ask at least that, and understand the answers. The fixtures are never changed; another version
-//! gets its own beside them.
+//! A server and the monitors of an older one: the fixtures have the requests and replies of a monitor of version 1. The server
+//! must make at least these requests and understand the replies. Fixtures never change; a new version gets its own.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,20 +15,20 @@ use crate::{ContainerState, Error};
 
 const PROTOCOL: &str = include_str!("fixtures/protocol-v1.json");
 const EXIT: &str = include_str!("fixtures/exit-v1.json");
-/// How long the server may take to ask the next thing on a connection.
+/// The limit for the server's next request on a connection.
 const WAIT: Duration = Duration::from_secs(20);
 
 /// The old monitor.
 struct Old {
     exchanges: Vec<Value>,
-    /// Which of the exchanges there were.
+    /// Which of the exchanges were seen.
     seen: Mutex<Vec<bool>>,
     /// Connections that wait for the end of the container.
     waiting: Mutex<Vec<UnixStream>>,
 }
 
 impl Old {
-    /// Answers on one connection until it ends.
+    /// Serves one connection until it ends.
     fn serve(&self, connection: UnixStream) {
         send(connection.as_fd(), &json!({"version": 1}), &[]).unwrap();
         while let Ok((asked, _)) = receive::<Value>(connection.as_fd(), MESSAGE_LIMIT, WAIT) {

@@ -1,4 +1,4 @@
-//! glibc's own call.
+//! glibc's call.
 
 /// Returns the free pages of all heaps to the kernel.
 pub(super) fn trim() {

@@ -1,3 +1,3 @@
-//! FreeBSD: every mount has a device number of its own, nullfs too.
+//! FreeBSD: every mount has its own device number, also nullfs.
 
 pub(super) use super::enter_device as enter;

@@ -1,4 +1,4 @@
-//! Linux: a bind mount has the device number of what it shows; openat2(2) tells a mount point by itself.
+//! Linux: a bind mount has the device number of its source; openat2(2) detects mount points.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};

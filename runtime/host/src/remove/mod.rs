@@ -1,5 +1,5 @@
-//! Removes a directory with all below it, and nothing that is mounted there: what a mount shows is somebody else's (a pod's volume,
-//! another file system of the node), and a removal that went through it would take that too.
+//! Removes a directory recursively, but nothing that is mounted in it: the contents of a mount belong to others (a pod's
+//! volume, another file system of the node).
 
 #[cfg(target_os = "freebsd")]
 #[path = "freebsd.rs"]
@@ -33,16 +33,15 @@ struct Level {
 
 struct Entry {
     name: OsString,
-    /// It is one, or the file system does not say.
+    /// Whether it is a directory, or the file system does not say.
     directory: bool,
 }
 
-/// Removes a directory with all below it; one that is not there is removed already. Never follows a symbolic link, and ends at a
-/// mount point: nothing below that is touched, and what stands before it may be gone.
+/// Removes a directory recursively. Idempotent. Never follows a symbolic link. Stops at a mount point without touching its
+/// contents; entries before it may be gone.
 ///
 /// # Errors
-/// Any error of the removal but ENOENT; a mount point, the directory itself included, is named
-/// ([`io::ErrorKind::CrossesDevices`]).
+/// Any error of the removal but ENOENT; a mount point, also the directory itself, is named ([`io::ErrorKind::CrossesDevices`]).
 pub fn remove_dir_all(path: &Path) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
     let above = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -51,7 +50,7 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
         opened => opened?.into(),
     };
     let first = Entry { name: name.to_owned(), directory: true };
-    // A level each instead of recursion: how deep a container's tree is, the container decides.
+    // A level each instead of recursion: the container decides how deep its tree is.
     let mut levels = vec![Level { directory, name: OsString::new(), left: vec![first] }];
     let mut here = above.to_owned();
     while let Some(level) = levels.last_mut() {
@@ -84,7 +83,7 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
 fn unlink_or_open(above: BorrowedFd<'_>, entry: &Entry) -> nix::Result<Option<OwnedFd>> {
     if entry.directory {
         match platform::enter(above, &entry.name) {
-            // No directory: what O_NOFOLLOW says of a symbolic link differs between systems.
+            // It is no directory. What O_NOFOLLOW says of a symbolic link differs between systems.
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {}
             Err(Errno::ENOENT) => return Ok(None),
             entered => return entered.map(Some),

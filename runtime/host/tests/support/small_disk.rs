@@ -11,7 +11,7 @@ use host::run::Tool;
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one of so many megabytes; None: only root can. In CI nothing may be skipped.
+    /// Mounts one of N megabytes; None: only root can. Nothing may be skipped in CI.
     ///
     /// # Panics
     /// It cannot be mounted.

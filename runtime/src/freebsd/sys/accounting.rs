@@ -6,7 +6,7 @@ use std::ptr::null_mut;
 
 use super::{c_string, checked};
 
-/// The longest answer that is read, in bytes: RCTL_DEFAULT_BUFSIZE in usr.bin/rctl is 128 KiB; one jail's is a line.
+/// The limit on an answer, in bytes: RCTL_DEFAULT_BUFSIZE in usr.bin/rctl is 128 KiB; one jail's is a line.
 const ANSWER_LENGTH: usize = 16 << 10;
 
 unsafe extern "C" {
@@ -26,7 +26,7 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// What a jail uses, as `name=value,…`.
+/// The usage of a jail, as `name=value,…`.
 pub(in crate::freebsd) fn usage(jail: &str) -> io::Result<String> {
     let filter = c_string(&format!("jail:{jail}"))?.into_bytes_with_nul();
     let mut answer = vec![0u8; ANSWER_LENGTH];
@@ -40,15 +40,15 @@ pub(in crate::freebsd) fn usage(jail: &str) -> io::Result<String> {
 /// Adds a rule.
 pub(in crate::freebsd) fn add_rule(rule: &str) -> io::Result<()> {
     let rule = c_string(rule)?.into_bytes_with_nul();
-    // SAFETY: the input has its length; no output is asked for.
+    // SAFETY: the input has its length; there is no output.
     let result = unsafe { rctl_add_rule(rule.as_ptr().cast(), rule.len(), null_mut(), 0) };
     checked(result).map(drop)
 }
 
-/// Removes every rule that matches a filter; none: done already. ENOSYS where accounting is off.
+/// Removes every rule that matches a filter. Idempotent. ENOSYS where accounting is off.
 pub(in crate::freebsd) fn remove_rules(filter: &str) -> io::Result<()> {
     let filter = c_string(filter)?.into_bytes_with_nul();
-    // SAFETY: the input has its length; no output is asked for.
+    // SAFETY: the input has its length; there is no output.
     let result = unsafe { rctl_remove_rule(filter.as_ptr().cast(), filter.len(), null_mut(), 0) };
     match checked(result) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),

@@ -40,7 +40,7 @@ nix::ioctl_write_ptr!(apply_rule, b'D', 2, KernelRule);
 nix::ioctl_readwrite!(next_rule, b'D', 4, KernelRule);
 nix::ioctl_readwrite!(next_ruleset, b'D', 12, u16);
 
-/// The way to devfs: any of its directories does.
+/// Opens devfs: any of its directories will do.
 pub(in crate::freebsd) fn open() -> io::Result<File> {
     File::open("/dev")
 }
@@ -81,7 +81,7 @@ pub(in crate::freebsd) fn add(devfs: &File, ruleset: u16, rule: &Rule) -> io::Re
     Ok(())
 }
 
-/// Applies a rule to what a devfs has now, and to nothing that appears in it later (DEVFSIO_RAPPLY).
+/// Applies a rule to the present entries of a devfs, and to none that appears later (DEVFSIO_RAPPLY).
 pub(in crate::freebsd) fn apply(devfs: BorrowedFd<'_>, rule: &Rule) -> io::Result<()> {
     let wanted = encoded(0, rule)?;
     // SAFETY: the descriptor is open, and the structure is the header's, alive through the call.
@@ -89,7 +89,7 @@ pub(in crate::freebsd) fn apply(devfs: BorrowedFd<'_>, rule: &Rule) -> io::Resul
     Ok(())
 }
 
-/// Removes every rule of a ruleset, and with them the ruleset. One that is not there is removed already.
+/// Removes a ruleset with its rules. Idempotent.
 pub(in crate::freebsd) fn remove(devfs: &File, ruleset: u16) -> io::Result<()> {
     loop {
         let mut rule = kernel_rule(ruleset);
@@ -107,7 +107,7 @@ pub(in crate::freebsd) fn remove(devfs: &File, ruleset: u16) -> io::Result<()> {
     }
 }
 
-/// The number of the next ruleset after this one; None: that was the last.
+/// The number of the next ruleset after this one; None: there is none.
 pub(in crate::freebsd) fn next(devfs: &File, after: u16) -> io::Result<Option<u16>> {
     let mut number = after;
     // SAFETY: the descriptor is open, and the kernel reads and writes one number.

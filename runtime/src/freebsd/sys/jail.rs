@@ -1,5 +1,5 @@
-//! jail_set(2), jail_get(2), jail_attach(2), jail_remove(2), and since FreeBSD 15 jail descriptors: a descriptor means the
-//! same jail as long as it is open, while a number may become another jail's.
+//! jail_set(2), jail_get(2), jail_attach(2), jail_remove(2), and since FreeBSD 15 jail descriptors: a descriptor means the same
+//! jail while it is open, whereas a number may become another jail's.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -18,7 +18,7 @@ const NAME_LENGTH: usize = 256;
 /// JAIL_ERRMSGLEN in lib/libjail/jail.h.
 const MESSAGE_LENGTH: usize = 1024;
 
-/// What a jail is called in a call.
+/// A jail.
 #[derive(Debug)]
 pub(in crate::freebsd) struct Jail {
     /// Its number.
@@ -31,7 +31,7 @@ fn has_descriptors() -> bool {
     sysctl::number("kern.osreldate").is_ok_and(|version| version >= DESCRIPTORS_SINCE)
 }
 
-/// Creates a jail; EEXIST for one that is there.
+/// Creates a jail; EEXIST if there is one.
 pub(in crate::freebsd) fn create(params: &Params) -> io::Result<Jail> {
     let mut descriptor: libc::c_int = -1;
     let mut list = List::of(params)?;
@@ -44,7 +44,7 @@ pub(in crate::freebsd) fn create(params: &Params) -> io::Result<Jail> {
     Ok(Jail { jid, descriptor: owned(descriptor) })
 }
 
-/// Changes a jail; ENOENT for one that is not there.
+/// Changes a jail; ENOENT if there is none.
 pub(in crate::freebsd) fn update(jid: i32, params: &Params) -> io::Result<()> {
     let mut jid = jid;
     let mut list = List::of(params)?;
@@ -52,7 +52,7 @@ pub(in crate::freebsd) fn update(jid: i32, params: &Params) -> io::Result<()> {
     list.call(libc::jail_set, libc::JAIL_UPDATE).map(drop)
 }
 
-/// Finds a jail that is not dying, by its name; None: there is none.
+/// Finds a jail by its name, without dying ones.
 pub(in crate::freebsd) fn find(name: &str) -> io::Result<Option<Jail>> {
     let mut descriptor: libc::c_int = -1;
     let mut list = List::of(&vec![("name".to_owned(), Value::Text(name.to_owned()))])?;
@@ -68,7 +68,7 @@ pub(in crate::freebsd) fn find(name: &str) -> io::Result<Option<Jail>> {
     }
 }
 
-/// The jail after this number, and its name, dying ones left out; None: that was the last.
+/// The number and name of the next jail after this number, without dying ones; None: there is none.
 pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> {
     let mut last = after;
     let mut name = [0u8; NAME_LENGTH];
@@ -82,21 +82,21 @@ pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> 
     }
 }
 
-/// Puts this process into the jail with a number, for good; somebody keeps the number the same jail's meanwhile.
+/// Attaches this process to the jail with a number, for good; the caller keeps the number from becoming another jail's.
 pub(in crate::freebsd) fn attach(jid: i32) -> io::Result<()> {
     // SAFETY: jail_attach(2) takes a number and touches no memory.
     checked(unsafe { libc::jail_attach(jid) }).map(drop)
 }
 
 impl Jail {
-    /// Puts this process into the jail, for good. By its number: jail_attach_jd(2) of FreeBSD 15.0 and 15.1 forgets to give a
-    /// reference to the jail back (do_jail_attach in sys/kern/kern_jail.c), which then stays dying for ever. The descriptor
-    /// keeps the number from becoming another jail's.
+    /// Attaches this process to the jail, for good. By its number: jail_attach_jd(2) of FreeBSD 15.0 and 15.1 leaks a reference
+    /// to the jail (do_jail_attach in sys/kern/kern_jail.c), which then stays dying for ever. The descriptor keeps the number
+    /// from becoming another jail's.
     pub(in crate::freebsd) fn attach(&self) -> io::Result<()> {
         attach(self.jid)
     }
 
-    /// Kills everything in the jail and in those below it, and removes them. What is removed already is done.
+    /// Kills every process in the jail and in those below it, and removes them. Idempotent.
     pub(in crate::freebsd) fn remove(&self) -> io::Result<()> {
         let result = match &self.descriptor {
             // SAFETY: the system call takes one descriptor, which is open.
@@ -127,10 +127,10 @@ fn until_nul(bytes: &[u8]) -> String {
 
 type Call = unsafe extern "C" fn(*mut libc::iovec, libc::c_uint, libc::c_int) -> libc::c_int;
 
-/// Names and values as the kernel takes them: pairs of iovecs. Values that the kernel writes are borrowed.
+/// Names and values for the kernel, as pairs of iovecs. It writes into borrowed values.
 struct List<'a> {
     vectors: Vec<libc::iovec>,
-    /// What the vectors point into: none of it moves while they are in use, since each is a heap block of its own.
+    /// The memory of the vectors: it does not move while they are in use, since each is a heap block.
     owned: Vec<Vec<u8>>,
     _written: std::marker::PhantomData<&'a mut [u8]>,
 }
@@ -168,7 +168,7 @@ impl<'a> List<'a> {
         Ok(())
     }
 
-    /// Makes the call; an error carries what the kernel said about it.
+    /// Makes the call; an error has the kernel's message.
     fn call(mut self, call: Call, flags: libc::c_int) -> io::Result<libc::c_int> {
         let mut message = [0u8; MESSAGE_LENGTH];
         self.own(b"errmsg\0".to_vec());
@@ -184,7 +184,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Keeps the number of an error for those who decide by it, unless there is a text to tell: then a kind must do.
+/// Keeps the number of an error, unless there is a message: then it has the kind only.
 fn said_by_kernel(error: &io::Error, said: &str) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EEXIST) => io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),

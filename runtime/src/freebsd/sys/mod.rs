@@ -1,5 +1,5 @@
 //! FreeBSD's system calls that no crate wraps: each function is one call with Rust's types around it, and decides nothing.
-//! What the libc crate lacks is declared here, with the header that it is from.
+//! Declarations that the libc crate lacks name their header.
 
 pub(super) mod accounting;
 pub(super) mod devfs;

@@ -1,4 +1,4 @@
-//! What is mounted where (getfsstat(2), fstatfs(2)); mounting itself is nix's nmount.
+//! The table of mounts (getfsstat(2), fstatfs(2)); nix has nmount.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 
 use super::checked;
 
-/// Mounts that may appear between the question how many there are and the question what they are.
+/// Room for mounts that appear between counting and reading them.
 const SPARE: usize = 64;
 
 /// One mounted file system.
@@ -16,15 +16,15 @@ const SPARE: usize = 64;
 pub(in crate::freebsd) struct Mounted {
     /// Its type: `nullfs`.
     pub(in crate::freebsd) kind: String,
-    /// What was mounted.
+    /// Its source.
     pub(in crate::freebsd) from: String,
-    /// Where, as the host names it.
+    /// Its mount point, as the host names it.
     pub(in crate::freebsd) on: PathBuf,
-    /// Its number, which no other mount has.
+    /// Its unique number.
     pub(in crate::freebsd) fsid: [i32; 2],
 }
 
-/// Every mount, in the order in which they were made.
+/// Every mount, in the order of mounting.
 pub(in crate::freebsd) fn all() -> io::Result<Vec<Mounted>> {
     // SAFETY: without a buffer the call only counts.
     let count = checked(unsafe { libc::getfsstat(null_mut(), 0, libc::MNT_NOWAIT) })?;

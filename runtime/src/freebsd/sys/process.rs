@@ -14,7 +14,7 @@ nix::ioctl_none_bad!(take_terminal, libc::TIOCSCTTY);
 const ZOMBIE: u32 = 0x8;
 /// REAPER_PIDINFO_VALID in sys/procctl.h.
 const VALID: u32 = 0x1;
-/// The most descendants that are looked at in one call: more are seen in the next, when these are gone.
+/// The limit on descendants in one call: the next call has others, when these are gone.
 const DESCENDANTS: usize = 4096;
 
 /// One process in the table.
@@ -22,7 +22,7 @@ const DESCENDANTS: usize = 4096;
 pub(in crate::freebsd) struct Process {
     /// Its jail.
     pub(in crate::freebsd) jid: i32,
-    /// Whether only its end is still to be told.
+    /// Whether it waits to be reaped.
     pub(in crate::freebsd) zombie: bool,
     /// CPU time, its ended children's included, in microseconds.
     pub(in crate::freebsd) cpu_us: u64,
@@ -34,7 +34,7 @@ pub(in crate::freebsd) struct Process {
     pub(in crate::freebsd) major_faults: u64,
 }
 
-/// Ends this process without running what the parent registered for its own end.
+/// Ends this process without the exit handlers of its parent.
 pub(in crate::freebsd) fn leave(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
@@ -123,7 +123,7 @@ struct Kill {
     padding: [u32; 15],
 }
 
-/// Kills all descendants of this process, which has acquired reaping. None: done already.
+/// Kills all descendants of this process, which has acquired reaping. Idempotent.
 pub(in crate::freebsd) fn kill_descendants() -> io::Result<()> {
     let mut wanted = Kill { signal: libc::SIGKILL, flags: 0, subtree: 0, killed: 0, first_failed: 0, padding: [0; 15] };
     // SAFETY: the structure is the header's and lives through the call.
@@ -230,7 +230,7 @@ pub(in crate::freebsd) fn set_timer(queue: BorrowedFd<'_>, milliseconds: Option<
 
 fn change(queue: BorrowedFd<'_>, ident: usize, filter: i16, (flags, notes): (u16, u32), data: i64) -> io::Result<()> {
     let event = libc::kevent { ident, filter, flags, fflags: notes, data, udata: null_mut(), ext: [0; 4] };
-    // SAFETY: one change is read, no event is asked for.
+    // SAFETY: one change is read; there is no output.
     checked(unsafe { libc::kevent(queue.as_raw_fd(), &raw const event, 1, null_mut(), 0, null()) }).map(drop)
 }
 

@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 
 use super::{c_string, checked};
 
-/// The longest value that is read, in bytes.
+/// The limit on a value, in bytes.
 const VALUE_LIMIT: usize = 4096;
 
 /// A value as its bytes.
@@ -40,8 +40,8 @@ pub(in crate::freebsd) fn text(name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&value).trim_end_matches('\0').to_owned())
 }
 
-/// Whether there is such a name: security.jail.param tells the parameters that a kernel has. One below which others are
-/// (`allow.mount`) is a name too, though it has no value of its own to ask for.
+/// Whether a name exists: security.jail.param has the parameters of the kernel. The parent of others (`allow.mount`) is a name
+/// too, without a value.
 pub(in crate::freebsd) fn exists(name: &str) -> bool {
     let Ok(name) = CString::new(name) else { return false };
     let mut numbers = [0; libc::CTL_MAXNAME as usize];

@@ -1,8 +1,8 @@
-//! The system calls that the default filter lets every container make, by subject. What is not here is either the business
-//! of a capability (see the filter) or of nobody in a container: kernel keys, io_uring, userfaultfd, modules, swap, quotas.
-//! A name that the node's libseccomp does not know is passed over by runc.
+//! The system calls that the default filter allows every container, by subject. The others need a capability (see the filter),
+//! or no container needs them: kernel keys, io_uring, userfaultfd, modules, swap, quotas. runc skips names that the node's
+//! libseccomp does not know.
 
-/// Processes, threads, who they are and how they are scheduled.
+/// Processes, threads, their identity and scheduling.
 const PROCESSES: &str = "\
     capget capset execve execveat exit exit_group fork get_robust_list get_thread_area getcpu getegid getegid32 \
     geteuid geteuid32 getgid getgid32 getgroups getgroups32 getpgid getpgrp getpid getppid getpriority \
@@ -21,7 +21,7 @@ const SIGNALS: &str = "\
     alarm pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend \
     rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sigaltstack signalfd signalfd4 sigprocmask sigreturn";
 
-/// Clocks and timers. Setting the clock is another matter.
+/// Clocks and timers; setting the clock needs a capability.
 const TIME: &str = "\
     adjtimex clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64 \
     clock_nanosleep clock_nanosleep_time64 getitimer gettimeofday nanosleep setitimer time timer_create \
@@ -33,20 +33,20 @@ const MEMORY: &str = "\
     brk madvise map_shadow_stack memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect \
     mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages";
 
-/// Waiting for many things at once, and for each other.
+/// Waiting and synchronization.
 const WAITING: &str = "\
     _newselect epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait \
     epoll_wait_old eventfd eventfd2 fanotify_mark futex futex_requeue futex_time64 futex_wait futex_waitv \
     futex_wake inotify_add_watch inotify_init inotify_init1 inotify_rm_watch poll ppoll ppoll_time64 pselect6 \
     pselect6_time64 select";
 
-/// System V and POSIX objects to talk through.
+/// System V and POSIX IPC.
 const MESSAGES: &str = "\
     ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 \
     mq_unlink msgctl msgget msgrcv msgsnd pipe pipe2 semctl semget semop semtimedop semtimedop_time64 shmat shmctl \
     shmdt shmget";
 
-/// Sockets, but for making one: see the families.
+/// Sockets, without making one: the filter lists the families.
 const SOCKETS: &str = "\
     accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 recvmsg send \
     sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair";
@@ -65,7 +65,7 @@ const FILES: &str = "\
     symlinkat sync sync_file_range syncfs tee truncate truncate64 unlink unlinkat utime utimensat utimensat_time64 \
     utimes vmsplice write writev";
 
-/// All of them, in no order.
+/// All of them.
 pub(super) fn always() -> impl Iterator<Item = &'static str> {
     [PROCESSES, SIGNALS, TIME, MEMORY, WAITING, MESSAGES, SOCKETS, FILES].into_iter().flat_map(str::split_whitespace)
 }

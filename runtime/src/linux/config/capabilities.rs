@@ -1,4 +1,4 @@
-//! Which capabilities a container has (capabilities(7)).
+//! The capabilities of a container (capabilities(7)).
 
 use crate::Error;
 use crate::spec::Security;
@@ -48,7 +48,7 @@ const ALL: &[&str] = &[
     "CHECKPOINT_RESTORE",
 ];
 
-/// What a container has unless it says otherwise: containerd's and Docker's set.
+/// The default set, as in containerd and Docker.
 const DEFAULT: &[&str] = &[
     "CHOWN",
     "DAC_OVERRIDE",
@@ -71,12 +71,12 @@ const DEFAULT: &[&str] = &[
 pub(super) struct Sets {
     /// Bounding, permitted, effective.
     pub(super) held: Vec<String>,
-    /// Ambient, and with it inheritable.
+    /// Ambient and inheritable.
     pub(super) ambient: Vec<String>,
 }
 
-/// Computes them. `own` is the mask of those that the server itself may hand on (CapBnd of its /proc/self/status): `ALL`
-/// means those; one that is asked for by name and cannot be given is refused.
+/// Computes them. `own` is the mask that the server can pass on (CapBnd of its /proc/self/status), which is also `ALL`; a named
+/// capability outside of it is refused.
 pub(super) fn sets(security: &Security, own: u64) -> Result<Sets, Error> {
     let available: Vec<&str> =
         ALL.iter().enumerate().filter(|(bit, _)| own >> bit & 1 == 1).map(|(_, name)| *name).collect();
@@ -108,7 +108,7 @@ pub(super) fn sets(security: &Security, own: u64) -> Result<Sets, Error> {
     Ok(Sets { held: prefixed(held), ambient: prefixed(ambient) })
 }
 
-/// The known names of a list, `ALL` left out.
+/// The known names of a list, without `ALL`.
 fn named(field: &str, list: &[String]) -> Result<Vec<&'static str>, Error> {
     let listed = list.iter().filter(|name| !name.eq_ignore_ascii_case("ALL"));
     listed

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::Error;
 use crate::spec::Device;
 
-/// How deep a directory of devices is walked: /dev/bus/usb/001 is three.
+/// The depth to which a directory of devices is walked: /dev/bus/usb/001 is three.
 const DEPTH_LIMIT: usize = 8;
-/// What of /dev a privileged container has its own of.
+/// The entries of /dev that a privileged container does not take from the host.
 const OWN: &[&str] = &["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/.lxc"];
 
 /// The nodes, and the rules that allow their use.
@@ -21,7 +21,7 @@ pub(crate) struct Devices {
     pub(crate) rules: Vec<Value>,
 }
 
-/// The devices that were asked for; of a privileged container all that the host has.
+/// The devices of the spec, or of a privileged container all devices of the host.
 pub(crate) fn devices(wanted: &[Device], privileged: bool) -> Result<Devices, Error> {
     let mut found = Devices { nodes: Vec::new(), rules: vec![json!({ "allow": privileged, "access": "rwm" })] };
     for device in wanted {
@@ -65,7 +65,7 @@ fn access(device: &Device) -> String {
         .collect()
 }
 
-/// A device, or every device below a directory, with where the container sees it. Symbolic links are followed.
+/// A device, or every device below a directory, with its path in the container. Symbolic links are followed.
 fn nodes_of(device: &Device) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
     let source = std::fs::canonicalize(&device.source).map_err(|error| invalid(&device.source, &error.to_string()))?;
     if !source.is_dir() {
@@ -80,7 +80,7 @@ fn nodes_of(device: &Device) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
     Ok(found.into_iter().map(relocated).collect())
 }
 
-/// The devices below a directory; what cannot be read is not there.
+/// The devices below a directory; unreadable ones are left out.
 fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! The runtime specification's config.json of a container: pure but for looking at the files that a spec names.
+//! The runtime specification's config.json of a container. Pure, but for reading files that a spec names.
 
 mod calls;
 mod capabilities;
@@ -17,23 +17,23 @@ pub(super) use self::resources::{Offered, limits};
 use crate::Error;
 use crate::spec::{ContainerSpec, Identity, Process, Profile, Security};
 
-/// The version of the runtime specification that the document follows; runc 1.1 knows it.
+/// The version of the runtime specification, which runc 1.1 supports.
 const OCI_VERSION: &str = "1.0.2";
 
-/// What a container's document is made of beside its spec.
+/// The inputs of a container's document beside its spec.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     /// Its user, looked up.
     pub(super) identity: Identity,
     /// The pod's files.
     pub(super) pod: PodFiles,
-    /// The namespaces that are not its own, by the specification's names; None: a new one.
+    /// The namespaces, by the specification's names, with their paths; None: a new one.
     pub(super) namespaces: Vec<(&'static str, Option<PathBuf>)>,
-    /// Its cgroup, from the root of the hierarchies.
+    /// Its cgroup, as a path from the root of the hierarchies.
     pub(super) cgroup: PathBuf,
-    /// What the kernel accounts.
+    /// The limits that the kernel can account.
     pub(super) offered: Offered,
-    /// The capabilities that the server may hand on, as a mask.
+    /// The mask of capabilities that the server can pass on.
     pub(super) capabilities: u64,
     /// The lowest oom_score_adj that the server may give; None: any.
     pub(super) lowest_oom_score: Option<i32>,
@@ -42,7 +42,7 @@ pub(super) struct Surroundings {
 /// Assembles the document.
 ///
 /// # Errors
-/// [`Error::Invalid`] and [`Error::Unsupported`] name what cannot be honoured.
+/// [`Error::Invalid`] and [`Error::Unsupported`] name the field that cannot be honoured.
 pub(super) fn document(spec: &ContainerSpec, around: &Surroundings) -> Result<Spec, Error> {
     let capabilities = capabilities::sets(&spec.security, around.capabilities)?;
     let mounts = mounts::mounts(spec, &around.pod)?;
@@ -104,7 +104,7 @@ fn process(spec: &ContainerSpec, around: &Surroundings, sets: &capabilities::Set
     Ok(Value::Object(process))
 }
 
-/// Without CAP_SYS_RESOURCE the server cannot give less than it has itself: it gives that, and says so.
+/// Without CAP_SYS_RESOURCE the server cannot set less than its own value: it sets that, and logs it.
 fn clamped(score: i32, lowest: Option<i32>) -> i32 {
     let given = lowest.map_or(score, |lowest| score.max(lowest));
     if given != score {
@@ -121,7 +121,7 @@ fn namespaces(shared: &[(&'static str, Option<PathBuf>)]) -> Value {
     shared.iter().map(one).collect()
 }
 
-/// This backend loads no AppArmor profile: the default is then none, and a profile that is demanded is refused.
+/// This backend loads no AppArmor profile: the default is none, and a named profile is refused.
 fn refuse_apparmor(security: &Security) -> Result<(), Error> {
     match &security.apparmor {
         Profile::Localhost(name) if !security.privileged => {

@@ -1,5 +1,5 @@
-//! What is mounted in a container: what every Linux program expects, the pod's own files, and what was asked for. A mount
-//! that was asked for takes the place of one of ours with the same destination.
+//! The mounts of a container: those that every Linux program expects, the pod's files, and the spec's, which replace ours with
+//! the same destination.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::super::mountinfo::{self, Peers};
 use crate::Error;
 use crate::spec::{ContainerSpec, Mount, MountSource, Propagation, depth};
 
-/// Where the pod keeps what its containers share.
+/// The files that the pod's containers share.
 #[derive(Debug)]
 pub(crate) struct PodFiles {
     /// The directory that is /dev/shm.
@@ -18,7 +18,7 @@ pub(crate) struct PodFiles {
     pub(crate) files: Vec<(&'static str, PathBuf)>,
 }
 
-/// The mounts, and how the container's root is to propagate (`linux.rootfsPropagation`).
+/// The mounts, and the propagation of the container's root (`linux.rootfsPropagation`).
 pub(crate) struct Mounts {
     pub(crate) list: Vec<Value>,
     pub(crate) propagation: Option<&'static str>,
@@ -50,13 +50,13 @@ pub(crate) fn mounts(spec: &ContainerSpec, pod: &PodFiles) -> Result<Mounts, Err
     for mount in &spec.mounts {
         placed.push((&mount.destination, asked_for(mount)?));
     }
-    // Stable, so that of two mounts on one place the later one lies above.
+    // Stable: of two mounts on one place the later one lies above.
     placed.sort_by_key(|(at, _)| depth(at));
     list.extend(placed.into_iter().map(|(_, mount)| mount));
     Ok(Mounts { list, propagation: root_propagation(&spec.mounts) })
 }
 
-/// How mounts must propagate from and to the root for its mounts to do so.
+/// The propagation of the root that its mounts need.
 fn root_propagation(mounts: &[Mount]) -> Option<&'static str> {
     let any = |wanted: Propagation| mounts.iter().any(|mount| mount.propagation == wanted);
     match (any(Propagation::Bidirectional), any(Propagation::HostToContainer)) {
@@ -66,7 +66,7 @@ fn root_propagation(mounts: &[Mount]) -> Option<&'static str> {
     }
 }
 
-/// What every Linux program expects.
+/// The mounts that every Linux program expects.
 fn of_linux(privileged: bool) -> Vec<Value> {
     let special = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let access = if privileged { "rw" } else { "ro" };
@@ -108,7 +108,7 @@ fn asked_for(mount: &Mount) -> Result<Value, Error> {
     }
 }
 
-/// The option of the propagation: a source whose mount does not propagate cannot give what was asked for.
+/// The option of the propagation. A source whose mount does not propagate is refused.
 fn propagation(mount: &Mount, source: &Path) -> Result<&'static str, Error> {
     let peers =
         || mountinfo::peers_of(source).map_err(|error| invalid(mount, &format!("/proc/self/mountinfo: {error}")));

@@ -1,10 +1,10 @@
-//! What a container may use, as the runtime specification's `linux.resources`.
+//! The limits of a container, as the runtime specification's `linux.resources`.
 
 use serde_json::{Map, Value, json};
 
 use crate::spec::Resources;
 
-/// What the node's kernel offers, as far as limits depend on it.
+/// The limits that the node's kernel can account.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Offered {
     /// Swap is accounted (memory.memsw.* on cgroups v1).
@@ -13,8 +13,8 @@ pub(crate) struct Offered {
     pub(crate) hugepages: bool,
 }
 
-/// The limits, without devices. Where the kernel does not account swap or huge pages, their limits are left out and the
-/// log says so: kubelet sends them always, and containerd leaves them out as well.
+/// The limits, without devices. Limits on swap and huge pages that the kernel cannot account are left out and logged: kubelet
+/// always sends them, and containerd leaves them out as well.
 pub(crate) fn limits(resources: &Resources, offered: Offered) -> Value {
     let mut all = Map::new();
     let mut memory = Map::new();

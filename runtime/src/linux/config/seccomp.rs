@@ -1,5 +1,5 @@
-//! The filter on system calls: the default one, a file of the node, or none. The default allows what [`super::calls`] lists
-//! and, with a capability, the calls that the capability is for; it answers EPERM to all else.
+//! The system call filter: the default one, a file of the node, or none. The default allows the calls of [`super::calls`] and
+//! those of the container's capabilities; every other fails with EPERM.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::spec::Profile;
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// The largest profile file, in bytes.
 const PROFILE_LIMIT: u64 = 4 << 20;
-/// The personalities of personality(2) that a container may have: Linux, UNAME26, PER_LINUX32, both, and asking.
+/// The personalities of personality(2) that a container may have: Linux, UNAME26, PER_LINUX32, both, and the query.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/// AF_ALG and AF_VSOCK: both have been ways out of a container, so socket(2) is allowed for the families below, between and
-/// above them.
+/// AF_ALG and AF_VSOCK have both been ways out of a container: socket(2) is allowed for the families below, between and above
+/// them.
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
 /// ENOSYS on every architecture that this backend is built for.
 const ENOSYS: u32 = 38;
 
-/// What each capability adds.
+/// The calls of each capability.
 const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_BPF", "bpf"),
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
@@ -88,7 +88,7 @@ fn default_filter(capabilities: &[String]) -> Value {
     if !holds("CAP_SYS_ADMIN") {
         let no_namespace = json!({ "index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" });
         rules.push(allow_where("clone", &no_namespace));
-        // The flags of clone3 are in memory, where no filter sees them; with ENOSYS a C library falls back on clone.
+        // The flags of clone3 are in memory, where filters cannot see them; after ENOSYS a C library uses clone.
         rules.push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS }));
     }
     json!({ "defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(), "syscalls": rules })
@@ -102,7 +102,7 @@ fn allow_where(name: &str, argument: &Value) -> Value {
     json!({ "names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument] })
 }
 
-/// The machine's own architecture and those whose programs it runs too.
+/// The machine's architecture and the others whose programs it runs.
 fn architectures() -> &'static [&'static str] {
     match std::env::consts::ARCH {
         "x86_64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],

@@ -22,7 +22,7 @@ pub(in crate::wait) fn exit_descriptor(pid: i32) -> io::Result<OwnedFd> {
         udata: null_mut(),
         ext: [0; 4],
     };
-    // SAFETY: one change is read, and no event is asked for.
+    // SAFETY: one change is read; there is no output.
     Errno::result(unsafe { libc::kevent(queue.as_raw_fd(), &raw const event, 1, null_mut(), 0, null()) })?;
     Ok(queue)
 }
