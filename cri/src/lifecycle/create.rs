@@ -48,7 +48,7 @@ pub(crate) async fn create(
     let _lock = object.lock(node).await;
     let made = node.block(move |node| match make(node) {
         Ok(()) => {
-            ticket.made();
+            ticket.complete();
             Ok(())
         }
         Err(error) => {
@@ -77,7 +77,7 @@ async fn reserve(node: &Arc<Node>, object: &Object, claim: &Claim<'_>) -> Result
 fn roll_back(node: &Node, object: &Object, ticket: Ticket) {
     let Err(error) = object.remove(node) else { return drop(ticket) };
     warn!("cannot roll back {} {}: {}", object.kind(), object.id(), host::chain(&error));
-    ticket.stuck();
+    ticket.keep();
     if let Err(error) = object.mark_failed(node) {
         warn!("cannot mark {} {} as failed: {}", object.kind(), object.id(), host::chain(&error));
     }
@@ -100,8 +100,8 @@ impl Object {
 
     async fn lock(&self, node: &Node) -> impl Send + use<> {
         match self {
-            Self::Pod(id) => (Some(node.locks.pod(id).await), None),
-            Self::Container { id, pod } => (None, Some(node.locks.container(pod, id).await)),
+            Self::Pod(id) => (Some(node.locks.lock_pod(id).await), None),
+            Self::Container { id, pod } => (None, Some(node.locks.lock_container(pod, id).await)),
         }
     }
 

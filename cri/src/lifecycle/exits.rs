@@ -36,7 +36,7 @@ pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
             }
             let noted = node.block({
                 let id = id.clone();
-                move |node| note(node, &id)
+                move |node| record(node, &id)
             });
             match noted.await {
                 Ok(true) => return,
@@ -53,7 +53,7 @@ pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
 /// # Errors
 /// It cannot be polled: it is a regular file.
 #[expect(deprecated, reason = "its successor is unsafe for types whose descriptor may change; a File's does not")]
-pub(crate) fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
+pub(crate) fn make_awaitable(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
     let flags = OFlag::from_bits_retain(fcntl(descriptor.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(descriptor.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     AsyncFd::with_interest(File::from(descriptor), Interest::READABLE)
@@ -63,7 +63,7 @@ async fn wait(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
     let id = id.clone();
     let descriptor: OwnedFd = node.block(move |node| node.runtime.exit_descriptor(&id)).await?;
     let host = |source| crate::error::Backend::Host { operation: "cannot poll an exit descriptor".to_owned(), source };
-    let descriptor = awaited(descriptor).map_err(host)?;
+    let descriptor = make_awaitable(descriptor).map_err(host)?;
     let _ready = descriptor.readable().await.map_err(host)?;
     Ok(())
 }
@@ -73,25 +73,25 @@ async fn wait(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
 ///
 /// # Errors
 /// The runtime does not know now.
-pub(crate) fn note(node: &Node, id: &ContainerId) -> Result<bool, Error> {
+pub(crate) fn record(node: &Node, id: &ContainerId) -> Result<bool, Error> {
     let Some(record) = node.store.container(id) else { return Ok(true) };
     if !matches!(record.phase, ContainerPhase::Running { .. }) {
         return Ok(true);
     }
     let ended = match node.runtime.container_state(id) {
-        Ok(ContainerState::Exited { started, exit }) => ended(started, exit),
+        Ok(ContainerState::Exited { started, exit }) => describe(started, exit),
         Ok(ContainerState::Running(_)) => return Ok(false),
         Ok(ContainerState::Created) | Err(runtime::Error::NotFound { .. }) => {
-            unknown(&record.phase, "the container is gone, and nobody saw how it ended")
+            describe_lost(&record.phase, "the container is gone, and nobody saw how it ended")
         }
         Err(error) => return Err(error.into()),
     };
-    note_as(node, id, ended);
+    record_end(node, id, ended);
     Ok(true)
 }
 
 /// Notes this end of a container that runs, as the records have it. Blocking.
-pub(crate) fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
+pub(crate) fn record_end(node: &Node, id: &ContainerId, ended: Ended) {
     let (changed, written) = node.store.learn_container(id, |record| {
         if matches!(record.phase, ContainerPhase::Running { .. }) {
             record.phase = ContainerPhase::Exited(ended);
@@ -108,7 +108,7 @@ pub(crate) fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
 }
 
 /// Waits until a container does not run as the records have it; false when it still does at the deadline.
-pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
+pub(crate) async fn wait_for_end(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
     let mut exits = node.exits.subscribe();
     let ended = async {
         loop {
@@ -130,7 +130,7 @@ pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Ins
 
 /// An end as the runtime tells it, in CRI's words.
 #[must_use]
-pub(crate) fn ended(started: Started, exit: Exit) -> Ended {
+pub(crate) fn describe(started: Started, exit: Exit) -> Ended {
     let reason = match exit.code {
         _ if exit.out_of_memory => "OOMKilled",
         0 => "Completed",
@@ -147,7 +147,7 @@ pub(crate) fn ended(started: Started, exit: Exit) -> Ended {
 
 /// An end that nobody saw, in containerd's words.
 #[must_use]
-pub(crate) fn unknown(phase: &ContainerPhase, message: &str) -> Ended {
+pub(crate) fn describe_lost(phase: &ContainerPhase, message: &str) -> Ended {
     let started_at = if let ContainerPhase::Running { started_at, .. } = phase { *started_at } else { 0 };
     Ended {
         started_at,

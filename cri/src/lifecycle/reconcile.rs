@@ -22,11 +22,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LOST: &str = "the kernel has lost it: somebody removed its jail or a namespace, or killed its init";
 
 /// Looks until the server stops.
-pub(crate) async fn keep(node: Arc<Node>) {
+pub(crate) async fn run(node: Arc<Node>) {
     let mut failing = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let looked = node.block(|node| look(node)).await;
+        let looked = node.block(|node| reconcile(node)).await;
         // Once, not each second as long as it goes on.
         if let Err(error) = &looked
             && !failing
@@ -38,7 +38,7 @@ pub(crate) async fn keep(node: Arc<Node>) {
 }
 
 /// Looks once. Blocking.
-fn look(node: &Node) -> Result<(), Error> {
+fn reconcile(node: &Node) -> Result<(), Error> {
     // The records first: what is ready now was whole before, and a pod that is stopped meanwhile is not ready before the kernel
     // loses it.
     let ready: Vec<_> = node.store.pods().into_iter().filter(|pod| pod.phase == PodPhase::Ready).collect();
@@ -46,15 +46,15 @@ fn look(node: &Node) -> Result<(), Error> {
         return Ok(());
     }
     let whole = node.runtime.whole_pods()?;
-    ready.iter().filter(|pod| !whole.contains(&pod.id)).for_each(|pod| lose(node, &pod.id));
+    ready.iter().filter(|pod| !whole.contains(&pod.id)).for_each(|pod| mark_lost(node, &pod.id));
     Ok(())
 }
 
 /// A pod is not ready any more, whatever the disk says: a server started again finds the same.
-fn lose(node: &Node, id: &PodId) {
+fn mark_lost(node: &Node, id: &PodId) {
     // Its containers first: the pod's event shows them.
     for container in node.store.containers_of(id) {
-        if let Err(error) = exits::note(node, &container.id) {
+        if let Err(error) = exits::record(node, &container.id) {
             warn!(container = container.id.short(), "cannot ask for the exit: {}", host::chain(&error));
         }
     }

@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_secs(1);
 
 /// Keeps the pool full until the server stops.
-pub(crate) async fn keep(node: Arc<Node>) {
+pub(crate) async fn refill(node: Arc<Node>) {
     loop {
         // A spare's interface hangs on the bridge, which is there once there is a pod network.
         while !node.pod_networks().is_empty() && node.spares.is_short() {
@@ -52,7 +52,7 @@ fn make(node: &Node) -> Result<(), Error> {
             return remove_all(node);
         }
         Err(error) => {
-            give_back(node, &id);
+            discard(node, &id);
             return Err(error);
         }
     }
@@ -61,7 +61,7 @@ fn make(node: &Node) -> Result<(), Error> {
 }
 
 /// Removes a spare that could not be used. What is left of it is swept at the next start. Blocking.
-pub(crate) fn give_back(node: &Node, id: &PodId) {
+pub(crate) fn discard(node: &Node, id: &PodId) {
     if let Err(error) = teardown::spare(node, id) {
         warn!(spare = id.short(), "cannot remove it: {}", host::chain(&error));
     }

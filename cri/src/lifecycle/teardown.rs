@@ -87,7 +87,7 @@ pub(crate) fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error>
         Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    if exits::note(node, id)? {
+    if exits::record(node, id)? {
         return Ok(());
     }
     Err(Error::State { what: format!("container {} was killed and still runs", id.short()) })
@@ -121,7 +121,7 @@ fn begin_removal(record: &mut ContainerRecord) {
     let ended = match &record.phase {
         ContainerPhase::Exited(ended) => Some(ended.clone()),
         ContainerPhase::Removing(ended) => ended.clone(),
-        phase @ ContainerPhase::Running { .. } => Some(exits::unknown(phase, "it was removed while it ran")),
+        phase @ ContainerPhase::Running { .. } => Some(exits::describe_lost(phase, "it was removed while it ran")),
         ContainerPhase::Creating | ContainerPhase::Created => None,
     };
     record.phase = ContainerPhase::Removing(ended);

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::exits::awaited;
+use crate::lifecycle::exits::make_awaitable;
 
 /// How much is read at a time, in bytes: a pipe holds that much.
 const CHUNK: usize = 64 << 10;
@@ -17,7 +17,7 @@ const CHUNK: usize = 64 << 10;
 /// # Errors
 /// The descriptor cannot be polled or read.
 pub(crate) async fn capture(descriptor: OwnedFd, limit: usize, enough: &CancellationToken) -> io::Result<Vec<u8>> {
-    let file = awaited(descriptor)?;
+    let file = make_awaitable(descriptor)?;
     let mut kept = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::extensions::gone;
-use super::running;
+use super::find_running;
 use crate::error::{Backend, Error};
-use crate::lifecycle::exits::awaited;
+use crate::lifecycle::exits::make_awaitable;
 use crate::rpc::capture::capture;
 use crate::state::node::Node;
 
@@ -33,10 +33,10 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) ->
     if request.cmd.is_empty() {
         return Err(Error::missing("cmd"));
     }
-    let container = running(node, &request.container_id)?;
+    let container = find_running(node, &request.container_id)?;
     let spec = ExecSpec { args: request.cmd, tty: false, stdin: false };
     let session = node.block(move |node| node.runtime.exec(&container.id, &spec)).await?;
-    let output = (Output::of(session.stdout), Output::of(session.stderr));
+    let output = (Output::spawn(session.stdout), Output::spawn(session.stderr));
     let control: Arc<dyn Control> = Arc::from(session.control);
     let seconds = u64::try_from(request.timeout).unwrap_or(0);
     let answer = tokio::select! {
@@ -59,26 +59,26 @@ async fn collect(
     seconds: u64,
 ) -> Result<ExecSyncResponse, Error> {
     let outcome = match seconds {
-        0 => Ok(ended(node, control).await),
-        seconds => tokio::time::timeout(Duration::from_secs(seconds), ended(node, control)).await,
+        0 => Ok(wait_for_exit(node, control).await),
+        seconds => tokio::time::timeout(Duration::from_secs(seconds), wait_for_exit(node, control)).await,
     };
     let Ok(outcome) = outcome else {
         kill(node, control).await?;
         return Err(Error::Deadline { what: format!("failed to exec in container: timeout {seconds}s exceeded") });
     };
     let exit_code = outcome?;
-    let _ = tokio::time::timeout(DRAIN, async { tokio::join!(stdout.end(), stderr.end()) }).await;
-    let stdout = stdout.take().await?;
-    let mut stderr = stderr.take().await?;
+    let _ = tokio::time::timeout(DRAIN, async { tokio::join!(stdout.wait(), stderr.wait()) }).await;
+    let stdout = stdout.finish().await?;
+    let mut stderr = stderr.finish().await?;
     stderr.truncate(OUTPUT_LIMIT - stdout.len());
     Ok(ExecSyncResponse { stdout, stderr, exit_code })
 }
 
 /// Waits for the end of the command itself.
-async fn ended(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<i32, Error> {
+async fn wait_for_exit(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<i32, Error> {
     let ask = control.clone();
     let descriptor: OwnedFd = node.block(move |_| ask.exit_descriptor()).await?;
-    let descriptor = awaited(descriptor).map_err(host("cannot poll an exec"))?;
+    let descriptor = make_awaitable(descriptor).map_err(host("cannot poll an exec"))?;
     loop {
         let mut ready = descriptor.readable().await.map_err(host("cannot poll an exec"))?;
         ready.clear_ready();
@@ -102,7 +102,7 @@ struct Output {
 }
 
 impl Output {
-    fn of(descriptor: Option<OwnedFd>) -> Self {
+    fn spawn(descriptor: Option<OwnedFd>) -> Self {
         let (sender, ended) = tokio::sync::watch::channel(());
         let enough = CancellationToken::new();
         let told = enough.clone();
@@ -116,13 +116,13 @@ impl Output {
         Self { task, ended, enough }
     }
 
-    async fn end(&self) {
+    async fn wait(&self) {
         let mut ended = self.ended.clone();
         while ended.changed().await.is_ok() {}
     }
 
     /// What was read until now.
-    async fn take(self) -> Result<Vec<u8>, Error> {
+    async fn finish(self) -> Result<Vec<u8>, Error> {
         self.enough.cancel();
         match self.task.await {
             Ok(read) => read.map_err(host("cannot read the output of an exec")),

@@ -6,7 +6,7 @@ use proto::v1::{
     ContainerFilter, ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse,
 };
 
-use super::{container_stats, whole};
+use super::{container_stats, limit};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
@@ -16,7 +16,7 @@ pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListContainerStatsRequest,
 ) -> Result<ListContainerStatsResponse, Error> {
-    whole(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
+    limit(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
 /// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.

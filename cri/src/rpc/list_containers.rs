@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use proto::v1::{Container, ContainerFilter, ListContainersRequest, ListContainersResponse};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
 /// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
-    whole(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
+    limit(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
 }
 
 /// The containers that a filter lets through; the beginning of an id stands for the id.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesResponse};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 
 /// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
-    whole(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
+    limit(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
 }
 
 /// The images that a filter lets through: all, or the one that it names.

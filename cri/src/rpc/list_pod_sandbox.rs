@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
 /// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
-    whole(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
+    limit(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
 }
 
 /// The pods that a filter lets through; the beginning of an id stands for the id.

@@ -1,4 +1,4 @@
-//! ListPodSandboxMetrics: what pods and containers use, by the names that cAdvisor gave the metrics, which dashboards look for. Numbers are whole, as
+//! ListPodSandboxMetrics: what pods and containers use, by the names that cAdvisor gave the metrics, which dashboards look for. Numbers are limit, as
 //! CRI has them; what the kernel does not tell is left out.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use proto::v1::{
 };
 use runtime::Usage;
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 
 use crate::state::clock::now;
@@ -22,7 +22,7 @@ pub(crate) async fn call(
     node: &Arc<Node>,
     _request: ListPodSandboxMetricsRequest,
 ) -> Result<ListPodSandboxMetricsResponse, Error> {
-    whole(ListPodSandboxMetricsResponse { pod_metrics: all(node).await }, "StreamPodSandboxMetrics")
+    limit(ListPodSandboxMetricsResponse { pod_metrics: all(node).await }, "StreamPodSandboxMetrics")
 }
 
 /// The metrics of all ready pods.

@@ -6,7 +6,7 @@ use proto::v1::{
     ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter,
 };
 
-use super::{pod_sandbox_stats, whole};
+use super::{limit, pod_sandbox_stats};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
@@ -17,7 +17,7 @@ pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListPodSandboxStatsRequest,
 ) -> Result<ListPodSandboxStatsResponse, Error> {
-    whole(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
+    limit(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
 }
 
 /// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.

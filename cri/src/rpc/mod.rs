@@ -71,7 +71,7 @@ const PART_SIZE: usize = 4 << 20;
 pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Cuts a list into parts.
-fn parts<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
+fn split<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
 where
     I: Message + 'static,
     T: 'static,
@@ -90,7 +90,7 @@ where
 
 /// An answer in one message, if it fits into one: a client would refuse a larger one without saying what to do. `instead` is
 /// the RPC that has it in parts.
-fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
+fn limit<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
     let size = answer.encoded_len();
     if size <= MESSAGE_LIMIT {
         return Ok(answer);
@@ -100,7 +100,7 @@ fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
 }
 
 /// A container that runs.
-fn running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
+fn find_running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
     let container = node.store.find_container(id)?;
     if matches!(container.phase, ContainerPhase::Running { .. }) {
         return Ok(container);

@@ -15,7 +15,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> R
         Err(Error::NotFound { .. }) => return Ok(RemoveContainerResponse {}),
         Err(error) => return Err(error),
     };
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     if node.store.container(&container.id).is_some() {
         node.block(move |node| teardown::container(node, &container.id)).await?;
     }

@@ -18,7 +18,7 @@ pub(crate) async fn call(
         Err(Error::NotFound { .. }) => return Ok(RemovePodSandboxResponse {}),
         Err(error) => return Err(error),
     };
-    let _lock = node.locks.pod(&id).await;
+    let _lock = node.locks.lock_pod(&id).await;
     if node.store.pod(&id).is_some() {
         node.block(move |node| teardown::pod(node, &id, Until::Removed)).await?;
     }

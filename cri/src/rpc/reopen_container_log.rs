@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
-use super::running;
+use super::find_running;
 use crate::error::Error;
 use crate::state::node::Node;
 
@@ -13,7 +13,7 @@ pub(crate) async fn call(
     node: &Arc<Node>,
     request: ReopenContainerLogRequest,
 ) -> Result<ReopenContainerLogResponse, Error> {
-    let container = running(node, &request.container_id)?;
+    let container = find_running(node, &request.container_id)?;
     node.block(move |node| node.runtime.reopen_log(&container.id)).await?;
     Ok(ReopenContainerLogResponse {})
 }

@@ -13,7 +13,7 @@ use crate::state::node::Node;
 pub(crate) async fn call(node: &Arc<Node>, request: RollbackRequest) -> Result<RollbackResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     // StartContainer takes this lock too: a container that does not run now does not begin to meanwhile.
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| roll_back(node, &container.id, &request.name)).await?;
     Ok(RollbackResponse {})
 }

@@ -54,14 +54,14 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     let mut spare = record.spare.clone();
     if let Err(error) = node.store.put_pod(record) {
         node.release(&wanted.addresses);
-        spare.iter().for_each(|spare| spares::give_back(node, spare));
+        spare.iter().for_each(|spare| spares::discard(node, spare));
         return Err(error.into());
     }
     let place = match node.runtime.create_pod(&spec, spare.as_ref()) {
         Err(error) if spare.is_some() => {
             warn!(pod = id.short(), "a spare could not be used: {}", host::chain(&error));
             // The record still names the spare: the tear-down of the pod removes what this leaves.
-            spares::give_back(node, &spare.take().expect("there is one"));
+            spares::discard(node, &spare.take().expect("there is one"));
             node.runtime.create_pod(&spec, None)?
         }
         made => made?,

@@ -10,7 +10,7 @@ use crate::state::node::Node;
 /// Takes the snapshot.
 pub(crate) async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| node.images.snapshot(&container.id, &request.name)).await?;
     Ok(SnapshotResponse {})
 }

@@ -20,7 +20,7 @@ const START_ERROR: i32 = 128;
 /// Starts it.
 pub(crate) async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     let id = container.id.clone();
     node.block(move |node| start(node, &id)).await?;
     exits::watch(node, container.id.clone());
@@ -31,7 +31,7 @@ fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
     check(node, id)?;
     let started = match node.runtime.start_container(id) {
         Ok(started) => started,
-        Err(error) => running_after(node, id, error)?,
+        Err(error) => settle(node, id, error)?,
     };
     let phase = ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) };
     // The kernel has it whatever the disk says: recovery asks the kernel.
@@ -60,7 +60,7 @@ fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
 /// What a start that failed has left. A container that runs all the same, or did, was started: by the server before this one,
 /// which died before it could write that down, or by a call whose answer was lost. Any other has ended, whatever failed: left
 /// as it was, kubelet would make another every few seconds, under restartPolicy Never too.
-fn running_after(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
+fn settle(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
     use runtime::ContainerState::{Exited, Running};
     if let Ok(Running(started) | Exited { started, .. }) = node.runtime.container_state(id) {
         return Ok(started);
@@ -70,11 +70,11 @@ fn running_after(node: &Node, id: &ContainerId, error: runtime::Error) -> Result
         Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
         Err(error) => warn!(container = id.short(), "cannot end a start that failed: {}", host::chain(&error)),
     }
-    note_failure(node, id, &error);
+    record_failure(node, id, &error);
     Err(Error::Backend(Backend::Runtime(error)))
 }
 
-fn note_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
+fn record_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
     let ended = Ended {
         started_at: 0,
         finished_at: now(),

@@ -28,7 +28,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Res
     let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     if !grace.is_zero() {
         let signal = container.made.as_ref().map_or_else(Signal::term, |made| made.stop_signal.clone());
-        if asked(node, &id, signal, grace).await? {
+        if signal_and_wait(node, &id, signal, grace).await? {
             return Ok(StopContainerResponse {});
         }
         info!(container = id.short(), "it did not stop within {} s and is killed", grace.as_secs());
@@ -38,7 +38,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Res
 }
 
 /// Sends the signal and waits; true when the container ended in time.
-async fn asked(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool, Error> {
+async fn signal_and_wait(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool, Error> {
     let target = id.clone();
     let sent = node.block(move |node| node.runtime.signal_container(&target, &signal)).await;
     match sent {
@@ -46,5 +46,5 @@ async fn asked(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Durati
         Err(runtime::Error::NotFound { .. }) => return Ok(false),
         other => other?,
     }
-    Ok(exits::ended_by(node, id, Instant::now().checked_add(grace)).await)
+    Ok(exits::wait_for_end(node, id, Instant::now().checked_add(grace)).await)
 }

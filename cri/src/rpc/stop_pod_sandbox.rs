@@ -16,7 +16,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Re
         Err(Error::NotFound { .. }) => return Ok(StopPodSandboxResponse {}),
         Err(error) => return Err(error),
     };
-    let _lock = node.locks.pod(&id).await;
+    let _lock = node.locks.lock_pod(&id).await;
     if node.store.pod(&id).is_some_and(|pod| pod.phase != PodPhase::Stopped) {
         node.block(move |node| teardown::pod(node, &id, Until::Stopped)).await?;
     }

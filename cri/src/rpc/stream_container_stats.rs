@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 
-use super::{Parts, list_container_stats, parts};
+use super::{Parts, list_container_stats, split};
 use crate::state::node::Node;
 
 /// Answers.
@@ -13,5 +13,5 @@ pub(crate) async fn call(
     request: StreamContainerStatsRequest,
 ) -> Parts<StreamContainerStatsResponse> {
     let stats = list_container_stats::stats(node, request.filter).await;
-    parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })
+    split(stats, |container_stats| StreamContainerStatsResponse { container_stats })
 }

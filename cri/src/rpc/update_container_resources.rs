@@ -20,7 +20,7 @@ pub(crate) async fn call(
         return Err(Error::Invalid { field: "windows".to_owned(), reason: "this is no Windows node".to_owned() });
     }
     let Some(wanted) = request.linux else { return Ok(UpdateContainerResourcesResponse {}) };
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| update(node, &container.id, &wanted)).await?;
     Ok(UpdateContainerResourcesResponse {})
 }

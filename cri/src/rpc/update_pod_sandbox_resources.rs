@@ -18,7 +18,7 @@ pub(crate) async fn call(
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
-    let _lock = node.locks.pod(&pod.id).await;
+    let _lock = node.locks.lock_pod(&pod.id).await;
     node.block(move |node| update(node, &pod.id, request.resources, request.overhead)).await?;
     Ok(UpdatePodSandboxResourcesResponse {})
 }

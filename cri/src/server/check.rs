@@ -17,7 +17,7 @@ use crate::server::serve;
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
     directories::make(config).context("cannot make the server's directories")?;
     let directories = directories::needs(config).context("cannot look at the server's directories")?;
-    let (runtime, network, rootfs) = serve::boundaries(config)?;
+    let (runtime, network, rootfs) = serve::open_boundaries(config)?;
     let mut ready = true;
     let mut images = rootfs.needs();
     images.extend(serve::linuxulator(config, &runtime.platforms()));

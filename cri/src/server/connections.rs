@@ -21,7 +21,7 @@ pub const CONNECTIONS: usize = 2 * streaming::CONNECTIONS;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections to a socket.
-pub(crate) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
+pub(crate) fn accept(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     futures::stream::unfold((listener, slots), |(listener, slots)| async move {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");

@@ -103,7 +103,7 @@ impl Server {
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
-        let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
+        let keepers = [tokio::spawn(spares::refill(node.clone())), tokio::spawn(reconcile::run(node.clone()))];
         let ended = tokio::select! {
             () = stop => None,
             ended = &mut serving => Some(ended),
@@ -120,7 +120,7 @@ impl Server {
             }
             None => tokio::time::timeout(STOP_GRACE, serving).await,
         };
-        let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
+        let removed = node.block(|node| remove_spares(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
         }
@@ -143,7 +143,7 @@ impl Server {
     }
 }
 
-fn remove_what_was_made_ahead(node: &Node) -> Result<(), crate::error::Error> {
+fn remove_spares(node: &Node) -> Result<(), crate::error::Error> {
     node.images.keep_roots_ahead(0);
     spares::remove_all(node)
 }
@@ -183,9 +183,9 @@ async fn serve(
     let cri = builder()
         .add_service(runtime)
         .add_service(image)
-        .serve_with_incoming_shutdown(connections::incoming(listener), stop(stopped.clone()));
+        .serve_with_incoming_shutdown(connections::accept(listener), stop(stopped.clone()));
     let admin =
-        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::incoming(admin), stop(stopped));
+        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::accept(admin), stop(stopped));
     tokio::try_join!(cri, admin).map(drop)
 }
 

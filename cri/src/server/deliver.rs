@@ -86,14 +86,14 @@ where
         request.extensions_mut().insert(delivery.clone());
         let gone = Gone::default();
         request.extensions_mut().insert(gone.clone());
-        let deadline = deadline(&request);
+        let deadline = read_deadline(&request);
         request.extensions_mut().insert(deadline);
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         // The clone that is ready is the one to call; the fresh clone waits for its own turn (tower's contract).
         let fresh = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let span = info_span!("rpc", %method);
-        let task = tokio::spawn(async move { timed(&method, ready.call(request)).await }.instrument(span));
+        let task = tokio::spawn(async move { log_outcome(&method, ready.call(request)).await }.instrument(span));
         let unless_answered = gone.0.drop_guard();
         Box::pin(async move {
             let response = match task.await {
@@ -110,7 +110,7 @@ where
     }
 }
 
-async fn timed<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
+async fn log_outcome<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -129,7 +129,7 @@ where
     Ok(response)
 }
 
-fn deadline(request: &Request<Body>) -> Deadline {
+fn read_deadline(request: &Request<Body>) -> Deadline {
     let timeout = request.headers().get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()).and_then(parse_timeout);
     Deadline(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(DEADLINE_MARGIN))))
 }

@@ -40,12 +40,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // Inside the runtime, since sockets are registered with it; what blocks here keeps nobody waiting yet.
     runtime.block_on(async {
         let socket = config.socket()?;
-        let backends = backends(&config)?;
+        let backends = open_backends(&config)?;
         announce(&config, &backends);
         let streaming = streaming::Server::bind(streaming_settings(&config), backends.runtime.clone()).await?;
         let opening = Opening { config, streaming, faults: Faults::default() };
         let server = Server::open(lock, &socket, backends, opening)?;
-        server.run(told_to_stop()?).await?;
+        server.run(wait_for_stop()?).await?;
         Ok(())
     })
 }
@@ -54,15 +54,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// One of them cannot be opened.
-pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
-    let workers = workers()?;
+pub(crate) fn open_boundaries(config: &Config) -> anyhow::Result<Boundaries> {
+    let workers = find_workers()?;
     let runtime = runtime::open(runtime::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join(directories::RUNTIME),
         workers,
     })?;
     let network = network::open(network_settings(config)?)?;
-    Ok((runtime, network, rootfs(config)?))
+    Ok((runtime, network, open_rootfs(config)?))
 }
 
 /// What the network's backend is made from.
@@ -70,7 +70,7 @@ fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
     Ok(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join(directories::NETWORK),
-        workers: workers()?,
+        workers: find_workers()?,
         untranslated: config.network.untranslated.clone(),
         mtu: config.network.mtu,
     })
@@ -78,26 +78,26 @@ fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
 
 type Boundaries = (Arc<dyn Runtime>, Arc<dyn Network>, Arc<dyn Rootfs>);
 
-fn workers() -> anyhow::Result<Workers> {
+fn find_workers() -> anyhow::Result<Workers> {
     Workers::of_this_program().context("cannot find the program's own executable")
 }
 
 /// The boundaries with the image store on them.
-fn backends(config: &Config) -> anyhow::Result<Backends> {
-    let (runtime, network, rootfs) = boundaries(config)?;
+fn open_backends(config: &Config) -> anyhow::Result<Backends> {
+    let (runtime, network, rootfs) = open_boundaries(config)?;
     let name = rootfs.name();
     let images = image::Images::open(image::Settings {
         root: config.root.join("images"),
         registry_config: Some(config.image.registry_config.clone()),
         registry_timeout: Duration::from_secs(config.image.registry_timeout_seconds),
-        workers: workers()?,
+        workers: find_workers()?,
         rootfs,
         platforms: platforms(config, &runtime.platforms()),
     })?;
     Ok(Backends { runtime, network, images, rootfs: name })
 }
 
-fn rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
+fn open_rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
     let kind = match config.image.rootfs {
         RootfsKind::Auto => rootfs::Kind::Auto,
         RootfsKind::Zfs => rootfs::Kind::Zfs,
@@ -171,7 +171,7 @@ fn raise_file_limit() -> anyhow::Result<()> {
 }
 
 /// Ready once the process is told to stop.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+fn wait_for_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     Ok(async move {

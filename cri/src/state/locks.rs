@@ -26,18 +26,18 @@ pub(crate) struct ContainerLock {
 
 impl Locks {
     /// The pod for oneself.
-    pub(crate) async fn pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
+    pub(crate) async fn lock_pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
         self.lock("pod", id.as_str()).write_owned().await
     }
 
     /// The pod together with others who change its containers.
-    pub(crate) async fn pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
+    pub(crate) async fn lock_pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
         self.lock("pod", id.as_str()).read_owned().await
     }
 
     /// A container for oneself, in its pod.
-    pub(crate) async fn container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
-        let pod = self.pod_shared(pod).await;
+    pub(crate) async fn lock_container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
+        let pod = self.lock_pod_shared(pod).await;
         let container = self.lock("container", id.as_str()).write_owned().await;
         ContainerLock { _pod: pod, _container: container }
     }

@@ -180,12 +180,12 @@ enum Attempt {
 
 impl Ticket {
     /// The object is made: the name is its own until [`Names::release`].
-    pub(crate) fn made(mut self) {
+    pub(crate) fn complete(mut self) {
         self.finish(true);
     }
 
     /// The object is neither made nor gone (its roll-back failed): the name stays with it, and no retry gets it.
-    pub(crate) fn stuck(mut self) {
+    pub(crate) fn keep(mut self) {
         self.finish(false);
     }
 
@@ -221,7 +221,7 @@ mod tests {
     async fn a_retry_gets_the_answer_that_its_client_never_saw() {
         let (names, lost, seen) = (Names::default(), Delivery::default(), Delivery::default());
         let Claimed::Free(ticket) = names.claim(&claim("1", 1, &lost)).await.unwrap() else { panic!("free") };
-        ticket.made();
+        ticket.complete();
         let other = names.claim(&claim("2", 2, &seen)).await.unwrap_err();
         assert!(matches!(other, Error::Reserved { owner, .. } if owner == "1"));
         let retry = names.claim(&claim("3", 1, &seen)).await.unwrap();

@@ -207,7 +207,7 @@ impl Store {
         change: impl FnOnce(&mut ContainerRecord),
     ) -> Result<Option<Arc<ContainerRecord>>, RecordError> {
         let _writing = self.writing();
-        let Some((old, record)) = self.changed(id, change) else { return Ok(None) };
+        let Some((old, record)) = self.edit(id, change) else { return Ok(None) };
         if record != old {
             self.disk.apply(&[Change::PutContainer(&record)])?;
             self.write().containers.insert(id.to_string(), record.clone());
@@ -223,7 +223,7 @@ impl Store {
         change: impl FnOnce(&mut ContainerRecord),
     ) -> (bool, Result<(), RecordError>) {
         let _writing = self.writing();
-        let Some((old, record)) = self.changed(id, change) else { return (false, Ok(())) };
+        let Some((old, record)) = self.edit(id, change) else { return (false, Ok(())) };
         if record == old {
             return (false, Ok(()));
         }
@@ -245,7 +245,7 @@ impl Store {
         Ok(())
     }
 
-    fn changed(
+    fn edit(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),

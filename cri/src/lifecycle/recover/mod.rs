@@ -16,7 +16,7 @@ use crate::state::clock::nanoseconds;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Loaded};
 
-pub(crate) use actions::{Action, Found, Known, plan};
+pub(crate) use actions::{Action, Inventory, Records, plan};
 
 /// Why a pod is not ready after the kernel lost it.
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
@@ -38,9 +38,9 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     if let Err(error) = node.configure_network() {
         error!("the pods' network is not there: {}", host::chain(&error));
     }
-    let found = found(node)?;
-    let known = known(loaded);
-    let actions = plan(&known, &found);
+    let inventory = read_inventory(node)?;
+    let records = read_records(loaded);
+    let actions = plan(&records, &inventory);
     for action in &actions {
         if let Err(error) = apply(node, action) {
             warn!("recovery: {action:?}: {}", host::chain(&error));
@@ -51,12 +51,12 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     Ok(())
 }
 
-fn found(node: &Node) -> Result<Found, Error> {
+fn read_inventory(node: &Node) -> Result<Inventory, Error> {
     let inventory = node.runtime.inventory()?;
     for unknown in &inventory.unknown {
         warn!("{unknown} carries this server's prefix and belongs to nothing that it knows; it is left alone");
     }
-    Ok(Found {
+    Ok(Inventory {
         pods: inventory.pods.into_iter().collect(),
         whole: node.runtime.whole_pods()?,
         spares: inventory.spares.into_iter().collect(),
@@ -66,12 +66,12 @@ fn found(node: &Node) -> Result<Found, Error> {
     })
 }
 
-fn known(loaded: &Loaded) -> Known {
+fn read_records(loaded: &Loaded) -> Records {
     let pods: BTreeMap<_, _> = loaded.pods.values().map(|pod| (pod.id.clone(), pod.phase)).collect();
     let containers =
         loaded.containers.values().map(|one| (one.id.clone(), (one.pod.clone(), one.phase.clone()))).collect();
     let unreadable: BTreeSet<_> = loaded.unreadable.iter().map(|record| record.key.clone()).collect();
-    Known { pods, containers, spares: loaded.spares.iter().cloned().collect(), unreadable }
+    Records { pods, containers, spares: loaded.spares.iter().cloned().collect(), unreadable }
 }
 
 fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
@@ -82,7 +82,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
             node.store.change_pod(id, |pod| pod.reason = LOST.to_owned())?;
             teardown::pod(node, id, Until::Stopped)
         }
-        Action::AttachPod(id) => attach(node, id),
+        Action::AttachPod(id) => reattach(node, id),
         Action::RemoveSpare(id) => teardown::spare(node, id),
         Action::RemoveContainer(id) => teardown::container(node, id),
         Action::WatchContainer(id) => {
@@ -93,7 +93,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
         Action::LoseContainer(id) => {
             node.store.change_container(id, |record| {
                 if !matches!(record.phase, ContainerPhase::Exited(_)) {
-                    record.phase = ContainerPhase::Exited(exits::unknown(&record.phase, LOST_CONTAINER));
+                    record.phase = ContainerPhase::Exited(exits::describe_lost(&record.phase, LOST_CONTAINER));
                 }
             })?;
             Ok(())
@@ -103,7 +103,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
 }
 
 /// The place is there and the interface is not: the network is joined again with the same addresses.
-fn attach(node: &Node, id: &host::PodId) -> Result<(), Error> {
+fn reattach(node: &Node, id: &host::PodId) -> Result<(), Error> {
     let Some(pod) = node.store.pod(id) else { return Ok(()) };
     let place = node.runtime.place(id)?;
     let attachment = node.network.attach(&pod.network, &place, None)?;
@@ -118,7 +118,7 @@ fn adopt(node: &Arc<Node>, id: &host::ContainerId) -> Result<(), Error> {
         ContainerState::Running(started) => {
             ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) }
         }
-        ContainerState::Exited { started, exit } => ContainerPhase::Exited(exits::ended(started, exit)),
+        ContainerState::Exited { started, exit } => ContainerPhase::Exited(exits::describe(started, exit)),
     };
     let record = node.store.change_container(id, |record| record.phase = phase)?;
     if record.is_some_and(|record| matches!(record.phase, ContainerPhase::Running { .. })) {

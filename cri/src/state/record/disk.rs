@@ -195,16 +195,16 @@ impl Disk {
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 fn error(operation: &'static str, path: &Path) -> impl FnOnce(Boxed) -> RecordError {
-    move |source| RecordError { operation, path: path.to_owned(), source: kernel_said(source) }
+    move |source| RecordError { operation, path: path.to_owned(), source: find_kernel_error(source) }
 }
 
 /// redb does not tell the cause of its errors: where it is what the kernel said, that takes their place.
-fn kernel_said(source: Boxed) -> Boxed {
-    let told = told::<redb::StorageError>(source)
-        .or_else(told::<redb::DatabaseError>)
-        .or_else(told::<redb::TransactionError>)
-        .or_else(told::<redb::TableError>)
-        .or_else(told::<redb::CommitError>);
+fn find_kernel_error(source: Boxed) -> Boxed {
+    let told = downcast::<redb::StorageError>(source)
+        .or_else(downcast::<redb::DatabaseError>)
+        .or_else(downcast::<redb::TransactionError>)
+        .or_else(downcast::<redb::TableError>)
+        .or_else(downcast::<redb::CommitError>);
     match told {
         Ok(redb::Error::Io(error)) => error.into(),
         Ok(other) => other.into(),
@@ -212,7 +212,7 @@ fn kernel_said(source: Boxed) -> Boxed {
     }
 }
 
-fn told<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
+fn downcast<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
     source.downcast::<E>().map(|error| (*error).into())
 }
 
