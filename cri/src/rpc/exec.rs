@@ -9,7 +9,6 @@ use super::find_running;
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ExecRequest) -> Result<ExecResponse, Error> {
     let container = find_running(node, &request.container_id)?;
     let command = Command {

@@ -1,5 +1,5 @@
-//! ExecSync: a command in a running container, to its end. At its time-out the whole process tree is killed; its output is
-//! kept up to what an answer may hold.
+//! ExecSync: runs a command in a running container to its end. At the time-out the whole process tree is killed. Output is kept
+//! up to the limit of an answer.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,14 +19,11 @@ use crate::lifecycle::exits::make_awaitable;
 use crate::rpc::capture::capture;
 use crate::state::node::Node;
 
-/// How much output is kept of both streams together, in bytes: kubelet accepts answers of 16 MiB, and what frames them
-/// takes a little.
+/// The limit on the output of both streams together, in bytes: kubelet accepts answers of 16 MiB with their frames.
 const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
-/// How long output is waited for after the command itself has ended: what it left in the background goes on, and may hold the
-/// pipe for ever.
+/// How long to wait for output after the command has ended: its background processes may hold the pipe for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Runs it.
 pub(crate) async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) -> Result<ExecSyncResponse, Error> {
     let gone = gone(&request);
     let request = request.into_inner();
@@ -41,17 +38,17 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) ->
     let seconds = u64::try_from(request.timeout).unwrap_or(0);
     let answer = tokio::select! {
         answer = collect(node, &control, output, seconds) => answer,
-        // Nobody reads what it prints any more, and without a time-out it could run for ever.
+        // Nobody reads its output any more, and without a time-out it could run for ever.
         () = gone.cancelled() => kill(node, &control).await.and_then(|()| {
             Err(Error::State { what: "the client went away while its command ran".to_owned() })
         }),
     };
-    // The control's end kills what is left, and that blocks.
+    // Dropping the control kills what is left, and blocks.
     node.block(move |_| drop(control)).await;
     answer
 }
 
-/// Waits for the command, and takes what it printed.
+/// Waits for the command and collects its output.
 async fn collect(
     node: &Arc<Node>,
     control: &Arc<dyn Control>,
@@ -74,7 +71,7 @@ async fn collect(
     Ok(ExecSyncResponse { stdout, stderr, exit_code })
 }
 
-/// Waits for the end of the command itself.
+/// Waits for the exit of the command.
 async fn wait_for_exit(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<i32, Error> {
     let ask = control.clone();
     let descriptor: OwnedFd = node.block(move |_| ask.exit_descriptor()).await?;
@@ -94,7 +91,7 @@ async fn kill(node: &Arc<Node>, control: &Arc<dyn Control>) -> Result<(), Error>
     Ok(node.block(move |_| control.kill()).await?)
 }
 
-/// One stream of the output, read by a task of its own.
+/// One stream of the output, read by its own task.
 struct Output {
     task: JoinHandle<std::io::Result<Vec<u8>>>,
     ended: tokio::sync::watch::Receiver<()>,
@@ -121,7 +118,7 @@ impl Output {
         while ended.changed().await.is_ok() {}
     }
 
-    /// What was read until now.
+    /// Returns the output so far.
     async fn finish(self) -> Result<Vec<u8>, Error> {
         self.enough.cancel();
         match self.task.await {

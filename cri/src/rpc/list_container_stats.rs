@@ -1,4 +1,4 @@
-//! ListContainerStats: what containers use.
+//! ListContainerStats: the usage of containers.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListContainerStatsRequest,
@@ -19,7 +18,7 @@ pub(crate) async fn call(
     limit(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
-/// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.
+/// The stats of the containers that pass a filter, which may name ids by a prefix. Containers that do not run have disk usage only.
 pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = ContainerFilter {

@@ -9,12 +9,11 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
     limit(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
 }
 
-/// The pods that a filter lets through; the beginning of an id stands for the id.
+/// The pods that pass a filter, which may name an id by a prefix.
 pub(crate) fn items(node: &Arc<Node>, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
     let mut filter = filter.unwrap_or_default();
     if let Ok(pod) = node.store.find_pod(&filter.id) {

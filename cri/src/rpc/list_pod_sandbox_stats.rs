@@ -1,4 +1,4 @@
-//! ListPodSandboxStats: what pods use.
+//! ListPodSandboxStats: the usage of ready pods.
 
 use std::sync::Arc;
 
@@ -12,7 +12,6 @@ use crate::state::node::Node;
 use crate::state::record::PodPhase;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListPodSandboxStatsRequest,
@@ -20,7 +19,7 @@ pub(crate) async fn call(
     limit(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
 }
 
-/// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.
+/// The stats of the ready pods that pass a filter, which may name an id by a prefix.
 pub(crate) async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = PodSandboxFilter { id: filter.id, label_selector: filter.label_selector, state: None };

@@ -1,4 +1,4 @@
-//! RemoveContainer: running or not. Not there: done already.
+//! RemoveContainer: removes a container, running or not. Idempotent.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::lifecycle::teardown;
 use crate::state::node::Node;
 
-/// Removes it.
 pub(crate) async fn call(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
     let container = match node.store.find_container(&request.container_id) {
         Ok(container) => container,

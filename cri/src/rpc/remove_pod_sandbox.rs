@@ -1,4 +1,4 @@
-//! RemovePodSandbox: the pod and its containers go, running or not. Not there: done already.
+//! RemovePodSandbox: removes a pod and its containers, running or not. Idempotent.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::lifecycle::teardown::{self, Until};
 use crate::state::node::Node;
 
-/// Removes it.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: RemovePodSandboxRequest,

@@ -1,4 +1,4 @@
-//! ReopenContainerLog: kubelet has renamed the file and wants a new one.
+//! ReopenContainerLog: opens a new log file after kubelet has renamed the old one.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use super::find_running;
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Reopens it.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: ReopenContainerLogRequest,

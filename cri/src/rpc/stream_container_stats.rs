@@ -7,7 +7,6 @@ use proto::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 use super::{Parts, list_container_stats, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: StreamContainerStatsRequest,

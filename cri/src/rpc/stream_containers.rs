@@ -7,7 +7,6 @@ use proto::v1::{StreamContainersRequest, StreamContainersResponse};
 use super::{Parts, list_containers, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
     split(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
 }

@@ -8,7 +8,6 @@ use super::{Parts, list_images, split};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: StreamImagesRequest) -> Result<Parts<StreamImagesResponse>, Error> {
     let images = list_images::items(node, request.filter)?;
     Ok(split(images, |images| StreamImagesResponse { images }))

@@ -7,7 +7,6 @@ use proto::v1::{StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse};
 use super::{Parts, list_pod_sandbox_stats, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: StreamPodSandboxStatsRequest,

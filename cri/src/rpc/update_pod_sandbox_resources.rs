@@ -1,4 +1,4 @@
-//! UpdatePodSandboxResources: what all containers of a pod together may use.
+//! UpdatePodSandboxResources: changes the resources that the containers of a pod share.
 
 use std::sync::Arc;
 
@@ -12,7 +12,6 @@ use crate::state::node::Node;
 use crate::state::record::PodPhase;
 use crate::translate;
 
-/// Changes them.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,

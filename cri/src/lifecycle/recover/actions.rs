@@ -1,4 +1,4 @@
-//! The plan: what is to be done for each pair of a record and what the kernel holds. No I/O.
+//! The actions of recovery, planned from the records and the kernel's inventory. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,64 +7,55 @@ use runtime::ContainerState;
 
 use crate::state::record::{ContainerPhase, PodPhase};
 
-/// What the records say.
+/// The records.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Records {
-    /// The pods.
     pub(crate) pods: BTreeMap<PodId, PodPhase>,
-    /// The containers, with their pods.
+    /// With their pods.
     pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerPhase)>,
-    /// The spares.
     pub(crate) spares: BTreeSet<PodId>,
-    /// Ids of pods and containers whose record cannot be read: whatever belongs to them is left alone.
+    /// Ids of pods and containers whose records cannot be read. All that belongs to them is left alone.
     pub(crate) unreadable: BTreeSet<String>,
 }
 
-/// What the kernel holds.
+/// The kernel's inventory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Inventory {
-    /// Pods of the runtime, whole or not.
+    /// Pods of the runtime, complete or not.
     pub(crate) pods: BTreeSet<PodId>,
-    /// Those of them that lost nothing.
+    /// The complete ones.
     pub(crate) whole: BTreeSet<PodId>,
-    /// Spares of the runtime.
     pub(crate) spares: BTreeSet<PodId>,
-    /// Containers of the runtime.
     pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerState)>,
-    /// Pods and spares of the network.
+    /// Pods and spares that are attached or prepared.
     pub(crate) networks: BTreeSet<PodId>,
-    /// Containers that have a root.
     pub(crate) roots: BTreeSet<ContainerId>,
 }
 
-/// One thing to do. What needs nothing done has no action.
+/// One step of recovery. Objects whose record agrees with the kernel need none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Nobody was told of it, or nobody knows it: it goes, with its record.
+    /// No client has its id, or it has no record: remove it with its record.
     RemovePod(PodId),
-    /// Its tear-down was not finished, or the kernel holds something of it again.
+    /// Its tear-down was not finished, or the kernel still holds a part of it.
     StopPod(PodId),
-    /// The kernel has lost it.
     LosePod(PodId),
-    /// The kernel has lost its interface only.
+    /// The kernel has lost only its interface.
     AttachPod(PodId),
     /// No spare outlives its server.
     RemoveSpare(PodId),
-    /// Nobody was told of it, nobody knows it, or its removal was not finished.
+    /// No client has its id, it has no record, or its removal was not finished.
     RemoveContainer(ContainerId),
-    /// It runs.
     WatchContainer(ContainerId),
-    /// The kernel knows more of it than its record.
+    /// The kernel is ahead of its record.
     AdoptContainer(ContainerId),
-    /// The kernel has lost it.
     LoseContainer(ContainerId),
-    /// It has ended for everybody who asked, and runs.
+    /// It runs, but its record says that it has ended, and clients were told so.
     KillContainer(ContainerId),
 }
 
-/// Compares records and kernel. Containers come before pods: a pod that was lost has containers that were lost, and those
-/// have their own words for it.
-#[must_use]
+/// Compares the records with the inventory. Containers come before pods, so that those of a lost pod are recorded as lost and not
+/// as stopped.
 pub(crate) fn plan(records: &Records, inventory: &Inventory) -> Vec<Action> {
     let mut actions = Vec::new();
     for (id, (pod, phase)) in &records.containers {
@@ -77,7 +68,7 @@ pub(crate) fn plan(records: &Records, inventory: &Inventory) -> Vec<Action> {
             && !inventory.pods.contains(pod)
             && records.pods.contains_key(pod)
         {
-            // It went with its pod and was never started: it stays what it was, as it does without a restart.
+            // It went with its pod and was never started: it stays created, as without a restart.
             continue;
         }
         actions.extend(container(id, records.pods.contains_key(pod).then_some(phase), held));
@@ -106,7 +97,7 @@ pub(crate) fn plan(records: &Records, inventory: &Inventory) -> Vec<Action> {
     actions
 }
 
-/// One row per pair. `phase` is None for a container whose pod has no record.
+/// `phase` is None for a container whose pod has no record.
 fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&ContainerState>) -> Option<Action> {
     use ContainerPhase as Phase;
     use ContainerState as State;
@@ -124,7 +115,7 @@ fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&Con
     }
 }
 
-/// One row per triple of the record, the runtime (which holds something of it, or all) and the network.
+/// The runtime holds a part of the pod (`held`) or all of it (`whole`).
 fn pod(id: &PodId, phase: PodPhase, (held, whole): (bool, bool), in_network: bool) -> Option<Action> {
     let id = id.clone();
     match phase {

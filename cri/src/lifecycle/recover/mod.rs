@@ -1,5 +1,5 @@
-//! What a server does with what the one before it left: records on one side, the kernel's inventory on the other. The plan
-//! is a pure function of both, and applying it is the tear-down that everything else uses. What cannot be read is left alone.
+//! Recovery at start-up: compares the records with the kernel's inventory and reconciles them. The plan is a pure function of both;
+//! applying it uses the same tear-down as everything else. Objects whose records cannot be read are left alone.
 
 mod actions;
 
@@ -18,16 +18,11 @@ use crate::state::record::{ContainerPhase, Loaded};
 
 pub(crate) use actions::{Action, Inventory, Records, plan};
 
-/// Why a pod is not ready after the kernel lost it.
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
-/// How a container ended whose kernel objects are gone.
 const LOST_CONTAINER: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
 
-/// Brings kernel and records together. A step that fails is logged and left for the next start or for a client's own
-/// Stop or Remove; it does not keep the server from serving. Blocking.
-///
-/// # Errors
-/// The kernel cannot be asked what it holds.
+/// Reconciles kernel and records. A step that fails is logged and left to the next start or to a client's Stop or Remove; the
+/// server serves all the same. Blocking.
 pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     for unreadable in node.unreadable() {
         error!(
@@ -36,7 +31,7 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
         );
     }
     if let Err(error) = node.configure_network() {
-        error!("the pods' network is not there: {}", host::chain(&error));
+        error!("the pods' network cannot be configured: {}", host::chain(&error));
     }
     let inventory = read_inventory(node)?;
     let records = read_records(loaded);
@@ -102,7 +97,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
     }
 }
 
-/// The place is there and the interface is not: the network is joined again with the same addresses.
+/// Attaches a pod that lost its interface to the network again, with the same addresses.
 fn reattach(node: &Node, id: &host::PodId) -> Result<(), Error> {
     let Some(pod) = node.store.pod(id) else { return Ok(()) };
     let place = node.runtime.place(id)?;
@@ -111,7 +106,7 @@ fn reattach(node: &Node, id: &host::PodId) -> Result<(), Error> {
     Ok(())
 }
 
-/// The server died between a start or an exit and its record: the record becomes what the kernel says.
+/// Updates the record from the kernel: the server died between a start or an exit and its record.
 fn adopt(node: &Arc<Node>, id: &host::ContainerId) -> Result<(), Error> {
     let phase = match node.runtime.container_state(id)? {
         ContainerState::Created => return Ok(()),
