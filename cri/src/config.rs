@@ -18,7 +18,6 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         #[source]
@@ -27,7 +26,6 @@ pub enum ConfigError {
     /// It is not TOML, a key is not known, or a value is not of its type.
     #[error("configuration {}: {source}", path.display())]
     Parse {
-        /// The file.
         path: PathBuf,
         /// What is wrong, with its line and the name of the key.
         #[source]
@@ -236,9 +234,6 @@ impl Config {
     }
 
     /// The path of the CRI socket.
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`] when `address` is not `unix://` and an absolute path.
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
@@ -272,9 +267,6 @@ impl Config {
 }
 
 /// Checks pod networks: at most one of each family, large enough for a gateway and a pod.
-///
-/// # Errors
-/// [`ConfigError::Value`] with `key`.
 fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigError> {
     for (index, cidr) in cidrs.iter().enumerate() {
         let room = if cidr.is_ipv4() { 32 } else { 128 } - cidr.prefix();

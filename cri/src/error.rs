@@ -1,4 +1,4 @@
-//! The one error of this crate: what a client can act on. What it is in gRPC's words is decided in [`crate::status`] alone.
+//! The one error of this crate: what a client can act on. [`crate::status`] alone maps it to gRPC's codes.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub enum Error {
     /// It was not done in the time that the client gave.
     #[error("{what}: context deadline exceeded")]
     Deadline {
-        /// What was being done.
+        /// The operation.
         what: String,
     },
     /// There is as much of it as there may be; the same call may succeed later, or a smaller one now.
@@ -59,7 +59,7 @@ pub enum Error {
     /// Several things went wrong in one tear-down.
     #[error("{operation}: {}", joined(errors))]
     Several {
-        /// What was being done.
+        /// The operation.
         operation: String,
         /// All that went wrong, in order; not empty.
         errors: Vec<Error>,
@@ -87,9 +87,9 @@ pub enum Backend {
     /// The host itself.
     #[error("{operation}")]
     Host {
-        /// What was being done.
+        /// The operation.
         operation: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -159,9 +159,6 @@ impl Attempts {
     }
 
     /// Whether nothing went wrong; else everything that did.
-    ///
-    /// # Errors
-    /// The one error, or several as one.
     pub(crate) fn finish(mut self, operation: impl FnOnce() -> String) -> Result<(), Error> {
         match self.errors.len() {
             0 => Ok(()),

@@ -1,5 +1,5 @@
-//! The binary `cellblock`: the server and what an operator does beside it. A worker's word comes before everything else:
-//! a worker is a small process that outlives the server, and must not carry a server's start with it.
+//! The binary `cellblock`: the server and the operator's commands. Workers are started first: they are small processes that outlive
+//! the server, and must not run its start-up.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ struct SnapshotsArgs {
     overrides: Overrides,
 }
 
-/// What the command line says over the configuration file.
+/// Options that override the configuration file.
 #[derive(Debug, Args)]
 struct Overrides {
     /// The configuration file; /etc/cellblock/cellblock.toml where there is one.
@@ -89,7 +89,7 @@ struct Overrides {
 }
 
 impl Overrides {
-    /// The configuration in force, checked.
+    /// Returns the checked configuration in force.
     fn resolve(self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::read(path)?,

@@ -5,8 +5,7 @@ use tonic::{Code, Status};
 
 use crate::error::{Backend, Error};
 
-/// How much of an error's text goes into an answer, in bytes: gRPC carries it in a header, which clients cap at 8 KiB or
-/// more.
+/// The limit on an error's text, in bytes: gRPC sends it in a header, which clients cap at 8 KiB or more.
 const MESSAGE_LIMIT: usize = 4096;
 
 impl From<Error> for Status {
@@ -35,14 +34,14 @@ pub(crate) fn lagged(lost: u64) -> Status {
     Status::data_loss(format!("{lost} events came faster than they were read"))
 }
 
-/// Whether clients run into this all the time: kubelet asks for containers that are gone.
+/// Whether clients get this code all the time: kubelet asks for containers that are gone.
 pub(crate) fn is_routine(code: Code) -> bool {
     matches!(code, Code::NotFound | Code::Unimplemented)
 }
 
 fn code(error: &Error) -> Code {
     match error {
-        // Whoever says it: a disk, a table of the kernel or a quota is full, and room can be made.
+        // From any backend: a disk, a kernel table or a quota is full, and space can be freed.
         Error::Backend(backend) if host::is_exhausted(backend) => Code::ResourceExhausted,
         Error::NotFound { .. } => Code::NotFound,
         Error::Invalid { .. } => Code::InvalidArgument,
@@ -64,7 +63,7 @@ fn of_runtime(error: &runtime::Error) -> Code {
     match error {
         runtime::Error::NotFound { .. } => Code::NotFound,
         runtime::Error::Invalid { .. } => Code::InvalidArgument,
-        // A field that this backend cannot honour: UNIMPLEMENTED would say that the whole RPC is not there.
+        // A field that this backend cannot honour: UNIMPLEMENTED would mean the whole RPC.
         runtime::Error::Unsupported { .. } => Code::InvalidArgument,
         runtime::Error::Conflict { .. } => Code::FailedPrecondition,
         runtime::Error::Command { .. } => Code::Unknown,
@@ -87,7 +86,7 @@ fn of_image(error: &image::Error) -> Code {
     match error {
         image::Error::NotFound { .. } => Code::NotFound,
         image::Error::Invalid { .. } => Code::InvalidArgument,
-        // Snapshots, of a file system that has none: no field of the request is at fault.
+        // Snapshots on a file system without them: no field of the request is at fault.
         image::Error::Unsupported { .. } => Code::Unimplemented,
         image::Error::Denied { .. } => Code::PermissionDenied,
         image::Error::Unavailable { .. } => Code::Unavailable,

@@ -1,5 +1,5 @@
-//! The flow that RunPodSandbox and CreateContainer share: reserve the name, make the object under its lock, and remove what
-//! there is of it when that fails. Requests arrive here translated, so that a field is refused before anything is touched.
+//! The flow of RunPodSandbox and CreateContainer: reserve the name, create the object under its lock, and roll back on an error.
+//! Requests arrive translated, so that a field is refused before anything is touched.
 
 use std::sync::Arc;
 
@@ -15,24 +15,21 @@ use crate::state::record::{ContainerPhase, PodPhase};
 /// Why a pod is in [`PodPhase::Failed`], for a person.
 const FAILED: &str = "it could not be created, and what there is of it could not be removed yet";
 
-/// What a request creates.
 #[derive(Debug, Clone)]
 pub(crate) enum Object {
     Pod(PodId),
     Container { id: ContainerId, pod: PodId },
 }
 
-/// A request to create it.
 #[derive(Debug)]
 pub(crate) struct Creation {
     pub(crate) object: Object,
-    /// The name to reserve.
     pub(crate) name: String,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) delivery: Delivery,
 }
 
-/// Makes the object by `make`, which blocks, unless the same request has made it already. Returns its id.
+/// Creates the object by `make`, which may block, and returns its id. A retry of an equal request gets the first one's id.
 pub(crate) async fn create(
     node: &Arc<Node>,
     creation: Creation,
@@ -48,7 +45,7 @@ pub(crate) async fn create(
     let _lock = object.lock(node).await;
     let made = node.block(move |node| match make(node) {
         Ok(()) => {
-            ticket.made();
+            ticket.complete();
             Ok(())
         }
         Err(error) => {
@@ -59,7 +56,7 @@ pub(crate) async fn create(
     made.await.map(|()| id)
 }
 
-/// Reserves the name. If its owner's roll-back has failed, tries that once more first.
+/// Reserves the name. If the roll-back of its owner failed, tries that again first.
 async fn reserve(node: &Arc<Node>, object: &Object, claim: &Claim<'_>) -> Result<Claimed, Error> {
     let owner = match node.names.claim(claim).await {
         Err(Error::Reserved { owner, .. }) => owner,
@@ -72,12 +69,12 @@ async fn reserve(node: &Arc<Node>, object: &Object, claim: &Claim<'_>) -> Result
     node.names.claim(claim).await
 }
 
-/// Removes what was made. What cannot be removed now keeps its record and its name, for its client or a retry to remove: the
-/// error to report is the one that came first.
+/// Removes the object. If that fails, the object keeps its record and its name, and its client or a retry removes it later. The
+/// client is told the first error, not this one.
 fn roll_back(node: &Node, object: &Object, ticket: Ticket) {
     let Err(error) = object.remove(node) else { return drop(ticket) };
     warn!("cannot roll back {} {}: {}", object.kind(), object.id(), host::chain(&error));
-    ticket.stuck();
+    ticket.keep();
     if let Err(error) = object.mark_failed(node) {
         warn!("cannot mark {} {} as failed: {}", object.kind(), object.id(), host::chain(&error));
     }
@@ -100,8 +97,8 @@ impl Object {
 
     async fn lock(&self, node: &Node) -> impl Send + use<> {
         match self {
-            Self::Pod(id) => (Some(node.locks.pod(id).await), None),
-            Self::Container { id, pod } => (None, Some(node.locks.container(pod, id).await)),
+            Self::Pod(id) => (Some(node.locks.lock_pod(id).await), None),
+            Self::Container { id, pod } => (None, Some(node.locks.lock_container(pod, id).await)),
         }
     }
 
@@ -112,7 +109,7 @@ impl Object {
         }
     }
 
-    /// The object with this id, of the same kind, if its roll-back has failed.
+    /// The object of the same kind that has this id, if its roll-back failed.
     fn find_failed(&self, node: &Node, owner: &str) -> Option<Self> {
         match self {
             Self::Pod(_) => {
@@ -126,7 +123,7 @@ impl Object {
         }
     }
 
-    /// Makes it visible to clients, whatever the disk says.
+    /// Makes it visible to clients, even if the disk fails.
     fn mark_failed(&self, node: &Node) -> Result<(), Error> {
         let (_, marked) = match self {
             Self::Pod(id) => node.store.learn_pod(id, |pod| {

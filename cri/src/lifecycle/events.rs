@@ -1,4 +1,4 @@
-//! What happens to pods and containers, as events for every client of GetContainerEvents.
+//! Publishes the events of pods and containers to the clients of GetContainerEvents.
 
 use proto::v1::{ContainerEventResponse, ContainerEventType};
 
@@ -7,12 +7,11 @@ use crate::state::node::Node;
 use crate::state::record::{ContainerRecord, PodRecord};
 use crate::translate::answer;
 
-/// Publishes an event of a pod itself, which stands in it as a container with the pod's id.
+/// Publishes an event of a pod. CRI has it as the event of a container with the pod's id.
 pub(crate) fn publish_pod(node: &Node, pod: &PodRecord, event: ContainerEventType) {
     publish(node, pod, pod.id.as_str(), event);
 }
 
-/// Publishes an event of a container.
 pub(crate) fn publish_container(node: &Node, container: &ContainerRecord, event: ContainerEventType) {
     if let Some(pod) = node.store.pod(&container.pod) {
         publish(node, &pod, container.id.as_str(), event);

@@ -1,5 +1,5 @@
-//! How the end of a container becomes known: a task per running container waits on the descriptor that the runtime gives,
-//! and whoever learns of the end, that task or a tear-down, notes it once.
+//! The exits of containers. A task per running container waits on the runtime's exit descriptor; that task or a tear-down, whichever
+//! is first, records the exit.
 
 use std::fs::File;
 use std::io;
@@ -21,12 +21,12 @@ use crate::state::clock::{nanoseconds, now};
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Ended};
 
-/// The exit code of a container of which nobody knows how it ended, as containerd has it.
+/// The exit code of a container whose exit was lost, as in containerd.
 pub(crate) const UNKNOWN_EXIT: i32 = 255;
-/// How long to wait before the runtime is asked again after it could not say.
+/// The pause before asking the runtime again after an error.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Waits for the end of a container that runs, in a task of its own.
+/// Spawns a task that waits for the exit of a running container and records it.
 pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
     let node = node.clone();
     tokio::spawn(async move {
@@ -36,7 +36,7 @@ pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
             }
             let noted = node.block({
                 let id = id.clone();
-                move |node| note(node, &id)
+                move |node| record(node, &id)
             });
             match noted.await {
                 Ok(true) => return,
@@ -48,12 +48,9 @@ pub(crate) fn watch(node: &Arc<Node>, id: ContainerId) {
     });
 }
 
-/// A descriptor that is read without blocking.
-///
-/// # Errors
-/// It cannot be polled: it is a regular file.
+/// Makes a descriptor non-blocking, to be make_awaitable. Fails for a regular file.
 #[expect(deprecated, reason = "its successor is unsafe for types whose descriptor may change; a File's does not")]
-pub(crate) fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
+pub(crate) fn make_awaitable(descriptor: OwnedFd) -> io::Result<AsyncFd<File>> {
     let flags = OFlag::from_bits_retain(fcntl(descriptor.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(descriptor.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     AsyncFd::with_interest(File::from(descriptor), Interest::READABLE)
@@ -63,42 +60,39 @@ async fn wait(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
     let id = id.clone();
     let descriptor: OwnedFd = node.block(move |node| node.runtime.exit_descriptor(&id)).await?;
     let host = |source| crate::error::Backend::Host { operation: "cannot poll an exit descriptor".to_owned(), source };
-    let descriptor = awaited(descriptor).map_err(host)?;
+    let descriptor = make_awaitable(descriptor).map_err(host)?;
     let _ready = descriptor.readable().await.map_err(host)?;
     Ok(())
 }
 
-/// Asks the runtime how a container is, and notes its end if it has ended, once, with its event. True: it does not run (any
-/// more), or is not known. Blocking.
-///
-/// # Errors
-/// The runtime does not know now.
-pub(crate) fn note(node: &Node, id: &ContainerId) -> Result<bool, Error> {
+/// Asks the runtime for the state of a container and records its exit, if it has one, once, with its event. True: it does not
+/// run, or has no record. Blocking.
+pub(crate) fn record(node: &Node, id: &ContainerId) -> Result<bool, Error> {
     let Some(record) = node.store.container(id) else { return Ok(true) };
     if !matches!(record.phase, ContainerPhase::Running { .. }) {
         return Ok(true);
     }
     let ended = match node.runtime.container_state(id) {
-        Ok(ContainerState::Exited { started, exit }) => ended(started, exit),
+        Ok(ContainerState::Exited { started, exit }) => describe(started, exit),
         Ok(ContainerState::Running(_)) => return Ok(false),
         Ok(ContainerState::Created) | Err(runtime::Error::NotFound { .. }) => {
-            unknown(&record.phase, "the container is gone, and nobody saw how it ended")
+            describe_lost(&record.phase, "the container is gone, and nobody saw how it ended")
         }
         Err(error) => return Err(error.into()),
     };
-    note_as(node, id, ended);
+    record_end(node, id, ended);
     Ok(true)
 }
 
-/// Notes this end of a container that runs, as the records have it. Blocking.
-pub(crate) fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
+/// Records the exit of a container that runs by its record. Blocking.
+pub(crate) fn record_end(node: &Node, id: &ContainerId, ended: Ended) {
     let (changed, written) = node.store.learn_container(id, |record| {
         if matches!(record.phase, ContainerPhase::Running { .. }) {
             record.phase = ContainerPhase::Exited(ended);
         }
     });
     if let Err(error) = written {
-        // The monitor's own record of the exit is durable: after a restart it is read again.
+        // The monitor's record of the exit is durable, and a restart reads it again.
         warn!(container = id.short(), "the exit is known but not on disk: {}", host::chain(&error));
     }
     if changed && let Some(record) = node.store.container(id) {
@@ -107,8 +101,8 @@ pub(crate) fn note_as(node: &Node, id: &ContainerId, ended: Ended) {
     node.exits.send_modify(|count| *count += 1);
 }
 
-/// Waits until a container does not run as the records have it; false when it still does at the deadline.
-pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
+/// Waits until a container does not run by its record; false: it still does at the deadline.
+pub(crate) async fn wait_for_end(node: &Node, id: &ContainerId, deadline: Option<Instant>) -> bool {
     let mut exits = node.exits.subscribe();
     let ended = async {
         loop {
@@ -116,7 +110,7 @@ pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Ins
             if !node.store.container(id).is_some_and(|record| runs(&record.phase)) {
                 return true;
             }
-            // The sender is the node's own: it does not go before the node.
+            // The sender lives as long as the node.
             if exits.changed().await.is_err() {
                 return false;
             }
@@ -128,9 +122,8 @@ pub(crate) async fn ended_by(node: &Node, id: &ContainerId, deadline: Option<Ins
     }
 }
 
-/// An end as the runtime tells it, in CRI's words.
-#[must_use]
-pub(crate) fn ended(started: Started, exit: Exit) -> Ended {
+/// The runtime's exit in CRI's words.
+pub(crate) fn describe(started: Started, exit: Exit) -> Ended {
     let reason = match exit.code {
         _ if exit.out_of_memory => "OOMKilled",
         0 => "Completed",
@@ -145,9 +138,8 @@ pub(crate) fn ended(started: Started, exit: Exit) -> Ended {
     }
 }
 
-/// An end that nobody saw, in containerd's words.
-#[must_use]
-pub(crate) fn unknown(phase: &ContainerPhase, message: &str) -> Ended {
+/// An exit that was lost, in containerd's words.
+pub(crate) fn describe_lost(phase: &ContainerPhase, message: &str) -> Ended {
     let started_at = if let ContainerPhase::Running { started_at, .. } = phase { *started_at } else { 0 };
     Ended {
         started_at,

@@ -1,4 +1,4 @@
-//! What happens to pods and containers beside the requests: recovery, exits, tear-down, spares, events.
+//! What changes pods and containers, on request or by itself: creation, tear-down, recovery, exits, spares, events.
 
 pub(crate) mod create;
 pub(crate) mod events;

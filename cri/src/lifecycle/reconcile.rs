@@ -1,7 +1,6 @@
-//! Pods that the kernel loses while the server runs, because somebody removed a jail, unmounted a namespace or killed an init:
-//! each second the runtime is asked which pods are whole, and a ready one that is not is not ready any more, with a reason and an
-//! event. Its client makes another and stops this one, and that removes what is left of it; what of its containers ended is
-//! told as it ended.
+//! Finds the pods that the kernel loses while the server runs, because somebody removed a jail, unmounted a namespace or killed an
+//! init. Each second it asks the runtime which pods are whole. A ready pod that is not becomes not ready, with a reason and an event;
+//! its client creates another and stops this one, which removes the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +15,18 @@ use crate::lifecycle::exits;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
 
-/// How often it is looked: as often as kubelet lists pods.
+/// As often as kubelet lists pods.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Why a pod is not ready.
 const LOST: &str = "the kernel has lost it: somebody removed its jail or a namespace, or killed its init";
 
-/// Looks until the server stops.
-pub(crate) async fn keep(node: Arc<Node>) {
+/// Reconciles each [`INTERVAL`] until the server stops.
+pub(crate) async fn run(node: Arc<Node>) {
     let mut failing = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let looked = node.block(|node| look(node)).await;
-        // Once, not each second as long as it goes on.
+        let looked = node.block(|node| reconcile(node)).await;
+        // One warning, not one a second.
         if let Err(error) = &looked
             && !failing
         {
@@ -37,24 +36,23 @@ pub(crate) async fn keep(node: Arc<Node>) {
     }
 }
 
-/// Looks once. Blocking.
-fn look(node: &Node) -> Result<(), Error> {
-    // The records first: what is ready now was whole before, and a pod that is stopped meanwhile is not ready before the kernel
-    // loses it.
+/// Marks the ready pods that the kernel has lost. Blocking.
+fn reconcile(node: &Node) -> Result<(), Error> {
+    // Records before the kernel: a pod that is stopped meanwhile loses its readiness before its kernel objects.
     let ready: Vec<_> = node.store.pods().into_iter().filter(|pod| pod.phase == PodPhase::Ready).collect();
     if ready.is_empty() {
         return Ok(());
     }
     let whole = node.runtime.whole_pods()?;
-    ready.iter().filter(|pod| !whole.contains(&pod.id)).for_each(|pod| lose(node, &pod.id));
+    ready.iter().filter(|pod| !whole.contains(&pod.id)).for_each(|pod| mark_lost(node, &pod.id));
     Ok(())
 }
 
-/// A pod is not ready any more, whatever the disk says: a server started again finds the same.
-fn lose(node: &Node, id: &PodId) {
-    // Its containers first: the pod's event shows them.
+/// Marks a pod as not ready, even if the disk fails: after a restart the server finds the same.
+fn mark_lost(node: &Node, id: &PodId) {
+    // Containers first, since the pod's event shows them.
     for container in node.store.containers_of(id) {
-        if let Err(error) = exits::note(node, &container.id) {
+        if let Err(error) = exits::record(node, &container.id) {
             warn!(container = container.id.short(), "cannot ask for the exit: {}", host::chain(&error));
         }
     }

@@ -1,6 +1,6 @@
-//! Pods made ahead, where the backend has a use for them: on FreeBSD a vnet and its epair are most of what a pod takes. They
-//! are recorded before they are made, refilled in the background, taken by RunPodSandbox in the transaction that records the
-//! pod, removed when the server stops, and swept when it starts.
+//! Spares: pods created ahead on backends that can use them. On FreeBSD a vnet and its epair take most of a pod's creation. A spare
+//! is recorded before it is created, taken by RunPodSandbox in the transaction that records the pod, replaced in the background,
+//! removed when the server stops, and swept when it starts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::lifecycle::teardown;
 use crate::state::node::Node;
 use crate::state::record::Change;
 
-/// How long to wait after a spare could not be made: pods are made without one meanwhile.
+/// The pause after a failure; meanwhile pods are created without a spare.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// How long after a pod was made the next spare is: its containers come first.
+/// The pause between a pod's creation and the next spare's: the pod's containers come first.
 const REST: Duration = Duration::from_secs(1);
 
 /// Keeps the pool full until the server stops.
-pub(crate) async fn keep(node: Arc<Node>) {
+pub(crate) async fn refill(node: Arc<Node>) {
     loop {
-        // A spare's interface hangs on the bridge, which is there once there is a pod network.
+        // A spare's interface is a member of the bridge, which exists once there is a pod network.
         while !node.pod_networks().is_empty() && node.spares.is_short() {
             match node.block(|node| make(node)).await {
                 Ok(()) => {}
@@ -37,7 +37,7 @@ pub(crate) async fn keep(node: Arc<Node>) {
     }
 }
 
-/// Makes one spare; where the backend has no use for any, none are wanted any more. Blocking.
+/// Creates one spare, or closes the pool if the backend has no use for spares. Blocking.
 fn make(node: &Node) -> Result<(), Error> {
     let id = node.store.new_pod_id();
     node.store.disk().apply(&[Change::PutSpare(&id)])?;
@@ -52,25 +52,23 @@ fn make(node: &Node) -> Result<(), Error> {
             return remove_all(node);
         }
         Err(error) => {
-            give_back(node, &id);
+            discard(node, &id);
             return Err(error);
         }
     }
-    // The server may have begun to stop meanwhile: nobody would take this one.
+    // The server may have begun to stop meanwhile.
     if node.spares.is_wanted() { Ok(()) } else { remove_all(node) }
 }
 
-/// Removes a spare that could not be used. What is left of it is swept at the next start. Blocking.
-pub(crate) fn give_back(node: &Node, id: &PodId) {
+/// Removes a spare that could not be used. The next start sweeps what is left. Blocking.
+pub(crate) fn discard(node: &Node, id: &PodId) {
     if let Err(error) = teardown::spare(node, id) {
         warn!(spare = id.short(), "cannot remove it: {}", host::chain(&error));
     }
 }
 
-/// Removes all spares and makes no more: the server stops. Blocking.
-///
-/// # Errors
-/// All that went wrong; the next start sweeps what is left.
+/// Removes all spares and creates no more, because the server stops. Reports all errors; the next start sweeps what is left.
+/// Blocking.
 pub(crate) fn remove_all(node: &Node) -> Result<(), Error> {
     let spares = node.spares.close();
     if !spares.is_empty() {

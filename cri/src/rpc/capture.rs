@@ -1,5 +1,5 @@
-//! The output of a process, collected to its end without blocking and up to a limit; what is beyond is read and dropped, so
-//! that the process is not held up.
+//! Collects the output of a process without blocking, up to a limit. Output beyond it is read and dropped, so that the process
+//! does not wait for its reader.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -7,23 +7,20 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::exits::awaited;
+use crate::lifecycle::exits::make_awaitable;
 
-/// How much is read at a time, in bytes: a pipe holds that much.
+/// The size of a read, in bytes: what a pipe holds.
 const CHUNK: usize = 64 << 10;
 
-/// Reads to the end, or until it is enough, and keeps the first `limit` bytes.
-///
-/// # Errors
-/// The descriptor cannot be polled or read.
+/// Reads to the end, or until `enough` is cancelled, and keeps the first `limit` bytes.
 pub(crate) async fn capture(descriptor: OwnedFd, limit: usize, enough: &CancellationToken) -> io::Result<Vec<u8>> {
-    let file = awaited(descriptor)?;
+    let file = make_awaitable(descriptor)?;
     let mut kept = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
         let (read, is_last) = tokio::select! {
             biased;
-            // What stands in the pipe was written before, and a chunk holds all of it.
+            // A chunk holds all that the pipe still has.
             () = enough.cancelled() => (file.get_ref().read(&mut chunk).unwrap_or(0), true),
             read = file.async_io(Interest::READABLE, |mut file| file.read(&mut chunk)) => (read?, false),
         };

@@ -1,4 +1,4 @@
-//! ContainerStats: what one container uses.
+//! ContainerStats: the usage of one container.
 
 use std::sync::Arc;
 
@@ -13,21 +13,19 @@ use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord};
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let (stats, _) = node.block(move |node| read(node, &container)).await;
     Ok(ContainerStatsResponse { stats: Some(stats) })
 }
 
-/// What a container uses, and how many processes it has. What the kernel does not report is left out, and so is everything
-/// of a container that does not run. Blocking.
-#[must_use]
+/// Reads the usage of a container and the number of its processes. What the kernel does not report is left out; a container that
+/// does not run has disk usage only. Blocking.
 pub(crate) fn read(node: &Node, record: &ContainerRecord) -> (ContainerStats, Option<u64>) {
     let attributes = Some(answer::container::attributes(record));
     let writable_layer = writable_layer(node, record);
     if node.store.container(&record.id).is_none() {
-        // Removed while it was read: nobody would forget it.
+        // It was removed meanwhile: nobody else would forget its samples.
         node.samples.forget(&record.id);
         return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     }
@@ -35,7 +33,7 @@ pub(crate) fn read(node: &Node, record: &ContainerRecord) -> (ContainerStats, Op
         return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     };
     let timestamp = now();
-    // It may have ended since: then it has no usage.
+    // A container that has just ended has no usage.
     let usage = node.runtime.container_usage(&record.id).unwrap_or_default();
     let rate = usage.cpu_nanoseconds.map(|cpu| node.samples.rate(&record.id, timestamp, cpu, started_at));
     let available = |limit: u64| limit.saturating_sub(usage.working_set_bytes.unwrap_or_default());
@@ -78,8 +76,6 @@ fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsa
     })
 }
 
-/// A number as CRI wraps it.
-#[must_use]
 pub(crate) fn value(number: Option<u64>) -> Option<UInt64Value> {
     number.map(|value| UInt64Value { value })
 }

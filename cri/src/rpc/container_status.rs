@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     Ok(ContainerStatusResponse {

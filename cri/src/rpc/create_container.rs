@@ -20,7 +20,6 @@ use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, Made, PodPhase, PodRecord, Wire};
 use crate::translate::{self, Draft};
 
-/// Makes the container, or answers with the one that this request has made already.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: Request<CreateContainerRequest>,
@@ -50,7 +49,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Decides about the whole request; asks nothing but memory.
+    /// Decides about the whole request, from memory alone.
     fn of(node: &Node, id: ContainerId, pod: Arc<PodRecord>, config: ContainerConfig) -> Result<Self, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty());
         let image = find_image(node, name.ok_or_else(|| Error::missing("config.image.image"))?)?;
@@ -92,7 +91,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// kubelet has made it; crictl has not, and CRI-O makes it too. It is the client's, and stays.
+/// crictl does not make it, kubelet does. It belongs to the client and stays. CRI-O does the same.
 fn make_log_directory(spec: &ContainerSpec) -> Result<(), Error> {
     let Some(directory) = spec.log_path.as_deref().and_then(Path::parent) else { return Ok(()) };
     std::fs::create_dir_all(directory).map_err(|source| {

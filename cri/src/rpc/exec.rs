@@ -5,13 +5,12 @@ use std::sync::Arc;
 use proto::v1::{ExecRequest, ExecResponse};
 use streaming::Command;
 
-use super::running;
+use super::find_running;
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ExecRequest) -> Result<ExecResponse, Error> {
-    let container = running(node, &request.container_id)?;
+    let container = find_running(node, &request.container_id)?;
     let command = Command {
         container: container.id.clone(),
         args: Some(request.cmd),

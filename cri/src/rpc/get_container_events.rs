@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::status;
 
-/// Listens, unless too many do already. A client that falls behind is told so and cut off: it lists everything again.
+/// Subscribes, unless too many clients have. A client that lags behind gets an error and lists everything again.
 pub(crate) fn call(node: &Arc<Node>) -> Result<Parts<ContainerEventResponse>, Error> {
     let events = node.subscribers.subscribe()?;
     let closed = node.subscribers.closed();

@@ -1,4 +1,4 @@
-//! ImageFsInfo: what images use, and where.
+//! ImageFsInfo: the disk usage of images.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::state::clock::now;
 use crate::state::node::Node;
 
-/// Answers. Images and containers share one file system, which therefore stands in both lists.
+/// Images and containers share one file system, which is therefore in both lists.
 pub(crate) async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
     let usage = node.block(|node| node.images.usage()).await?;
     let file_system = FilesystemUsage {

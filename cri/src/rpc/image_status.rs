@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer::info::pruned;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
     if name.is_empty() {

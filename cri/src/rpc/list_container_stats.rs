@@ -1,4 +1,4 @@
-//! ListContainerStats: what containers use.
+//! ListContainerStats: the usage of containers.
 
 use std::sync::Arc;
 
@@ -6,20 +6,19 @@ use proto::v1::{
     ContainerFilter, ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse,
 };
 
-use super::{container_stats, whole};
+use super::{container_stats, limit};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListContainerStatsRequest,
 ) -> Result<ListContainerStatsResponse, Error> {
-    whole(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
+    limit(ListContainerStatsResponse { stats: stats(node, request.filter).await }, "StreamContainerStats")
 }
 
-/// The stats of the containers that a filter lets through, of those that do not run what they keep on disk; the beginning of an id stands for the id.
+/// The stats of the containers that pass a filter, which may name ids by a prefix. Containers that do not run have disk usage only.
 pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = ContainerFilter {

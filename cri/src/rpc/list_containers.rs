@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use proto::v1::{Container, ContainerFilter, ListContainersRequest, ListContainersResponse};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
-    whole(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
+    limit(ListContainersResponse { containers: items(node, request.filter) }, "StreamContainers")
 }
 
-/// The containers that a filter lets through; the beginning of an id stands for the id.
+/// The containers that pass a filter, which may name ids by a prefix.
 pub(crate) fn items(node: &Arc<Node>, filter: Option<ContainerFilter>) -> Vec<Container> {
     let mut filter = filter.unwrap_or_default();
     if let Ok(container) = node.store.find_container(&filter.id) {

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use proto::v1::{Image, ImageFilter, Int64Value, ListImagesRequest, ListImagesResponse};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
-    whole(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
+    limit(ListImagesResponse { images: items(node, request.filter)? }, "StreamImages")
 }
 
-/// The images that a filter lets through: all, or the one that it names.
+/// The images that pass a filter: all, or the one that it names.
 pub(crate) fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec<Image>, Error> {
     let name = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
     if name.is_empty() {
@@ -22,8 +21,7 @@ pub(crate) fn items(node: &Arc<Node>, filter: Option<ImageFilter>) -> Result<Vec
     Ok(node.images.find(&name)?.iter().map(item).collect())
 }
 
-/// An image in CRI's words. Its user is a number or a name; of `user:group` the user.
-#[must_use]
+/// CRI has a user either by number or by name; of `user:group` only the user.
 pub(crate) fn item(image: &image::Image) -> Image {
     let user = image.config.user.split(':').next().unwrap_or_default();
     let uid = if user.is_empty() { None } else { user.parse().ok() };

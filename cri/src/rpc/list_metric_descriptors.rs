@@ -1,11 +1,10 @@
-//! ListMetricDescriptors: the metrics that ListPodSandboxMetrics gives, by the names that cAdvisor gave them.
+//! ListMetricDescriptors: describes the metrics of ListPodSandboxMetrics.
 
 use proto::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor};
 
 use super::list_pod_sandbox_metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
 use crate::error::Error;
 
-/// Answers.
 pub(crate) fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {
     let descriptor = |metric: &Descriptor| MetricDescriptor {
         name: metric.name.to_owned(),

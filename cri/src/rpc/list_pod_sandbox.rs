@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use proto::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
-    whole(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
+    limit(ListPodSandboxResponse { items: items(node, request.filter) }, "StreamPodSandboxes")
 }
 
-/// The pods that a filter lets through; the beginning of an id stands for the id.
+/// The pods that pass a filter, which may name an id by a prefix.
 pub(crate) fn items(node: &Arc<Node>, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
     let mut filter = filter.unwrap_or_default();
     if let Ok(pod) = node.store.find_pod(&filter.id) {

@@ -1,5 +1,5 @@
-//! ListPodSandboxMetrics: what pods and containers use, by the names that cAdvisor gave the metrics, which dashboards look for. Numbers are whole, as
-//! CRI has them; what the kernel does not tell is left out.
+//! ListPodSandboxMetrics: the usage of pods and containers as metrics with cAdvisor's names, which dashboards look for. Numbers are
+//! integers, as CRI has them; what the kernel does not report is left out.
 
 use std::sync::Arc;
 
@@ -10,22 +10,20 @@ use proto::v1::{
 };
 use runtime::Usage;
 
-use super::whole;
+use super::limit;
 use crate::error::Error;
 
 use crate::state::clock::now;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, PodPhase, PodRecord};
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     _request: ListPodSandboxMetricsRequest,
 ) -> Result<ListPodSandboxMetricsResponse, Error> {
-    whole(ListPodSandboxMetricsResponse { pod_metrics: all(node).await }, "StreamPodSandboxMetrics")
+    limit(ListPodSandboxMetricsResponse { pod_metrics: all(node).await }, "StreamPodSandboxMetrics")
 }
 
-/// The metrics of all ready pods.
 pub(crate) async fn all(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
     let mut pods = node.store.pods();
     pods.retain(|pod| pod.phase == PodPhase::Ready);
@@ -35,16 +33,14 @@ pub(crate) async fn all(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
 /// A metric's name, meaning and labels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
-    /// Its name.
     pub(crate) name: &'static str,
-    /// What it says.
     pub(crate) help: &'static str,
-    /// The names of its labels, in the order of their values.
+    /// In the order of their values.
     pub(crate) labels: &'static [&'static str],
     kind: MetricType,
 }
 
-/// As containerd has them, in its order: what reads its metrics reads these.
+/// containerd's labels in its order, for readers of its metrics.
 const CONTAINER_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image"];
 const POD_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image", "interface"];
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
@@ -57,7 +53,7 @@ const fn pod(name: &'static str, help: &'static str) -> Descriptor {
     Descriptor { name, help, labels: POD_LABELS, kind: MetricType::Counter }
 }
 
-/// Of each container, in the order of [`container_values`].
+/// In the order of [`container_values`].
 pub(crate) const CONTAINER_METRICS: &[Descriptor] = &[
     container("container_cpu_usage_seconds_total", "CPU time, in seconds", MetricType::Counter),
     container("container_memory_usage_bytes", "Memory in use, in bytes", MetricType::Gauge),
@@ -68,7 +64,7 @@ pub(crate) const CONTAINER_METRICS: &[Descriptor] = &[
     container("container_processes", "Processes", MetricType::Gauge),
 ];
 
-/// Of each pod, in the order of [`pod_values`].
+/// In the order of [`pod_values`].
 pub(crate) const POD_METRICS: &[Descriptor] = &[
     pod("container_network_receive_bytes_total", "Bytes received"),
     pod("container_network_receive_packets_total", "Packets received"),
@@ -107,7 +103,6 @@ fn pod_values(counters: &Counters) -> [Option<u64>; POD_METRICS.len()] {
 }
 
 /// The metrics of a pod and its running containers. Blocking.
-#[must_use]
 pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxMetrics {
     let metadata = pod.config.metadata.clone().unwrap_or_default();
     let of_interface = node.network.counters(&pod.id).ok().map(|counters| {

@@ -1,4 +1,4 @@
-//! ListPodSandboxStats: what pods use.
+//! ListPodSandboxStats: the usage of ready pods.
 
 use std::sync::Arc;
 
@@ -6,21 +6,20 @@ use proto::v1::{
     ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter,
 };
 
-use super::{pod_sandbox_stats, whole};
+use super::{limit, pod_sandbox_stats};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: ListPodSandboxStatsRequest,
 ) -> Result<ListPodSandboxStatsResponse, Error> {
-    whole(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
+    limit(ListPodSandboxStatsResponse { stats: stats(node, request.filter).await }, "StreamPodSandboxStats")
 }
 
-/// The stats of the ready pods that a filter lets through; the beginning of an id stands for the id.
+/// The stats of the ready pods that pass a filter, which may name an id by a prefix.
 pub(crate) async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let filter = filter.unwrap_or_default();
     let mut filter = PodSandboxFilter { id: filter.id, label_selector: filter.label_selector, state: None };

@@ -7,7 +7,6 @@ use proto::admin::{ListSnapshotsRequest, ListSnapshotsResponse};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Lists them.
 pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
     let names = node.block(move |node| node.images.snapshots(&container.id)).await?;

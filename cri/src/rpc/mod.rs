@@ -59,19 +59,18 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord};
 
-/// The largest message either way, in bytes: what kubelet and crictl accept.
+/// The largest message either way, in bytes: the limit of kubelet and crictl.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
-/// How many items a part of a streamed list has at most.
+/// The most items in a part of a streamed list.
 const PART: usize = 128;
-/// A part ends with the item that makes it so large, in bytes: far below the 16 MiB of one message, since an item with all its
-/// labels and annotations has about a megabyte at most.
+/// A part ends with the item that exceeds this size, in bytes. An item with its labels and annotations has at most about a
+/// megabyte, so a part stays far below [`MESSAGE_LIMIT`].
 const PART_SIZE: usize = 4 << 20;
 
-/// A list in parts.
+/// A streamed list.
 pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Cuts a list into parts.
-fn parts<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
+fn split<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
 where
     I: Message + 'static,
     T: 'static,
@@ -88,9 +87,8 @@ where
     })))
 }
 
-/// An answer in one message, if it fits into one: a client would refuse a larger one without saying what to do. `instead` is
-/// the RPC that has it in parts.
-fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
+/// Refuses an answer that exceeds one message, which its client would refuse without advice. `instead` is the RPC that streams it.
+fn limit<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
     let size = answer.encoded_len();
     if size <= MESSAGE_LIMIT {
         return Ok(answer);
@@ -99,8 +97,7 @@ fn whole<M: Message>(answer: M, instead: &str) -> Result<M, Error> {
     Err(Error::Exhausted { what })
 }
 
-/// A container that runs.
-fn running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
+fn find_running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Error> {
     let container = node.store.find_container(id)?;
     if matches!(container.phase, ContainerPhase::Running { .. }) {
         return Ok(container);

@@ -1,4 +1,4 @@
-//! PodSandboxStats: what one pod uses: the sum over its containers, and what went through its interface.
+//! PodSandboxStats: the usage of one pod: the sum over its containers, and the counters of its interface.
 
 use std::sync::Arc;
 
@@ -14,15 +14,13 @@ use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, PodRecord};
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     let stats = node.block(move |node| of(node, &pod)).await;
     Ok(PodSandboxStatsResponse { stats: Some(stats) })
 }
 
-/// What a pod uses. Blocking.
-#[must_use]
+/// Blocking.
 pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
     let timestamp = now();
     let mut running = node.store.containers_of(&pod.id);
@@ -68,12 +66,12 @@ fn memory(timestamp: i64, containers: &[ContainerStats]) -> MemoryUsage {
     }
 }
 
-/// The sum of what is known; a pod without running containers uses nothing.
+/// The sum of the known values; 0 for a pod without running containers.
 fn sum(values: impl Iterator<Item = Option<UInt64Value>>) -> Option<UInt64Value> {
     Some(UInt64Value { value: values.flatten().map(|value| value.value).fold(0, u64::saturating_add) })
 }
 
-/// None for a pod on the host's network, and for one that has no interface any more.
+/// None for a pod on the host's network or without an interface.
 fn network(node: &Node, pod: &PodRecord) -> Option<NetworkUsage> {
     let counters = node.network.counters(&pod.id).ok()?;
     let interface = NetworkInterfaceUsage {

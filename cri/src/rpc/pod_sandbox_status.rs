@@ -10,7 +10,6 @@ use crate::state::clock::now;
 use crate::state::node::Node;
 use crate::translate::answer;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     Ok(PodSandboxStatusResponse {

@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
     if pod.phase != PodPhase::Ready {

@@ -1,4 +1,4 @@
-//! PullImage: until it is done, or the client's deadline. What the client sends to get in is not logged.
+//! PullImage: pulls an image, at most until the client's deadline. Credentials are never logged.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use super::extensions::{Deadline, deadline};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Pulls.
 pub(crate) async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -> Result<PullImageResponse, Error> {
     let Deadline(deadline) = deadline(&request);
     let request = request.into_inner();
@@ -33,7 +32,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -
     Ok(PullImageResponse { image_ref: image.id })
 }
 
-/// None where all of it is empty: kubelet sends that for no credentials.
+/// None if all fields are empty: kubelet sends that without credentials.
 fn credentials(auth: AuthConfig) -> Result<Option<Credentials>, Error> {
     if auth == AuthConfig::default() {
         return Ok(None);
@@ -51,10 +50,10 @@ fn credentials(auth: AuthConfig) -> Result<Option<Credentials>, Error> {
     Ok(Some(credentials))
 }
 
-/// `auth` is `user:password` in base64, as in docker's configuration.
+/// Decodes `user:password` in base64, the form of docker's configuration.
 fn decode(auth: &str) -> Result<(String, String), Error> {
     use base64::Engine;
-    // The value itself is a secret: the error does not show it.
+    // The value is a secret, so the error does not show it.
     let invalid =
         || Error::Invalid { field: "auth.auth".to_owned(), reason: "is not user:password in base64".to_owned() };
     let bytes = base64::engine::general_purpose::STANDARD.decode(auth).map_err(|_| invalid())?;

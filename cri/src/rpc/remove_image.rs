@@ -1,4 +1,4 @@
-//! RemoveImage: with all its tags. Not there: done already.
+//! RemoveImage: removes an image with all its tags. Idempotent.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use proto::v1::{RemoveImageRequest, RemoveImageResponse};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Removes it.
 pub(crate) async fn call(node: &Arc<Node>, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
     if name.is_empty() {

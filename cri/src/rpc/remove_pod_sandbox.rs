@@ -1,4 +1,4 @@
-//! RemovePodSandbox: the pod and its containers go, running or not. Not there: done already.
+//! RemovePodSandbox: removes a pod and its containers, running or not. Idempotent.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::lifecycle::teardown::{self, Until};
 use crate::state::node::Node;
 
-/// Removes it.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: RemovePodSandboxRequest,
@@ -18,7 +17,7 @@ pub(crate) async fn call(
         Err(Error::NotFound { .. }) => return Ok(RemovePodSandboxResponse {}),
         Err(error) => return Err(error),
     };
-    let _lock = node.locks.pod(&id).await;
+    let _lock = node.locks.lock_pod(&id).await;
     if node.store.pod(&id).is_some() {
         node.block(move |node| teardown::pod(node, &id, Until::Removed)).await?;
     }

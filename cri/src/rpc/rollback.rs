@@ -1,4 +1,4 @@
-//! Admin's Rollback: puts the root of a container that does not run back to a snapshot.
+//! Admin's Rollback: resets the root of a container that does not run to a snapshot.
 
 use std::sync::Arc;
 
@@ -9,11 +9,10 @@ use runtime::ContainerState;
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Rolls it back.
 pub(crate) async fn call(node: &Arc<Node>, request: RollbackRequest) -> Result<RollbackResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    // StartContainer takes this lock too: a container that does not run now does not begin to meanwhile.
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    // StartContainer takes this lock too, so the container does not start meanwhile.
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| roll_back(node, &container.id, &request.name)).await?;
     Ok(RollbackResponse {})
 }

@@ -19,7 +19,6 @@ use crate::state::node::Node;
 use crate::state::record::{PodPhase, PodRecord, Wire};
 use crate::translate;
 
-/// Makes the pod, or answers with the one that this request has made already.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: Request<RunPodSandboxRequest>,
@@ -54,14 +53,14 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     let mut spare = record.spare.clone();
     if let Err(error) = node.store.put_pod(record) {
         node.release(&wanted.addresses);
-        spare.iter().for_each(|spare| spares::give_back(node, spare));
+        spare.iter().for_each(|spare| spares::discard(node, spare));
         return Err(error.into());
     }
     let place = match node.runtime.create_pod(&spec, spare.as_ref()) {
         Err(error) if spare.is_some() => {
             warn!(pod = id.short(), "a spare could not be used: {}", host::chain(&error));
-            // The record still names the spare: the tear-down of the pod removes what this leaves.
-            spares::give_back(node, &spare.take().expect("there is one"));
+            // The record still names the spare, so the pod's tear-down removes what this leaves.
+            spares::discard(node, &spare.take().expect("there is one"));
             node.runtime.create_pod(&spec, None)?
         }
         made => made?,
@@ -79,7 +78,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// The record of a pod that is to be made, with its addresses and its spare, which are its own from here on.
+/// Allocates the addresses and the spare of a new pod. They belong to its record from here on.
 fn record(node: &Node, wanted: Wanted) -> Result<PodRecord, Error> {
     let translate::Pod { spec, network } = wanted.pod;
     let addresses = if network.host { Vec::new() } else { node.allocate(&network.addresses)? };

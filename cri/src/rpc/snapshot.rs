@@ -1,4 +1,4 @@
-//! Admin's Snapshot: keeps a container's root as it is now, running or not.
+//! Admin's Snapshot: snapshots a container's root, running or not.
 
 use std::sync::Arc;
 
@@ -7,10 +7,9 @@ use proto::admin::{SnapshotRequest, SnapshotResponse};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Takes the snapshot.
 pub(crate) async fn call(node: &Arc<Node>, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| node.images.snapshot(&container.id, &request.name)).await?;
     Ok(SnapshotResponse {})
 }

@@ -1,5 +1,5 @@
-//! StartContainer: a container is started once. One that cannot be started has ended: with exit code 128 and the reason
-//! StartError, as containerd has it (internal/cri/server/container_start.go).
+//! StartContainer: starts a container once. A start that fails ends the container with exit code 128 and the reason StartError,
+//! as in containerd (internal/cri/server/container_start.go).
 
 use std::sync::Arc;
 
@@ -14,13 +14,11 @@ use crate::state::clock::{nanoseconds, now};
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
-/// The exit code of a container that could not be started.
 const START_ERROR: i32 = 128;
 
-/// Starts it.
 pub(crate) async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     let id = container.id.clone();
     node.block(move |node| start(node, &id)).await?;
     exits::watch(node, container.id.clone());
@@ -31,10 +29,10 @@ fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
     check(node, id)?;
     let started = match node.runtime.start_container(id) {
         Ok(started) => started,
-        Err(error) => running_after(node, id, error)?,
+        Err(error) => settle(node, id, error)?,
     };
     let phase = ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) };
-    // The kernel has it whatever the disk says: recovery asks the kernel.
+    // It runs even if the disk fails: recovery asks the kernel.
     let (_, written) = node.store.learn_container(id, |record| record.phase = phase);
     if let Err(error) = written {
         warn!(container = id.short(), "it runs, and that is not on disk: {}", host::chain(&error));
@@ -57,24 +55,24 @@ fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
     pod.map(drop).ok_or_else(|| Error::State { what: format!("sandbox {} is not ready", record.pod.short()) })
 }
 
-/// What a start that failed has left. A container that runs all the same, or did, was started: by the server before this one,
-/// which died before it could write that down, or by a call whose answer was lost. Any other has ended, whatever failed: left
-/// as it was, kubelet would make another every few seconds, under restartPolicy Never too.
-fn running_after(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
+/// Settles a start that failed. A container that runs, or did, was started by the server before this one, which died before it
+/// recorded that, or by a call whose answer was lost. Any other has ended: left created, it would make kubelet create another
+/// every few seconds, even under restartPolicy Never.
+fn settle(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
     use runtime::ContainerState::{Exited, Running};
     if let Ok(Running(started) | Exited { started, .. }) = node.runtime.container_state(id) {
         return Ok(started);
     }
-    // A monitor that did not answer in time may still be at it.
+    // A monitor that did not answer in time may still start it.
     match node.runtime.kill_container(id) {
         Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
         Err(error) => warn!(container = id.short(), "cannot end a start that failed: {}", host::chain(&error)),
     }
-    note_failure(node, id, &error);
+    record_failure(node, id, &error);
     Err(Error::Backend(Backend::Runtime(error)))
 }
 
-fn note_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
+fn record_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {
     let ended = Ended {
         started_at: 0,
         finished_at: now(),

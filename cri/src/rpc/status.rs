@@ -1,4 +1,4 @@
-//! Status: whether pods and their network can be had, and if not, what to do about it.
+//! Status: whether pods and their network can be created, and if not, what to do about it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,6 @@ use crate::state::node::Node;
 const RUNTIME_READY: &str = "RuntimeReady";
 const NETWORK_READY: &str = "NetworkReady";
 
-/// Answers.
 pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
     let (runtime, network) = node.block(|node| (runtime_needs(node), network_needs(node))).await;
     let conditions = vec![
@@ -86,7 +85,7 @@ fn info(node: &Node, runtime: &[Need], network: &[Need]) -> BTreeMap<String, Str
         .iter()
         .map(|record| json!({"table": record.table, "key": record.key, "reason": record.reason}))
         .collect();
-    // crictl shows an entry that is an object as one, and any other as text.
+    // crictl shows JSON objects as such, and everything else as text.
     let own = json!({
         "backend": node.runtime.name(),
         "rootfs": node.rootfs,

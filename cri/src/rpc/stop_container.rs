@@ -1,4 +1,4 @@
-//! StopContainer: its signal, its time, then the kill. Not there, or not running: done already.
+//! StopContainer: sends the stop signal, waits for the grace period, and kills. Idempotent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::lifecycle::teardown;
 use crate::state::node::Node;
 use crate::state::record::ContainerPhase;
 
-/// Stops it. It takes no lock: a second call with less time must not wait for the first.
+/// Takes no lock: a second call with less time must not wait for the first.
 pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse, Error> {
     let container = match node.store.find_container(&request.container_id) {
         Ok(container) => container,
@@ -28,7 +28,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Res
     let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     if !grace.is_zero() {
         let signal = container.made.as_ref().map_or_else(Signal::term, |made| made.stop_signal.clone());
-        if asked(node, &id, signal, grace).await? {
+        if signal_and_wait(node, &id, signal, grace).await? {
             return Ok(StopContainerResponse {});
         }
         info!(container = id.short(), "it did not stop within {} s and is killed", grace.as_secs());
@@ -37,14 +37,14 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Res
     Ok(StopContainerResponse {})
 }
 
-/// Sends the signal and waits; true when the container ended in time.
-async fn asked(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool, Error> {
+/// Sends the signal and waits; true: the container ended in time.
+async fn signal_and_wait(node: &Arc<Node>, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool, Error> {
     let target = id.clone();
     let sent = node.block(move |node| node.runtime.signal_container(&target, &signal)).await;
     match sent {
-        // Gone already: the kill that follows notes how it ended.
+        // Already gone: the kill that follows records its exit.
         Err(runtime::Error::NotFound { .. }) => return Ok(false),
         other => other?,
     }
-    Ok(exits::ended_by(node, id, Instant::now().checked_add(grace)).await)
+    Ok(exits::wait_for_end(node, id, Instant::now().checked_add(grace)).await)
 }

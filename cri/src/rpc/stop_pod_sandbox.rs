@@ -1,4 +1,4 @@
-//! StopPodSandbox: everything that the kernel holds of a pod goes. Not there, or stopped: done already.
+//! StopPodSandbox: removes everything that the kernel holds of a pod. Idempotent.
 
 use std::sync::Arc;
 
@@ -9,14 +9,13 @@ use crate::lifecycle::teardown::{self, Until};
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
 
-/// Stops it.
 pub(crate) async fn call(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
     let id = match node.store.find_pod(&request.pod_sandbox_id) {
         Ok(pod) => pod.id.clone(),
         Err(Error::NotFound { .. }) => return Ok(StopPodSandboxResponse {}),
         Err(error) => return Err(error),
     };
-    let _lock = node.locks.pod(&id).await;
+    let _lock = node.locks.lock_pod(&id).await;
     if node.store.pod(&id).is_some_and(|pod| pod.phase != PodPhase::Stopped) {
         node.block(move |node| teardown::pod(node, &id, Until::Stopped)).await?;
     }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use proto::v1::{StreamContainersRequest, StreamContainersResponse};
 
-use super::{Parts, list_containers, parts};
+use super::{Parts, list_containers, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: StreamContainersRequest) -> Parts<StreamContainersResponse> {
-    parts(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
+    split(list_containers::items(node, request.filter), |containers| StreamContainersResponse { containers })
 }

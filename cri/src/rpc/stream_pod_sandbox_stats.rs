@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use proto::v1::{StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse};
 
-use super::{Parts, list_pod_sandbox_stats, parts};
+use super::{Parts, list_pod_sandbox_stats, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: StreamPodSandboxStatsRequest,
 ) -> Parts<StreamPodSandboxStatsResponse> {
     let stats = list_pod_sandbox_stats::stats(node, request.filter).await;
-    parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
+    split(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use proto::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 
-use super::{Parts, list_pod_sandbox, parts};
+use super::{Parts, list_pod_sandbox, split};
 use crate::state::node::Node;
 
-/// Answers.
 pub(crate) fn call(node: &Arc<Node>, request: StreamPodSandboxesRequest) -> Parts<StreamPodSandboxesResponse> {
     let pods = list_pod_sandbox::items(node, request.filter);
-    parts(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
+    split(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
 }

@@ -1,4 +1,4 @@
-//! UpdateContainerResources: of a container that is made and has not ended.
+//! UpdateContainerResources: changes the resources of a container that is created or running.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use crate::state::node::Node;
 use crate::state::record::ContainerPhase;
 use crate::translate;
 
-/// Changes them.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdateContainerResourcesRequest,
@@ -20,7 +19,7 @@ pub(crate) async fn call(
         return Err(Error::Invalid { field: "windows".to_owned(), reason: "this is no Windows node".to_owned() });
     }
     let Some(wanted) = request.linux else { return Ok(UpdateContainerResourcesResponse {}) };
-    let _lock = node.locks.container(&container.pod, &container.id).await;
+    let _lock = node.locks.lock_container(&container.pod, &container.id).await;
     node.block(move |node| update(node, &container.id, &wanted)).await?;
     Ok(UpdateContainerResourcesResponse {})
 }
@@ -36,7 +35,7 @@ fn update(node: &Node, id: &ContainerId, wanted: &LinuxContainerResources) -> Re
     Ok(())
 }
 
-/// What is set changes, and what is not stays: CRI's and containerd's rule.
+/// Fields that are set change and others stay, as in CRI and containerd.
 pub(crate) fn merge(current: &mut LinuxContainerResources, wanted: &LinuxContainerResources) {
     fn set<T: PartialEq + Default + Clone>(current: &mut T, wanted: &T) {
         if *wanted != T::default() {

@@ -1,4 +1,4 @@
-//! UpdatePodSandboxResources: what all containers of a pod together may use.
+//! UpdatePodSandboxResources: changes the resources that the containers of a pod share.
 
 use std::sync::Arc;
 
@@ -12,13 +12,12 @@ use crate::state::node::Node;
 use crate::state::record::PodPhase;
 use crate::translate;
 
-/// Changes them.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
-    let _lock = node.locks.pod(&pod.id).await;
+    let _lock = node.locks.lock_pod(&pod.id).await;
     node.block(move |node| update(node, &pod.id, request.resources, request.overhead)).await?;
     Ok(UpdatePodSandboxResourcesResponse {})
 }

@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use crate::error::Error;
 use crate::state::node::Node;
 
-/// Makes it the pod network. Empty: nothing changes, as with other servers. Where the configuration names pod networks,
-/// they stand, since somebody chose them.
+/// Makes it the pod network. An empty CIDR changes nothing, as in other servers. Pod networks in the configuration win, since
+/// somebody chose them.
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: UpdateRuntimeConfigRequest,
@@ -30,7 +30,7 @@ pub(crate) async fn call(
     Ok(UpdateRuntimeConfigResponse {})
 }
 
-/// One network, or one of each family with a comma between them.
+/// One network, or one of each family, separated by a comma.
 fn parse(text: &str) -> Result<Vec<IpNetwork>, Error> {
     let invalid = |word: &str| Error::Invalid {
         field: "runtime_config.network_config.pod_cidr".to_owned(),

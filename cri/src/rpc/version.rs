@@ -1,17 +1,14 @@
-//! Version: who this is.
+//! Version: the server's name and version.
 
 use proto::v1::{VersionRequest, VersionResponse};
 
 use crate::error::Error;
 
-/// The version of the kubelet runtime API, which has been this one since it had a version.
+/// The version of the kubelet runtime API, which has never changed.
 const KUBELET_API_VERSION: &str = "0.1.0";
-/// The name that clients show.
 pub(crate) const RUNTIME_NAME: &str = "cellblock";
-/// The version of CRI.
 const CRI_VERSION: &str = "v1";
 
-/// Answers.
 pub(crate) fn call(_request: VersionRequest) -> Result<VersionResponse, Error> {
     Ok(VersionResponse {
         version: KUBELET_API_VERSION.to_owned(),

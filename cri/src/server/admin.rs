@@ -1,4 +1,4 @@
-//! `cellblock.admin.v1`: the verbs that CRI has not, one line each, on a socket of their own in the state directory.
+//! `cellblock.admin.v1`: the verbs that CRI lacks, one line each, on their own socket in the state directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,6 @@ pub fn socket(state: &Path) -> PathBuf {
     state.join("admin.sock")
 }
 
-/// The service.
 pub(crate) struct AdminService(pub(crate) Arc<Node>);
 
 #[async_trait]

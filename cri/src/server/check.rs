@@ -1,5 +1,5 @@
-//! `cellblock check`: what this node lacks, and what to do about it. It asks the same backends that the server runs on, and
-//! changes nothing but for making their directories.
+//! `cellblock check`: reports what this node lacks and what to do about it. It asks the server's own backends and changes nothing
+//! except that it makes their directories.
 
 use std::io::Write;
 
@@ -10,14 +10,14 @@ use crate::config::Config;
 use crate::server::directories;
 use crate::server::serve;
 
-/// Prints every need of the node and whether it holds; the answer is whether all that are required do.
+/// Prints every need of the node and whether it holds. True: all required ones do.
 ///
 /// # Errors
 /// A backend cannot be opened, or the output cannot be written.
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
     directories::make(config).context("cannot make the server's directories")?;
     let directories = directories::needs(config).context("cannot look at the server's directories")?;
-    let (runtime, network, rootfs) = serve::boundaries(config)?;
+    let (runtime, network, rootfs) = serve::open_boundaries(config)?;
     let mut ready = true;
     let mut images = rootfs.needs();
     images.extend(serve::linuxulator(config, &runtime.platforms()));
@@ -28,7 +28,7 @@ pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
     Ok(ready)
 }
 
-/// Prints the needs of one part; the answer is whether all that are required hold.
+/// Prints the needs of one part. True: all required ones hold.
 fn print(part: &str, needs: &[Need], output: &mut impl Write) -> std::io::Result<bool> {
     for need in needs {
         let verdict = match (need.holds(), need.required) {

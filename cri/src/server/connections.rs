@@ -1,5 +1,5 @@
-//! The connections of gRPC clients, as many as there may be: one more waits until another ends. Where the kernel has no
-//! descriptor left for the next, that is waited for too, instead of asked for again and again.
+//! The connections of gRPC clients, up to a limit: one more waits until another ends. If the kernel has no descriptor left, the
+//! server pauses before it accepts again.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-/// Connections at once: kubelet has two, and so has crictl each time it is run, as long as its exec goes on; so that as many
-/// can be streamed to as the streaming server takes.
+/// Concurrent connections: kubelet has two, and so has each crictl as long as its exec runs. The streaming server's limit can be
+/// used in full.
 pub const CONNECTIONS: usize = 2 * streaming::CONNECTIONS;
-/// How long to wait for descriptors (accept(2): EMFILE, ENFILE): they come back when connections or files are closed.
+/// The pause for descriptors (accept(2): EMFILE, ENFILE), which come back when connections or files are closed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The connections to a socket.
-pub(crate) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts the connections to a socket.
+pub(crate) fn accept(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     futures::stream::unfold((listener, slots), |(listener, slots)| async move {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -38,7 +38,7 @@ pub(crate) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<
     })
 }
 
-/// One connection, and the place that it takes.
+/// A connection and its slot.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,

@@ -1,5 +1,5 @@
-//! The server: one process per root directory, a unix socket that only root may use, recovery before the first answer, and a
-//! stop that leaves every container running.
+//! The server: one process per root directory, a unix socket for root alone, recovery before the first answer, and a stop that
+//! leaves every container running.
 
 use std::fs;
 use std::future::Future;
@@ -27,52 +27,52 @@ use crate::server::directories;
 use crate::server::service::Service;
 use crate::state::node::{Backends, Node, Opening};
 
-/// Calls under way at once on one connection: kubelet has some dozens, and each may hold a thread that blocks.
+/// Concurrent calls on one connection: kubelet has some dozens, and each may block a thread.
 const CALLS_PER_CONNECTION: usize = 256;
-/// How long calls that are under way may take once the server is told to stop.
+/// How long running calls may take once the server is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// The file in the root directory that a running server holds locked.
+/// The file in the root directory that a running server locks.
 const LOCK: &str = "lock";
 
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Another one serves this directory.
+    /// Another server serves this directory.
     #[error("another cellblock serves {}: it holds {}/{LOCK} locked", root.display(), root.display())]
     Taken {
         /// The directory.
         root: PathBuf,
     },
-    /// The host says no.
+    /// The host fails.
     #[error("cannot {operation}")]
     Host {
-        /// What was being done.
+        /// The operation.
         operation: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// The records or the kernel say no.
+    /// The records or the kernel fail.
     #[error(transparent)]
     Node(#[from] crate::error::Error),
-    /// gRPC says no.
+    /// gRPC fails.
     #[error("cannot serve")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// A server that holds its lock and its sockets, and has not answered anything yet.
+/// A server that holds its lock and its sockets and has not answered any call yet.
 pub struct Server {
     node: Arc<Node>,
     loaded: crate::state::record::Loaded,
     listener: UnixListener,
     socket: PathBuf,
     admin: UnixListener,
-    /// Given back by the kernel when the process ends.
+    /// The kernel releases it when the process ends.
     lock: Lock,
 }
 
 impl Server {
-    /// Takes the lock, reads the records and opens the sockets: from now on clients can connect, and wait. Blocking.
+    /// Reads the records and opens the sockets: clients can connect now, and wait. Blocking.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -83,7 +83,7 @@ impl Server {
         Ok(Self { node, loaded, listener, socket: socket.to_owned(), admin, lock })
     }
 
-    /// Its state: what runs beside the RPCs needs it.
+    /// The state that it shares with its calls.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
         &self.node
@@ -92,7 +92,7 @@ impl Server {
     /// Serves until `stop` is ready. Calls answer UNAVAILABLE until recovery is done.
     ///
     /// # Errors
-    /// The kernel cannot be asked what it holds, or the socket fails.
+    /// The kernel's inventory cannot be read, or the socket fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
         let Self { node, loaded, listener, socket, admin, lock } = self;
         let gate = Gate::default();
@@ -103,7 +103,7 @@ impl Server {
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
-        let keepers = [tokio::spawn(spares::keep(node.clone())), tokio::spawn(reconcile::keep(node.clone()))];
+        let keepers = [tokio::spawn(spares::refill(node.clone())), tokio::spawn(reconcile::run(node.clone()))];
         let ended = tokio::select! {
             () = stop => None,
             ended = &mut serving => Some(ended),
@@ -120,7 +120,7 @@ impl Server {
             }
             None => tokio::time::timeout(STOP_GRACE, serving).await,
         };
-        let removed = node.block(|node| remove_what_was_made_ahead(node)).await;
+        let removed = node.block(|node| remove_spares(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
         }
@@ -143,12 +143,12 @@ impl Server {
     }
 }
 
-fn remove_what_was_made_ahead(node: &Node) -> Result<(), crate::error::Error> {
+fn remove_spares(node: &Node) -> Result<(), crate::error::Error> {
     node.images.keep_roots_ahead(0);
     spares::remove_all(node)
 }
 
-/// Takes back what all pods share of the network, where no pod is left: a node that is given up shows no trace.
+/// Removes the shared part of the network if no pod is left, so that a node that is given up keeps no trace.
 fn leave_network(node: &Node) {
     if node.store.pods().is_empty()
         && let Err(failed) = node.network.unconfigure()
@@ -172,7 +172,7 @@ async fn serve(
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let stop = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        // A sender that is gone is a stop too.
+        // A sender that was dropped is a stop too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let builder = || {
@@ -183,13 +183,13 @@ async fn serve(
     let cri = builder()
         .add_service(runtime)
         .add_service(image)
-        .serve_with_incoming_shutdown(connections::incoming(listener), stop(stopped.clone()));
+        .serve_with_incoming_shutdown(connections::accept(listener), stop(stopped.clone()));
     let admin =
-        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::incoming(admin), stop(stopped));
+        builder().add_service(admin_service).serve_with_incoming_shutdown(connections::accept(admin), stop(stopped));
     tokio::try_join!(cri, admin).map(drop)
 }
 
-/// Takes the lock on a root directory, making the directory and closing it to all but root.
+/// Locks a root directory, after making it and closing it to all but root.
 ///
 /// # Errors
 /// [`ServeError::Taken`] when another server has it.
@@ -200,7 +200,7 @@ pub fn lock(root: &Path) -> Result<Lock, ServeError> {
     Lock::take(&root.join(LOCK)).map_err(failed)?.ok_or_else(|| ServeError::Taken { root: root.to_owned() })
 }
 
-/// Opens the socket with mode 0600. What a server that was killed left there is removed: the lock says that none runs.
+/// Opens the socket with mode 0600. Removes the socket of a killed server: the lock says that none runs.
 fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Host { operation: format!("listen on {}", socket.display()), source };
     if let Some(directory) = socket.parent() {
@@ -208,10 +208,10 @@ fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     }
     match fs::symlink_metadata(socket) {
         Ok(found) if found.file_type().is_socket() => host::fs::remove_file(socket).map_err(failed)?,
-        Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and is no socket"))),
+        Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no socket"))),
         Err(_) => {}
     }
-    // Bound under a name of its own and renamed, so that it never stands open to others.
+    // Bound under a private name and renamed, so that it is never open to others.
     let name = socket.file_name().unwrap_or_default().to_string_lossy();
     let private = socket.with_file_name(format!(".{name}.{}", std::process::id()));
     host::fs::remove_file(&private).map_err(failed)?;

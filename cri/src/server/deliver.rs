@@ -1,5 +1,5 @@
-//! The layer that every call goes through: its handler runs as a task of its own, so that a client that goes away does not
-//! cut it off half way; its duration and outcome are logged; and it knows whether its answer reaches anybody.
+//! The layer around every call. Its handler runs as a task, so that a client that goes away does not cut it off half way; its
+//! duration and outcome are logged; and it learns whether its answer reaches the client.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,20 +18,18 @@ use crate::rpc::extensions::{Deadline, Gone};
 use crate::state::names::Delivery;
 use crate::status;
 
-/// The header that a gRPC client's deadline comes in.
+/// The header of a gRPC client's deadline.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
-/// How much earlier than the client's deadline a call that respects it gives up, so that the client hears why: an answer
-/// takes about that long to get there.
+/// How long before the client's deadline a call gives up, so that the client receives the reason in time.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
-/// A call that takes longer is worth a line at level info.
+/// A call that takes longer is logged at level info.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Whether the server can answer yet.
+/// Whether the server answers calls yet. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<AtomicBool>);
 
 impl Gate {
-    /// From now on calls are answered.
     pub(crate) fn open(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -41,7 +39,6 @@ impl Gate {
     }
 }
 
-/// Wraps the services of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliverLayer {
     /// Closed until recovery is done.
@@ -56,7 +53,6 @@ impl<S> Layer<S> for DeliverLayer {
     }
 }
 
-/// A service whose calls are delivered.
 #[derive(Debug, Clone)]
 pub(crate) struct Deliver<S> {
     inner: S,
@@ -86,14 +82,14 @@ where
         request.extensions_mut().insert(delivery.clone());
         let gone = Gone::default();
         request.extensions_mut().insert(gone.clone());
-        let deadline = deadline(&request);
+        let deadline = read_deadline(&request);
         request.extensions_mut().insert(deadline);
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         // The clone that is ready is the one to call; the fresh clone waits for its own turn (tower's contract).
         let fresh = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let span = info_span!("rpc", %method);
-        let task = tokio::spawn(async move { timed(&method, ready.call(request)).await }.instrument(span));
+        let task = tokio::spawn(async move { log_outcome(&method, ready.call(request)).await }.instrument(span));
         let unless_answered = gone.0.drop_guard();
         Box::pin(async move {
             let response = match task.await {
@@ -101,7 +97,7 @@ where
                 Err(error) => status::defect(&error).into_http(),
             };
             unless_answered.disarm();
-            // A client that has stopped waiting is there until its word of it arrives.
+            // A client that has stopped waiting stays connected until its cancellation arrives.
             if !deadline.is_past() {
                 delivery.set_done();
             }
@@ -110,7 +106,7 @@ where
     }
 }
 
-async fn timed<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
+async fn log_outcome<F, E>(method: &str, call: F) -> Result<Response<Body>, E>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -129,12 +125,12 @@ where
     Ok(response)
 }
 
-fn deadline(request: &Request<Body>) -> Deadline {
+fn read_deadline(request: &Request<Body>) -> Deadline {
     let timeout = request.headers().get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()).and_then(parse_timeout);
     Deadline(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(DEADLINE_MARGIN))))
 }
 
-/// gRPC over HTTP/2: at most eight digits and a unit.
+/// At most eight digits and a unit (gRPC over HTTP/2).
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let value: u64 = digits.parse().ok()?;

@@ -1,10 +1,10 @@
-//! Who on the host may enter the server's own directories: root alone. A container's root holds set-user-id programs that
-//! anybody who reaches it can run outside the container (jail(8), BUGS; CVE-2024-25621), and that goes for everything that is
-//! mounted below these directories too: a dataset's mount points, read-only roots, a pod's files. What runs in a container
-//! never comes this way: its own root is where its paths begin.
+//! The modes of the server's directories: only root may enter them. A container's root holds set-user-id programs that anybody
+//! who reaches it can run outside the container (jail(8), BUGS; CVE-2024-25621). The same holds for everything mounted below these
+//! directories: a dataset's mount points, read-only roots, a pod's files. Processes in a container do not come this way, since
+//! their paths begin at their own root.
 //!
-//! The root directory has mode 0700. The state directory has 0711, since sockets that others than root may use are made in it
-//! by their paths, and what is directly in it is closed to others each time a server starts: the CRI socket is root's.
+//! The root directory has mode 0700. The state directory has 0711, since other users may reach sockets in it by their paths. Each
+//! start of a server closes its entries to others: the CRI socket is root's.
 
 use std::io;
 
@@ -12,42 +12,30 @@ use host::Need;
 
 use crate::config::Config;
 
-/// The mode of the root directory.
 pub(crate) const ROOT: u32 = 0o700;
-/// The mode of the state directory.
 const STATE: u32 = 0o711;
-/// The mode of what is in it.
+/// The mode of the state directory's entries.
 const PRIVATE: u32 = 0o700;
-/// The runtime's own directory, in the state directory.
+/// The runtime's directory in the state directory.
 pub(crate) const RUNTIME: &str = "runtime";
-/// The network's own, likewise.
+/// The network's directory in the state directory.
 pub(crate) const NETWORK: &str = "network";
 
-/// Makes the directories that are missing; those that are there stay as they are.
-///
-/// # Errors
-/// One cannot be made.
+/// Makes missing directories; existing ones keep their modes.
 pub(crate) fn make(config: &Config) -> io::Result<()> {
     host::fs::make_directory(&config.root, ROOT)?;
     host::fs::make_directory(&config.state, STATE)?;
     [RUNTIME, NETWORK].iter().try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
 }
 
-/// Makes what is missing, and closes the state directory and what an earlier server left in it. The root directory is closed
-/// with its lock.
-///
-/// # Errors
-/// A directory cannot be made, or a mode cannot be changed.
+/// Makes missing directories, and closes the state directory and its entries. `daemon::lock` closes the root directory.
 pub(crate) fn close_state(config: &Config) -> io::Result<()> {
     make(config)?;
     host::fs::set_mode(&config.state, STATE)?;
     host::fs::close_to_others(&config.state)
 }
 
-/// Whether the directories are closed, for `cellblock check`.
-///
-/// # Errors
-/// They cannot be looked at.
+/// Whether the directories are closed to others, for `cellblock check`.
 pub(crate) fn needs(config: &Config) -> io::Result<Vec<Need>> {
     let open = host::fs::open_to_others(&config.state)?;
     let mut needs = vec![

@@ -1,4 +1,4 @@
-//! `cellblock serve`: the backends of this node, a server on them, until SIGTERM.
+//! `cellblock serve`: opens the backends of this node and serves on them until SIGTERM.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::server::daemon::{self, Server};
 use crate::server::directories;
 use crate::state::node::{Backends, Opening};
 
-/// Open files: some for each container, exec and stream. Not more than the system allows, and not without bound either:
-/// containers inherit the limit, and some programs close every descriptor that they might have.
+/// The limit on open files: some for each container, exec and stream. It is not higher because containers inherit it, and some
+/// programs close every descriptor below it.
 const OPEN_FILES: nix::libc::rlim_t = 65_536;
-/// Threads that may block at once: each call that waits for a kernel has one, and each is at most as large as its stack.
+/// Threads that may block at once: one for each call that waits for the kernel.
 const BLOCKING_THREADS: usize = 512;
 
 /// Serves until SIGTERM or SIGINT.
@@ -37,40 +37,36 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
-    // Inside the runtime, since sockets are registered with it; what blocks here keeps nobody waiting yet.
+    // Inside the runtime, since sockets are registered with it. Nobody waits yet for what blocks here.
     runtime.block_on(async {
         let socket = config.socket()?;
-        let backends = backends(&config)?;
+        let backends = open_backends(&config)?;
         announce(&config, &backends);
         let streaming = streaming::Server::bind(streaming_settings(&config), backends.runtime.clone()).await?;
         let opening = Opening { config, streaming, faults: Faults::default() };
         let server = Server::open(lock, &socket, backends, opening)?;
-        server.run(told_to_stop()?).await?;
+        server.run(wait_for_stop()?).await?;
         Ok(())
     })
 }
 
-/// The boundaries of this kernel, as the configuration wants them.
-///
-/// # Errors
-/// One of them cannot be opened.
-pub(crate) fn boundaries(config: &Config) -> anyhow::Result<Boundaries> {
-    let workers = workers()?;
+/// Opens the backends of this kernel by the configuration.
+pub(crate) fn open_boundaries(config: &Config) -> anyhow::Result<Boundaries> {
+    let workers = find_workers()?;
     let runtime = runtime::open(runtime::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join(directories::RUNTIME),
         workers,
     })?;
     let network = network::open(network_settings(config)?)?;
-    Ok((runtime, network, rootfs(config)?))
+    Ok((runtime, network, open_rootfs(config)?))
 }
 
-/// What the network's backend is made from.
 fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
     Ok(network::Settings {
         prefix: config.prefix.clone(),
         state: config.state.join(directories::NETWORK),
-        workers: workers()?,
+        workers: find_workers()?,
         untranslated: config.network.untranslated.clone(),
         mtu: config.network.mtu,
     })
@@ -78,26 +74,26 @@ fn network_settings(config: &Config) -> anyhow::Result<network::Settings> {
 
 type Boundaries = (Arc<dyn Runtime>, Arc<dyn Network>, Arc<dyn Rootfs>);
 
-fn workers() -> anyhow::Result<Workers> {
+fn find_workers() -> anyhow::Result<Workers> {
     Workers::of_this_program().context("cannot find the program's own executable")
 }
 
-/// The boundaries with the image store on them.
-fn backends(config: &Config) -> anyhow::Result<Backends> {
-    let (runtime, network, rootfs) = boundaries(config)?;
+/// Opens the backends with the image store on them.
+fn open_backends(config: &Config) -> anyhow::Result<Backends> {
+    let (runtime, network, rootfs) = open_boundaries(config)?;
     let name = rootfs.name();
     let images = image::Images::open(image::Settings {
         root: config.root.join("images"),
         registry_config: Some(config.image.registry_config.clone()),
         registry_timeout: Duration::from_secs(config.image.registry_timeout_seconds),
-        workers: workers()?,
+        workers: find_workers()?,
         rootfs,
         platforms: platforms(config, &runtime.platforms()),
     })?;
     Ok(Backends { runtime, network, images, rootfs: name })
 }
 
-fn rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
+fn open_rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
     let kind = match config.image.rootfs {
         RootfsKind::Auto => rootfs::Kind::Auto,
         RootfsKind::Zfs => rootfs::Kind::Zfs,
@@ -118,14 +114,14 @@ fn streaming_settings(config: &Config) -> streaming::Settings {
     }
 }
 
-/// The platforms whose images are pulled: those for Linux on FreeBSD only where the configuration says so.
+/// The platforms whose images are pulled. Linux on FreeBSD only if the configuration allows it.
 fn platforms(config: &Config, known: &[String]) -> Vec<String> {
     let own = known.first().and_then(|platform| platform.split('/').next()).unwrap_or_default();
     let allowed = |platform: &&String| config.image.allow_linux || platform.split('/').next() == Some(own);
     known.iter().filter(allowed).cloned().collect()
 }
 
-/// What the configuration allows and the kernel does not do: running Linux programs on another system.
+/// The need for a linuxulator, if the configuration allows Linux images and the kernel cannot run them.
 pub(crate) fn linuxulator(config: &Config, known: &[String]) -> Option<Need> {
     let runs = known.iter().any(|platform| platform.starts_with("linux/"));
     (config.image.allow_linux && !runs).then(|| Need {
@@ -159,7 +155,7 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Raises the soft limit on open files (setrlimit(2)): the usual 1024 are those of a node with 200 pods.
+/// Raises the soft limit on open files (setrlimit(2)): the usual 1024 last for 200 pods.
 fn raise_file_limit() -> anyhow::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit on open files")?;
@@ -170,8 +166,8 @@ fn raise_file_limit() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ready once the process is told to stop.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+/// Returns a future that is ready on SIGTERM or SIGINT.
+fn wait_for_stop() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     Ok(async move {

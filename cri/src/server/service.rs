@@ -1,4 +1,4 @@
-//! CRI's two services, one line per RPC: the request goes to its function, and an error becomes a status.
+//! CRI's two services, one line per RPC: calls its function and turns an error into a status.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::rpc::{self, Parts};
 use crate::state::node::Node;
 
-/// Both services. A clone is the same server.
+/// Both services.
 #[derive(Clone)]
 pub(crate) struct Service(pub(crate) Arc<Node>);
 

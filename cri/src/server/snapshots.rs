@@ -10,7 +10,7 @@ use tonic::{Response, Status};
 
 use crate::server::admin;
 
-/// Keeps a container's root as it is now, under a name.
+/// Snapshots a container's root.
 ///
 /// # Errors
 /// No server answers, or the server's refusal.
@@ -19,7 +19,7 @@ pub fn take(state: &Path, container: &str, name: &str) -> anyhow::Result<()> {
     call(state, async |mut client| client.snapshot(request).await).map(drop)
 }
 
-/// Puts a container's root back to a snapshot; the container must not run.
+/// Resets a container's root to a snapshot. The container must not run.
 ///
 /// # Errors
 /// As [`take`].
@@ -37,7 +37,7 @@ pub fn list(state: &Path, container: &str) -> anyhow::Result<Vec<String>> {
     Ok(call(state, async |mut client| client.list_snapshots(request).await)?.names)
 }
 
-/// Makes one call of the server whose state directory this is.
+/// Calls the server that has this state directory.
 fn call<T>(
     state: &Path,
     method: impl AsyncFnOnce(AdminClient<Channel>) -> Result<Response<T>, Status>,

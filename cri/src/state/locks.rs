@@ -1,6 +1,6 @@
-//! Who may change a pod or a container now. Run, Stop and Remove of a pod have it for themselves; what happens to one of its
-//! containers shares the pod with the others and has the container for itself. Always the pod first. Stopping a container
-//! takes no lock at all: it may take as long as its grace period, and everything that it calls may be called twice.
+//! The locks on pods and containers. Run, Stop and Remove of a pod lock it exclusively; a change of one of its containers locks the
+//! pod shared and the container exclusively, the pod first. Stopping a container takes no lock: it may take its whole grace period,
+//! and everything that it calls is idempotent.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,13 +11,13 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 /// Forgotten locks are swept when the table has grown to this many, and again at each doubling.
 const SWEEP_AT: usize = 1024;
 
-/// The locks, made when they are asked for.
+/// The locks, made on first use.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     table: Mutex<HashMap<String, Weak<RwLock<()>>>>,
 }
 
-/// A pod, and one of its containers, for a change of the container.
+/// A shared lock on a pod with an exclusive one on one of its containers.
 #[derive(Debug)]
 pub(crate) struct ContainerLock {
     _pod: OwnedRwLockReadGuard<()>,
@@ -25,19 +25,19 @@ pub(crate) struct ContainerLock {
 }
 
 impl Locks {
-    /// The pod for oneself.
-    pub(crate) async fn pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
+    /// Locks a pod exclusively.
+    pub(crate) async fn lock_pod(&self, id: &PodId) -> OwnedRwLockWriteGuard<()> {
         self.lock("pod", id.as_str()).write_owned().await
     }
 
-    /// The pod together with others who change its containers.
-    pub(crate) async fn pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
+    /// Locks a pod together with others who change its containers.
+    pub(crate) async fn lock_pod_shared(&self, id: &PodId) -> OwnedRwLockReadGuard<()> {
         self.lock("pod", id.as_str()).read_owned().await
     }
 
-    /// A container for oneself, in its pod.
-    pub(crate) async fn container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
-        let pod = self.pod_shared(pod).await;
+    /// Locks a container exclusively and its pod shared.
+    pub(crate) async fn lock_container(&self, pod: &PodId, id: &ContainerId) -> ContainerLock {
+        let pod = self.lock_pod_shared(pod).await;
         let container = self.lock("container", id.as_str()).write_owned().await;
         ContainerLock { _pod: pod, _container: container }
     }

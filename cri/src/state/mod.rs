@@ -1,4 +1,4 @@
-//! What a running server knows: its records, in memory and on disk, and what its calls share.
+//! The state of a running server: its records, in memory and on disk, and what its calls share.
 
 pub(crate) mod clock;
 pub(crate) mod locks;

@@ -1,6 +1,6 @@
-//! The names of pods and containers, made of their metadata, each reserved exactly once. A create whose client went away
-//! before it had its answer keeps its name until a retry with the same request comes, which gets that answer: kubelet
-//! retries a create that took too long, and must not get two pods. Any other create of the same name is refused.
+//! The names of pods and containers, made of their metadata, each reserved once. kubelet retries a create that took too long, and
+//! must not get two pods: a retry with the same request gets the answer that its client did not receive. Any other create of the
+//! same name is refused.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,79 +14,67 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 
-/// The name of a pod: what containerd calls it.
-#[must_use]
+/// The name of a pod, in containerd's form.
 pub(crate) fn of_pod(metadata: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
 }
 
-/// The name of a container: what containerd calls it.
-#[must_use]
+/// The name of a container, in containerd's form.
 pub(crate) fn of_container(metadata: &ContainerMetadata, pod: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}_{}", metadata.name, pod.name, pod.namespace, pod.uid, metadata.attempt)
 }
 
-/// Whether the answer to a request was handed to its client. A clone is the same answer.
+/// Whether a client received the answer to its request. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Delivery(Arc<AtomicBool>);
 
 impl Delivery {
-    /// One that was delivered.
-    #[must_use]
     pub(crate) fn done() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
 
-    /// Whether it was delivered.
-    #[must_use]
     pub(crate) fn is_done(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// It was delivered.
     pub(crate) fn set_done(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-/// What tells two requests for the same name apart.
+/// Distinguishes requests for the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Of a request. Equal messages have equal bytes: proto's maps are ordered.
-    #[must_use]
+    /// Equal messages have equal bytes: proto's maps are ordered.
     pub(crate) fn of(message: &impl Message) -> Self {
         let bytes = message.encode_to_vec();
         Self(Sha256::digest(&bytes).into())
     }
 }
 
-/// Who asks for a name.
+/// A request for a name.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
-    /// `sandbox` or `container`: what the error says.
+    /// `sandbox` or `container`, for errors.
     pub(crate) what: &'static str,
-    /// The name.
     pub(crate) name: &'a str,
-    /// The id that the object has when the name is free.
+    /// The id of the object that gets the name if it is free.
     pub(crate) id: &'a str,
-    /// The request.
     pub(crate) fingerprint: Fingerprint,
-    /// The answer to it.
     pub(crate) delivery: &'a Delivery,
 }
 
-/// What a claim gets.
+/// The outcome of a claim.
 #[derive(Debug)]
 pub(crate) enum Claimed {
-    /// The name: make the object.
+    /// The name was free and is reserved: create the object.
     Free(Ticket),
-    /// The answer that another request with the same contents got, and its client never saw: the object's id.
+    /// An equal request has created the object, and its client never received the answer: the object's id.
     Made(String),
 }
 
-/// All names.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
     table: Arc<Mutex<HashMap<String, Reservation>>>,
@@ -97,11 +85,11 @@ struct Reservation {
     owner: String,
     fingerprint: Option<Fingerprint>,
     delivery: Delivery,
-    /// None once it is made; closed when it failed.
+    /// None once the object exists; closed if its creation failed.
     making: Option<watch::Receiver<()>>,
 }
 
-/// A name whose object is being made: dropped, the name is free again.
+/// A reserved name whose object is being created. Dropping it frees the name.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     names: Names,
@@ -110,15 +98,12 @@ pub(crate) struct Ticket {
 }
 
 impl Names {
-    /// Takes a name, or waits for the same request that is under way, or gets its answer.
-    ///
-    /// # Errors
-    /// [`Error::Reserved`].
+    /// Reserves a name, or waits for an equal request that is under way, or returns its answer; else [`Error::Reserved`].
     pub(crate) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, Error> {
         loop {
             match self.attempt(claim)? {
                 Attempt::Claimed(claimed) => return Ok(claimed),
-                // Whatever comes of it, the table tells.
+                // Success or failure, the table has it.
                 Attempt::Wait(mut making) => while making.changed().await.is_ok() {},
             }
         }
@@ -153,14 +138,14 @@ impl Names {
         }
     }
 
-    /// Notes a name that is taken, as the records tell after a restart.
+    /// Reserves a name for an object of the records, after a restart.
     pub(crate) fn take(&self, name: &str, owner: &str) {
         let reservation =
             Reservation { owner: owner.to_owned(), fingerprint: None, delivery: Delivery::done(), making: None };
         self.lock().insert(name.to_owned(), reservation);
     }
 
-    /// Gives a name back, if it is this owner's.
+    /// Frees a name if it belongs to this owner. Idempotent.
     pub(crate) fn release(&self, name: &str, owner: &str) {
         let mut table = self.lock();
         if table.get(name).is_some_and(|reservation| reservation.owner == owner) {
@@ -179,13 +164,13 @@ enum Attempt {
 }
 
 impl Ticket {
-    /// The object is made: the name is its own until [`Names::release`].
-    pub(crate) fn made(mut self) {
+    /// Keeps the name for the object, which exists now, until [`Names::release`].
+    pub(crate) fn complete(mut self) {
         self.finish(true);
     }
 
-    /// The object is neither made nor gone (its roll-back failed): the name stays with it, and no retry gets it.
-    pub(crate) fn stuck(mut self) {
+    /// Keeps the name for an object whose roll-back failed. No retry gets its id.
+    pub(crate) fn keep(mut self) {
         self.finish(false);
     }
 
@@ -221,7 +206,7 @@ mod tests {
     async fn a_retry_gets_the_answer_that_its_client_never_saw() {
         let (names, lost, seen) = (Names::default(), Delivery::default(), Delivery::default());
         let Claimed::Free(ticket) = names.claim(&claim("1", 1, &lost)).await.unwrap() else { panic!("free") };
-        ticket.made();
+        ticket.complete();
         let other = names.claim(&claim("2", 2, &seen)).await.unwrap_err();
         assert!(matches!(other, Error::Reserved { owner, .. } if owner == "1"));
         let retry = names.claim(&claim("3", 1, &seen)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The state of a running server: its backends, its records, and what is shared between calls.
+//! The state of a running server: its backends, its records, and what calls share.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use crate::state::subscribers::Subscribers;
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";
 
-/// The crates below, as this server was given them.
+/// The boundaries that a server runs on.
 #[derive(Clone)]
 pub struct Backends {
     /// Pods and containers.
@@ -37,9 +37,8 @@ pub struct Backends {
     pub rootfs: &'static str,
 }
 
-/// A server's state. All calls share one.
+/// The state of a server, shared by all calls.
 pub struct Node {
-    /// What it was configured with.
     pub(crate) config: Config,
     /// Pods and containers.
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -49,19 +48,15 @@ pub struct Node {
     pub(crate) images: image::Images,
     /// The name of the file system that roots are on.
     pub(crate) rootfs: &'static str,
-    /// What it knows.
     pub(crate) store: Store,
-    /// Whose name is whose.
     pub(crate) names: Names,
-    /// Who may change what now.
     pub(crate) locks: Locks,
-    /// Who wants to hear of changes.
+    /// The clients of GetContainerEvents.
     pub(crate) subscribers: Subscribers,
-    /// Changes whenever a container's exit was noted.
+    /// Changes with every exit that is recorded.
     pub(crate) exits: watch::Sender<u64>,
     /// Pods made ahead.
     pub(crate) spares: SparePool,
-    /// The last reading of each container's CPU time.
     pub(crate) samples: Samples,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
@@ -69,16 +64,16 @@ pub struct Node {
     unreadable: Vec<Unreadable>,
 }
 
-/// The pods' addresses; no pool until there is a pod network.
+/// The addresses of pods. There is no pool until there is a pod network.
 #[derive(Debug, Default)]
 struct Addresses {
     networks: Vec<IpNetwork>,
     pool: Option<Ipam>,
-    /// Whether the kernel has what all pods share; where it could not be made at the start, the next pod tries again.
+    /// Whether the kernel has the shared part of the network. If the start could not make it, the next pod tries again.
     configured: bool,
 }
 
-/// What [`Node::open`] is given beside the backends.
+/// What a server needs beside its backends.
 pub struct Opening {
     /// The configuration.
     pub config: Config,
@@ -89,10 +84,7 @@ pub struct Opening {
 }
 
 impl Node {
-    /// Reads the records. The kernel is not looked at before [`crate::lifecycle::recover::run`]. Blocking.
-    ///
-    /// # Errors
-    /// The records cannot be read, or the pod networks are no networks for pods.
+    /// Reads the records; `lifecycle::recover` compares them with the kernel later. Blocking.
     pub(crate) fn open(backends: Backends, opening: Opening) -> Result<(Arc<Self>, Loaded), Error> {
         let Opening { config, streaming, faults } = opening;
         let disk = Disk::open(&config.root.join(RECORDS), faults)?;
@@ -123,7 +115,7 @@ impl Node {
         Ok((Arc::new(node), loaded))
     }
 
-    /// Runs blocking work on a thread that may block: the one place where the server does.
+    /// Runs blocking work on a thread that may block. Nothing else in the server does.
     pub(crate) async fn block<T, F>(self: &Arc<Self>, work: F) -> T
     where
         T: Send + 'static,
@@ -133,32 +125,27 @@ impl Node {
         let span = tracing::Span::current();
         match tokio::task::spawn_blocking(move || span.in_scope(|| work(&node))).await {
             Ok(outcome) => outcome,
-            // The runtime shuts down only when the process ends, so what is left is a defect in the work.
+            // The runtime shuts down only when the process ends, so the error is a panic in the work.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
-    /// Closes the records for good: nothing more of this server reaches the disk.
+    /// Closes the records for good: this server writes nothing more to disk.
     pub fn close_records(&self) {
         self.store.disk().close();
     }
 
-    /// Records that cannot be read: their objects are left alone.
-    #[must_use]
+    /// Records that cannot be read. Their objects are left alone.
     pub(crate) fn unreadable(&self) -> &[Unreadable] {
         &self.unreadable
     }
 
     /// The pod networks in force.
-    #[must_use]
     pub(crate) fn pod_networks(&self) -> Vec<IpNetwork> {
         self.addresses().networks.clone()
     }
 
-    /// Makes these the pod networks: for pods to come. Blocking.
-    ///
-    /// # Errors
-    /// They cannot be used, or the kernel says no; nothing was changed then.
+    /// Sets the pod networks of later pods. If the kernel refuses, nothing changes. Blocking.
     pub(crate) fn set_pod_networks(&self, networks: &[IpNetwork]) -> Result<(), Error> {
         network::ipam::check(networks)?;
         self.network.configure(networks)?;
@@ -169,10 +156,7 @@ impl Node {
         Ok(())
     }
 
-    /// Makes what all pods share in the network, unless it was made. Blocking.
-    ///
-    /// # Errors
-    /// The kernel says no.
+    /// Configures the shared part of the network. Idempotent. Blocking.
     pub(crate) fn configure_network(&self) -> Result<(), Error> {
         let networks = self.pod_networks();
         if networks.is_empty() || self.addresses().configured {
@@ -183,10 +167,7 @@ impl Node {
         Ok(())
     }
 
-    /// Addresses for a pod, one of each family.
-    ///
-    /// # Errors
-    /// There is no pod network yet, none is free, or a wanted one cannot be had.
+    /// Allocates addresses for a pod, one of each family.
     pub(crate) fn allocate(&self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
         let mut addresses = self.addresses();
         let pool = addresses.pool.as_mut().ok_or_else(|| Error::State {
@@ -195,7 +176,7 @@ impl Node {
         Ok(pool.allocate(wanted)?)
     }
 
-    /// Gives addresses back. Not taken: done already.
+    /// Releases addresses. Idempotent.
     pub(crate) fn release(&self, addresses: &[IpNetwork]) {
         if let Some(pool) = self.addresses().pool.as_mut() {
             pool.release(&addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! Readings that are kept. CPU use as a rate: the kernel counts CPU time, CRI wants nanocores too. And what a container has
-//! written: reading it may mean to walk a tree, so a reading that took long is given again for a while.
+//! The last readings of containers: of CPU time, since CRI wants a rate in nanocores too, and of disk usage, since reading that may
+//! walk a tree: a slow reading is reused for a while.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,26 +8,24 @@ use std::time::{Duration, Instant};
 use host::ContainerId;
 use image::FsUsage;
 
-/// Two readings closer than this say nothing: the last rate is given again, in nanoseconds.
+/// The shortest time between two readings that give a rate, in nanoseconds; before it the last rate is returned again.
 const SHORTEST: i64 = 500_000_000;
 const SECOND: u128 = 1_000_000_000;
-/// A reading of what was written is given again for so many times as long as it took: one part in a hundred of one CPU at
-/// the most goes into them for each container.
+/// A reading of the written bytes is reused for this many times its duration, so that each container's readings take at most
+/// one hundredth of a CPU.
 const WRITTEN_KEPT: u32 = 100;
 
-/// The last readings.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     last: Mutex<HashMap<ContainerId, Sample>>,
     written: Mutex<HashMap<ContainerId, Written>>,
 }
 
-/// What a container had written at a time.
+/// The disk usage of a container at a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Written {
-    /// When it was read, in nanoseconds since 1970.
+    /// In nanoseconds since 1970.
     pub(crate) at: i64,
-    /// What it was.
     pub(crate) usage: FsUsage,
     until: Instant,
 }
@@ -40,15 +38,15 @@ struct Sample {
 }
 
 impl Samples {
-    /// Takes a reading of `cpu` nanoseconds at the time `at`, both in nanoseconds, and gives the CPU use since the last one,
-    /// in nanocores; the first time since the start of the container.
+    /// Returns the CPU usage since the last reading, or since the start, in nanocores. `cpu` is the CPU time at `at`; both are in
+    /// nanoseconds.
     pub(crate) fn rate(&self, id: &ContainerId, at: i64, cpu: u64, started_at: i64) -> u64 {
         let mut last = lock(&self.last);
         let before = last.get(id).copied().unwrap_or(Sample { at: started_at, cpu: 0, rate: 0 });
         if at - before.at < SHORTEST {
             return before.rate;
         }
-        // A container that was started again, or a clock that was set, counts from nothing.
+        // After a restart of the container or a change of the clock it counts from 0.
         let used = u128::from(cpu.saturating_sub(before.cpu));
         let rate = used * SECOND / u128::try_from(at - before.at).unwrap_or(SECOND);
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
@@ -56,7 +54,7 @@ impl Samples {
         rate
     }
 
-    /// What a container has written, by `read` or as it was read not long ago. Blocking.
+    /// Returns the disk usage of a container: a recent reading, or a new one by `read`. Blocking.
     pub(crate) fn written(&self, id: &ContainerId, at: i64, read: impl FnOnce() -> Option<FsUsage>) -> Option<Written> {
         let begun = Instant::now();
         let kept = lock(&self.written).get(id).copied().filter(|kept| kept.until > begun);
@@ -71,7 +69,7 @@ impl Samples {
         Some(written)
     }
 
-    /// The container is gone.
+    /// Forgets a container. Idempotent.
     pub(crate) fn forget(&self, id: &ContainerId) {
         lock(&self.last).remove(id);
         lock(&self.written).remove(id);

@@ -1,5 +1,5 @@
-//! The pods and containers that this server knows: in memory for everything that is asked, on disk for everything that
-//! must be known after a restart. Every change goes to disk first, one transaction each, and only then can be seen.
+//! The records of pods and containers: in memory to answer from, on disk for the next start. Every change is one transaction on disk
+//! before anybody sees it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded
 pub(crate) struct Store {
     disk: Disk,
     memory: RwLock<Memory>,
-    /// Held over a change, from reading what was to writing what is.
+    /// Held from reading the old record to writing the new one.
     writing: Mutex<()>,
 }
 
-/// Keyed by the text of the id, so that a prefix finds its id.
+/// Keyed by the text of the id, to find prefixes.
 #[derive(Debug, Default)]
 struct Memory {
     pods: BTreeMap<String, Arc<PodRecord>>,
@@ -29,78 +29,62 @@ struct Memory {
 }
 
 impl Store {
-    /// A store of what was loaded from `disk`.
-    #[must_use]
     pub(crate) fn new(disk: Disk, loaded: &Loaded) -> Self {
         let pods = loaded.pods.values().map(|pod| (pod.id.to_string(), Arc::new(pod.clone()))).collect();
         let containers = loaded.containers.values().map(|one| (one.id.to_string(), Arc::new(one.clone()))).collect();
         Self { disk, memory: RwLock::new(Memory { pods, containers }), writing: Mutex::new(()) }
     }
 
-    /// The file itself, for what is not kept in memory.
-    #[must_use]
+    /// For spares and settings, which are not kept in memory.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
     }
 
-    /// The pods that a client can see: not those that are being made.
-    #[must_use]
+    /// The pods that clients see: all but those in [`PodPhase::Creating`].
     pub(crate) fn pods(&self) -> Vec<Arc<PodRecord>> {
         self.read().pods.values().filter(|pod| pod.phase != PodPhase::Creating).cloned().collect()
     }
 
-    /// The containers that a client can see: not those that are being made.
-    #[must_use]
+    /// The containers that clients see: all but those in [`ContainerPhase::Creating`].
     pub(crate) fn containers(&self) -> Vec<Arc<ContainerRecord>> {
         self.read().containers.values().filter(|one| one.phase != ContainerPhase::Creating).cloned().collect()
     }
 
-    /// All containers of a pod, those that are being made too.
-    #[must_use]
+    /// All containers of a pod, in any phase.
     pub(crate) fn containers_of(&self, pod: &PodId) -> Vec<Arc<ContainerRecord>> {
         self.read().containers.values().filter(|one| one.pod == *pod).cloned().collect()
     }
 
-    /// A pod by its whole id, in any phase.
-    #[must_use]
+    /// A pod by its full id, in any phase.
     pub(crate) fn pod(&self, id: &PodId) -> Option<Arc<PodRecord>> {
         self.read().pods.get(id.as_str()).cloned()
     }
 
-    /// A container by its whole id, in any phase.
-    #[must_use]
+    /// A container by its full id, in any phase.
     pub(crate) fn container(&self, id: &ContainerId) -> Option<Arc<ContainerRecord>> {
         self.read().containers.get(id.as_str()).cloned()
     }
 
-    /// A pod that a client can see, by its id or the beginning of it.
-    ///
-    /// # Errors
-    /// There is none, or there are several.
+    /// A pod that clients see, by its id or an unambiguous prefix of it.
     pub(crate) fn find_pod(&self, id: &str) -> Result<Arc<PodRecord>, Error> {
         let seen = |pod: &Arc<PodRecord>| pod.phase != PodPhase::Creating;
         find(&self.read().pods, id, "pod", seen)
     }
 
-    /// A container that a client can see, by its id or the beginning of it.
-    ///
-    /// # Errors
-    /// There is none, or there are several.
+    /// A container that clients see, by its id or an unambiguous prefix of it.
     pub(crate) fn find_container(&self, id: &str) -> Result<Arc<ContainerRecord>, Error> {
         let seen = |one: &Arc<ContainerRecord>| one.phase != ContainerPhase::Creating;
         find(&self.read().containers, id, "container", seen)
     }
 
-    /// The addresses that pods have: those that are stopped have none any more.
-    #[must_use]
+    /// The addresses of all pods that are not stopped.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let memory = self.read();
         let with_addresses = memory.pods.values().filter(|pod| pod.phase != PodPhase::Stopped);
         with_addresses.flat_map(|pod| pod.network.addresses.iter().map(IpNetwork::ip)).collect()
     }
 
-    /// An id for a new pod, of which no kernel name is that of another.
-    #[must_use]
+    /// A new id, whose kernel names no other pod has.
     pub(crate) fn new_pod_id(&self) -> PodId {
         let memory = self.read();
         loop {
@@ -111,8 +95,7 @@ impl Store {
         }
     }
 
-    /// An id for a new container, of which no kernel name is that of another.
-    #[must_use]
+    /// A new id, whose kernel names no other container has.
     pub(crate) fn new_container_id(&self) -> ContainerId {
         let memory = self.read();
         loop {
@@ -123,10 +106,7 @@ impl Store {
         }
     }
 
-    /// Adds a pod; the spare that it names becomes its own in the same transaction. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
+    /// Adds a pod and takes over the spare that it names, in one transaction. Blocking.
     pub(crate) fn put_pod(&self, record: PodRecord) -> Result<(), RecordError> {
         let _writing = self.writing();
         let mut changes = vec![Change::PutPod(&record)];
@@ -136,10 +116,7 @@ impl Store {
         Ok(())
     }
 
-    /// Changes a pod, and returns it as it is then; None when there is no such pod. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
+    /// Changes a pod and returns the new record; None: there is no such pod. If the disk fails, nothing changes. Blocking.
     pub(crate) fn change_pod(
         &self,
         id: &PodId,
@@ -158,8 +135,8 @@ impl Store {
         Ok(Some(record))
     }
 
-    /// Changes a pod in memory even when the disk refuses: for what the kernel tells and will tell again after a restart.
-    /// Returns whether anything changed, and what the disk said. Blocking.
+    /// Changes a pod in memory even if the disk fails: for facts that the kernel reports again after a restart. Returns whether
+    /// anything changed, and the outcome of the write. Blocking.
     pub(crate) fn learn_pod(&self, id: &PodId, change: impl FnOnce(&mut PodRecord)) -> (bool, Result<(), RecordError>) {
         let _writing = self.writing();
         let Some(old) = self.pod(id) else { return (false, Ok(())) };
@@ -173,10 +150,7 @@ impl Store {
         (true, written)
     }
 
-    /// Forgets a pod. Missing: done already. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
+    /// Deletes a pod's record. Idempotent. Blocking.
     pub(crate) fn delete_pod(&self, id: &PodId) -> Result<(), RecordError> {
         let _writing = self.writing();
         if self.pod(id).is_some() {
@@ -187,9 +161,6 @@ impl Store {
     }
 
     /// Adds or replaces a container. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
     pub(crate) fn put_container(&self, record: ContainerRecord) -> Result<(), RecordError> {
         let _writing = self.writing();
         self.disk.apply(&[Change::PutContainer(&record)])?;
@@ -197,17 +168,15 @@ impl Store {
         Ok(())
     }
 
-    /// Changes a container, and returns it as it is then; None when there is no such container. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
+    /// Changes a container and returns the new record; None: there is no such container. If the disk fails, nothing changes.
+    /// Blocking.
     pub(crate) fn change_container(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),
     ) -> Result<Option<Arc<ContainerRecord>>, RecordError> {
         let _writing = self.writing();
-        let Some((old, record)) = self.changed(id, change) else { return Ok(None) };
+        let Some((old, record)) = self.edit(id, change) else { return Ok(None) };
         if record != old {
             self.disk.apply(&[Change::PutContainer(&record)])?;
             self.write().containers.insert(id.to_string(), record.clone());
@@ -215,15 +184,14 @@ impl Store {
         Ok(Some(record))
     }
 
-    /// Changes a container in memory even when the disk refuses: for what the kernel tells and will tell again after a
-    /// restart. Returns whether anything changed, and what the disk said. Blocking.
+    /// Changes a container in memory even if the disk fails; see [`Store::learn_pod`]. Blocking.
     pub(crate) fn learn_container(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),
     ) -> (bool, Result<(), RecordError>) {
         let _writing = self.writing();
-        let Some((old, record)) = self.changed(id, change) else { return (false, Ok(())) };
+        let Some((old, record)) = self.edit(id, change) else { return (false, Ok(())) };
         if record == old {
             return (false, Ok(()));
         }
@@ -232,10 +200,7 @@ impl Store {
         (true, written)
     }
 
-    /// Forgets a container. Missing: done already. Blocking.
-    ///
-    /// # Errors
-    /// The disk; nothing was changed then.
+    /// Deletes a container's record. Idempotent. Blocking.
     pub(crate) fn delete_container(&self, id: &ContainerId) -> Result<(), RecordError> {
         let _writing = self.writing();
         if self.container(id).is_some() {
@@ -245,7 +210,7 @@ impl Store {
         Ok(())
     }
 
-    fn changed(
+    fn edit(
         &self,
         id: &ContainerId,
         change: impl FnOnce(&mut ContainerRecord),
@@ -269,7 +234,7 @@ impl Store {
     }
 }
 
-/// Finds what a client names: crictl shows 13 digits of an id and takes any beginning that is unique, as containerd does.
+/// Finds an object by an unambiguous prefix of its id, as containerd does: crictl shows 13 digits of an id.
 fn find<T: Clone>(
     map: &BTreeMap<String, T>,
     id: &str,

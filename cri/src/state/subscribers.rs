@@ -9,17 +9,16 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::Error;
 
-/// How many events a client may be behind: the start of 250 pods with two containers each.
+/// Events that a client may lag behind: the start of 250 pods with two containers each.
 const BACKLOG: usize = 2048;
 
 /// Streams at once: kubelet has one, and crictl one while it is watched.
 const SUBSCRIBERS: usize = 64;
 
-/// The subscribers.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
     sender: broadcast::Sender<Arc<ContainerEventResponse>>,
-    /// Ends every stream: a server that stops waits for its calls.
+    /// Ends every stream, because a server that stops waits for its calls.
     closed: CancellationToken,
 }
 
@@ -30,10 +29,7 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// Everything from now on.
-    ///
-    /// # Errors
-    /// [`Error::Exhausted`] when too many listen already.
+    /// Every event from now on, or [`Error::Exhausted`].
     pub(crate) fn subscribe(&self) -> Result<broadcast::Receiver<Arc<ContainerEventResponse>>, Error> {
         if self.sender.receiver_count() >= SUBSCRIBERS {
             return Err(Error::Exhausted { what: format!("{SUBSCRIBERS} clients listen to events already") });
@@ -41,8 +37,6 @@ impl Subscribers {
         Ok(self.sender.subscribe())
     }
 
-    /// Whether nobody subscribes.
-    #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.sender.receiver_count() == 0
     }
@@ -53,12 +47,12 @@ impl Subscribers {
         let _ = self.sender.send(Arc::new(event));
     }
 
-    /// Ends every client's stream, now and from now on.
+    /// Ends all streams, and every later one.
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
 
-    /// Ready once [`Subscribers::close`] was called.
+    /// Waits for [`Subscribers::close`].
     pub(crate) fn closed(&self) -> WaitForCancellationFutureOwned {
         self.closed.clone().cancelled_owned()
     }

@@ -13,18 +13,14 @@ use super::mounts::ImageVolume;
 use super::refusal::{Refusal, invalid, labels, name, required};
 use super::{mounts, process, resources, security, signal};
 
-/// What a container is made from.
+/// What a container's spec is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Inputs<'a> {
-    /// Its id.
     pub(crate) id: &'a ContainerId,
-    /// The request.
     pub(crate) config: &'a ContainerConfig,
-    /// The pod's own request, as it was when the pod was made.
+    /// The request of its pod.
     pub(crate) pod_config: &'a PodSandboxConfig,
-    /// The pod, as it was made.
     pub(crate) pod: &'a PodSpec,
-    /// The image's configuration.
     pub(crate) image: &'a ImageConfig,
 }
 
@@ -52,7 +48,6 @@ impl Draft {
     }
 }
 
-/// Translates a container.
 pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     let config = inputs.config;
     check(config)?;
@@ -83,18 +78,12 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     Ok(Draft { spec, volumes, stop_signal })
 }
 
-/// What a container may use, for UpdateContainerResources.
-///
-/// # Errors
-/// [`Refusal`].
+/// For UpdateContainerResources.
 pub(crate) fn container_resources(wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
     resources::resources("linux", wanted)
 }
 
-/// Where a container's log is: the pod's log directory and the container's path in it; None where either is not set.
-///
-/// # Errors
-/// A path that leaves the directory.
+/// The container's log path in the pod's log directory; None: either is not set.
 fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<PathBuf>, Refusal> {
     if config.log_path.is_empty() || pod.log_directory.is_empty() {
         return Ok(None);
@@ -121,7 +110,7 @@ fn check(config: &ContainerConfig) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The container's own word on whose processes it sees, else its pod's.
+/// The container's scope, else its pod's.
 fn pid(context: &proto::v1::LinuxContainerSecurityContext, pod: &PodSpec) -> Result<PidScope, Refusal> {
     match &context.namespace_options {
         Some(options) => security::pid_scope("linux.security_context.namespace_options.pid", options),

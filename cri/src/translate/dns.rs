@@ -6,11 +6,7 @@ use proto::v1::DnsConfig;
 
 use super::refusal::{Refusal, invalid};
 
-/// The containers' /etc/resolv.conf (resolv.conf(5)); None where nothing is configured: the host's own is used, as
-/// containerd does.
-///
-/// # Errors
-/// A server that is not an address, and a word that would not be one word in the file.
+/// The containers' /etc/resolv.conf (resolv.conf(5)); None: nothing is configured, and the host's is used, as in containerd.
 pub(super) fn resolv_conf(config: Option<&DnsConfig>) -> Result<Option<String>, Refusal> {
     let Some(config) = config else { return Ok(None) };
     let mut text = String::new();

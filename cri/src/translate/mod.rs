@@ -1,6 +1,6 @@
-//! CRI requests into specs. Every decision about a field of PodSandboxConfig and ContainerConfig is here, and only here: a
-//! field is honoured, or refused with its name and value, or listed with a reason in docs/coverage.md. All of it is pure:
-//! what the file system or the kernel must be asked for is asked by the backends.
+//! CRI requests into specs, and records into answers. Every decision about a field of PodSandboxConfig and ContainerConfig is made
+//! here and only here: the field is honoured, refused with its name and value, or listed with a reason in docs/coverage.md. All of it
+//! is pure: the backends ask the file system and the kernel.
 
 pub(crate) mod answer;
 mod container;

@@ -7,10 +7,9 @@ use runtime::spec::{Device, Mount, MountSource, Propagation};
 
 use super::refusal::{Refusal, invalid};
 
-/// An image that is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageVolume {
-    /// Its place in ContainerConfig.mounts.
+    /// Its index in ContainerConfig.mounts.
     pub(crate) index: usize,
     /// The image, as the request names it: a reference or an id.
     pub(crate) image: String,
@@ -74,7 +73,6 @@ fn propagation(field: &str, value: i32) -> Result<Propagation, Refusal> {
     }
 }
 
-/// The devices of a container.
 pub(super) fn devices(wanted: &[WireDevice]) -> Result<Vec<Device>, Refusal> {
     let translate = |(index, device): (usize, &WireDevice)| {
         let field = |name: &str| format!("devices[{index}].{name}");

@@ -1,4 +1,4 @@
-//! What a pod wants of the network: its host ports, and by annotation a static address or no route.
+//! A pod's wishes for its network: host ports, and by annotation a static address or no route.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,21 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::{Refusal, invalid};
 
-/// The annotation for static addresses: one of each family at most, with a comma between two.
+/// The annotation for static addresses: at most one of each family, separated by a comma.
 pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
 /// The annotation for a pod without a default route and without translation: `none`.
 pub(crate) const ROUTE_ANNOTATION: &str = "network.cellblock/route";
 
-/// What a pod wants of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkWish {
-    /// It is on the host's network.
+    /// Whether it uses the host's network.
     pub(crate) host: bool,
-    /// The addresses that it must have; of a family without one, any.
+    /// Its static addresses; a family without one gets any.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Whether it has a way out.
+    /// Whether it has a default route and translation.
     pub(crate) route: bool,
-    /// The ports of the host that lead to it.
     pub(crate) host_ports: Vec<HostPort>,
 }
 
@@ -36,7 +34,7 @@ pub(super) fn wish(
         host,
         addresses: addresses(annotations)?,
         route: route(annotations)?,
-        // A port of a pod on the host's network is the host's port already.
+        // On the host's network a pod's port is the host's.
         host_ports: if host { Vec::new() } else { host_ports(mappings)? },
     })
 }
@@ -83,7 +81,7 @@ fn host_ports(mappings: &[PortMapping]) -> Result<Vec<HostPort>, Refusal> {
     Ok(ports)
 }
 
-/// Whether two mappings would both have to answer on one address and port.
+/// Whether two mappings claim the same address and port.
 fn clash(one: &HostPort, other: &HostPort) -> bool {
     let addresses = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
     one.protocol == other.protocol && one.host_port == other.host_port && addresses

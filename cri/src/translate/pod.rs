@@ -1,4 +1,4 @@
-//! PodSandboxConfig into a PodSpec and what the pod wants of the network.
+//! PodSandboxConfig into a PodSpec and a NetworkWish.
 
 use host::PodId;
 use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig};
@@ -11,19 +11,14 @@ use super::{dns, resources, security};
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
 
-/// A pod that is wanted.
+/// The specs of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pod {
-    /// Of the kernel.
     pub(crate) spec: PodSpec,
-    /// Of the network.
     pub(crate) network: NetworkWish,
 }
 
-/// Translates a pod. `handlers` are the runtime handlers that are configured besides the empty one.
-///
-/// # Errors
-/// [`Refusal`].
+/// `handlers` are the configured runtime handlers besides the empty one.
 pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[String]) -> Result<Pod, Refusal> {
     if !handler.is_empty() && !handlers.iter().any(|known| known == handler) {
         return Err(invalid("runtime_handler", format!("no runtime for {handler:?} is configured")));
@@ -54,10 +49,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers
     })
 }
 
-/// What all containers of a pod together may use.
-///
-/// # Errors
-/// [`Refusal`].
+/// The resources that the containers of a pod share.
 pub(crate) fn pod_resources(linux: &LinuxPodSandboxConfig) -> Result<Resources, Refusal> {
     resources::resources("linux.resources", linux.resources.as_ref())
 }
@@ -71,8 +63,8 @@ fn check_metadata(config: &PodSandboxConfig) -> Result<(), Refusal> {
     labels("annotations", &config.annotations)
 }
 
-/// The pod's own seccomp, user and root concern containerd's pause container; a pod here has no process, so only what the
-/// whole pod would have to obey is looked at.
+/// The pod's seccomp, user and root concern containerd's pause container. A pod here has no process, so only what holds for the
+/// whole pod is checked.
 fn check_security(context: &LinuxSandboxSecurityContext) -> Result<(), Refusal> {
     security::selinux("linux.security_context.selinux_options", context.selinux_options.as_ref())
 }

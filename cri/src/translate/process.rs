@@ -1,4 +1,4 @@
-//! What a container's first process is: its arguments, environment, directory and user, from the request and the image.
+//! A container's first process: arguments, environment, directory and user, from the request and the image.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use runtime::spec::{NameOrId, Process, User};
 
 use super::refusal::{Refusal, invalid, number};
 
-/// The search path of an image that sets none, as containerd has it.
+/// The search path for an image that sets none, as in containerd.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The first process; `hostname` is the pod's, where it has one.
+/// `hostname` is the pod's.
 pub(super) fn process(
     config: &ContainerConfig,
     image: &ImageConfig,
@@ -44,8 +44,7 @@ fn args(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>, Re
     Ok(args)
 }
 
-/// The environment: defaults, then the image's, then the request's; what comes later replaces what came before, in its
-/// place.
+/// Defaults, then the image's variables, then the request's. A later value replaces an earlier one in its place.
 fn environment(
     config: &ContainerConfig,
     image: &ImageConfig,
@@ -114,7 +113,7 @@ fn user(context: &LinuxContainerSecurityContext, image: &str) -> Result<User, Re
     Ok(User { user, group, supplemental, merge_image_groups: policy == SupplementalGroupsPolicy::Merge })
 }
 
-/// `user`, `user:group`, each by name or number, as an image's configuration has it; empty: 0.
+/// An image has `user` or `user:group`, each by name or number; empty: 0.
 fn image_user(text: &str) -> (NameOrId, Option<NameOrId>) {
     let (user, group) = text.split_once(':').map_or((text, ""), |(user, group)| (user, group));
     let user = if user.is_empty() { NameOrId::Id(0) } else { name_or_id(user) };

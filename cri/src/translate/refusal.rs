@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::error::Error;
 
-/// The longest name, uid or namespace, in bytes: four times what Kubernetes allows. They make the name that is reserved.
+/// The longest name, uid or namespace, in bytes: four times the limit of Kubernetes. They make the reserved name.
 const NAME_LENGTH: usize = 1024;
-/// All labels or all annotations of one object, in bytes: four times what Kubernetes allows (256 KiB). Each is kept in memory and
-/// in every list.
+/// The limit on the labels or annotations of one object, in bytes: four times Kubernetes' 256 KiB. They are kept in memory and
+/// sent in every list.
 const LABELS_SIZE: usize = 1 << 20;
 
-/// A word of an object's name: not empty, and not longer than a name can be.
+/// Checks a part of an object's name.
 pub(super) fn name(field: &str, value: &str) -> Result<(), Refusal> {
     match value.len() {
         0 => Err(invalid(field, "empty")),
@@ -19,7 +19,7 @@ pub(super) fn name(field: &str, value: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Labels or annotations, together not larger than any can be.
+/// Checks the size of labels or annotations.
 pub(super) fn labels(field: &str, map: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let size: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if size > LABELS_SIZE {
@@ -28,8 +28,8 @@ pub(super) fn labels(field: &str, map: &BTreeMap<String, String>) -> Result<(), 
     Ok(())
 }
 
-/// A field with a value that cannot be, or that asks for what Cellblock does not do. INVALID_ARGUMENT both: UNIMPLEMENTED would be
-/// the whole RPC.
+/// A field with an invalid value, or one that Cellblock does not support. Both are INVALID_ARGUMENT, since UNIMPLEMENTED would
+/// mean the whole RPC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub(crate) struct Refusal {
@@ -50,12 +50,12 @@ impl From<Refusal> for Error {
     }
 }
 
-/// A field that must be there.
+/// Refuses a missing field.
 pub(super) fn required<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T, Refusal> {
     value.ok_or_else(|| invalid(field, "missing"))
 }
 
-/// A number that the kernel has in 32 bits.
+/// Refuses a number that does not fit.
 pub(super) fn number<N: TryFrom<i64>>(field: &str, value: i64) -> Result<N, Refusal> {
     N::try_from(value).map_err(|_| invalid(field, format!("{value} is out of range")))
 }

@@ -1,4 +1,4 @@
-//! LinuxContainerResources into Resources. In CRI 0 and an empty text mean: not set, or on an update: as before.
+//! LinuxContainerResources into Resources. In CRI 0 and an empty string mean: not set; in an update: unchanged.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::refusal::{Refusal, invalid, number};
 /// The kernel's range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
-/// Resources as the backends know them; `prefix` is the field that they stand in.
+/// `prefix` is the field of the resources.
 pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
     let Some(wanted) = wanted else { return Ok(Resources::default()) };
     let field = |name: &str| format!("{prefix}.{name}");
@@ -46,7 +46,7 @@ fn quota(field: &str, value: i64) -> Result<Option<i64>, Refusal> {
     Ok(Some(value).filter(|value| *value != 0))
 }
 
-/// A list as cpuset(7) has it: numbers and ranges with commas between them.
+/// A list in the form of cpuset(7): numbers and ranges, separated by commas.
 fn cpu_list(field: &str, text: &str) -> Result<String, Refusal> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -1,5 +1,4 @@
-//! Security contexts: namespaces, capabilities, profiles. What is asked for in so many words and cannot be given is refused;
-//! what is only a default is accepted.
+//! Security contexts: namespaces, capabilities, profiles. Explicit demands that cannot be met are refused; defaults are accepted.
 
 use host::ContainerId;
 use proto::v1::security_profile::ProfileType;
@@ -10,7 +9,7 @@ use runtime::spec::{PidScope, Profile, Scope, Security};
 
 use super::refusal::{Refusal, invalid};
 
-/// The security of a container; `pod_privileged` is the pod's word on whether any of its containers may be privileged.
+/// `pod_privileged`: whether the pod allows privileged containers.
 pub(super) fn security(context: &LinuxContainerSecurityContext, pod_privileged: bool) -> Result<Security, Refusal> {
     const FIELD: &str = "linux.security_context";
     if context.privileged && !pod_privileged {
@@ -31,7 +30,7 @@ pub(super) fn security(context: &LinuxContainerSecurityContext, pod_privileged: 
         apparmor: apparmor(context)?,
     };
     if context.privileged {
-        // A privileged container is confined by nothing of its own, as on containerd.
+        // A privileged container has no confinement, as in containerd.
         security.masked_paths.clear();
         security.readonly_paths.clear();
         security.seccomp = Profile::Unconfined;
@@ -52,7 +51,7 @@ fn capability_names(list: &str, names: &[String]) -> Result<Vec<String>, Refusal
     names.iter().map(plain).collect()
 }
 
-/// The seccomp profile: neither the field nor its deprecated predecessor set means none, as on containerd.
+/// The seccomp profile; unset, also in the deprecated field: unconfined, as in containerd.
 #[expect(deprecated, reason = "an older kubelet sends seccomp_profile_path")]
 fn seccomp(context: &LinuxContainerSecurityContext) -> Result<Profile, Refusal> {
     match &context.seccomp {
@@ -62,7 +61,7 @@ fn seccomp(context: &LinuxContainerSecurityContext) -> Result<Profile, Refusal> 
     .map(|profile| profile.unwrap_or(Profile::Unconfined))
 }
 
-/// The AppArmor profile: nothing set means the backend's default, as on containerd.
+/// The AppArmor profile; unset: the backend's default, as in containerd.
 #[expect(deprecated, reason = "an older kubelet sends apparmor_profile")]
 fn apparmor(context: &LinuxContainerSecurityContext) -> Result<Profile, Refusal> {
     match &context.apparmor {
@@ -84,7 +83,7 @@ fn parse_profile(field: &str, profile: &SecurityProfile) -> Result<Option<Profil
     }
 }
 
-/// The words that the deprecated fields hold.
+/// Parses the words of the deprecated fields.
 fn parse_word(field: &str, word: &str) -> Result<Option<Profile>, Refusal> {
     match word {
         "" => Ok(None),
@@ -99,8 +98,7 @@ fn localhost(name: &str) -> Profile {
     Profile::Localhost(name.strip_prefix("localhost/").unwrap_or(name).to_owned())
 }
 
-/// Refuses every SELinux label: neither backend has SELinux, and a container without the label that it asked for would be
-/// less confined than its user believes.
+/// Refuses every SELinux label: no backend has SELinux, and the container would be less confined than its user believes.
 pub(super) fn selinux(field: &str, options: Option<&SeLinuxOption>) -> Result<(), Refusal> {
     match options {
         Some(options) if *options != SeLinuxOption::default() => {
@@ -126,7 +124,6 @@ pub(super) fn pod_scopes(options: &NamespaceOption) -> Result<(Scope, Scope, Pid
     Ok((scope("network", options.network)?, scope("ipc", options.ipc)?, pid))
 }
 
-/// Whose processes are seen.
 pub(super) fn pid_scope(field: &str, options: &NamespaceOption) -> Result<PidScope, Refusal> {
     match NamespaceMode::try_from(options.pid) {
         Ok(NamespaceMode::Pod) => Ok(PidScope::Pod),
@@ -143,7 +140,7 @@ pub(super) fn pid_scope(field: &str, options: &NamespaceOption) -> Result<PidSco
     }
 }
 
-/// Refuses a user namespace of the pod's own; NODE, and nothing at all, mean the host's.
+/// Refuses user namespaces. NODE and an unset field mean the host's.
 pub(super) fn user_namespace(field: &str, options: Option<&UserNamespace>) -> Result<(), Refusal> {
     match options.map(|options| NamespaceMode::try_from(options.mode)) {
         None | Some(Ok(NamespaceMode::Node)) => Ok(()),

@@ -1,4 +1,4 @@
-//! The signal that a container is stopped with: the container's own, else its image's, else TERM.
+//! A container's stop signal: its own, else its image's, else TERM.
 
 use proto::v1::Signal as WireSignal;
 use runtime::spec::Signal;
@@ -18,7 +18,7 @@ const FREEBSD: [&str; 31] = [
     "USR1", "USR2",
 ];
 
-/// The stop signal: `wanted` is CRI's number, `image` what the image says (`SIGTERM`, `TERM`, `15`), `os` the image's.
+/// `wanted` is CRI's number; `image` is the image's signal (`SIGTERM`, `TERM`, `15`), and `os` its system.
 pub(super) fn stop_signal(wanted: i32, image: Option<&str>, os: &str) -> Result<Signal, Refusal> {
     match WireSignal::try_from(wanted) {
         Ok(WireSignal::RuntimeDefault) => image.filter(|text| !text.is_empty()).map_or(Ok(Signal::term()), |text| {

@@ -1,4 +1,4 @@
-//! The plan: what is to be done for each pair of a record and what the kernel holds. No I/O.
+//! The actions of recovery, planned from the records and the kernel's inventory. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,98 +7,89 @@ use runtime::ContainerState;
 
 use crate::state::record::{ContainerPhase, PodPhase};
 
-/// What the records say.
+/// The records.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
-    /// The pods.
+pub(crate) struct Records {
     pub(crate) pods: BTreeMap<PodId, PodPhase>,
-    /// The containers, with their pods.
+    /// With their pods.
     pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerPhase)>,
-    /// The spares.
     pub(crate) spares: BTreeSet<PodId>,
-    /// Ids of pods and containers whose record cannot be read: whatever belongs to them is left alone.
+    /// Ids of pods and containers whose records cannot be read. All that belongs to them is left alone.
     pub(crate) unreadable: BTreeSet<String>,
 }
 
-/// What the kernel holds.
+/// The kernel's inventory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Found {
-    /// Pods of the runtime, whole or not.
+pub(crate) struct Inventory {
+    /// Pods of the runtime, complete or not.
     pub(crate) pods: BTreeSet<PodId>,
-    /// Those of them that lost nothing.
+    /// The complete ones.
     pub(crate) whole: BTreeSet<PodId>,
-    /// Spares of the runtime.
     pub(crate) spares: BTreeSet<PodId>,
-    /// Containers of the runtime.
     pub(crate) containers: BTreeMap<ContainerId, (PodId, ContainerState)>,
-    /// Pods and spares of the network.
+    /// Pods and spares that are attached or prepared.
     pub(crate) networks: BTreeSet<PodId>,
-    /// Containers that have a root.
     pub(crate) roots: BTreeSet<ContainerId>,
 }
 
-/// One thing to do. What needs nothing done has no action.
+/// One step of recovery. Objects whose record agrees with the kernel need none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Nobody was told of it, or nobody knows it: it goes, with its record.
+    /// No client has its id, or it has no record: remove it with its record.
     RemovePod(PodId),
-    /// Its tear-down was not finished, or the kernel holds something of it again.
+    /// Its tear-down was not finished, or the kernel still holds a part of it.
     StopPod(PodId),
-    /// The kernel has lost it.
     LosePod(PodId),
-    /// The kernel has lost its interface only.
+    /// The kernel has lost only its interface.
     AttachPod(PodId),
     /// No spare outlives its server.
     RemoveSpare(PodId),
-    /// Nobody was told of it, nobody knows it, or its removal was not finished.
+    /// No client has its id, it has no record, or its removal was not finished.
     RemoveContainer(ContainerId),
-    /// It runs.
     WatchContainer(ContainerId),
-    /// The kernel knows more of it than its record.
+    /// The kernel is ahead of its record.
     AdoptContainer(ContainerId),
-    /// The kernel has lost it.
     LoseContainer(ContainerId),
-    /// It has ended for everybody who asked, and runs.
+    /// It runs, but its record says that it has ended, and clients were told so.
     KillContainer(ContainerId),
 }
 
-/// Compares records and kernel. Containers come before pods: a pod that was lost has containers that were lost, and those
-/// have their own words for it.
-#[must_use]
-pub(crate) fn plan(known: &Known, found: &Found) -> Vec<Action> {
+/// Compares the records with the inventory. Containers come before pods, so that those of a lost pod are recorded as lost and not
+/// as stopped.
+pub(crate) fn plan(records: &Records, inventory: &Inventory) -> Vec<Action> {
     let mut actions = Vec::new();
-    for (id, (pod, phase)) in &known.containers {
-        if known.unreadable.contains(pod.as_str()) {
+    for (id, (pod, phase)) in &records.containers {
+        if records.unreadable.contains(pod.as_str()) {
             continue;
         }
-        let held = found.containers.get(id).map(|(_, state)| state);
+        let held = inventory.containers.get(id).map(|(_, state)| state);
         if held.is_none()
             && *phase == ContainerPhase::Created
-            && !found.pods.contains(pod)
-            && known.pods.contains_key(pod)
+            && !inventory.pods.contains(pod)
+            && records.pods.contains_key(pod)
         {
-            // It went with its pod and was never started: it stays what it was, as it does without a restart.
+            // It went with its pod and was never started: it stays created, as without a restart.
             continue;
         }
-        actions.extend(container(id, known.pods.contains_key(pod).then_some(phase), held));
+        actions.extend(container(id, records.pods.contains_key(pod).then_some(phase), held));
     }
-    let orphans: BTreeSet<_> = found.containers.keys().chain(&found.roots).collect();
+    let orphans: BTreeSet<_> = inventory.containers.keys().chain(&inventory.roots).collect();
     for id in orphans {
-        let pod = found.containers.get(id).map(|(pod, _)| pod);
-        let left_alone =
-            known.unreadable.contains(id.as_str()) || pod.is_some_and(|pod| known.unreadable.contains(pod.as_str()));
-        if !left_alone && !known.containers.contains_key(id) {
+        let pod = inventory.containers.get(id).map(|(pod, _)| pod);
+        let left_alone = records.unreadable.contains(id.as_str())
+            || pod.is_some_and(|pod| records.unreadable.contains(pod.as_str()));
+        if !left_alone && !records.containers.contains_key(id) {
             actions.push(Action::RemoveContainer(id.clone()));
         }
     }
-    for (id, phase) in &known.pods {
-        let (held, whole) = (found.pods.contains(id), found.whole.contains(id));
-        actions.extend(pod(id, *phase, (held, whole), found.networks.contains(id)));
+    for (id, phase) in &records.pods {
+        let (held, whole) = (inventory.pods.contains(id), inventory.whole.contains(id));
+        actions.extend(pod(id, *phase, (held, whole), inventory.networks.contains(id)));
     }
-    let spares: BTreeSet<_> = found.spares.union(&known.spares).collect();
-    for id in found.pods.union(&found.networks) {
-        let left_alone = known.unreadable.contains(id.as_str()) || spares.contains(id);
-        if !left_alone && !known.pods.contains_key(id) {
+    let spares: BTreeSet<_> = inventory.spares.union(&records.spares).collect();
+    for id in inventory.pods.union(&inventory.networks) {
+        let left_alone = records.unreadable.contains(id.as_str()) || spares.contains(id);
+        if !left_alone && !records.pods.contains_key(id) {
             actions.push(Action::RemovePod(id.clone()));
         }
     }
@@ -106,7 +97,7 @@ pub(crate) fn plan(known: &Known, found: &Found) -> Vec<Action> {
     actions
 }
 
-/// One row per pair. `phase` is None for a container whose pod has no record.
+/// `phase` is None for a container whose pod has no record.
 fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&ContainerState>) -> Option<Action> {
     use ContainerPhase as Phase;
     use ContainerState as State;
@@ -124,7 +115,7 @@ fn container(id: &ContainerId, phase: Option<&ContainerPhase>, held: Option<&Con
     }
 }
 
-/// One row per triple of the record, the runtime (which holds something of it, or all) and the network.
+/// The runtime holds a part of the pod (`held`) or all of it (`whole`).
 fn pod(id: &PodId, phase: PodPhase, (held, whole): (bool, bool), in_network: bool) -> Option<Action> {
     let id = id.clone();
     match phase {
@@ -144,7 +135,7 @@ mod tests {
     use host::{ContainerId, PodId};
     use runtime::{ContainerState, Exit, Started};
 
-    use super::{Action, Found, Known, plan};
+    use super::{Action, Inventory, Records, plan};
     use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
     fn pod_id() -> PodId {
@@ -186,20 +177,24 @@ mod tests {
             (Some(Stopped), true, true, Some(Action::StopPod(id.clone()))),
         ];
         for (phase, in_runtime, in_network, wanted) in rows {
-            let known =
-                Known { pods: phase.map(|phase| (id.clone(), phase)).into_iter().collect(), ..Known::default() };
+            let records =
+                Records { pods: phase.map(|phase| (id.clone(), phase)).into_iter().collect(), ..Records::default() };
             let held: BTreeSet<_> = in_runtime.then(|| id.clone()).into_iter().collect();
-            let found = Found {
+            let inventory = Inventory {
                 pods: held.clone(),
                 whole: held,
                 networks: in_network.then(|| id.clone()).into_iter().collect(),
-                ..Found::default()
+                ..Inventory::default()
             };
-            assert_eq!(plan(&known, &found), Vec::from_iter(wanted.clone()), "{phase:?} {in_runtime} {in_network}");
+            assert_eq!(
+                plan(&records, &inventory),
+                Vec::from_iter(wanted.clone()),
+                "{phase:?} {in_runtime} {in_network}"
+            );
             // Of a pod that lost something, what is left goes as before, but it is not ready.
             let wanted = if phase == Some(Ready) { Some(Action::LosePod(id.clone())) } else { wanted };
-            let found = Found { whole: BTreeSet::new(), ..found };
-            assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {in_network}, not whole");
+            let inventory = Inventory { whole: BTreeSet::new(), ..inventory };
+            assert_eq!(plan(&records, &inventory), Vec::from_iter(wanted), "{phase:?} {in_network}, not whole");
         }
     }
 
@@ -233,26 +228,30 @@ mod tests {
         for (phase, wanted) in rows {
             for (state, wanted) in states.iter().zip(wanted) {
                 let record = phase.clone().map(|phase| (id.clone(), (pod_id(), phase)));
-                let known = Known {
+                let records = Records {
                     pods: BTreeMap::from([(pod_id(), PodPhase::Ready)]),
                     containers: record.into_iter().collect(),
-                    ..Known::default()
+                    ..Records::default()
                 };
-                let found = Found {
+                let inventory = Inventory {
                     pods: BTreeSet::from([pod_id()]),
                     whole: BTreeSet::from([pod_id()]),
                     networks: BTreeSet::from([pod_id()]),
                     containers: state.clone().map(|state| (id.clone(), (pod_id(), state))).into_iter().collect(),
-                    ..Found::default()
+                    ..Inventory::default()
                 };
-                assert_eq!(plan(&known, &found), Vec::from_iter(wanted), "{phase:?} {state:?}");
+                assert_eq!(plan(&records, &inventory), Vec::from_iter(wanted), "{phase:?} {state:?}");
                 // Without its pod's record it goes whatever it is; with one that cannot be read it stays.
-                let orphaned = Known { pods: BTreeMap::new(), ..known };
-                let found = Found { pods: BTreeSet::new(), networks: BTreeSet::new(), ..found };
+                let orphaned = Records { pods: BTreeMap::new(), ..records };
+                let inventory = Inventory { pods: BTreeSet::new(), networks: BTreeSet::new(), ..inventory };
                 let wanted = if phase.is_some() || state.is_some() { remove() } else { None };
-                assert_eq!(plan(&orphaned, &found), Vec::from_iter(wanted), "{phase:?} {state:?} without its pod");
+                assert_eq!(plan(&orphaned, &inventory), Vec::from_iter(wanted), "{phase:?} {state:?} without its pod");
                 let unreadable = BTreeSet::from([pod_id().to_string()]);
-                assert_eq!(plan(&Known { unreadable, ..orphaned }, &found), [], "{phase:?} {state:?}, its pod unread");
+                assert_eq!(
+                    plan(&Records { unreadable, ..orphaned }, &inventory),
+                    [],
+                    "{phase:?} {state:?}, its pod unread"
+                );
             }
         }
     }
@@ -260,64 +259,64 @@ mod tests {
     #[test]
     fn after_a_reboot_nothing_is_ready_or_runs_and_nothing_is_removed() {
         let (pod, created, running) = (pod_id(), container_id(), "d".repeat(64).parse::<ContainerId>().unwrap());
-        let known = Known {
+        let records = Records {
             pods: BTreeMap::from([(pod.clone(), PodPhase::Ready)]),
             containers: BTreeMap::from([
                 (created.clone(), (pod.clone(), ContainerPhase::Created)),
                 (running.clone(), (pod.clone(), ContainerPhase::Running { pid: 1, started_at: 0 })),
             ]),
-            ..Known::default()
+            ..Records::default()
         };
         // Roots are on a disk; all else is gone.
-        let found = Found { roots: BTreeSet::from([created, running.clone()]), ..Found::default() };
-        assert_eq!(plan(&known, &found), [Action::LoseContainer(running), Action::LosePod(pod)]);
+        let inventory = Inventory { roots: BTreeSet::from([created, running.clone()]), ..Inventory::default() };
+        assert_eq!(plan(&records, &inventory), [Action::LoseContainer(running), Action::LosePod(pod)]);
     }
 
     #[test]
     fn what_belongs_to_a_record_that_cannot_be_read_is_left_alone() {
-        let known = Known { unreadable: BTreeSet::from([pod_id().to_string()]), ..Known::default() };
-        let mut found = Found {
+        let records = Records { unreadable: BTreeSet::from([pod_id().to_string()]), ..Records::default() };
+        let mut inventory = Inventory {
             pods: BTreeSet::from([pod_id()]),
             networks: BTreeSet::from([pod_id()]),
             containers: BTreeMap::from([(container_id(), (pod_id(), ContainerState::Created))]),
-            ..Found::default()
+            ..Inventory::default()
         };
-        assert_eq!(plan(&known, &found), []);
-        let known = Known { unreadable: BTreeSet::from([container_id().to_string()]), ..Known::default() };
-        found = Found { roots: BTreeSet::from([container_id()]), ..Found::default() };
-        assert_eq!(plan(&known, &found), []);
+        assert_eq!(plan(&records, &inventory), []);
+        let records = Records { unreadable: BTreeSet::from([container_id().to_string()]), ..Records::default() };
+        inventory = Inventory { roots: BTreeSet::from([container_id()]), ..Inventory::default() };
+        assert_eq!(plan(&records, &inventory), []);
     }
 
     #[test]
     fn a_container_without_its_pod_and_a_root_without_its_container_go() {
-        let known = Known {
+        let records = Records {
             containers: BTreeMap::from([(container_id(), (pod_id(), ContainerPhase::Created))]),
-            ..Known::default()
+            ..Records::default()
         };
-        assert_eq!(plan(&known, &Found::default()), [Action::RemoveContainer(container_id())]);
-        let found = Found { roots: BTreeSet::from([container_id()]), ..Found::default() };
-        assert_eq!(plan(&Known::default(), &found), [Action::RemoveContainer(container_id())]);
+        assert_eq!(plan(&records, &Inventory::default()), [Action::RemoveContainer(container_id())]);
+        let inventory = Inventory { roots: BTreeSet::from([container_id()]), ..Inventory::default() };
+        assert_eq!(plan(&Records::default(), &inventory), [Action::RemoveContainer(container_id())]);
     }
 
     #[test]
     fn a_container_that_was_never_started_stays_so_when_its_pod_is_stopped() {
-        let known = Known {
+        let records = Records {
             pods: BTreeMap::from([(pod_id(), PodPhase::Stopped)]),
             containers: BTreeMap::from([(container_id(), (pod_id(), ContainerPhase::Created))]),
-            ..Known::default()
+            ..Records::default()
         };
-        assert_eq!(plan(&known, &Found::default()), []);
+        assert_eq!(plan(&records, &Inventory::default()), []);
     }
 
     #[test]
     fn spares_go_whether_recorded_or_only_found() {
         let other: PodId = "b".repeat(64).parse().unwrap();
-        let known = Known { spares: BTreeSet::from([pod_id()]), ..Known::default() };
-        let found = Found {
+        let records = Records { spares: BTreeSet::from([pod_id()]), ..Records::default() };
+        let inventory = Inventory {
             spares: BTreeSet::from([other.clone()]),
             networks: BTreeSet::from([pod_id(), other.clone()]),
-            ..Found::default()
+            ..Inventory::default()
         };
-        assert_eq!(plan(&known, &found), [Action::RemoveSpare(pod_id()), Action::RemoveSpare(other)]);
+        assert_eq!(plan(&records, &inventory), [Action::RemoveSpare(pod_id()), Action::RemoveSpare(other)]);
     }
 }

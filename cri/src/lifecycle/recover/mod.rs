@@ -1,5 +1,5 @@
-//! What a server does with what the one before it left: records on one side, the kernel's inventory on the other. The plan
-//! is a pure function of both, and applying it is the tear-down that everything else uses. What cannot be read is left alone.
+//! Recovery at start-up: compares the records with the kernel's inventory and reconciles them. The plan is a pure function of both;
+//! applying it uses the same tear-down as everything else. Objects whose records cannot be read are left alone.
 
 mod actions;
 
@@ -16,18 +16,13 @@ use crate::state::clock::nanoseconds;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Loaded};
 
-pub(crate) use actions::{Action, Found, Known, plan};
+pub(crate) use actions::{Action, Inventory, Records, plan};
 
-/// Why a pod is not ready after the kernel lost it.
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
-/// How a container ended whose kernel objects are gone.
 const LOST_CONTAINER: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
 
-/// Brings kernel and records together. A step that fails is logged and left for the next start or for a client's own
-/// Stop or Remove; it does not keep the server from serving. Blocking.
-///
-/// # Errors
-/// The kernel cannot be asked what it holds.
+/// Reconciles kernel and records. A step that fails is logged and left to the next start or to a client's Stop or Remove; the
+/// server serves all the same. Blocking.
 pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     for unreadable in node.unreadable() {
         error!(
@@ -36,11 +31,11 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
         );
     }
     if let Err(error) = node.configure_network() {
-        error!("the pods' network is not there: {}", host::chain(&error));
+        error!("the pods' network cannot be configured: {}", host::chain(&error));
     }
-    let found = found(node)?;
-    let known = known(loaded);
-    let actions = plan(&known, &found);
+    let inventory = read_inventory(node)?;
+    let records = read_records(loaded);
+    let actions = plan(&records, &inventory);
     for action in &actions {
         if let Err(error) = apply(node, action) {
             warn!("recovery: {action:?}: {}", host::chain(&error));
@@ -51,12 +46,12 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     Ok(())
 }
 
-fn found(node: &Node) -> Result<Found, Error> {
+fn read_inventory(node: &Node) -> Result<Inventory, Error> {
     let inventory = node.runtime.inventory()?;
     for unknown in &inventory.unknown {
         warn!("{unknown} carries this server's prefix and belongs to nothing that it knows; it is left alone");
     }
-    Ok(Found {
+    Ok(Inventory {
         pods: inventory.pods.into_iter().collect(),
         whole: node.runtime.whole_pods()?,
         spares: inventory.spares.into_iter().collect(),
@@ -66,12 +61,12 @@ fn found(node: &Node) -> Result<Found, Error> {
     })
 }
 
-fn known(loaded: &Loaded) -> Known {
+fn read_records(loaded: &Loaded) -> Records {
     let pods: BTreeMap<_, _> = loaded.pods.values().map(|pod| (pod.id.clone(), pod.phase)).collect();
     let containers =
         loaded.containers.values().map(|one| (one.id.clone(), (one.pod.clone(), one.phase.clone()))).collect();
     let unreadable: BTreeSet<_> = loaded.unreadable.iter().map(|record| record.key.clone()).collect();
-    Known { pods, containers, spares: loaded.spares.iter().cloned().collect(), unreadable }
+    Records { pods, containers, spares: loaded.spares.iter().cloned().collect(), unreadable }
 }
 
 fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
@@ -82,7 +77,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
             node.store.change_pod(id, |pod| pod.reason = LOST.to_owned())?;
             teardown::pod(node, id, Until::Stopped)
         }
-        Action::AttachPod(id) => attach(node, id),
+        Action::AttachPod(id) => reattach(node, id),
         Action::RemoveSpare(id) => teardown::spare(node, id),
         Action::RemoveContainer(id) => teardown::container(node, id),
         Action::WatchContainer(id) => {
@@ -93,7 +88,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
         Action::LoseContainer(id) => {
             node.store.change_container(id, |record| {
                 if !matches!(record.phase, ContainerPhase::Exited(_)) {
-                    record.phase = ContainerPhase::Exited(exits::unknown(&record.phase, LOST_CONTAINER));
+                    record.phase = ContainerPhase::Exited(exits::describe_lost(&record.phase, LOST_CONTAINER));
                 }
             })?;
             Ok(())
@@ -102,8 +97,8 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
     }
 }
 
-/// The place is there and the interface is not: the network is joined again with the same addresses.
-fn attach(node: &Node, id: &host::PodId) -> Result<(), Error> {
+/// Attaches a pod that lost its interface to the network again, with the same addresses.
+fn reattach(node: &Node, id: &host::PodId) -> Result<(), Error> {
     let Some(pod) = node.store.pod(id) else { return Ok(()) };
     let place = node.runtime.place(id)?;
     let attachment = node.network.attach(&pod.network, &place, None)?;
@@ -111,14 +106,14 @@ fn attach(node: &Node, id: &host::PodId) -> Result<(), Error> {
     Ok(())
 }
 
-/// The server died between a start or an exit and its record: the record becomes what the kernel says.
+/// Updates the record from the kernel: the server died between a start or an exit and its record.
 fn adopt(node: &Arc<Node>, id: &host::ContainerId) -> Result<(), Error> {
     let phase = match node.runtime.container_state(id)? {
         ContainerState::Created => return Ok(()),
         ContainerState::Running(started) => {
             ContainerPhase::Running { pid: started.pid, started_at: nanoseconds(started.at) }
         }
-        ContainerState::Exited { started, exit } => ContainerPhase::Exited(exits::ended(started, exit)),
+        ContainerState::Exited { started, exit } => ContainerPhase::Exited(exits::describe(started, exit)),
     };
     let record = node.store.change_container(id, |record| record.phase = phase)?;
     if record.is_some_and(|record| matches!(record.phase, ContainerPhase::Running { .. })) {

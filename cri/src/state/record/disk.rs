@@ -1,6 +1,6 @@
-//! The file that the records are in: a redb database with a table each for pods, containers and spares, its values JSON with
-//! a version. A value that cannot be read is kept as it is and reported. An error while writing (a full disk) closes the
-//! file, and the next change opens it again: redb refuses a database that failed until then.
+//! The file of the records: a redb database with a table each for pods, containers and spares. Values are JSON with a version. A
+//! value that cannot be read is kept and reported. A failed write (a full disk) closes the file, and the next change opens it again,
+//! since redb refuses a database after a failure.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,30 +29,23 @@ const POD_NETWORKS: &str = "pod_networks";
 /// How much of the database is kept in memory, in bytes: the records of 250 pods are about a megabyte.
 const CACHE: usize = 4 << 20;
 
-/// Bytes that are kept back for changes that give room back: a hundred of them with usual records, and the largest record thrice.
+/// Bytes held in reserve for changes that free space: a hundred usual records, or three of the largest.
 const RESERVE: usize = 1 << 20;
 
-/// One change, which happens whole or not at all.
+/// One change of the records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change<'a> {
-    /// Writes a pod.
     PutPod(&'a PodRecord),
-    /// Deletes a pod.
     DeletePod(&'a PodId),
-    /// Writes a container.
     PutContainer(&'a ContainerRecord),
-    /// Deletes a container.
     DeleteContainer(&'a ContainerId),
-    /// Writes a spare.
     PutSpare(&'a PodId),
-    /// Deletes a spare.
     DeleteSpare(&'a PodId),
-    /// Writes the pod networks.
     PutPodNetworks(&'a [ipnetwork::IpNetwork]),
 }
 
 impl Change<'_> {
-    /// Whether room comes of it, sooner or later: something ends or goes.
+    /// Whether it frees space, sooner or later: something ends or is removed.
     fn gives_room(&self) -> bool {
         match self {
             Self::PutPod(record) => record.phase >= PodPhase::Stopping,
@@ -65,29 +58,23 @@ impl Change<'_> {
     }
 }
 
-/// A record that cannot be read: it stays where it is.
+/// A record that cannot be read. It stays in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
-    /// Its table.
     pub(crate) table: String,
-    /// Its key: the id of a pod or a container.
+    /// The id of a pod or a container.
     pub(crate) key: String,
-    /// Why.
     pub(crate) reason: String,
 }
 
-/// Everything that is on disk.
+/// The contents of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// The pods.
     pub(crate) pods: BTreeMap<PodId, PodRecord>,
-    /// The containers.
     pub(crate) containers: BTreeMap<ContainerId, ContainerRecord>,
-    /// The spares.
     pub(crate) spares: Vec<PodId>,
-    /// The pod networks, when a client has set them.
+    /// Set by UpdateRuntimeConfig; None: never.
     pub(crate) pod_networks: Option<Vec<ipnetwork::IpNetwork>>,
-    /// What cannot be read.
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
@@ -107,7 +94,6 @@ struct Read<T> {
     record: T,
 }
 
-/// The file.
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,
@@ -119,37 +105,28 @@ pub(crate) struct Disk {
 #[derive(Debug)]
 enum State {
     Open(Database),
-    /// It failed, and is opened again by the next change.
+    /// A write failed; the next change opens the file again.
     Failed,
     /// Closed for good.
     Closed,
 }
 
 impl Disk {
-    /// Opens or makes the file, with mode 0600. `faults` strike in tests only.
-    ///
-    /// # Errors
-    /// The file cannot be opened, is not a database, or another process has it.
+    /// Opens or creates the file, with mode 0600. `faults` strike in tests only.
     pub(crate) fn open(path: &Path, faults: Faults) -> Result<Self, RecordError> {
         let database = open(path).map_err(error("open", path))?;
         let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
         Ok(Self { path: path.to_owned(), database: Mutex::new(State::Open(database)), reserve, faults })
     }
 
-    /// Reads everything.
-    ///
-    /// # Errors
-    /// The file cannot be read: single values that cannot are in [`Loaded::unreadable`].
+    /// Reads all records. Values that cannot be read are in [`Loaded::unreadable`].
     pub(crate) fn load(&self) -> Result<Loaded, RecordError> {
         let mut state = self.lock();
         let database = self.database(&mut state)?;
         load(database).map_err(error("read", &self.path))
     }
 
-    /// Makes the changes, all in one transaction, durable when it returns.
-    ///
-    /// # Errors
-    /// The disk is full or broken; nothing was changed then.
+    /// Makes all changes in one durable transaction. If the disk is full or broken, nothing changes.
     pub(crate) fn apply(&self, changes: &[Change<'_>]) -> Result<(), RecordError> {
         self.faults.call(
             "change of the records",
@@ -172,7 +149,7 @@ impl Disk {
         applied.map_err(error("change", &self.path))
     }
 
-    /// Closes the file for good: what comes after is refused.
+    /// Closes the file for good: later changes are refused.
     pub(crate) fn close(&self) {
         *self.lock() = State::Closed;
     }
@@ -195,16 +172,16 @@ impl Disk {
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 fn error(operation: &'static str, path: &Path) -> impl FnOnce(Boxed) -> RecordError {
-    move |source| RecordError { operation, path: path.to_owned(), source: kernel_said(source) }
+    move |source| RecordError { operation, path: path.to_owned(), source: find_kernel_error(source) }
 }
 
-/// redb does not tell the cause of its errors: where it is what the kernel said, that takes their place.
-fn kernel_said(source: Boxed) -> Boxed {
-    let told = told::<redb::StorageError>(source)
-        .or_else(told::<redb::DatabaseError>)
-        .or_else(told::<redb::TransactionError>)
-        .or_else(told::<redb::TableError>)
-        .or_else(told::<redb::CommitError>);
+/// redb's errors hide their source: unwraps them to the kernel's error if there is one.
+fn find_kernel_error(source: Boxed) -> Boxed {
+    let told = downcast::<redb::StorageError>(source)
+        .or_else(downcast::<redb::DatabaseError>)
+        .or_else(downcast::<redb::TransactionError>)
+        .or_else(downcast::<redb::TableError>)
+        .or_else(downcast::<redb::CommitError>);
     match told {
         Ok(redb::Error::Io(error)) => error.into(),
         Ok(other) => other.into(),
@@ -212,7 +189,7 @@ fn kernel_said(source: Boxed) -> Boxed {
     }
 }
 
-fn told<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
+fn downcast<E: Into<redb::Error> + std::error::Error + 'static>(source: Boxed) -> Result<redb::Error, Boxed> {
     source.downcast::<E>().map(|error| (*error).into())
 }
 
@@ -267,7 +244,7 @@ impl Loaded {
     }
 }
 
-/// How records of version 1 mark a pod whose roll-back failed: by its reason, in [`PodPhase::Stopping`].
+/// Version 1 marks a pod whose roll-back failed by this reason, in [`PodPhase::Stopping`].
 const FAILED_V1: &str = "it could not be made, and what there is of it could not be removed yet";
 
 pub(super) fn parse_pod(value: &[u8]) -> Result<PodRecord, String> {

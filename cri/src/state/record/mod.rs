@@ -1,6 +1,5 @@
-//! What is kept on disk of pods, containers and spares: types of our own, each value with its version, one transaction per
-//! change. The request that made a pod or a container is kept as the client sent it, in CRI's own wire format, because it
-//! is shown back to clients; everything that the server acts on stands beside it in types that this repository owns.
+//! The records of pods, containers and spares on disk. The client's request is kept in CRI's wire format, because clients see it
+//! again; everything that the server acts on is in types of this repository.
 
 mod disk;
 mod wire;
@@ -37,41 +36,35 @@ pub(crate) const VERSION: u32 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PodPhase {
-    /// Being made: its client has no answer yet, and after a crash it is removed.
+    /// Its client has no answer yet; after a crash it is removed.
     Creating,
     /// It can hold running containers.
     Ready,
-    /// Being torn down; also: a tear-down that did not succeed yet, and a pod that the kernel has lost.
+    /// The tear-down is under way or has failed, or the kernel has lost the pod.
     Stopping,
-    /// It could not be created, and removing what there is of it has failed: the next request for its name, a Stop, a Remove or
-    /// a restart tries again. Its client knows no id of it.
+    /// Its creation failed, and so did the roll-back. The next request for its name, a Stop, a Remove or a restart tries the
+    /// roll-back again. No client was given its id.
     Failed,
     /// The kernel holds nothing of it any more.
     Stopped,
 }
 
-/// A pod on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PodRecord {
-    /// Its id.
     pub(crate) id: PodId,
-    /// How far it has come.
     pub(crate) phase: PodPhase,
-    /// When it was asked for, in nanoseconds since 1970.
+    /// The time of the request, in nanoseconds since 1970.
     pub(crate) created_at: i64,
-    /// What was asked for, as it was asked.
     pub(crate) config: Wire<PodSandboxConfig>,
-    /// The runtime handler that the client named; empty: the default.
+    /// The client's runtime handler; empty: the default.
     pub(crate) runtime_handler: String,
-    /// What was asked of the runtime.
     pub(crate) spec: PodSpec,
-    /// What was asked of the network: its addresses belong to the pod until it is stopped.
+    /// Its addresses belong to the pod until it is stopped.
     pub(crate) network: PodNetwork,
-    /// What the network gave.
     pub(crate) attachment: Option<Attachment>,
-    /// The spare that it was being made from: what is left of that one goes with it.
+    /// The spare that it is being made from. The tear-down of the pod removes it too.
     pub(crate) spare: Option<PodId>,
-    /// Why it is not ready, for a person; empty when it was stopped on request.
+    /// Why it is not ready, for a person; empty after a Stop.
     pub(crate) reason: String,
 }
 
@@ -91,69 +84,59 @@ pub(crate) struct PodRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ContainerPhase {
-    /// Being made: its client has no answer yet, and after a crash it is removed.
+    /// Its client has no answer yet; after a crash it is removed.
     Creating,
     /// It can be started.
     Created,
     /// Its first process runs.
     Running {
-        /// The host's number of that process.
+        /// Its process id on the host.
         pid: u32,
-        /// When it was started, in nanoseconds since 1970.
+        /// In nanoseconds since 1970.
         started_at: i64,
     },
-    /// It has ended, or could not be started.
+    /// It has ended, or its start has failed.
     Exited(Ended),
-    /// Being removed; also: a removal or a roll-back that did not succeed yet. It answers as it did before.
+    /// The removal or roll-back is under way or has failed. Its status does not change.
     Removing(Option<Ended>),
 }
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
-    /// When it was started, in nanoseconds since 1970; 0: never.
+    /// In nanoseconds since 1970; 0: it was never started.
     pub(crate) started_at: i64,
-    /// When it ended, in nanoseconds since 1970.
+    /// In nanoseconds since 1970.
     pub(crate) finished_at: i64,
-    /// Its exit code.
     pub(crate) code: i32,
-    /// CRI's word for it: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
+    /// `Completed`, `Error`, `OOMKilled`, `StartError` or `Unknown`.
     pub(crate) reason: String,
-    /// More for a person.
+    /// Details for a person.
     pub(crate) message: String,
 }
 
-/// A container on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
-    /// Its id.
     pub(crate) id: ContainerId,
-    /// The pod it runs in.
     pub(crate) pod: PodId,
-    /// How far it has come.
     pub(crate) phase: ContainerPhase,
-    /// When it was asked for, in nanoseconds since 1970.
+    /// The time of the request, in nanoseconds since 1970.
     pub(crate) created_at: i64,
-    /// What was asked for, as it was asked.
     pub(crate) config: Wire<ContainerConfig>,
     /// The image's id (`sha256:…`).
     pub(crate) image_id: String,
-    /// The file of its log.
     pub(crate) log_path: Option<PathBuf>,
-    /// What the runtime made; None until then.
+    /// None until the runtime has created it.
     pub(crate) made: Option<Made>,
-    /// What it may use now: as it was asked, and as it was updated since.
+    /// The resources of the request, with every update since.
     pub(crate) resources: Wire<LinuxContainerResources>,
 }
 
-/// A container as the runtime made it.
+/// A container as the runtime created it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
-    /// What was asked of the runtime.
     pub(crate) spec: ContainerSpec,
-    /// Who it runs as.
     pub(crate) identity: Identity,
-    /// What it is stopped with.
     pub(crate) stop_signal: Signal,
 }
 

@@ -1,11 +1,10 @@
-//! A CRI message inside a record: protobuf's wire format in base64, because that format stays readable when CRI grows.
+//! A CRI message inside a record, in base64 of protobuf's wire format, which stays readable when CRI grows.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A message kept as it was sent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Wire<M>(pub(crate) M);
 

@@ -1,4 +1,4 @@
-//! Containers in CRI's words.
+//! Containers in CRI's types.
 
 use proto::v1::{
     Container, ContainerAttributes, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
@@ -9,8 +9,7 @@ use super::selects;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, Ended};
 
-/// Its state. One that is being removed is as it was before.
-#[must_use]
+/// A container that is being removed keeps its state.
 pub(crate) fn state(record: &ContainerRecord) -> ContainerState {
     match record.phase {
         ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Removing(None) => {
@@ -21,8 +20,6 @@ pub(crate) fn state(record: &ContainerRecord) -> ContainerState {
     }
 }
 
-/// Its line in a list.
-#[must_use]
 pub(crate) fn item(record: &ContainerRecord) -> Container {
     Container {
         id: record.id.to_string(),
@@ -38,10 +35,9 @@ pub(crate) fn item(record: &ContainerRecord) -> Container {
     }
 }
 
-/// Its status. The image is named as containerd names it: by its first tag, and its reference by its first digest.
-#[must_use]
+/// Names the image as containerd does: by its first tag, and its reference by its first digest.
 pub(crate) fn status(node: &Node, record: &ContainerRecord) -> ContainerStatus {
-    // An image that is gone, or a store that cannot say, leaves what the request said.
+    // Without the image, the status repeats the request.
     let image = node.images.find(&record.image_id).ok().flatten();
     let tag = image.as_ref().and_then(|image| image.repo_tags.first());
     let spec = tag.map(|tag| ImageSpec { image: tag.clone(), ..ImageSpec::default() });
@@ -70,8 +66,6 @@ pub(crate) fn status(node: &Node, record: &ContainerRecord) -> ContainerStatus {
     }
 }
 
-/// What stands in front of its stats.
-#[must_use]
 pub(crate) fn attributes(record: &ContainerRecord) -> ContainerAttributes {
     ContainerAttributes {
         id: record.id.to_string(),
@@ -81,8 +75,7 @@ pub(crate) fn attributes(record: &ContainerRecord) -> ContainerAttributes {
     }
 }
 
-/// Whether a filter of a list lets it through; the ids in the filter are whole ones.
-#[must_use]
+/// Whether it passes a list's filter, whose ids are full ones.
 pub(crate) fn passes(record: &ContainerRecord, filter: &ContainerFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id.as_str())
         && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == record.pod.as_str())

@@ -8,11 +8,9 @@ use serde_json::{Value, json};
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, PodRecord};
 
-/// The entry's name.
 const INFO: &str = "info";
 
-/// Of a pod. A pod has no process of its own: pid is 0.
-#[must_use]
+/// A pod has no process: its pid is 0.
 pub(crate) fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
     let info = json!({
         "pid": 0,
@@ -32,8 +30,6 @@ pub(crate) fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
     BTreeMap::from([(INFO.to_owned(), info.to_string())])
 }
 
-/// Of a container.
-#[must_use]
 pub(crate) fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, String> {
     let pid = if let ContainerPhase::Running { pid, .. } = record.phase { pid } else { 0 };
     let info = json!({
@@ -49,8 +45,7 @@ pub(crate) fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<Strin
     BTreeMap::from([(INFO.to_owned(), info.to_string())])
 }
 
-/// A message as JSON without what is not set, as Go's `omitempty` writes it.
-#[must_use]
+/// A message as JSON without unset fields, as Go's `omitempty` writes it.
 pub(crate) fn pruned(message: &impl serde::Serialize) -> Value {
     let mut value = serde_json::to_value(message).unwrap_or_else(|error| Value::String(error.to_string()));
     prune(&mut value);
@@ -68,7 +63,7 @@ fn prune(value: &mut Value) {
     }
 }
 
-/// The maps of CRI by their names: an empty one is not set, where an empty message is.
+/// CRI's maps by their names: an empty map is unset, an empty message is not.
 fn is_empty_map(name: &str, value: &Value) -> bool {
     let maps = ["labels", "annotations", "sysctls", "unified", "Labels"];
     maps.contains(&name) && value.as_object().is_some_and(serde_json::Map::is_empty)
@@ -80,7 +75,7 @@ fn is_unset(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
-        // A message that is there and empty is there: `"linux": {}`.
+        // An empty message is set: `"linux": {}`.
         Value::Object(_) | Value::Bool(true) => false,
     }
 }

@@ -1,4 +1,4 @@
-//! Pods in CRI's words.
+//! Pods in CRI's types.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,6 @@ use super::selects;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, PodPhase, PodRecord};
 
-/// Its state.
-#[must_use]
 pub(crate) fn state(record: &PodRecord) -> PodSandboxState {
     match record.phase {
         PodPhase::Ready => PodSandboxState::SandboxReady,
@@ -23,8 +21,6 @@ pub(crate) fn state(record: &PodRecord) -> PodSandboxState {
     }
 }
 
-/// Its line in a list.
-#[must_use]
 pub(crate) fn item(record: &PodRecord) -> PodSandbox {
     PodSandbox {
         id: record.id.to_string(),
@@ -37,8 +33,6 @@ pub(crate) fn item(record: &PodRecord) -> PodSandbox {
     }
 }
 
-/// Its status.
-#[must_use]
 pub(crate) fn status(record: &PodRecord) -> PodSandboxStatus {
     PodSandboxStatus {
         id: record.id.to_string(),
@@ -53,8 +47,6 @@ pub(crate) fn status(record: &PodRecord) -> PodSandboxStatus {
     }
 }
 
-/// What stands in front of its stats.
-#[must_use]
 pub(crate) fn attributes(record: &PodRecord) -> PodSandboxAttributes {
     PodSandboxAttributes {
         id: record.id.to_string(),
@@ -64,23 +56,20 @@ pub(crate) fn attributes(record: &PodRecord) -> PodSandboxAttributes {
     }
 }
 
-/// The statuses of its containers.
-#[must_use]
 pub(crate) fn containers(node: &Node, id: &PodId) -> Vec<ContainerStatus> {
     let containers = node.store.containers_of(id);
     let seen = containers.iter().filter(|one| one.phase != ContainerPhase::Creating);
     seen.map(|one| super::container::status(node, one)).collect()
 }
 
-/// Whether a filter of a list lets it through; the id in the filter is a whole one.
-#[must_use]
+/// Whether it passes a list's filter, whose id is a full one.
 pub(crate) fn passes(record: &PodRecord, filter: &PodSandboxFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id.as_str())
         && filter.state.is_none_or(|wanted| wanted.state == i32::from(state(record)))
         && selects(&filter.label_selector, &record.config.labels)
 }
 
-/// A pod that is not on a network of its own, or not any more, has no address.
+/// A pod on the host's network, or a stopped one, has no address.
 fn network(record: &PodRecord) -> PodSandboxNetworkStatus {
     let mut addresses =
         record.attachment.iter().flat_map(|attachment| attachment.addresses.iter()).map(IpAddr::to_string);
