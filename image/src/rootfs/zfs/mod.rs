@@ -222,7 +222,7 @@ impl Rootfs for Zfs {
         let found = self.datasets().check();
         let dataset = Need {
             name: format!("ZFS dataset {}", self.datasets().base()),
-            found: found.as_ref().map_or_else(host_chain, Clone::clone),
+            found: found.as_ref().map_or_else(|error| host::chain(error), Clone::clone),
             required: true,
             remedy: found.is_err().then(|| format!("zfs create -p -o mountpoint=none {}", self.datasets().base())),
         };
