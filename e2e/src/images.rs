@@ -65,61 +65,81 @@ pub fn agnhost(tools: &Tools, program: &Path) -> Result<Published> {
     Ok(Published { repository: "e2e-test-images/agnhost".into(), tags: vec!["2.99"], image })
 }
 
-/// Every image that critest and the crictl scenario use.
+/// All images of critest, the scenario and the specs.
 pub fn all(tools: &Tools) -> Result<Vec<Published>> {
-    let busybox = busybox_tree(tools)?;
-    let base = busybox.layer()?;
-    let shell = Config { cmd: vec!["sh"], ..Config::default() };
+    let base = busybox_tree(tools)?.layer()?;
     let nginx = nginx_tree(tools)?.layer()?;
-    let e2e = |name: &str| format!("e2e-test-images/{name}");
-    let staging = |name: &str| format!("k8s-staging-cri-tools/{name}");
-    let mut images = vec![
-        Published {
-            repository: e2e("busybox"),
-            tags: vec!["1.29-2"],
-            image: Image::new(std::slice::from_ref(&base), &shell),
-        },
-        Published { repository: e2e("nginx"), tags: vec!["1.14-2"], image: web_server(&base, &nginx, 80)? },
-        Published {
-            repository: staging(&format!("hostnet-nginx-{ARCHITECTURE}")),
-            tags: vec!["latest"],
-            image: web_server(&base, &nginx, 12003)?,
-        },
-        Published { repository: e2e("httpd"), tags: vec!["2.4.39-4"], image: httpd(&base)? },
-        Published { repository: e2e("nonewprivs"), tags: vec!["1.3"], image: no_new_privs(tools)? },
-        Published { repository: "pause".into(), tags: vec!["3.9"], image: pause(&base)? },
-        Published { repository: staging("test-image-digest"), tags: vec!["latest"], image: by_digest()? },
-    ];
-    for (name, tags) in [
-        ("test-image-1", vec!["latest"]),
-        ("test-image-2", vec!["latest"]),
-        ("test-image-3", vec!["latest"]),
-        ("test-image-latest", vec!["latest"]),
-        ("test-image-tags", vec!["1", "2", "3"]),
-    ] {
-        images.push(Published { repository: staging(name), tags, image: marked(&base, name)? });
+    Parts {
+        nginx: web_server(&base, &nginx, 80)?,
+        hostnet_nginx: web_server(&base, &nginx, 12003)?,
+        httpd: httpd(&base)?,
+        no_new_privs: no_new_privs(tools)?,
+        pause: pause(&base)?,
+        predefined_group: predefined_group(&base)?,
+        shell: Config { cmd: vec!["sh"], ..Config::default() },
+        base,
     }
-    for tag in ["test", "all"] {
-        images.push(Published { repository: staging("test-image-tag"), tags: vec![tag], image: marked(&base, tag)? });
+    .publish()
+}
+
+/// The images that differ between the systems, and the base of all others.
+pub(crate) struct Parts {
+    pub(crate) nginx: Image,
+    /// nginx on port 12003.
+    pub(crate) hostnet_nginx: Image,
+    pub(crate) httpd: Image,
+    pub(crate) no_new_privs: Image,
+    pub(crate) pause: Image,
+    pub(crate) predefined_group: Image,
+    /// A shell on the base layer.
+    pub(crate) shell: Config,
+    pub(crate) base: Layer,
+}
+
+impl Parts {
+    /// Builds the other images, and names all of them as critest does.
+    pub(crate) fn publish(self) -> Result<Vec<Published>> {
+        let on_base = |config: &Config| Image::new(std::slice::from_ref(&self.base), config);
+        let user = |user: &'static str| on_base(&Config { user, ..self.shell.clone() });
+        let marked = |text: &str| -> Result<Image> {
+            let marker = Tree::default().file("etc/test-image", &format!("{text}\n")).layer()?;
+            Ok(Image::new(&[self.base.clone(), marker], &self.shell))
+        };
+        let named =
+            |repository: String, tags: &[&'static str], image| Published { repository, tags: tags.to_vec(), image };
+        let e2e = |name: &str, tag, image| named(format!("e2e-test-images/{name}"), &[tag], image);
+        let staging =
+            |name: &str, tags: &[&'static str], image| named(format!("k8s-staging-cri-tools/{name}"), tags, image);
+        let latest = |name: &str, image| staging(name, &["latest"], image);
+        Ok(vec![
+            e2e("busybox", "1.29-2", on_base(&self.shell)),
+            e2e("nginx", "1.14-2", self.nginx),
+            e2e("httpd", "2.4.39-4", self.httpd),
+            e2e("nonewprivs", "1.3", self.no_new_privs),
+            named("pause".to_owned(), &["3.9"], self.pause),
+            latest(&format!("hostnet-nginx-{ARCHITECTURE}"), self.hostnet_nginx),
+            latest("test-image-digest", by_digest(self.shell.os)?),
+            latest("test-image-1", marked("1")?),
+            latest("test-image-2", marked("2")?),
+            latest("test-image-3", marked("3")?),
+            latest("test-image-latest", marked("latest")?),
+            staging("test-image-tags", &["1", "2", "3"], marked("tags")?),
+            staging("test-image-tag", &["test"], marked("test")?),
+            staging("test-image-tag", &["all"], marked("all")?),
+            latest("test-image-user-uid", user("1002")),
+            latest("test-image-user-username", user("www-data")),
+            latest("test-image-user-uid-group", user("1003:1004")),
+            latest("test-image-user-username-group", user("www-data:1004")),
+            latest("test-image-predefined-group", self.predefined_group),
+        ])
     }
-    for (name, user) in [
-        ("test-image-user-uid", "1002"),
-        ("test-image-user-username", "www-data"),
-        ("test-image-user-uid-group", "1003:1004"),
-        ("test-image-user-username-group", "www-data:1004"),
-    ] {
-        let image = Image::new(std::slice::from_ref(&base), &Config { user, ..shell.clone() });
-        images.push(Published { repository: staging(name), tags: vec!["latest"], image });
-    }
-    let groups = predefined_group(&base)?;
-    images.push(Published { repository: staging("test-image-predefined-group"), tags: vec!["latest"], image: groups });
-    Ok(images)
 }
 
 /// The image that critest pulls by a digest in its source. The upstream image cannot be reproduced, so critest is built with the
-/// digest of this one, which does not depend on the machine.
-pub fn by_digest() -> Result<Image> {
-    Ok(Image::new(&[Tree::default().file("test-image-digest", "").layer()?], &Config::default()))
+/// digest of this one, which does not depend on the machine. `os`: as in [`Config`].
+pub fn by_digest(os: &'static str) -> Result<Image> {
+    let layer = Tree::default().file("test-image-digest", "").layer()?;
+    Ok(Image::new(&[layer], &Config { os, ..Config::default() }))
 }
 
 /// Debian's BusyBox, not its busybox-static, whose shell runs applets without opening their files: masking /bin/ls would have no
@@ -141,11 +161,6 @@ fn busybox_tree(tools: &Tools) -> Result<Tree> {
         .directory("root", 0o700)
         .directory("home", 0o755)
         .directory("var/www", 0o755))
-}
-
-fn marked(base: &Layer, name: &str) -> Result<Image> {
-    let marker = Tree::default().file(name, "").layer()?;
-    Ok(Image::new(&[base.clone(), marker], &Config { cmd: vec!["sh"], ..Config::default() }))
 }
 
 fn predefined_group(base: &Layer) -> Result<Image> {

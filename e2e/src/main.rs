@@ -184,8 +184,8 @@ fn command(command: Command) -> Result<()> {
         }
         Command::Tools { freebsd } => {
             let (os, image) = match freebsd {
-                true => (Os::Freebsd, base_images::by_digest()?),
-                false => (Os::Linux, images::by_digest()?),
+                true => (Os::Freebsd, images::by_digest("freebsd")?),
+                false => (Os::Linux, images::by_digest("")?),
             };
             let tools = Tools::open_for(os)?;
             println!("{}", tools.crictl()?.display());
@@ -402,7 +402,7 @@ fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Check
 
 /// Runs critest's specs and checks them; returns the number of passed ones.
 fn specs(site: &Site, tools: &Tools, only: Option<&str>, transport: Transport) -> Result<usize> {
-    let program = tools.critest(&images::by_digest()?.manifest.digest)?;
+    let program = tools.critest(&images::by_digest("")?.manifest.digest)?;
     let report = std::path::absolute(format!("artifacts/junit-critest-linux{}.xml", transport.suffix()))?;
     let address = site.address();
     let critest = Critest { program: &program, address: &address, dir: site.dir(), report: &report, only, transport };
