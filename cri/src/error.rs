@@ -57,12 +57,12 @@ pub enum Error {
     #[error(transparent)]
     Backend(#[from] Backend),
     /// Several things went wrong in one tear-down.
-    #[error("{operation}: {}", joined(errors))]
+    #[error("{operation}: {errors}")]
     Several {
         /// The operation.
         operation: String,
-        /// All that went wrong, in order; not empty.
-        errors: Vec<Error>,
+        /// The errors of its steps, in order, each of this type.
+        errors: host::Several,
     },
 }
 
@@ -110,6 +110,11 @@ impl Error {
     pub fn missing(field: &str) -> Self {
         Self::Invalid { field: field.to_owned(), reason: "is missing".to_owned() }
     }
+
+    /// Makes the errors of an operation's steps one.
+    pub(crate) fn several(operation: String) -> impl FnOnce(host::Several) -> Self {
+        |errors| Self::Several { operation, errors }
+    }
 }
 
 impl From<runtime::Error> for Error {
@@ -139,31 +144,5 @@ impl From<streaming::Error> for Error {
 impl From<RecordError> for Error {
     fn from(error: RecordError) -> Self {
         Self::Backend(error.into())
-    }
-}
-
-fn joined(errors: &[Error]) -> String {
-    errors.iter().map(|error| host::chain(error)).collect::<Vec<_>>().join("; ")
-}
-
-/// Collects what goes wrong in steps that are all to be tried.
-#[derive(Debug, Default)]
-pub(crate) struct Attempts {
-    errors: Vec<Error>,
-}
-
-impl Attempts {
-    /// Notes the outcome of one step; tells whether it succeeded.
-    pub(crate) fn note<T>(&mut self, outcome: Result<T, impl Into<Error>>) -> Option<T> {
-        outcome.map_err(|error| self.errors.push(error.into())).ok()
-    }
-
-    /// Whether nothing went wrong; else everything that did.
-    pub(crate) fn finish(mut self, operation: impl FnOnce() -> String) -> Result<(), Error> {
-        match self.errors.len() {
-            0 => Ok(()),
-            1 => Err(self.errors.remove(0)),
-            _ => Err(Error::Several { operation: operation(), errors: self.errors }),
-        }
     }
 }

@@ -55,7 +55,9 @@ fn code(error: &Error) -> Code {
         Error::Backend(Backend::Image(error)) => of_image(error),
         Error::Backend(Backend::Streaming(error)) => of_streaming(error),
         Error::Backend(Backend::Record(_) | Backend::Host { .. }) => Code::Internal,
-        Error::Several { errors, .. } => errors.first().map_or(Code::Internal, code),
+        Error::Several { errors, .. } => {
+            errors.errors().first().and_then(|error| error.downcast_ref()).map_or(Code::Internal, code)
+        }
     }
 }
 

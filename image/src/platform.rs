@@ -35,12 +35,7 @@ impl Platform {
 
     /// A platform by its parts, with the architecture's other names and a variant that says nothing put right.
     pub(crate) fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let architecture = match architecture {
-            "x86_64" | "x86-64" => "amd64",
-            "aarch64" => "arm64",
-            "i386" => "386",
-            other => other,
-        };
+        let architecture = host::oci_architecture(architecture);
         let variant = match (architecture, variant) {
             // Every 64-bit ARM machine is a v8, and some indexes say so; v1 is what every amd64 has.
             ("arm64", Some("v8" | "8")) | ("amd64", Some("v1")) | (_, Some("")) => None,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use host::PodId;
+use host::{Failures, PodId};
 use tracing::{info, warn};
 
 use crate::error::Error;
@@ -74,9 +74,9 @@ pub(crate) fn remove_all(node: &Node) -> Result<(), Error> {
     if !spares.is_empty() {
         info!("removing {} spare pods", spares.len());
     }
-    let mut attempts = crate::error::Attempts::default();
+    let mut failures = Failures::<Error>::default();
     for spare in &spares {
-        attempts.note(teardown::spare(node, spare));
+        failures.keep(teardown::spare(node, spare));
     }
-    attempts.finish(|| "cannot remove the spare pods".to_owned())
+    failures.result(Error::several("cannot remove the spare pods".to_owned()))
 }

@@ -1,10 +1,10 @@
 //! The tear-down of Stop, Remove, roll-back and recovery. It needs only the id, tries every step, collects all errors, and keeps the
 //! record until every step has succeeded, so that the call can be repeated. It blocks, and the caller holds the locks.
 
-use host::{ContainerId, PodId};
+use host::{ContainerId, Failures, PodId};
 use proto::v1::ContainerEventType;
 
-use crate::error::{Attempts, Error};
+use crate::error::Error;
 use crate::lifecycle::events;
 use crate::lifecycle::exits;
 use crate::state::names;
@@ -26,7 +26,7 @@ pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
     // The record comes first: without it nobody would finish a tear-down that a crash interrupts.
     let record = node.store.change_pod(id, |record| record.phase = record.phase.max(PodPhase::Stopping))?;
     let was_running = record.as_ref().is_some_and(|record| record.attachment.is_some());
-    let mut attempts = Attempts::default();
+    let mut failures = Failures::<Error>::default();
     // Containers without a record go with the pod. Listing them here would make stopping a node's pods quadratic, and recovery
     // has removed them.
     for container in node.store.containers_of(id) {
@@ -34,13 +34,13 @@ pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
             Until::Stopped => stop_container(node, &container.id),
             Until::Removed => self::container(node, &container.id),
         };
-        attempts.note(outcome);
+        failures.keep(outcome);
     }
-    kernel_objects(node, id, &mut attempts);
+    kernel_objects(node, id, &mut failures);
     if let Some(spare) = record.as_ref().and_then(|record| record.spare.as_ref()) {
-        kernel_objects(node, spare, &mut attempts);
+        kernel_objects(node, spare, &mut failures);
     }
-    attempts.finish(|| format!("cannot tear down pod {}", id.short()))?;
+    failures.result(Error::several(format!("cannot tear down pod {}", id.short())))?;
     let Some(record) = record else { return Ok(()) };
     let stopped = node.store.change_pod(id, |record| {
         record.phase = PodPhase::Stopped;
@@ -69,10 +69,10 @@ fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {
 }
 
 /// Removes the network first, from outside, while the place still exists and its connections can be dropped.
-fn kernel_objects(node: &Node, id: &PodId, attempts: &mut Attempts) {
+fn kernel_objects(node: &Node, id: &PodId, failures: &mut Failures<Error>) {
     let place = node.runtime.place(id).ok();
-    attempts.note(node.network.detach(id, place.as_ref()));
-    attempts.note(node.runtime.remove_pod(id));
+    failures.keep(node.network.detach(id, place.as_ref()));
+    failures.keep(node.runtime.remove_pod(id));
 }
 
 /// Kills a container and records its exit. Idempotent.
@@ -90,14 +90,14 @@ pub(crate) fn stop_container(node: &Node, id: &ContainerId) -> Result<(), Error>
 /// Removes a container, running or not. Idempotent; removes what the kernel holds under this id even without a record. Reports
 /// all errors; the container then stays in [`ContainerPhase::Removing`].
 pub(crate) fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
-    let mut attempts = Attempts::default();
-    attempts.note(stop_container(node, id));
+    let mut failures = Failures::<Error>::default();
+    failures.keep(stop_container(node, id));
     let record = node.store.change_container(id, begin_removal)?;
-    if attempts.note(node.runtime.remove_container(id)).is_some() {
+    if failures.keep(node.runtime.remove_container(id)).is_some() {
         // Only after the mounts are gone: removing the root through a mount would delete the contents of a volume.
-        attempts.note(node.images.discard(id));
+        failures.keep(node.images.discard(id));
     }
-    attempts.finish(|| format!("cannot remove container {}", id.short()))?;
+    failures.result(Error::several(format!("cannot remove container {}", id.short())))?;
     let Some(record) = record else { return Ok(()) };
     node.store.delete_container(id)?;
     node.samples.forget(id);
@@ -121,8 +121,8 @@ fn begin_removal(record: &mut ContainerRecord) {
 
 /// Removes a spare that no pod has taken. Idempotent. Reports all errors; the spare's record then stays.
 pub(crate) fn spare(node: &Node, id: &PodId) -> Result<(), Error> {
-    let mut attempts = Attempts::default();
-    kernel_objects(node, id, &mut attempts);
-    attempts.finish(|| format!("cannot remove spare {}", id.short()))?;
+    let mut failures = Failures::<Error>::default();
+    kernel_objects(node, id, &mut failures);
+    failures.result(Error::several(format!("cannot remove spare {}", id.short())))?;
     Ok(node.store.disk().apply(&[Change::DeleteSpare(id)])?)
 }

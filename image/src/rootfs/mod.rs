@@ -221,9 +221,11 @@ fn make_root(directory: &Path) -> Result<(), Error> {
     made.map_err(Error::io(format!("cannot make {}", directory.display())))
 }
 
-/// Returns the first error, after all outcomes.
+/// Joins the errors of all removals.
 fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    outcomes.fold(Ok(()), Result::and)
+    let mut failures = host::Failures::<Error>::default();
+    outcomes.for_each(|outcome| drop(failures.keep(outcome)));
+    failures.result(Error::failed("cannot remove what unfinished pulls left"))
 }
 
 /// Characters of a snapshot's name.
