@@ -36,40 +36,40 @@ pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
         };
         failures.keep(outcome);
     }
-    kernel_objects(node, id, &mut failures);
+    remove_kernel_objects(node, id, &mut failures);
     if let Some(spare) = record.as_ref().and_then(|record| record.spare.as_ref()) {
-        kernel_objects(node, spare, &mut failures);
+        remove_kernel_objects(node, spare, &mut failures);
     }
     failures.result(Error::several(format!("cannot tear down pod {}", id.short())))?;
     let Some(record) = record else { return Ok(()) };
-    let stopped = node.store.change_pod(id, |record| {
-        record.phase = PodPhase::Stopped;
-        record.attachment = None;
-        record.spare = None;
-    })?;
+    let (phase, attachment, spare) = (PodPhase::Stopped, None, None);
+    let stopped = PodRecord { phase, attachment, spare, ..(*record).clone() };
+    // No client has the id of a failed pod: this completes its roll-back. A pod that is to be removed is not recorded as stopped
+    // first: should the deletion fail, its phase still says that there is something to do.
+    let remove = until == Until::Removed || record.phase == PodPhase::Failed;
+    if remove {
+        node.store.delete_pod(id)?;
+    } else {
+        node.store.change_pod(id, |record| *record = stopped.clone())?;
+    }
     if record.phase != PodPhase::Stopped {
         // Only once: another pod may have the addresses of one that was stopped before.
         node.release(&record.network.addresses);
     }
     if was_running {
-        events::publish_pod(node, stopped.as_deref().unwrap_or(&record), ContainerEventType::ContainerStoppedEvent);
+        events::publish_pod(node, &stopped, ContainerEventType::ContainerStoppedEvent);
     }
-    // No client has the id of a failed pod: this completes its roll-back.
-    let failed = record.phase == PodPhase::Failed;
-    if failed || until == Until::Removed { forget_pod(node, &record) } else { Ok(()) }
-}
-
-fn forget_pod(node: &Node, record: &PodRecord) -> Result<(), Error> {
-    node.store.delete_pod(&record.id)?;
-    if let Some(metadata) = &record.config.metadata {
-        node.names.release(&names::of_pod(metadata), record.id.as_str());
+    if remove {
+        if let Some(metadata) = &stopped.config.metadata {
+            node.names.release(&names::of_pod(metadata), id.as_str());
+        }
+        events::publish_pod(node, &stopped, ContainerEventType::ContainerDeletedEvent);
     }
-    events::publish_pod(node, record, ContainerEventType::ContainerDeletedEvent);
     Ok(())
 }
 
 /// Removes the network first, from outside, while the place still exists and its connections can be dropped.
-fn kernel_objects(node: &Node, id: &PodId, failures: &mut Failures<Error>) {
+fn remove_kernel_objects(node: &Node, id: &PodId, failures: &mut Failures<Error>) {
     let place = node.runtime.place(id).ok();
     failures.keep(node.network.detach(id, place.as_ref()));
     failures.keep(node.runtime.remove_pod(id));
@@ -122,7 +122,7 @@ fn begin_removal(record: &mut ContainerRecord) {
 /// Removes a spare that no pod has taken. Idempotent. Reports all errors; the spare's record then stays.
 pub(crate) fn spare(node: &Node, id: &PodId) -> Result<(), Error> {
     let mut failures = Failures::<Error>::default();
-    kernel_objects(node, id, &mut failures);
+    remove_kernel_objects(node, id, &mut failures);
     failures.result(Error::several(format!("cannot remove spare {}", id.short())))?;
     Ok(node.store.disk().apply(&[Change::DeleteSpare(id)])?)
 }

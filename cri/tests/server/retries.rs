@@ -183,11 +183,14 @@ fn a_refused_container_leaves_no_record_no_root_and_asks_no_backend() {
     });
 }
 
-/// Asks for a pod that cannot be attached, and then cannot be rolled back either; its id.
-fn fail_to_roll_back(world: &World, server: &Running) -> String {
+/// The call of a roll-back that removes the pod from the network, after the record and the place.
+const DETACH: u64 = 3;
+
+/// Asks for a pod that cannot be attached, and whose roll-back fails at its `nth` call: the pod's id. None: it has fewer calls.
+fn fail_to_roll_back(world: &World, server: &Running, nth: u64) -> Option<String> {
     let mut client = server.client();
     server.run(async {
-        // The record, the pod, its interface; after that the record, the place, and then the network's removal.
+        // The record, the pod, its interface.
         world.faults.arm(3, Fault::HangBefore);
         let run = tokio::spawn({
             let mut client = client.clone();
@@ -195,12 +198,13 @@ fn fail_to_roll_back(world: &World, server: &Running) -> String {
         });
         let faults = world.faults.clone();
         assert!(tokio::task::spawn_blocking(move || faults.wait_until_hung(PATIENCE)).await.unwrap());
-        world.faults.arm(3, Fault::FailBefore);
+        world.faults.arm(nth, Fault::FailBefore);
         world.faults.release();
         let status = run.await.unwrap().unwrap_err();
-        assert!(status.message().contains("hung") && world.faults.disarm(), "{status}");
+        assert!(status.message().contains("hung"), "{status}");
         let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-        pods[0].id.clone()
+        assert_eq!(world.faults.disarm(), pods.len() == 1, "a roll-back that succeeds leaves no pod");
+        pods.first().map(|pod| pod.id.clone())
     })
 }
 
@@ -212,20 +216,31 @@ fn assert_failed(server: &Running, id: &str) {
 }
 
 #[test]
-fn a_pod_whose_roll_back_failed_is_rolled_back_by_a_retry_a_stop_or_a_restart() {
+fn a_pod_whose_roll_back_failed_at_any_call_is_rolled_back_by_a_retry() {
     let world = World::new();
     let server = world.start();
     let mut client = server.client();
-    let id = fail_to_roll_back(&world, &server);
-    assert_failed(&server, &id);
-    let made = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
-    assert_ne!(made, id, "the name was free again");
-    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: made })).unwrap();
+    for nth in DETACH.. {
+        let Some(id) = fail_to_roll_back(&world, &server, nth) else {
+            assert!(nth > DETACH + 1, "the network, the pod, and the record are removed");
+            return;
+        };
+        assert_failed(&server, &id);
+        let made = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+        assert_ne!(made, id, "the name was free again");
+        server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: made })).unwrap();
+        assert_eq!(world.leftovers(), [""; 0], "call {nth}");
+    }
+}
+
+#[test]
+fn a_pod_whose_roll_back_failed_is_rolled_back_by_a_stop_or_a_restart() {
+    let world = World::new();
+    let server = world.start();
+    let id = fail_to_roll_back(&world, &server, DETACH).unwrap();
+    server.run(server.client().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id })).unwrap();
     assert_eq!(world.leftovers(), [""; 0]);
-    let id = fail_to_roll_back(&world, &server);
-    server.run(client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id })).unwrap();
-    assert_eq!(world.leftovers(), [""; 0]);
-    fail_to_roll_back(&world, &server);
+    fail_to_roll_back(&world, &server, DETACH).unwrap();
     server.kill();
     let server = world.start();
     let pods = server.run(server.client().list_pod_sandbox(ListPodSandboxRequest::default())).unwrap().into_inner();
@@ -241,7 +256,7 @@ fn a_pod_whose_roll_back_failed_stays_so_over_a_restart_that_cannot_remove_it() 
     };
     let world = World::new();
     let server = world.start();
-    let id = fail_to_roll_back(&world, &server);
+    let id = fail_to_roll_back(&world, &server, DETACH).unwrap();
     server.kill();
     // The place, then the network's removal.
     world.faults.arm(calls_of_a_start + 2, Fault::FailBefore);

@@ -224,7 +224,9 @@ fn make_root(directory: &Path) -> Result<(), Error> {
 /// Joins the errors of all removals.
 fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
     let mut failures = host::Failures::<Error>::default();
-    outcomes.for_each(|outcome| drop(failures.keep(outcome)));
+    for outcome in outcomes {
+        failures.keep(outcome);
+    }
     failures.result(Error::failed("cannot remove what unfinished pulls left"))
 }
 
