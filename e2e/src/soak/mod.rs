@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The interval of polling.
 const POLL: Duration = Duration::from_millis(50);
 /// The time-out of a server's start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The parameters of a soak.
 #[derive(Debug, Clone, clap::Args)]

@@ -4,7 +4,7 @@ use toml::{Table, Value};
 
 /// Who may depend on whom, of our own crates: the table of the design. cri names host for the ids and places that the three
 /// boundaries share. testimage makes the images of the demo and of all tests; outside demo and e2e only tests may use it.
-const KNOWS: [(&str, &[&str]); 10] = [
+const KNOWS: [(&str, &[&str]); 11] = [
     ("proto", &[]),
     ("host", &[]),
     ("runtime", &["host"]),
@@ -13,7 +13,8 @@ const KNOWS: [(&str, &[&str]); 10] = [
     ("image", &["host", "testimage"]),
     ("streaming", &["host", "runtime"]),
     ("demo", &["host", "proto", "testimage"]),
-    ("cri", &["demo", "host", "image", "network", "proto", "runtime", "streaming", "testimage"]),
+    ("monitor", &["network", "runtime"]),
+    ("cri", &["demo", "host", "image", "monitor", "network", "proto", "runtime", "streaming", "testimage"]),
     ("e2e", &["proto", "testimage"]),
 ];
 /// What brings a second TLS stack, or the C library of one.

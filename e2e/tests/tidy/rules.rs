@@ -25,7 +25,7 @@ const REMOVALS: [&str; 10] = [
 ];
 
 /// Crates that lie in the directory of another.
-const NESTED: [&str; 4] = ["cri/demo", "cri/streaming", "image/testimage", "runtime/host"];
+const NESTED: [&str; 5] = ["cri/demo", "cri/monitor", "cri/streaming", "image/testimage", "runtime/host"];
 
 struct Source<'a> {
     path: &'a str,
