@@ -7,7 +7,7 @@ use std::sync::Arc;
 use host::{Place, PodId};
 use ipnetwork::IpNetwork;
 
-use crate::{Error, HostPort, Network, PodNetwork, Protocol, ipam::Ipam};
+use crate::{Error, HostPort, Network, NetworkSpec, Protocol, ipam::Ipam};
 
 /// What the suite runs on.
 pub struct Stage<'a> {
@@ -69,9 +69,9 @@ fn inventory(network: &dyn Network) -> Vec<PodId> {
     ok("inventory", network.inventory())
 }
 
-fn wanted(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> PodNetwork {
+fn spec(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> NetworkSpec {
     assert!(!stage.networks.is_empty());
-    PodNetwork { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
+    NetworkSpec { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
 }
 
 fn addresses(stage: &Stage) -> Ipam {
@@ -100,7 +100,7 @@ fn configure_twice(stage: &Stage) {
 
 fn attach_and_detach(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 0)]);
     let place = (stage.place)(&pod.id);
     let attachment = ok("attach", network.attach(&pod, &place, None));
     let expected: Vec<_> = pod.addresses.iter().map(IpNetwork::ip).collect();
@@ -115,7 +115,7 @@ fn attach_and_detach(stage: &Stage) {
 
 fn repeated(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 0)]);
     let place = (stage.place)(&pod.id);
     let first = ok("attach", network.attach(&pod, &place, None));
     let second = ok("attach twice", network.attach(&pod, &place, None));
@@ -129,7 +129,7 @@ fn repeated(stage: &Stage) {
 
 fn without_route(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = PodNetwork { route: false, ..wanted(stage, &mut ipam, Vec::new()) };
+    let pod = NetworkSpec { route: false, ..spec(stage, &mut ipam, Vec::new()) };
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     ok("attach twice", network.attach(&pod, &place, None));
@@ -139,8 +139,8 @@ fn without_route(stage: &Stage) {
 
 fn port_conflict(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let first = wanted(stage, &mut ipam, vec![port(stage, 1)]);
-    let second = wanted(stage, &mut ipam, vec![port(stage, 2), port(stage, 1)]);
+    let first = spec(stage, &mut ipam, vec![port(stage, 1)]);
+    let second = spec(stage, &mut ipam, vec![port(stage, 2), port(stage, 1)]);
     let (place, other) = ((stage.place)(&first.id), (stage.place)(&second.id));
     ok("attach", network.attach(&first, &place, None));
     match (stage.open)().attach(&second, &other, None) {
@@ -156,7 +156,7 @@ fn port_conflict(stage: &Stage) {
 fn port_released(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
     for _ in 0..2 {
-        let pod = wanted(stage, &mut ipam, vec![port(stage, 3)]);
+        let pod = spec(stage, &mut ipam, vec![port(stage, 3)]);
         let place = (stage.place)(&pod.id);
         ok("attach", network.attach(&pod, &place, None));
         ok("detach", network.detach(&pod.id, Some(&place)));
@@ -166,11 +166,11 @@ fn port_released(stage: &Stage) {
 
 fn on_the_host(stage: &Stage) {
     let network = (stage.open)();
-    let pod = PodNetwork { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
+    let pod = NetworkSpec { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
     let attachment = ok("attach", network.attach(&pod, &Place::Host, None));
     assert!(attachment.host_interface.is_none() && attachment.addresses.is_empty());
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })));
-    let other = PodNetwork { id: PodId::random(), ..pod.clone() };
+    let other = NetworkSpec { id: PodId::random(), ..pod.clone() };
     assert!(matches!(network.attach(&other, &Place::Host, None), Err(Error::Conflict { .. })));
     ok("detach", network.detach(&other.id, None));
     ok("detach", network.detach(&pod.id, Some(&Place::Host)));
@@ -183,7 +183,7 @@ fn spare(stage: &Stage) {
     ok("prepare", network.prepare(&spare, &place));
     ok("prepare twice", network.prepare(&spare, &place));
     assert_eq!(inventory(&*network), std::slice::from_ref(&spare));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let first = ok("attach a spare", network.attach(&pod, &place, Some(&spare)));
     assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
     let second = ok("attach a spare twice", network.attach(&pod, &place, Some(&spare)));
@@ -205,7 +205,7 @@ fn spare_unused(stage: &Stage) {
 
 fn restart(stage: &Stage) {
     let mut ipam = addresses(stage);
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 5)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 5)]);
     let place = (stage.place)(&pod.id);
     let before = ok("attach", (stage.open)().attach(&pod, &place, None));
     let network = (stage.open)();
@@ -218,7 +218,7 @@ fn restart(stage: &Stage) {
 
 fn place_gone(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 6)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 6)]);
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     (stage.remove_place)(&pod.id);
@@ -227,7 +227,7 @@ fn place_gone(stage: &Stage) {
 
 fn networks_change(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     ok("configure another", network.configure(&["10.253.77.0/28".parse().expect("it is a network")]));
@@ -239,7 +239,7 @@ fn networks_change(stage: &Stage) {
 
 fn unconfigure_refused(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     assert!(matches!(network.unconfigure(), Err(Error::Conflict { .. })), "the bridge went with a pod on it");

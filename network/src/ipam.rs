@@ -49,19 +49,19 @@ impl Ipam {
         Ok(())
     }
 
-    /// Gives one address of each family, in the order of the networks, with the network it is in. An address in `wanted`
+    /// Gives one address of each family, in the order of the networks, with the network it is in. An address in `requested`
     /// is given for its family; for the others the next free one is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a wanted address that no pod can have; [`Error::Conflict`] for one that is taken;
+    /// [`Error::Invalid`] for a requested address that no pod can have; [`Error::Conflict`] for one that is taken;
     /// [`Error::Exhausted`]. Nothing was taken then.
-    pub fn allocate(&mut self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+    pub fn allocate(&mut self, requested: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
         let mut given: Vec<IpNetwork> = Vec::new();
-        for address in wanted {
-            self.check_wanted(*address, wanted)?;
+        for address in requested {
+            self.check_requested(*address, requested)?;
         }
         for family in self.families() {
-            let of_family = wanted.iter().find(|address| address.is_ipv4() == family.is_ipv4());
+            let of_family = requested.iter().find(|address| address.is_ipv4() == family.is_ipv4());
             given.push(match of_family {
                 Some(address) => self.network_of(*address),
                 None => self.next_free(family)?,
@@ -100,9 +100,9 @@ impl Ipam {
         families
     }
 
-    fn check_wanted(&self, address: IpAddr, wanted: &[IpAddr]) -> Result<(), Error> {
+    fn check_requested(&self, address: IpAddr, requested: &[IpAddr]) -> Result<(), Error> {
         let invalid = |reason: String| Error::Invalid { field: "address".to_owned(), reason };
-        if wanted.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() > 1 {
+        if requested.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() > 1 {
             return Err(invalid(format!("{address} is not the only address of its family")));
         }
         let Some(pool) = self.pools.iter().find(|pool| pool.network.contains(address)) else {
@@ -322,9 +322,9 @@ mod tests {
         let mut ipam = ipam(&["10.1.0.0/24", "fd00:1::/64"]);
         let given = ipam.allocate(&[ip("10.1.0.9"), ip("fd00:1::ffff")]).unwrap();
         assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.9/24", "fd00:1::ffff/64"]);
-        for (wanted, expected) in cases {
-            let wanted: Vec<IpAddr> = wanted.iter().map(|text| ip(text)).collect();
-            let error = ipam.allocate(&wanted).unwrap_err().to_string();
+        for (requested, expected) in cases {
+            let requested: Vec<IpAddr> = requested.iter().map(|text| ip(text)).collect();
+            let error = ipam.allocate(&requested).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         // A refusal took nothing: the next one in turn is the first.

@@ -78,7 +78,7 @@ pub trait Network: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Conflict`] for a host port that is taken; [`Error::Invalid`]; any other for a kernel that says no.
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error>;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error>;
 
     /// Makes the interface of a spare pod ahead and moves it into its place, without an address. Twice: kept.
     /// [`Network::detach`] with the spare's id removes it.
@@ -115,7 +115,7 @@ pub trait Network: Send + Sync + 'static {
 
 /// A pod's network that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodNetwork {
+pub struct NetworkSpec {
     /// The pod.
     pub id: PodId,
     /// Its addresses with the networks they are in, the primary one first; empty for a pod on the host's network.

@@ -9,7 +9,7 @@ use host::{Place, PodId};
 use crate::hostport::Reach;
 use crate::ports::Ports;
 use crate::state::State;
-use crate::{Error, PodNetwork, Settings, hostport};
+use crate::{Error, NetworkSpec, Settings, hostport};
 
 /// A node with its pods.
 #[derive(Debug)]
@@ -27,9 +27,9 @@ impl Node {
     pub(crate) fn open(settings: Settings, reach: Reach) -> Result<Self, Error> {
         let state = State::open(&settings.state)?;
         let mut ports = Ports::default();
-        for network in state.networks()? {
-            if let Err(error) = ports.take(&network.id, &network.host_ports) {
-                tracing::warn!(pod = %network.id, error = host::chain(&error), "a pod's host ports are another's too");
+        for spec in state.specs()? {
+            if let Err(error) = ports.take(&spec.id, &spec.host_ports) {
+                tracing::warn!(pod = %spec.id, error = host::chain(&error), "a pod's host ports are another's too");
             }
         }
         Ok(Self { settings, state, reach, ports: Mutex::new(ports), listeners: Mutex::default() })
@@ -37,32 +37,32 @@ impl Node {
 
     /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
     /// before.
-    pub(crate) fn reserve(&self, wanted: &PodNetwork, place: &Place) -> Result<Option<PodNetwork>, Error> {
+    pub(crate) fn reserve(&self, spec: &NetworkSpec, place: &Place) -> Result<Option<NetworkSpec>, Error> {
         if *place != Place::Host {
-            check(wanted)?;
+            check(spec)?;
         }
-        let before = self.state.load(&wanted.id)?;
+        let before = self.state.load(&spec.id)?;
         let ports_before: &[_] = before.as_ref().map_or(&[], |before| &before.host_ports);
-        lock(&self.ports).take(&wanted.id, &wanted.host_ports)?;
-        if ports_before != wanted.host_ports {
+        lock(&self.ports).take(&spec.id, &spec.host_ports)?;
+        if ports_before != spec.host_ports {
             // Its own listener is not a process of the node that has the port.
-            let freed = self.stop_listening(&wanted.id).and_then(|()| hostport::check_free(&wanted.host_ports));
+            let freed = self.stop_listening(&spec.id).and_then(|()| hostport::check_free(&spec.host_ports));
             if let Err(error) = freed {
-                lock(&self.ports).release(&wanted.id);
+                lock(&self.ports).release(&spec.id);
                 return Err(error);
             }
         }
-        if *place != Place::Host || !wanted.host_ports.is_empty() {
-            self.state.save(wanted)?;
+        if *place != Place::Host || !spec.host_ports.is_empty() {
+            self.state.save(spec)?;
         }
         Ok(before)
     }
 
     /// Makes the pod's host ports answer to the node itself.
-    pub(crate) fn listen(&self, wanted: &PodNetwork) -> Result<(), Error> {
-        let directory = self.state.of(&wanted.id);
-        if let Some(listener) = hostport::start(&self.settings.workers, &directory, wanted, self.reach)? {
-            lock(&self.listeners).insert(wanted.id.clone(), listener);
+    pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
+        let directory = self.state.of(&spec.id);
+        if let Some(listener) = hostport::start(&self.settings.workers, &directory, spec, self.reach)? {
+            lock(&self.listeners).insert(spec.id.clone(), listener);
         }
         Ok(())
     }
@@ -83,17 +83,17 @@ impl Node {
 
 /// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family, and one for each
 /// host port.
-pub(crate) fn check(wanted: &PodNetwork) -> Result<(), Error> {
+pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     let invalid = |field: &str, reason: String| Err(Error::Invalid { field: field.to_owned(), reason });
-    if wanted.addresses.is_empty() {
+    if spec.addresses.is_empty() {
         return invalid("addresses", "a pod on a network of its own needs one".to_owned());
     }
-    let of_family = |ipv4: bool| wanted.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
+    let of_family = |ipv4: bool| spec.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
     if of_family(true) > 1 || of_family(false) > 1 {
         return invalid("addresses", "a pod has at most one of each family".to_owned());
     }
-    for port in &wanted.host_ports {
-        if !wanted.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {
+    for port in &spec.host_ports {
+        if !spec.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {
             let text = crate::ports::describe(port);
             return invalid("host port", format!("{text} is of a family of which the pod has no address"));
         }

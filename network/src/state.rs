@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use host::PodId;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, PodNetwork};
+use crate::{Error, NetworkSpec};
 
 /// The version of [`Stored`]; a listener that outlives an upgrade reads what its own server wrote.
 const VERSION: u32 = 1;
@@ -20,7 +20,7 @@ const SPEC: &str = "spec.json";
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
-    network: PodNetwork,
+    network: NetworkSpec,
 }
 
 /// The directory of all pods.
@@ -49,16 +49,16 @@ impl State {
     }
 
     /// Notes what is wanted for a pod.
-    pub(crate) fn save(&self, network: &PodNetwork) -> Result<(), Error> {
-        self.add(&network.id)?;
-        let path = self.of(&network.id).join(SPEC);
-        let stored = Stored { version: VERSION, network: network.clone() };
-        let text = serde_json::to_vec(&stored).expect("a network has no keys but texts");
+    pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
+        self.add(&spec.id)?;
+        let path = self.of(&spec.id).join(SPEC);
+        let stored = Stored { version: VERSION, network: spec.clone() };
+        let text = serde_json::to_vec(&stored).expect("a spec has no keys but strings");
         host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
     }
 
     /// What was wanted for a pod; None: nothing was, or it is a spare.
-    pub(crate) fn load(&self, id: &PodId) -> Result<Option<PodNetwork>, Error> {
+    pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
         load(&self.of(id))
     }
 
@@ -80,20 +80,20 @@ impl State {
     }
 
     /// Everything that is wanted. What cannot be read is reported and left alone: it must not keep the rest from working.
-    pub(crate) fn networks(&self) -> Result<Vec<PodNetwork>, Error> {
-        let mut networks = Vec::new();
+    pub(crate) fn specs(&self) -> Result<Vec<NetworkSpec>, Error> {
+        let mut specs = Vec::new();
         for id in self.pods()? {
             match self.load(&id) {
-                Ok(network) => networks.extend(network),
+                Ok(spec) => specs.extend(spec),
                 Err(error) => tracing::warn!(pod = %id, error = host::chain(&error), "a pod's network is unreadable"),
             }
         }
-        Ok(networks)
+        Ok(specs)
     }
 }
 
 /// Reads the network that stands in a pod's own directory.
-pub(crate) fn load(directory: &Path) -> Result<Option<PodNetwork>, Error> {
+pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
     let path = directory.join(SPEC);
     let failed = || format!("cannot read {}", path.display());
     let text = match fs::read(&path) {
@@ -112,7 +112,7 @@ mod tests {
     use host::PodId;
 
     use super::State;
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     /// As version 1 was written: a change of the type must still read it.
     const VERSION_1: &str = r#"{"version":1,"network":{"id":"ID","addresses":["10.1.0.2/16","fd00::2/64"],
@@ -126,14 +126,14 @@ mod tests {
         state.add(&id).unwrap();
         assert_eq!(state.load(&id).unwrap(), None);
         let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 1, container_port: 2 };
-        let network = PodNetwork {
+        let spec = NetworkSpec {
             id: id.clone(),
             addresses: vec!["10.1.0.2/16".parse().unwrap()],
             route: true,
             host_ports: vec![port],
         };
-        state.save(&network).unwrap();
-        assert_eq!(state.networks().unwrap(), [network]);
+        state.save(&spec).unwrap();
+        assert_eq!(state.specs().unwrap(), [spec]);
         assert_eq!(state.pods().unwrap(), std::slice::from_ref(&id));
         state.remove(&id).unwrap();
         state.remove(&id).unwrap();
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
         std::fs::write(state.of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2")).unwrap();
         assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
-        assert_eq!(state.networks().unwrap(), []);
+        assert_eq!(state.specs().unwrap(), []);
         assert_eq!(state.pods().unwrap(), [id]);
     }
 }

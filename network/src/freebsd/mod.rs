@@ -22,7 +22,7 @@ use self::vnet::{Entering, Vnet};
 use crate::hostport::{self, Reach};
 use crate::node::{self, Node};
 use crate::pf::rules;
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// What errors call this backend.
 const BACKEND: &str = "freebsd";
@@ -91,8 +91,8 @@ impl Network for FreebsdNetwork {
         Ok(())
     }
 
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
-        let before = self.node.reserve(wanted, place)?;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(spec, place)?;
         let Some(jail) = jail(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
@@ -101,21 +101,21 @@ impl Network for FreebsdNetwork {
         // the kernel: meanwhile the listener is started too.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new;
-            let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted));
+            let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), spec));
             let rules = rules.map_err(Error::failed("cannot start a thread"))?;
-            let listen = || self.node.listen(wanted);
+            let listen = || self.node.listen(spec);
             let listener = spare.is_none().then(|| thread().spawn_scoped(scope, listen));
-            let wired = self.wire(&vnet, jail, wanted, spare);
+            let wired = self.wire(&vnet, jail, spec, spare);
             let listening = match listener {
                 Some(Ok(listener)) => listener.join().expect("starting a listener does not panic"),
                 Some(Err(error)) => Err(Error::failed("cannot start a thread")(error)),
                 None => listen(),
             };
             let ruled = rules.join().expect("loading rules does not panic");
-            node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled, listening])
+            node::all_of(&format!("cannot attach pod {}", spec.id), [wired, ruled, listening])
         })?;
-        let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
-        Ok(Attachment { host_interface, addresses: wanted.addresses.iter().map(IpNetwork::ip).collect() })
+        let host_interface = Some(names::host_end(&self.node.settings.prefix, &spec.id));
+        Ok(Attachment { host_interface, addresses: spec.addresses.iter().map(IpNetwork::ip).collect() })
     }
 
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
@@ -184,20 +184,20 @@ impl FreebsdNetwork {
     }
 
     /// Gives the jail of a pod its interface, address and route; where it was a spare, the spare's.
-    fn wire(&self, vnet: &Vnet, jail: &str, wanted: &PodNetwork, spare: Option<&PodId>) -> Result<(), Error> {
+    fn wire(&self, vnet: &Vnet, jail: &str, spec: &NetworkSpec, spare: Option<&PodId>) -> Result<(), Error> {
         let settings = &self.node.settings;
         let mut inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
             Some(inside) => inside.into(),
             None => Entering::begin(&settings.workers, jail)?,
         };
         match spare {
-            Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &wanted.id)? => {
-                pair::take(&self.node, vnet, inside.vnet()?, spare, &wanted.id)?;
+            Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &spec.id)? => {
+                pair::take(&self.node, vnet, inside.vnet()?, spare, &spec.id)?;
             }
-            _ => pair::make(&self.node, vnet, &mut inside, jail, &wanted.id)?,
+            _ => pair::make(&self.node, vnet, &mut inside, jail, &spec.id)?,
         }
         up_loopback(inside.vnet()?)?;
-        configure_inside(inside.vnet()?, wanted)
+        configure_inside(inside.vnet()?, spec)
     }
 
     /// Makes the bridge, up; one that is there is kept.
@@ -223,7 +223,7 @@ impl FreebsdNetwork {
     /// Loads the rules that all pods share: for the pod networks and those that the pods of earlier ones are in.
     fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
         let settings = &self.node.settings;
-        let pods = self.node.state.networks()?;
+        let pods = self.node.state.specs()?;
         let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
         let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
         let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
@@ -237,7 +237,7 @@ impl FreebsdNetwork {
     fn repair(&self) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let anchored = pfctl::pods(prefix)?;
-        for pod in self.node.state.networks()? {
+        for pod in self.node.state.specs()? {
             if let Some(rules) =
                 rules::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
             {
@@ -249,16 +249,16 @@ impl FreebsdNetwork {
     }
 
     /// Loads the pod's own anchor, or removes it where one is not needed any more.
-    fn apply_rules(&self, vnet: &Vnet, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+    fn apply_rules(&self, vnet: &Vnet, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         if !self.loaded.load(Ordering::Acquire) {
             // With them goes what is said below: the pod is remembered already.
             self.load_node_rules(vnet)?;
-        } else if !wanted.route || before.is_some_and(|before| !before.route) {
-            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(wanted), wanted.route)?;
+        } else if !spec.route || before.is_some_and(|before| !before.route) {
+            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(spec), spec.route)?;
         }
-        let anchor = rules::pod_anchor(prefix, &wanted.id);
-        match rules::pod(prefix, wanted) {
+        let anchor = rules::pod_anchor(prefix, &spec.id);
+        match rules::pod(prefix, spec) {
             Some(rules) => pfctl::load(&anchor, &rules),
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
@@ -287,7 +287,7 @@ impl FreebsdNetwork {
     }
 }
 
-fn addresses_of(pod: &PodNetwork) -> impl Iterator<Item = IpAddr> {
+fn addresses_of(pod: &NetworkSpec) -> impl Iterator<Item = IpAddr> {
     pod.addresses.iter().map(IpNetwork::ip)
 }
 
@@ -309,13 +309,13 @@ fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Erro
 }
 
 /// Gives an interface the addresses that it lacks: one that is there would be taken away for a moment.
-fn add_addresses(vnet: &Vnet, name: &str, index: u32, wanted: &[IpNetwork]) -> Result<(), Error> {
-    if wanted.iter().any(IpNetwork::is_ipv6) {
+fn add_addresses(vnet: &Vnet, name: &str, index: u32, addresses: &[IpNetwork]) -> Result<(), Error> {
+    if addresses.iter().any(IpNetwork::is_ipv6) {
         sys::set_nd6_flags(&vnet.inet6, name, ND6_SET, ND6_CLEAR)
             .map_err(Error::failed(format!("cannot switch IPv6 on for {name}")))?;
     }
     let present = vnet.links.addresses().map_err(Error::failed(format!("cannot list the addresses of {name}")))?;
-    for address in wanted.iter().filter(|address| !present.contains(&(index, **address))) {
+    for address in addresses.iter().filter(|address| !present.contains(&(index, **address))) {
         vnet.links
             .add_address(index, address)
             .map_err(Error::failed(format!("cannot give {name} the address {address}")))?;
@@ -335,19 +335,19 @@ fn up_loopback(inside: &Vnet) -> Result<(), Error> {
 }
 
 /// Brings the pod's interface up with exactly its addresses and routes.
-fn configure_inside(inside: &Vnet, wanted: &PodNetwork) -> Result<(), Error> {
+fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
     let index = inside.index(pair::INTERFACE)?;
     inside.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
     let present = inside.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
-    for (_, address) in present.iter().filter(|(of, address)| *of == index && !wanted.addresses.contains(address)) {
+    for (_, address) in present.iter().filter(|(of, address)| *of == index && !spec.addresses.contains(address)) {
         if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
             continue;
         }
         inside.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
     }
-    add_addresses(inside, pair::INTERFACE, index, &wanted.addresses)?;
-    for gateway in wanted.addresses.iter().filter(|_| wanted.route).map(|address| ipam::gateway(address).ip()) {
-        let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+    add_addresses(inside, pair::INTERFACE, index, &spec.addresses)?;
+    for gateway in spec.addresses.iter().filter(|_| spec.route).map(|address| ipam::gateway(address).ip()) {
+        let failed = format!("cannot route pod {} by {gateway}", spec.id);
         inside.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
     }
     Ok(())

@@ -43,11 +43,11 @@ pub(crate) fn probe(port: &HostPort) -> io::Result<()> {
         Ipv6Addr::UNSPECIFIED.into(),
         Ipv6Addr::LOCALHOST.into(),
     ];
-    let wanted = |address: &IpAddr| match port.host_ip {
+    let covered = |address: &IpAddr| match port.host_ip {
         Some(one) if one.is_unspecified() => one.is_ipv4() == address.is_ipv4(),
         one => one.is_none(),
     };
-    let addresses: Vec<IpAddr> = all.into_iter().filter(wanted).chain(port.only_on()).collect();
+    let addresses: Vec<IpAddr> = all.into_iter().filter(covered).chain(port.only_on()).collect();
     for address in addresses {
         match bind(port.protocol, SocketAddr::new(address, port.host_port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),

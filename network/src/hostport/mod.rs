@@ -20,7 +20,7 @@ use host::worker::Workers;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Error, HostPort, PodNetwork, Protocol, ports, state};
+use crate::{Error, HostPort, NetworkSpec, Protocol, ports, state};
 pub(crate) use listen::probe;
 
 /// The worker's name.
@@ -71,11 +71,11 @@ pub(crate) struct Relay {
 
 /// The sockets that a pod's host ports need. Each leads to the pod's address of its family, or to the one that it has. SCTP
 /// has none: it is answered everywhere but here.
-pub(crate) fn relays(network: &PodNetwork, reach: Reach) -> Vec<Relay> {
+pub(crate) fn relays(spec: &NetworkSpec, reach: Reach) -> Vec<Relay> {
     let mut relays = Vec::new();
-    for port in network.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+    for port in spec.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
         for listen in addresses(port, reach) {
-            let addresses = || network.addresses.iter().map(ipnetwork::IpNetwork::ip);
+            let addresses = || spec.addresses.iter().map(ipnetwork::IpNetwork::ip);
             let same = addresses().find(|address| address.is_ipv4() == listen.is_ipv4());
             if let Some(target) = same.or_else(|| addresses().next()) {
                 let listen = SocketAddr::new(listen, port.host_port);
@@ -106,13 +106,13 @@ fn addresses(port: &HostPort, reach: Reach) -> Vec<IpAddr> {
 pub(crate) fn start(
     workers: &Workers,
     directory: &Path,
-    network: &PodNetwork,
+    spec: &NetworkSpec,
     reach: Reach,
 ) -> Result<Option<Child>, Error> {
-    if relays(network, reach).is_empty() || running(directory)? {
+    if relays(spec, reach).is_empty() || running(directory)? {
         return Ok(None);
     }
-    let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
+    let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", spec.id))(error);
     let (worker, mut stdout) = spawn(workers, directory, reach).map_err(failed)?;
     let mut answer = String::new();
     let read = stdout.read_to_string(&mut answer);
@@ -213,9 +213,9 @@ fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::L
     std::fs::write(directory.join(PID), std::process::id().to_string())?;
     // Of its own session: no signal that is meant for the server or its terminal reaches it.
     let _ = nix::unistd::setsid();
-    let network = state::load(directory)?.ok_or_else(|| io::Error::other("there is no spec"))?;
+    let spec = state::load(directory)?.ok_or_else(|| io::Error::other("there is no spec"))?;
     let mut sockets = Vec::new();
-    for relay in relays(&network, reach) {
+    for relay in relays(&spec, reach) {
         match listen::open(&relay) {
             Ok(socket) => sockets.extend(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -259,7 +259,7 @@ mod tests {
     use host::PodId;
 
     use super::{Reach, relays};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     #[test]
     fn each_loopback_leads_to_the_address_of_its_family_or_the_one_there_is() {
@@ -280,18 +280,18 @@ mod tests {
                 host_port: 80,
                 container_port: 8080,
             };
-            let network = PodNetwork {
+            let spec = NetworkSpec {
                 id: PodId::random(),
                 addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
                 route: true,
                 host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
             };
-            let found: Vec<String> = relays(&network, Reach::Loopback)
+            let found: Vec<String> = relays(&spec, Reach::Loopback)
                 .iter()
                 .map(|relay| format!("{} {}", relay.listen, relay.target))
                 .collect();
             assert_eq!(found, *expected, "{addresses:?} {host_ip:?}");
-            let on_the_node = relays(&network, Reach::Node);
+            let on_the_node = relays(&spec, Reach::Node);
             assert!(on_the_node.iter().all(|relay| host_ip.is_some() || relay.listen.ip().is_unspecified()));
             assert_eq!(on_the_node.len(), if *host_ip == Some("192.0.2.1") { 1 } else { expected.len() });
         }

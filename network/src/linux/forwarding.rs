@@ -49,14 +49,14 @@ pub(super) fn restore(state: &Path, others: bool) -> Result<(), Error> {
 
 /// Whether packets are forwarded; needed once the pod networks are known.
 pub(super) fn needs(networks: &[IpNetwork]) -> Vec<Need> {
-    let wanted = SYSCTLS.iter().filter(|(ipv4, _)| networks.iter().any(|network| network.is_ipv4() == *ipv4));
+    let needed = SYSCTLS.iter().filter(|(ipv4, _)| networks.iter().any(|network| network.is_ipv4() == *ipv4));
     let need = |name: &str| {
         let on = is_on(name);
         let remedy = (!on).then(|| format!("sysctl -w {name}=1"));
         let found = if on { "on" } else { "off" }.to_owned();
         Need { name: format!("forwarding ({name})"), found, required: true, remedy }
     };
-    wanted.map(|(_, name)| need(name)).collect()
+    needed.map(|(_, name)| need(name)).collect()
 }
 
 fn is_on(name: &str) -> bool {

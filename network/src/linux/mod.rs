@@ -24,7 +24,7 @@ use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::nft::rules;
 use crate::node::{self, Node};
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// What errors call this backend.
 const BACKEND: &str = "linux (development)";
@@ -70,7 +70,7 @@ impl Network for LinuxNetwork {
             links.add_address(link.index, &gateway).map_err(Error::failed(failed))?;
         }
         forwarding::enable(&settings.state, pod_networks)?;
-        let pods = self.node.state.networks()?;
+        let pods = self.node.state.specs()?;
         let rules = rules::node(
             &settings.prefix,
             &ipam::with_former(pod_networks, pods.iter().flat_map(|pod| &pod.addresses)),
@@ -82,28 +82,28 @@ impl Network for LinuxNetwork {
         Ok(())
     }
 
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
-        let before = self.node.reserve(wanted, place)?;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(spec, place)?;
         let Some(netns) = netns(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let inside = Inside::enter(netns)?;
         let links = links()?;
-        let name = names::host_end(&self.node.settings.prefix, &wanted.id);
+        let name = names::host_end(&self.node.settings.prefix, &spec.id);
         if find(&links, &name)?.is_none() {
             match spare {
-                Some(spare) => self.take_spare(&links, &inside, spare, &wanted.id)?,
-                None => self.add_pair(&links, &inside, &wanted.id)?,
+                Some(spare) => self.take_spare(&links, &inside, spare, &spec.id)?,
+                None => self.add_pair(&links, &inside, &spec.id)?,
             }
         }
         inside.up_loopback()?;
-        inside.configure(wanted)?;
-        if let Some(link) = find(&links, &name)?.filter(|_| !wanted.host_ports.is_empty()) {
+        inside.configure(spec)?;
+        if let Some(link) = find(&links, &name)?.filter(|_| !spec.host_ports.is_empty()) {
             link::set_hairpin(&links, link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
         }
-        self.apply_rules(before.as_ref(), wanted)?;
-        self.node.listen(wanted)?;
-        let addresses = wanted.addresses.iter().map(IpNetwork::ip).collect();
+        self.apply_rules(before.as_ref(), spec)?;
+        self.node.listen(spec)?;
+        let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();
         Ok(Attachment { host_interface: Some(name), addresses })
     }
 
@@ -231,11 +231,11 @@ impl LinuxNetwork {
     }
 
     /// Loads the pod's own table, or removes it where one is not needed any more.
-    fn apply_rules(&self, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+    fn apply_rules(&self, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        match rules::pod(prefix, wanted) {
-            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", wanted.id), &rules),
-            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&wanted.id),
+        match rules::pod(prefix, spec) {
+            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules),
+            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&spec.id),
             None => Ok(()),
         }
     }
@@ -250,7 +250,7 @@ impl LinuxNetwork {
     }
 
     /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
-    fn repair(&self, pods: &[PodNetwork]) -> Result<(), Error> {
+    fn repair(&self, pods: &[NetworkSpec]) -> Result<(), Error> {
         let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
         for pod in pods {
             if !tables.contains(&rules::pod_table(&self.node.settings.prefix, &pod.id)) {

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::link;
 use crate::links::Links;
-use crate::{Error, PodNetwork, ipam};
+use crate::{Error, NetworkSpec, ipam};
 
 /// The pod's interface.
 pub(super) const INTERFACE: &str = "eth0";
@@ -63,20 +63,20 @@ impl Inside {
     }
 
     /// Brings the interface up with exactly the pod's addresses and routes.
-    pub(super) fn configure(&self, wanted: &PodNetwork) -> Result<(), Error> {
+    pub(super) fn configure(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let index = self.index()?;
-        let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", wanted.id);
+        let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", spec.id);
         self.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
         let present = self.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
         let present = present.iter().filter(|(of, _)| *of == index).map(|(_, address)| address);
-        for address in present.filter(|address| !wanted.addresses.contains(address)) {
+        for address in present.filter(|address| !spec.addresses.contains(address)) {
             self.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
         }
-        for address in &wanted.addresses {
+        for address in &spec.addresses {
             self.links.add_address(index, address).map_err(Error::failed(failed(address)))?;
-            if wanted.route {
+            if spec.route {
                 let gateway = ipam::gateway(address).ip();
-                let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+                let failed = format!("cannot route pod {} by {gateway}", spec.id);
                 self.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
             }
         }

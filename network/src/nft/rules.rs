@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
-use crate::{HostPort, PodNetwork};
+use crate::{HostPort, NetworkSpec};
 
 /// Never translated: what is sent to a group stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
@@ -75,30 +75,30 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
 
 /// A pod's own table; None when it needs none.
 #[must_use]
-pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
-    if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
+pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
+    if spec.addresses.is_empty() || (spec.route && spec.host_ports.is_empty()) {
         return None;
     }
-    let name = pod_table(prefix, &wanted.id);
+    let name = pod_table(prefix, &spec.id);
     let mut arriving = String::new();
     let mut own = String::new();
     let mut leaving = String::new();
-    for address in &wanted.addresses {
+    for address in &spec.addresses {
         let family = family(address);
-        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+        for port in spec.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
             let redirect = redirect(port, address);
             let _ = writeln!(arriving, "    {redirect}");
             let loopback = if address.is_ipv4() { "127.0.0.0/8" } else { "::1" };
             let _ = writeln!(own, "    {family} daddr != {loopback} {redirect}");
         }
         let pod = address.ip();
-        if !wanted.host_ports.is_empty() {
+        if !spec.host_ports.is_empty() {
             // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address
             // that it never sent to: so it sees the gateway instead.
             let network = plain(address);
             let _ = writeln!(leaving, "    {family} saddr {network} {family} daddr {pod} ct status dnat masquerade");
         }
-        if !wanted.route {
+        if !spec.route {
             // The first translation of a connection is the only one: to its own address is none.
             let _ = writeln!(leaving, "    {family} saddr {pod} snat {family} to {pod}");
         }
@@ -148,7 +148,7 @@ mod tests {
     use ipnetwork::IpNetwork;
 
     use super::{node, pod, pod_of_table, pod_table};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -178,11 +178,11 @@ table inet cellblock-cb {
 
     #[test]
     fn a_pod_with_a_route_and_no_ports_has_no_table() {
-        let mut wanted =
-            PodNetwork { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
-        assert_eq!(pod(&Prefix::default(), &wanted), None);
-        wanted.route = false;
-        let text = pod(&Prefix::default(), &wanted).unwrap();
+        let mut spec =
+            NetworkSpec { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
+        assert_eq!(pod(&Prefix::default(), &spec), None);
+        spec.route = false;
+        let text = pod(&Prefix::default(), &spec).unwrap();
         assert!(text.contains("priority srcnat - 10"), "{text}");
         assert!(text.contains("ip saddr 10.1.0.5 snat ip to 10.1.0.5"), "{text}");
         assert!(!text.contains("dnat"), "{text}");
@@ -196,7 +196,7 @@ table inet cellblock-cb {
             host_port,
             container_port: 80,
         };
-        let wanted = PodNetwork {
+        let spec = NetworkSpec {
             id: id(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
@@ -234,7 +234,7 @@ table inet {name} {{
 }}
 "
         );
-        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
         assert_eq!(pod_of_table(&Prefix::default(), &name), Some(id()));
         assert_eq!(pod_of_table(&"cc".parse().unwrap(), &name), None);
         assert_eq!(pod_of_table(&Prefix::default(), "cellblock-cb"), None);

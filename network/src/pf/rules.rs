@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
-use crate::{HostPort, PodNetwork, names};
+use crate::{HostPort, NetworkSpec, names};
 
 /// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
 /// through anchors in the order of their names.
@@ -46,10 +46,10 @@ pub fn required_lines(prefix: &Prefix) -> [String; 2] {
 #[must_use]
 pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
     let stands = |line: &String| {
-        let wanted = format!("{line} all");
+        let exact = format!("{line} all");
         let keyword = line.split(' ').next().unwrap_or_default();
         let everything = format!("{keyword} \"*\" all");
-        printed.lines().map(str::trim).any(|printed| printed == wanted || printed == everything)
+        printed.lines().map(str::trim).any(|printed| printed == exact || printed == everything)
     };
     required_lines(prefix).into_iter().filter(|line| !stands(line)).collect()
 }
@@ -106,14 +106,14 @@ pub fn node(
 
 /// A pod's own rules; None when it needs none.
 #[must_use]
-pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
-    if wanted.addresses.is_empty() || wanted.host_ports.is_empty() {
+pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
+    if spec.addresses.is_empty() || spec.host_ports.is_empty() {
         return None;
     }
     // Translation rules of one kind are evaluated in their order, and pfctl wants no order between the kinds.
     let (mut nat, mut rdr) = (String::new(), String::new());
-    for address in &wanted.addresses {
-        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+    for address in &spec.addresses {
+        for port in spec.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
             if port.only_on().is_some_and(|host_ip| host_ip.is_loopback()) {
                 continue;
             }
@@ -161,7 +161,7 @@ mod tests {
     use ipnetwork::IpNetwork;
 
     use super::{is_enabled, missing_lines, node, pod, pods_of, used_up};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -239,14 +239,14 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
             host_port,
             container_port: 80,
         };
-        let mut wanted = PodNetwork {
+        let mut spec = NetworkSpec {
             id: PodId::random(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
             host_ports: Vec::new(),
         };
-        assert_eq!(pod(&Prefix::default(), &wanted), None);
-        wanted.host_ports = vec![
+        assert_eq!(pod(&Prefix::default(), &spec), None);
+        spec.host_ports = vec![
             port(Protocol::Tcp, None, 8080),
             port(Protocol::Udp, Some("192.0.2.1"), 53),
             port(Protocol::Tcp, Some("127.0.0.1"), 81),
@@ -262,6 +262,6 @@ rdr inet proto 17 from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 8
 no rdr on lo0 inet6 proto 6 from any to any port 8080
 rdr inet6 proto 6 from any to (self) port 8080 tag cellblock -> fd00::5 port 80
 ";
-        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
     }
 }

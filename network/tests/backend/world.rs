@@ -9,7 +9,7 @@ use host::run::Tool;
 use host::{Place, PodId, Prefix};
 use ipnetwork::IpNetwork;
 use network::ipam::Ipam;
-use network::{HostPort, Network, PodNetwork, Protocol, Settings};
+use network::{HostPort, Network, NetworkSpec, Protocol, Settings};
 
 use crate::platform;
 
@@ -44,7 +44,7 @@ pub(crate) struct World {
 
 /// A pod and what it was given.
 pub(crate) struct Pod {
-    pub(crate) wanted: PodNetwork,
+    pub(crate) spec: NetworkSpec,
     pub(crate) place: Place,
 }
 
@@ -76,16 +76,16 @@ impl World {
     }
 
     /// What a pod with these host ports wants.
-    pub(crate) fn wanted(&mut self, route: bool, host_ports: Vec<HostPort>) -> PodNetwork {
-        PodNetwork { id: PodId::random(), addresses: self.ipam.allocate(&[]).unwrap(), route, host_ports }
+    pub(crate) fn spec(&mut self, route: bool, host_ports: Vec<HostPort>) -> NetworkSpec {
+        NetworkSpec { id: PodId::random(), addresses: self.ipam.allocate(&[]).unwrap(), route, host_ports }
     }
 
     /// Makes a pod with these host ports.
     pub(crate) fn pod(&mut self, network: &dyn Network, route: bool, host_ports: Vec<HostPort>) -> Pod {
-        let wanted = self.wanted(route, host_ports);
-        let place = platform::place(&wanted.id);
-        network.attach(&wanted, &place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
-        Pod { wanted, place }
+        let spec = self.spec(route, host_ports);
+        let place = platform::place(&spec.id);
+        network.attach(&spec, &place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        Pod { spec, place }
     }
 }
 
@@ -99,12 +99,12 @@ impl Drop for World {
 
 impl Pod {
     pub(crate) fn address(&self, family: usize) -> String {
-        self.wanted.addresses[family].ip().to_string()
+        self.spec.addresses[family].ip().to_string()
     }
 
     /// What the system's tools call its network.
     pub(crate) fn inside(&self) -> String {
-        platform::name(&self.wanted.id)
+        platform::name(&self.spec.id)
     }
 
     /// Starts what answers in the pod, on this port, by TCP and UDP.
@@ -113,8 +113,8 @@ impl Pod {
     }
 
     pub(crate) fn remove(&self, network: &dyn Network) {
-        network.detach(&self.wanted.id, Some(&self.place)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
-        platform::remove_place(&self.wanted.id);
+        network.detach(&self.spec.id, Some(&self.place)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        platform::remove_place(&self.spec.id);
     }
 }
 

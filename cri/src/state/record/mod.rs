@@ -8,7 +8,7 @@ mod wire;
 use std::path::PathBuf;
 
 use host::{ContainerId, PodId};
-use network::{Attachment, PodNetwork};
+use network::{Attachment, NetworkSpec};
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, Identity, PodSpec, Signal};
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,7 @@ pub(crate) struct PodRecord {
     /// What was asked of the runtime.
     pub(crate) spec: PodSpec,
     /// What was asked of the network: its addresses belong to the pod until it is stopped.
-    pub(crate) network: PodNetwork,
+    pub(crate) network: NetworkSpec,
     /// What the network gave.
     pub(crate) attachment: Option<Attachment>,
     /// The spare that it was being made from: what is left of that one goes with it.
