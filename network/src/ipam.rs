@@ -228,6 +228,11 @@ fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
+/// Formats a network without the host bits of its address.
+pub(crate) fn plain(network: &IpNetwork) -> String {
+    with_prefix(network.network(), network.prefix()).to_string()
+}
+
 /// An address with its network's length.
 pub(crate) fn with_prefix(address: IpAddr, prefix: u8) -> IpNetwork {
     IpNetwork::new(address, prefix).expect("the length is that of a network of the same family")

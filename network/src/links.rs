@@ -138,7 +138,7 @@ impl Links {
     }
 
     /// Brings an interface up.
-    pub(crate) fn up(&self, index: u32) -> io::Result<()> {
+    pub(crate) fn bring_up(&self, index: u32) -> io::Result<()> {
         self.request(&Message::new(NEW_LINK, 0, &header(index, UP, UP)))
     }
 

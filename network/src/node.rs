@@ -5,11 +5,16 @@ use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use host::{Place, PodId};
+use ipnetwork::IpNetwork;
 
 use crate::hostport::Reach;
+use crate::links::Link;
 use crate::ports::Ports;
 use crate::state::State;
-use crate::{Error, NetworkSpec, Settings, hostport};
+use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, names};
+
+/// The name of the pod's interface.
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// A node with its pods.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) state: State,
     reach: Reach,
+    /// The pod networks of the last [`crate::Network::configure`].
+    networks: Mutex<Vec<IpNetwork>>,
     ports: Mutex<Ports>,
     /// Listeners that this server started, to be reaped when they are gone. Those of an earlier server are init's.
     listeners: Mutex<BTreeMap<PodId, Child>>,
@@ -32,7 +39,33 @@ impl Node {
                 tracing::warn!(pod = %spec.id, error = host::chain(&error), "a pod's host ports are another's too");
             }
         }
-        Ok(Self { settings, state, reach, ports: Mutex::new(ports), listeners: Mutex::default() })
+        Ok(Self {
+            settings,
+            state,
+            reach,
+            networks: Mutex::default(),
+            ports: Mutex::new(ports),
+            listeners: Mutex::default(),
+        })
+    }
+
+    /// Returns the pod networks, none before [`Node::set_networks`].
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
+        lock(&self.networks).clone()
+    }
+
+    pub(crate) fn set_networks(&self, networks: &[IpNetwork]) {
+        lock(&self.networks).clone_from(&networks.to_vec());
+    }
+
+    /// Returns the name of the host's end of a pod's interface.
+    pub(crate) fn host_end(&self, id: &PodId) -> String {
+        names::host_end(&self.settings.prefix, id)
+    }
+
+    pub(crate) fn attachment(&self, spec: &NetworkSpec) -> Attachment {
+        let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();
+        Attachment { host_interface: Some(self.host_end(&spec.id)), addresses }
     }
 
     /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
@@ -60,7 +93,7 @@ impl Node {
 
     /// Makes the pod's host ports answer to the node itself.
     pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
-        let directory = self.state.of(&spec.id);
+        let directory = self.state.directory_of(&spec.id);
         if let Some(listener) = hostport::start(&self.settings.workers, &directory, spec, self.reach)? {
             lock(&self.listeners).insert(spec.id.clone(), listener);
         }
@@ -70,7 +103,7 @@ impl Node {
     /// Ends the pod's listener.
     pub(crate) fn stop_listening(&self, id: &PodId) -> Result<(), Error> {
         let listener = lock(&self.listeners).remove(id);
-        hostport::stop(&self.state.of(id), listener)
+        hostport::stop(&self.state.directory_of(id), listener)
     }
 
     /// Forgets the pod and gives its ports back, once nothing of it is left.
@@ -79,6 +112,18 @@ impl Node {
         lock(&self.ports).release(id);
         Ok(())
     }
+}
+
+/// Returns the pod's counters by the host's end of its interface; [`Error::NotFound`] without one.
+pub(crate) fn counters(id: &PodId, link: Option<Link>) -> Result<Counters, Error> {
+    let link = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?;
+    Ok(link.stats.seen_from_the_other_end(INTERFACE))
+}
+
+/// Refuses to remove the bridge while a pod is attached.
+pub(crate) fn check_unused(inventory: &[PodId]) -> Result<(), Error> {
+    let conflict = |id| Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") };
+    inventory.first().map_or(Ok(()), |id| Err(conflict(id)))
 }
 
 /// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family, and one for each
@@ -107,14 +152,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs every step of a removal and joins what went wrong, so that one failure does not leave the rest standing.
-pub(crate) fn all_of(what: &str, steps: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    let mut failures: Vec<Error> = steps.into_iter().filter_map(Result::err).collect();
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.swap_remove(0)),
-        _ => {
-            let texts: Vec<String> = failures.iter().map(|error| host::chain(error)).collect();
-            Err(Error::failed(what.to_owned())(texts.join("; ")))
-        }
+pub(crate) fn run_all(what: &str, steps: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    let mut failures = host::Failures::default();
+    for step in steps {
+        failures.keep(step);
     }
+    failures.result(Error::failed(what))
 }

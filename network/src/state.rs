@@ -38,20 +38,20 @@ impl State {
     }
 
     /// A pod's own directory.
-    pub(crate) fn of(&self, id: &PodId) -> PathBuf {
+    pub(crate) fn directory_of(&self, id: &PodId) -> PathBuf {
         self.directory.join(id.as_str())
     }
 
     /// Notes that there is going to be something of this pod in the kernel.
     pub(crate) fn add(&self, id: &PodId) -> Result<(), Error> {
-        let path = self.of(id);
+        let path = self.directory_of(id);
         fs::create_dir_all(&path).map_err(Error::failed(format!("cannot make {}", path.display())))
     }
 
     /// Notes what is wanted for a pod.
     pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
         self.add(&spec.id)?;
-        let path = self.of(&spec.id).join(SPEC);
+        let path = self.directory_of(&spec.id).join(SPEC);
         let stored = Stored { version: VERSION, network: spec.clone() };
         let text = serde_json::to_vec(&stored).expect("a spec has no keys but strings");
         host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
@@ -59,12 +59,12 @@ impl State {
 
     /// What was wanted for a pod; None: nothing was, or it is a spare.
     pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
-        load(&self.of(id))
+        load(&self.directory_of(id))
     }
 
     /// Forgets a pod, once nothing of it is left.
     pub(crate) fn remove(&self, id: &PodId) -> Result<(), Error> {
-        let path = self.of(id);
+        let path = self.directory_of(id);
         host::fs::remove_dir_all(&path).map_err(Error::failed(format!("cannot remove {}", path.display())))
     }
 
@@ -147,10 +147,11 @@ mod tests {
         let id = PodId::random();
         state.add(&id).unwrap();
         let text = VERSION_1.replace("ID", id.as_str());
-        std::fs::write(state.of(&id).join("spec.json"), &text).unwrap();
+        std::fs::write(state.directory_of(&id).join("spec.json"), &text).unwrap();
         let read = state.load(&id).unwrap().unwrap();
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
-        std::fs::write(state.of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2")).unwrap();
+        std::fs::write(state.directory_of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2"))
+            .unwrap();
         assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
         assert_eq!(state.specs().unwrap(), []);
         assert_eq!(state.pods().unwrap(), [id]);

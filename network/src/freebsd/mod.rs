@@ -18,9 +18,9 @@ use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
 pub(crate) use self::vnet::main as vnet_main;
-use self::vnet::{Entering, Vnet};
+use self::vnet::{Entry, Vnet};
 use crate::hostport::{self, Reach};
-use crate::node::{self, Node};
+use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
@@ -43,18 +43,11 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork {
-        node,
-        networks: Mutex::default(),
-        loaded: AtomicBool::new(false),
-        prepared: Mutex::default(),
-    }))
+    Ok(Arc::new(FreebsdNetwork { node, loaded: AtomicBool::new(false), prepared: Mutex::default() }))
 }
 
 struct FreebsdNetwork {
     node: Node,
-    /// The pod networks that were configured by this server.
-    networks: Mutex<Vec<IpNetwork>>,
     /// Whether the rules that all pods share were loaded into pf: it may come later than the server.
     loaded: AtomicBool,
     /// The sockets of spares that this server made. As long as one is open the kernel keeps its jail.
@@ -63,12 +56,12 @@ struct FreebsdNetwork {
 
 impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
-        let networks = self.networks();
+        let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
         for (ipv4, name, line) in FORWARDING {
             // Before the pod networks are known, IPv4 is what they will have.
             if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
-                needs.push(forwarding(name, line));
+                needs.push(forwarding_need(name, line));
             }
         }
         needs
@@ -76,12 +69,12 @@ impl Network for FreebsdNetwork {
 
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
         ipam::check(pod_networks)?;
-        let vnet = node_vnet()?;
+        let vnet = open_node_vnet()?;
         let bridge = names::bridge(&self.node.settings.prefix);
         let index = self.add_bridge(&vnet, &bridge)?;
         let gateways: Vec<IpNetwork> = pod_networks.iter().map(ipam::gateway).collect();
         add_addresses(&vnet, &bridge, index, &gateways)?;
-        *self.networks.lock().unwrap_or_else(PoisonError::into_inner) = pod_networks.to_vec();
+        self.node.set_networks(pod_networks);
         self.loaded.store(false, Ordering::Release);
         // Without pf the bridge is ready all the same: what is missing is said by `needs`.
         if pfctl::is_loaded() {
@@ -96,12 +89,12 @@ impl Network for FreebsdNetwork {
         let Some(jail) = jail(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
-        let vnet = node_vnet()?;
+        let vnet = open_node_vnet()?;
         // pf's rules are a program's work, which takes as long as all the rest: so both are done at once. Making a pair waits for
         // the kernel: meanwhile the listener is started too.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new;
-            let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), spec));
+            let rules = thread().spawn_scoped(scope, || self.apply_rules(&open_node_vnet()?, before.as_ref(), spec));
             let rules = rules.map_err(Error::failed("cannot start a thread"))?;
             let listen = || self.node.listen(spec);
             let listener = spare.is_none().then(|| thread().spawn_scoped(scope, listen));
@@ -112,19 +105,18 @@ impl Network for FreebsdNetwork {
                 None => listen(),
             };
             let ruled = rules.join().expect("loading rules does not panic");
-            node::all_of(&format!("cannot attach pod {}", spec.id), [wired, ruled, listening])
+            node::run_all(&format!("cannot attach pod {}", spec.id), [wired, ruled, listening])
         })?;
-        let host_interface = Some(names::host_end(&self.node.settings.prefix, &spec.id));
-        Ok(Attachment { host_interface, addresses: spec.addresses.iter().map(IpNetwork::ip).collect() })
+        Ok(self.node.attachment(spec))
     }
 
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
         let Some(jail) = jail(place)? else { return Ok(()) };
         self.node.state.add(spare)?;
-        let mut inside = Entering::begin(&self.node.settings.workers, jail)?;
-        pair::make(&self.node, &node_vnet()?, &mut inside, jail, spare)?;
+        let mut inside = Entry::begin(&self.node.settings.workers, jail)?;
+        pair::make(&self.node, &open_node_vnet()?, &mut inside, jail, spare)?;
         let inside = inside.into_vnet()?;
-        up_loopback(&inside)?;
+        bring_up_loopback(&inside)?;
         self.prepared().insert(spare.clone(), inside);
         Ok(())
     }
@@ -138,20 +130,19 @@ impl Network for FreebsdNetwork {
         };
         let steps = [self.node.stop_listening(id), self.remove_rules(id), drop, pair::remove(&self.node, id)];
         // The memory of it goes last, and only when nothing is left.
-        node::all_of(&format!("cannot detach pod {id}"), steps)?;
+        node::run_all(&format!("cannot detach pod {id}"), steps)?;
         self.node.forget(id)
     }
 
     fn counters(&self, id: &PodId) -> Result<Counters, Error> {
-        let name = names::host_end(&self.node.settings.prefix, id);
-        let link = node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
-        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
-        Ok(stats.seen_from_the_other_end(pair::INTERFACE))
+        let name = self.node.host_end(id);
+        let link = open_node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
+        node::counters(id, link)
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
-        let links = node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let links = open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
         let mut ids = self.node.state.pods()?;
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
         names::add_from_interfaces(&mut ids, prefix, ends);
@@ -160,25 +151,19 @@ impl Network for FreebsdNetwork {
     }
 
     fn unconfigure(&self) -> Result<(), Error> {
-        if let Some(id) = self.inventory()?.first() {
-            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
-        }
+        node::check_unused(&self.inventory()?)?;
         let prefix = &self.node.settings.prefix;
         let bridge = names::bridge(prefix);
-        let vnet = node_vnet()?;
+        let vnet = open_node_vnet()?;
         let flush = if pfctl::is_loaded() { pfctl::flush(&rules::node_anchor(prefix), true) } else { Ok(()) };
         let removed = pair::destroy(&vnet, &bridge);
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.node.set_networks(&[]);
         self.loaded.store(false, Ordering::Release);
-        node::all_of("cannot remove the node's network", [flush, removed])
+        node::run_all("cannot remove the node's network", [flush, removed])
     }
 }
 
 impl FreebsdNetwork {
-    fn networks(&self) -> Vec<IpNetwork> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn prepared(&self) -> MutexGuard<'_, HashMap<PodId, Vnet>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,15 +173,15 @@ impl FreebsdNetwork {
         let settings = &self.node.settings;
         let mut inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
             Some(inside) => inside.into(),
-            None => Entering::begin(&settings.workers, jail)?,
+            None => Entry::begin(&settings.workers, jail)?,
         };
         match spare {
             Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &spec.id)? => {
-                pair::take(&self.node, vnet, inside.vnet()?, spare, &spec.id)?;
+                pair::adopt(&self.node, vnet, inside.vnet()?, spare, &spec.id)?;
             }
             _ => pair::make(&self.node, vnet, &mut inside, jail, &spec.id)?,
         }
-        up_loopback(inside.vnet()?)?;
+        bring_up_loopback(inside.vnet()?)?;
         configure_inside(inside.vnet()?, spec)
     }
 
@@ -215,7 +200,7 @@ impl FreebsdNetwork {
         links
             .set_mac(index, names::bridge_mac(&settings.prefix))
             .and_then(|()| links.set_mtu(index, settings.mtu))
-            .and_then(|()| links.up(index))
+            .and_then(|()| links.bring_up(index))
             .map_err(Error::failed(failed()))?;
         Ok(index)
     }
@@ -224,8 +209,8 @@ impl FreebsdNetwork {
     fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
         let settings = &self.node.settings;
         let pods = self.node.state.specs()?;
-        let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
-        let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
+        let networks = ipam::with_former(&self.node.networks(), pods.iter().flat_map(|pod| &pod.addresses));
+        let interfaces = list_uplinks(vnet, &names::bridge(&settings.prefix))?;
         let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
         let rules = rules::node(&networks, &unrouted, &settings.untranslated, &interfaces);
         pfctl::load(&rules::node_anchor(&settings.prefix), &rules)?;
@@ -269,7 +254,7 @@ impl FreebsdNetwork {
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let read = self.node.state.load(id);
-        let is_spare = matches!(read, Ok(None)) && self.node.state.of(id).exists();
+        let is_spare = matches!(read, Ok(None)) && self.node.state.directory_of(id).exists();
         // One that cannot be read is as good as one that is not remembered: by its id alone its anchor is removed.
         let known = read.ok().flatten();
         if is_spare || !pfctl::is_loaded() {
@@ -282,8 +267,8 @@ impl FreebsdNetwork {
             return Ok(());
         }
         pfctl::flush(&rules::pod_anchor(prefix, id), false)?;
-        let led_to = known.filter(|known| !known.host_ports.is_empty());
-        led_to.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
+        let exposed = known.filter(|known| !known.host_ports.is_empty());
+        exposed.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
     }
 }
 
@@ -293,7 +278,7 @@ fn addresses_of(pod: &NetworkSpec) -> impl Iterator<Item = IpAddr> {
 
 /// The interfaces that lead out of the node, with whether they have an IPv4 and an IPv6 address: every one that has any,
 /// but not lo0 and not the pods' bridge.
-fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
+fn list_uplinks(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
     let failed = || "cannot list the addresses of the node";
     let addresses = vnet.links.addresses().map_err(Error::failed(failed()))?;
     let links = vnet.links.list().map_err(Error::failed(failed()))?;
@@ -303,9 +288,9 @@ fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Erro
             *of == index && address.is_ipv4() == ipv4 && !address.ip().is_loopback() && !link_local
         })
     };
-    let ways = links.iter().filter(|link| link.name != bridge);
-    let ways = ways.map(|link| (link.name.clone(), has(link.index, true), has(link.index, false)));
-    Ok(ways.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
+    let uplinks = links.iter().filter(|link| link.name != bridge);
+    let uplinks = uplinks.map(|link| (link.name.clone(), has(link.index, true), has(link.index, false)));
+    Ok(uplinks.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
 }
 
 /// Gives an interface the addresses that it lacks: one that is there would be taken away for a moment.
@@ -324,9 +309,9 @@ fn add_addresses(vnet: &Vnet, name: &str, index: u32, addresses: &[IpNetwork]) -
 }
 
 /// lo0 of a vnet does not come up by itself, and has no address then.
-fn up_loopback(inside: &Vnet) -> Result<(), Error> {
+fn bring_up_loopback(inside: &Vnet) -> Result<(), Error> {
     let index = inside.index("lo0")?;
-    inside.links.up(index).map_err(Error::failed("cannot bring up lo0"))?;
+    inside.links.bring_up(index).map_err(Error::failed("cannot bring up lo0"))?;
     let addresses: [IpNetwork; 2] = [
         IpNetwork::V4("127.0.0.1/8".parse().expect("it is a network")),
         IpNetwork::V6("::1/128".parse().expect("it is a network")),
@@ -336,8 +321,8 @@ fn up_loopback(inside: &Vnet) -> Result<(), Error> {
 
 /// Brings the pod's interface up with exactly its addresses and routes.
 fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
-    let index = inside.index(pair::INTERFACE)?;
-    inside.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+    let index = inside.index(INTERFACE)?;
+    inside.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
     let present = inside.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
     for (_, address) in present.iter().filter(|(of, address)| *of == index && !spec.addresses.contains(address)) {
         if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
@@ -345,7 +330,7 @@ fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
         }
         inside.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
     }
-    add_addresses(inside, pair::INTERFACE, index, &spec.addresses)?;
+    add_addresses(inside, INTERFACE, index, &spec.addresses)?;
     for gateway in spec.addresses.iter().filter(|_| spec.route).map(|address| ipam::gateway(address).ip()) {
         let failed = format!("cannot route pod {} by {gateway}", spec.id);
         inside.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
@@ -353,7 +338,7 @@ fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
     Ok(())
 }
 
-fn forwarding(name: &str, line: &str) -> Need {
+fn forwarding_need(name: &str, line: &str) -> Need {
     let value = sys::sysctl(name, 4).unwrap_or_default();
     let on = value.first_chunk::<4>().is_some_and(|value| i32::from_ne_bytes(*value) != 0);
     Need {
@@ -374,8 +359,8 @@ fn jail(place: &Place) -> Result<Option<&str>, Error> {
     }
 }
 
-fn node_vnet() -> Result<Vnet, Error> {
-    Vnet::of_the_node().map_err(Error::failed("cannot open sockets"))
+fn open_node_vnet() -> Result<Vnet, Error> {
+    Vnet::open_node().map_err(Error::failed("cannot open sockets"))
 }
 
 /// Loads drivers, as ifconfig(8) does; -n: one that is there is fine, in the kernel too.

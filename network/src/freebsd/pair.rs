@@ -8,12 +8,10 @@ use std::io::ErrorKind;
 use host::{PodId, Prefix};
 
 use super::sys;
-use super::vnet::{Entering, Vnet, jail_id};
-use crate::node::Node;
+use super::vnet::{Entry, Vnet, jail_id};
+use crate::node::{INTERFACE, Node};
 use crate::{Error, names};
 
-/// The pod's interface.
-pub(super) const INTERFACE: &str = "eth0";
 /// The note of the first name, in the pod's own directory.
 const NOTE: &str = "epair";
 /// Units that are ours to choose from: above those that anybody counts up to, below what the kernel allows (IF_MAXUNIT).
@@ -23,12 +21,12 @@ const UNITS: u32 = 0x4000;
 const TRIES: u32 = 64;
 
 /// Whether both ends of a pod's pair are where they belong.
-pub(super) fn is_whole(vnet: &Vnet, inside: &mut Entering, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
+pub(super) fn is_whole(vnet: &Vnet, inside: &mut Entry, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
     Ok(find(vnet, &names::host_end(prefix, id))? && find(inside.vnet()?, INTERFACE)?)
 }
 
 /// Makes the pair; one that is whole is kept, one that is not is made anew.
-pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, id: &PodId) -> Result<(), Error> {
+pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entry, jail: &str, id: &PodId) -> Result<(), Error> {
     let settings = &node.settings;
     if is_whole(vnet, inside, &settings.prefix, id)? {
         return Ok(());
@@ -36,7 +34,7 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
     remove(node, id)?;
     let outer = create(node, vnet, id)?;
     let inner = format!("{}b", outer.trim_end_matches('a'));
-    let name = names::host_end(&settings.prefix, id);
+    let name = node.host_end(id);
     let failed = || format!("cannot make interface {name} of pod {id}");
     let (outer_index, inner_index) = (vnet.index(&outer)?, vnet.index(&inner)?);
     let links = &vnet.links;
@@ -47,7 +45,7 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
         .and_then(|()| links.set_mac(inner_index, names::pod_mac(id)))
         .and_then(|()| links.set_mtu(outer_index, settings.mtu))
         .and_then(|()| links.set_mtu(inner_index, settings.mtu))
-        .and_then(|()| links.up(outer_index))
+        .and_then(|()| links.bring_up(outer_index))
         .map_err(Error::failed(failed()))?;
     join(vnet, &names::bridge(&settings.prefix), &name)?;
     let failed = || format!("cannot move {inner} into jail {jail}");
@@ -56,9 +54,8 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
 }
 
 /// Makes the pair of a spare that of a pod.
-pub(super) fn take(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &PodId) -> Result<(), Error> {
-    let prefix = &node.settings.prefix;
-    let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+pub(super) fn adopt(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &PodId) -> Result<(), Error> {
+    let (old, new) = (node.host_end(spare), node.host_end(id));
     if !find(vnet, &old)? {
         return Err(Error::NotFound { what: format!("interface {old} of spare {spare}") });
     }
@@ -76,9 +73,9 @@ pub(super) fn take(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &
 
 /// Removes the pair, whatever it is called by now; the inner end goes with the outer one. Missing: done already.
 pub(super) fn remove(node: &Node, id: &PodId) -> Result<(), Error> {
-    let vnet = super::node_vnet()?;
-    destroy(&vnet, &names::host_end(&node.settings.prefix, id))?;
-    let note = node.state.of(id).join(NOTE);
+    let vnet = super::open_node_vnet()?;
+    destroy(&vnet, &node.host_end(id))?;
+    let note = node.state.directory_of(id).join(NOTE);
     let first = match fs::read_to_string(&note) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         first => first.map_err(Error::failed(format!("cannot read {}", note.display())))?,
@@ -100,7 +97,7 @@ pub(super) fn destroy(vnet: &Vnet, name: &str) -> Result<(), Error> {
 /// Makes a pair with a unit of our choice and returns its first end.
 fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
     let start = u32::from_str_radix(&id.as_str()[..8], 16).expect("an id is hexadecimal");
-    let note = node.state.of(id).join(NOTE);
+    let note = node.state.directory_of(id).join(NOTE);
     for unit in (0..TRIES).map(|step| FIRST_UNIT + start.wrapping_add(step) % UNITS) {
         let name = format!("epair{unit}");
         if find(vnet, &format!("{name}a"))? {

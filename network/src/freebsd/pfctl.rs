@@ -17,7 +17,7 @@ use crate::pf::sizes::Sizes;
 /// pfctl(8).
 const PROGRAM: &str = "/sbin/pfctl";
 /// pf takes one transaction at a time: a second is refused, not kept waiting.
-static TURN: Mutex<()> = Mutex::new(());
+static TRANSACTION: Mutex<()> = Mutex::new(());
 /// Pauses before another try, doubled each time: ten tries in five seconds, longer than any pfctl takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(super) fn is_loaded() -> bool {
 pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
     let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], rules) else { return Ok(()) };
     let operation = format!("cannot load anchor {anchor}");
-    match used_up(&error) {
+    match anchor_limit(&error) {
         Some(limit) => Err(Error::Exhausted {
             what: format!("{operation}: pf has no anchor left of {limit} (set limit anchors, pf.conf(5))"),
         }),
@@ -42,13 +42,13 @@ pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
 }
 
 /// How many anchors there may be, when a load failed because there are so many; no answer is as good as a no.
-fn used_up(error: &RunError) -> Option<usize> {
+fn anchor_limit(error: &RunError) -> Option<usize> {
     let RunError::Failed { stderr, .. } = error else { return None };
-    rules::used_up(&run(&["-s", "memory"], "").ok()?, stderr)
+    rules::exhausted_limit(&run(&["-s", "memory"], "").ok()?, stderr)
 }
 
 /// Whether there is an anchor of this name, be it for rules of Ethernet alone.
-fn is_there(anchor: &str) -> Result<bool, Error> {
+fn anchor_exists(anchor: &str) -> Result<bool, Error> {
     let printed = run(&["-v", "-s", "Anchors"], "").map_err(Error::failed("cannot list the anchors of pf"))?;
     Ok(printed.lines().any(|line| line.trim() == anchor))
 }
@@ -62,7 +62,7 @@ pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
         // With no anchor left not even nothing can be loaded into one that is not there; and what a load has left that failed
         // for it is an anchor for rules of Ethernet.
         let ethernet = run(&["-q", "-a", anchor, "-F", "ethernet"], "");
-        if ethernet.is_err() || is_there(anchor)? {
+        if ethernet.is_err() || anchor_exists(anchor)? {
             return Err(Error::failed(failed())(error));
         }
     }
@@ -144,7 +144,7 @@ fn table_need() -> Need {
     };
     let sizes =
         Sizes { states: size("states"), source_nodes: size("source_nodes"), udp_endpoints: size("udpendpoint") };
-    let (found, lines) = sizes.judge();
+    let (found, lines) = sizes.report();
     need("pf tables", &found, false, lines)
 }
 
@@ -155,12 +155,12 @@ fn need(name: &str, found: &str, required: bool, remedy: Option<String>) -> Need
 /// Runs pfctl, one at a time and again where somebody else got in between. All that it is asked for may be done twice.
 fn run(args: &[&str], input: &str) -> Result<String, RunError> {
     // The lock guards no data: it is as good after a panic.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _transaction = TRANSACTION.lock().unwrap_or_else(PoisonError::into_inner);
     let mut pause = FIRST_PAUSE;
     loop {
         match Tool::new(PROGRAM).args(args).stdin(input).run() {
             Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            Err(error) if pause < LONGEST_PAUSE && is_passing(&error) => std::thread::sleep(pause),
+            Err(error) if pause < LONGEST_PAUSE && is_transient(&error) => std::thread::sleep(pause),
             Err(error) => return Err(error),
         }
         pause *= 2;
@@ -169,7 +169,7 @@ fn run(args: &[&str], input: &str) -> Result<String, RunError> {
 
 /// Whether pfctl failed because another one had a transaction open (EBUSY), or because an interface went away between the
 /// list of all and the look at each (ENXIO).
-fn is_passing(error: &RunError) -> bool {
+fn is_transient(error: &RunError) -> bool {
     let words = ["Device busy", "SIOCGIFGROUP: Device not configured"];
     matches!(error, RunError::Failed { stderr, .. } if words.iter().any(|word| stderr.contains(word)))
 }

@@ -28,14 +28,14 @@ const SOCKETS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A vnet that is being entered: the worker is on its way, and its sockets are waited for when they are needed.
-pub(super) struct Entering {
+pub(super) struct Entry {
     jail: String,
-    worker: Option<Answering>,
+    worker: Option<Worker>,
     entered: Option<Vnet>,
 }
 
 /// A worker on its way and the socket that it answers on.
-struct Answering {
+struct Worker {
     worker: Child,
     answer: UnixStream,
 }
@@ -49,7 +49,7 @@ pub(super) struct Vnet {
 
 impl Vnet {
     /// The vnet that this process is in: the node's.
-    pub(super) fn of_the_node() -> io::Result<Self> {
+    pub(super) fn open_node() -> io::Result<Self> {
         Self::new(open_sockets()?)
     }
 
@@ -58,11 +58,11 @@ impl Vnet {
     }
 }
 
-impl Entering {
+impl Entry {
     /// Begins to enter the vnet of a jail.
     pub(super) fn begin(workers: &Workers, jail: &str) -> Result<Self, Error> {
         let number = jail_id(jail)?;
-        let worker = Answering::start(workers, OPEN, number).map_err(failed(jail))?;
+        let worker = Worker::start(workers, OPEN, number).map_err(failed(jail))?;
         Ok(Self { jail: jail.to_owned(), worker: Some(worker), entered: None })
     }
 
@@ -84,13 +84,13 @@ impl Entering {
 }
 
 /// A worker is always waited for, also where its sockets are not needed any more.
-impl Drop for Entering {
+impl Drop for Entry {
     fn drop(&mut self) {
-        let _sockets = self.worker.take().map(Answering::finish);
+        let _sockets = self.worker.take().map(Worker::finish);
     }
 }
 
-impl From<Vnet> for Entering {
+impl From<Vnet> for Entry {
     fn from(vnet: Vnet) -> Self {
         Self { jail: String::new(), worker: None, entered: Some(vnet) }
     }
@@ -107,7 +107,7 @@ pub(super) fn drop_connections(workers: &Workers, name: &str) -> Result<(), Erro
         Err(error) => Err(error),
         Ok(jail) => {
             let failed = format!("cannot drop the connections of jail {name}");
-            let dropped = Answering::start(workers, DROP, jail).and_then(Answering::finish);
+            let dropped = Worker::start(workers, DROP, jail).and_then(Worker::finish);
             dropped.map(drop).map_err(Error::failed(failed))
         }
     }
@@ -125,7 +125,7 @@ fn few() -> io::Error {
     io::Error::other("the worker passed too few sockets")
 }
 
-impl Answering {
+impl Worker {
     fn start(workers: &Workers, word: &str, jail: i32) -> io::Result<Self> {
         let (answer, theirs) = UnixStream::pair()?;
         answer.set_read_timeout(Some(TIMEOUT))?;

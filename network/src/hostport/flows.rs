@@ -47,7 +47,7 @@ impl Flows {
     pub(super) fn forward(&mut self, index: usize, socket: &UdpSocket, target: SocketAddr, buffer: &mut [u8]) {
         for _ in 0..BURST {
             let Ok((length, client)) = socket.recv_from(buffer) else { return };
-            if let Some(flow) = self.of(index, client, target) {
+            if let Some(flow) = self.find_or_open(index, client, target) {
                 flow.used = Instant::now();
                 let _ = flow.pod.send(&buffer[..length]);
             }
@@ -77,7 +77,7 @@ impl Flows {
         self.flows.retain(|flow| now.saturating_duration_since(flow.used) < IDLE);
     }
 
-    fn of(&mut self, socket: usize, client: SocketAddr, target: SocketAddr) -> Option<&mut Flow> {
+    fn find_or_open(&mut self, socket: usize, client: SocketAddr, target: SocketAddr) -> Option<&mut Flow> {
         let known = self.flows.iter().position(|flow| flow.socket == socket && flow.client == client);
         if let Some(known) = known {
             return self.flows.get_mut(known);

@@ -18,11 +18,11 @@ const CONNECTIONS: usize = 256;
 /// Bytes read at a time, into one buffer that all share: the longest datagram fits.
 const CHUNK: usize = 64 << 10;
 /// How long nothing is accepted after the system had no descriptor or memory left.
-const BREATH: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// One way of a connection: what was read from one side and not yet written to the other.
 #[derive(Debug, Default)]
-struct Way {
+struct Direction {
     pending: Vec<u8>,
     ended: bool,
     closed: bool,
@@ -34,8 +34,8 @@ struct Pair {
     client: TcpStream,
     pod: TcpStream,
     connected: bool,
-    to_pod: Way,
-    to_client: Way,
+    to_pod: Direction,
+    to_client: Direction,
 }
 
 /// Serves until poll(2) fails.
@@ -43,7 +43,7 @@ pub(super) fn serve(sockets: Vec<Listening>) -> io::Error {
     let mut server =
         Server { sockets, pairs: Vec::new(), flows: Flows::default(), buffer: vec![0; CHUNK], pause: None };
     loop {
-        match server.turn() {
+        match server.step() {
             Err(error) if error.kind() != ErrorKind::Interrupted => return error,
             _ => (),
         }
@@ -61,7 +61,7 @@ struct Server {
 
 impl Server {
     /// Waits for something to happen, and does what can be done.
-    fn turn(&mut self) -> io::Result<()> {
+    fn step(&mut self) -> io::Result<()> {
         let now = Instant::now();
         self.pause = self.pause.filter(|until| *until > now);
         let ready = self.wait()?;
@@ -73,7 +73,7 @@ impl Server {
         let buffer = &mut self.buffer;
         self.pairs.retain_mut(|pair| {
             index += 2;
-            pair.turn(pairs[index - 2], pairs[index - 1], buffer)
+            pair.step(pairs[index - 2], pairs[index - 1], buffer)
         });
         for index in (0..self.sockets.len()).filter(|index| !listening[*index].is_empty()) {
             self.receive(index);
@@ -121,7 +121,7 @@ impl Server {
         match &self.sockets[index] {
             Listening::Tcp(listener, target) => match accept(listener, *target) {
                 Ok(pair) => self.pairs.extend(pair),
-                Err(_) => self.pause = Some(Instant::now() + BREATH),
+                Err(_) => self.pause = Some(Instant::now() + ACCEPT_PAUSE),
             },
             Listening::Udp(socket, target) => self.flows.forward(index, socket, *target, &mut self.buffer),
         }
@@ -147,7 +147,7 @@ fn accept(listener: &TcpListener, target: SocketAddr) -> io::Result<Option<Pair>
     let pod = TcpStream::from(pod);
     // Small writes are the client's own choice: they are passed on as they come.
     let _ = pod.set_nodelay(true).and_then(|()| client.set_nodelay(true));
-    Ok(Some(Pair { client, pod, connected: false, to_pod: Way::default(), to_client: Way::default() }))
+    Ok(Some(Pair { client, pod, connected: false, to_pod: Direction::default(), to_client: Direction::default() }))
 }
 
 impl Pair {
@@ -156,7 +156,7 @@ impl Pair {
         if !self.connected {
             return (PollFlags::empty(), PollFlags::POLLOUT);
         }
-        let side = |reads: &Way, writes: &Way| {
+        let side = |reads: &Direction, writes: &Direction| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::POLLIN, !reads.ended && reads.pending.is_empty());
             flags.set(PollFlags::POLLOUT, !writes.pending.is_empty());
@@ -166,7 +166,7 @@ impl Pair {
     }
 
     /// Does what the sockets are ready for; false when the connection is over, or broken.
-    fn turn(&mut self, client: PollFlags, pod: PollFlags, buffer: &mut [u8]) -> bool {
+    fn step(&mut self, client: PollFlags, pod: PollFlags, buffer: &mut [u8]) -> bool {
         if client.is_empty() && pod.is_empty() {
             return true;
         }
@@ -182,7 +182,7 @@ impl Pair {
     }
 }
 
-impl Way {
+impl Direction {
     /// Writes what is kept, reads what has come, and passes an end on once everything before it was written.
     fn pump(&mut self, from: &mut TcpStream, to: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
         if !self.pending.is_empty() {

@@ -49,15 +49,15 @@ pub(crate) enum Reach {
 
 impl Reach {
     /// The word on the worker's command line.
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Loopback => "loopback",
             Self::Node => "node",
         }
     }
 
-    fn of_word(word: &str) -> Option<Self> {
-        [Self::Loopback, Self::Node].into_iter().find(|reach| reach.word() == word)
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Loopback, Self::Node].into_iter().find(|reach| reach.as_str() == word)
     }
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn start(
 fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child, io::PipeReader)> {
     let null = std::fs::File::open("/dev/null")?;
     let (reader, writer) = io::pipe()?;
-    let args = [directory.as_os_str(), reach.word().as_ref()];
+    let args = [directory.as_os_str(), reach.as_str().as_ref()];
     let worker = workers.spawn(WORKER, &args, null.into(), Some(writer.into()))?;
     Ok((worker, reader))
 }
@@ -174,23 +174,23 @@ pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error>
 /// The worker's entry: `listen DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,
 /// and serves until it is killed.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let reach = args.get(1).and_then(|word| Reach::of_word(word.to_str()?));
+    let reach = args.get(1).and_then(|word| Reach::parse(word.to_str()?));
     let (Some(directory), Some(reach)) = (args.first(), reach) else {
-        return tell("usage: listen DIRECTORY loopback|node", ExitCode::from(64));
+        return print("usage: listen DIRECTORY loopback|node", ExitCode::from(64));
     };
     match open(Path::new(directory), reach) {
         Ok((lock, sockets)) => {
-            tell(READY, ExitCode::SUCCESS);
-            drop_output();
+            print(READY, ExitCode::SUCCESS);
+            close_output();
             let error = forward::serve(sockets);
             drop(lock);
             // Nobody reads it; the exit code tells that poll(2) itself failed.
-            tell(&error.to_string(), ExitCode::FAILURE)
+            print(&error.to_string(), ExitCode::FAILURE)
         }
-        Err(Refused::Taken(port)) => tell(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
+        Err(Refused::Taken(port)) => print(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
         Err(Refused::Other(error)) => {
             let before = if host::is_exhausted(&*error) { EXHAUSTED } else { "" };
-            tell(&format!("{before}{}", host::chain(&*error)), ExitCode::FAILURE)
+            print(&format!("{before}{}", host::chain(&*error)), ExitCode::FAILURE)
         }
     }
 }
@@ -227,14 +227,14 @@ fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::L
     Ok((lock, sockets))
 }
 
-fn tell(text: &str, code: ExitCode) -> ExitCode {
+fn print(text: &str, code: ExitCode) -> ExitCode {
     // The reader may be gone; there is nobody else to tell.
     let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
     code
 }
 
 /// Lets go of the pipe to the server, which reads to its end; later output goes to /dev/null.
-fn drop_output() {
+fn close_output() {
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(&null);
     }

@@ -48,7 +48,7 @@ pub(super) fn add_bridge(links: &Links, name: &str, mac: [u8; 6], mtu: u32) -> i
     }
     let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
     links.set_mtu(link.index, mtu)?;
-    links.up(link.index)?;
+    links.bring_up(link.index)?;
     Ok(link)
 }
 
@@ -85,5 +85,5 @@ pub(super) fn rename(links: &Links, index: u32, name: &str, mac: [u8; 6]) -> io:
     links.request(&Message::new(SET_LINK, 0, &header(index, 0, UP)))?;
     let change = Message::new(SET_LINK, 0, &header(index, 0, 0)).with_text(LINK_NAME, name).with(LINK_ADDRESS, &mac);
     links.request(&change)?;
-    links.up(index)
+    links.bring_up(index)
 }

@@ -13,17 +13,17 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
 use self::link::Veth;
-use self::netns::{INTERFACE, Inside};
+use self::netns::Inside;
 use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::nft::rules;
-use crate::node::{self, Node};
+use crate::node::{self, INTERFACE, Node};
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// What errors call this backend.
@@ -31,7 +31,7 @@ const BACKEND: &str = "linux (development)";
 
 /// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)?, networks: Mutex::default() }))
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)? }))
 }
 
 /// Nothing enters a namespace as a process here.
@@ -41,17 +41,15 @@ pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
 
 struct LinuxNetwork {
     node: Node,
-    /// The pod networks that were configured by this server.
-    networks: Mutex<Vec<IpNetwork>>,
 }
 
 impl Network for LinuxNetwork {
     fn needs(&self) -> Vec<Need> {
-        let networks = self.networks().clone();
-        let mut needs = vec![program()];
+        let networks = self.node.networks();
+        let mut needs = vec![program_need()];
         needs.extend(forwarding::needs(&networks));
         if !networks.is_empty() {
-            needs.push(self.table());
+            needs.push(self.table_need());
         }
         needs
     }
@@ -61,7 +59,7 @@ impl Network for LinuxNetwork {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
         let failed = || format!("cannot make bridge {bridge}");
-        let links = links()?;
+        let links = open_links()?;
         let mac = names::bridge_mac(&settings.prefix);
         let link = link::add_bridge(&links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in pod_networks {
@@ -78,7 +76,7 @@ impl Network for LinuxNetwork {
         );
         netfilter::apply("the ruleset of the node", &rules)?;
         self.repair(&pods)?;
-        *self.networks() = pod_networks.to_vec();
+        self.node.set_networks(pod_networks);
         Ok(())
     }
 
@@ -88,34 +86,33 @@ impl Network for LinuxNetwork {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let inside = Inside::enter(netns)?;
-        let links = links()?;
-        let name = names::host_end(&self.node.settings.prefix, &spec.id);
+        let links = open_links()?;
+        let name = self.node.host_end(&spec.id);
         if find(&links, &name)?.is_none() {
             match spare {
-                Some(spare) => self.take_spare(&links, &inside, spare, &spec.id)?,
+                Some(spare) => self.adopt_spare(&links, &inside, spare, &spec.id)?,
                 None => self.add_pair(&links, &inside, &spec.id)?,
             }
         }
-        inside.up_loopback()?;
+        inside.bring_up_loopback()?;
         inside.configure(spec)?;
         if let Some(link) = find(&links, &name)?.filter(|_| !spec.host_ports.is_empty()) {
             link::set_hairpin(&links, link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
         }
         self.apply_rules(before.as_ref(), spec)?;
         self.node.listen(spec)?;
-        let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();
-        Ok(Attachment { host_interface: Some(name), addresses })
+        Ok(self.node.attachment(spec))
     }
 
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
         let Some(netns) = netns(place)? else { return Ok(()) };
         self.node.state.add(spare)?;
         let inside = Inside::enter(netns)?;
-        let links = links()?;
-        if find(&links, &names::host_end(&self.node.settings.prefix, spare))?.is_none() {
+        let links = open_links()?;
+        if find(&links, &self.node.host_end(spare))?.is_none() {
             self.add_pair(&links, &inside, spare)?;
         }
-        inside.up_loopback()
+        inside.bring_up_loopback()
     }
 
     fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
@@ -130,9 +127,7 @@ impl Network for LinuxNetwork {
         let steps = [
             self.node.stop_listening(id),
             self.remove_rules(id),
-            links().and_then(|links| {
-                links.remove(&names::host_end(&self.node.settings.prefix, id)).map_err(Error::failed(what.clone()))
-            }),
+            open_links().and_then(|links| links.remove(&self.node.host_end(id)).map_err(Error::failed(what.clone()))),
         ];
         for address in forget {
             if let Err(error) = netfilter::forget_connections(address) {
@@ -140,21 +135,18 @@ impl Network for LinuxNetwork {
             }
         }
         // The memory of it goes last, and only when nothing is left.
-        node::all_of(&what, steps)?;
+        node::run_all(&what, steps)?;
         self.node.forget(id)
     }
 
     fn counters(&self, id: &PodId) -> Result<Counters, Error> {
-        let name = names::host_end(&self.node.settings.prefix, id);
-        let link = find(&links()?, &name)?;
-        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
-        Ok(stats.seen_from_the_other_end(INTERFACE))
+        node::counters(id, find(&open_links()?, &self.node.host_end(id))?)
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
-        let links = links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let links = open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let tables = list_tables()?;
         let mut ids = self.node.state.pods()?;
         ids.extend(tables.iter().filter_map(|table| rules::pod_of_table(prefix, table)));
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
@@ -163,12 +155,10 @@ impl Network for LinuxNetwork {
     }
 
     fn unconfigure(&self) -> Result<(), Error> {
-        if let Some(id) = self.inventory()?.first() {
-            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
-        }
+        node::check_unused(&self.inventory()?)?;
         let settings = &self.node.settings;
         let table = rules::node_table(&settings.prefix);
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let tables = list_tables()?;
         let others = tables.iter().any(|name| name.starts_with(rules::TABLES) && *name != table);
         let delete = if tables.contains(&table) {
             netfilter::apply("the removal of the node's table", &rules::delete_table(&table))
@@ -178,25 +168,21 @@ impl Network for LinuxNetwork {
         let bridge = names::bridge(&settings.prefix);
         let steps = [
             delete,
-            links()?.remove(&bridge).map_err(Error::failed(format!("cannot remove bridge {bridge}"))),
+            open_links()?.remove(&bridge).map_err(Error::failed(format!("cannot remove bridge {bridge}"))),
             forwarding::restore(&settings.state, others),
         ];
-        self.networks().clear();
-        node::all_of("cannot remove the node's network", steps)
+        self.node.set_networks(&[]);
+        node::run_all("cannot remove the node's network", steps)
     }
 }
 
 impl LinuxNetwork {
-    fn networks(&self) -> MutexGuard<'_, Vec<IpNetwork>> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Makes a pod's pair of interfaces.
     fn add_pair(&self, links: &Links, inside: &Inside, id: &PodId) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
         let bridge = find(links, &bridge)?.ok_or_else(|| Error::NotFound { what: format!("bridge {bridge}") })?;
-        let name = names::host_end(&settings.prefix, id);
+        let name = self.node.host_end(id);
         let veth = Veth {
             name: &name,
             mac: names::host_mac(id),
@@ -208,24 +194,23 @@ impl LinuxNetwork {
         };
         let failed = || format!("cannot make interface {name} of pod {id}");
         link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
-        self.note(links, id, &name).map_err(Error::failed(failed()))
+        self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
 
     /// Makes the interface of a spare that of a pod.
-    fn take_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
-        let prefix = &self.node.settings.prefix;
-        let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+    fn adopt_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
+        let (old, new) = (self.node.host_end(spare), self.node.host_end(id));
         let link = find(links, &old)?;
         let link = link.ok_or_else(|| Error::NotFound { what: format!("interface {old} of spare {spare}") })?;
         let failed = || format!("cannot rename interface {old} to {new}");
         link::rename(links, link.index, &new, names::host_mac(id)).map_err(Error::failed(failed()))?;
-        self.note(links, id, &new).map_err(Error::failed(failed()))?;
+        self.set_alias(links, id, &new).map_err(Error::failed(failed()))?;
         inside.set_mac(names::pod_mac(id))?;
         self.node.forget(spare)
     }
 
     /// Writes the whole id on the host's end.
-    fn note(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
+    fn set_alias(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
         let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
         links.set_alias(link.index, id.as_str())
     }
@@ -242,7 +227,7 @@ impl LinuxNetwork {
 
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let table = rules::pod_table(&self.node.settings.prefix, id);
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let tables = list_tables()?;
         if !tables.contains(&table) {
             return Ok(());
         }
@@ -251,7 +236,7 @@ impl LinuxNetwork {
 
     /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
     fn repair(&self, pods: &[NetworkSpec]) -> Result<(), Error> {
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let tables = list_tables()?;
         for pod in pods {
             if !tables.contains(&rules::pod_table(&self.node.settings.prefix, &pod.id)) {
                 self.apply_rules(None, pod)?;
@@ -262,9 +247,9 @@ impl LinuxNetwork {
     }
 
     /// A firewall that was reloaded may have flushed everything.
-    fn table(&self) -> Need {
+    fn table_need(&self) -> Need {
         let table = rules::node_table(&self.node.settings.prefix);
-        let there = netfilter::tables().is_ok_and(|tables| tables.contains(&table));
+        let there = list_tables().is_ok_and(|tables| tables.contains(&table));
         let remedy = (!there).then(|| "restart cellblock, which loads it again".to_owned());
         let found = if there { "loaded" } else { "missing" }.to_owned();
         Need { name: format!("nftables table {table}"), found, required: true, remedy }
@@ -279,8 +264,12 @@ fn netns(place: &Place) -> Result<Option<&Path>, Error> {
     }
 }
 
-fn links() -> Result<Links, Error> {
+fn open_links() -> Result<Links, Error> {
     link::open().map_err(Error::failed("cannot open a netlink socket"))
+}
+
+fn list_tables() -> Result<Vec<String>, Error> {
+    netfilter::list_tables().map_err(Error::failed("cannot list the tables of nftables"))
 }
 
 fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {
@@ -288,7 +277,7 @@ fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {
 }
 
 /// Whether nft(8) is on PATH.
-fn program() -> Need {
+fn program_need() -> Need {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(netfilter::PROGRAM)).find(|p| p.is_file());
     Need {

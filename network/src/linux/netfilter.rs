@@ -38,7 +38,7 @@ pub(super) fn apply(what: &str, ruleset: &str) -> Result<(), Error> {
 }
 
 /// The names of all tables of the family inet.
-pub(super) fn tables() -> io::Result<Vec<String>> {
+pub(super) fn list_tables() -> io::Result<Vec<String>> {
     let connection = Connection::open(libc::AF_NETLINK, libc::NETLINK_NETFILTER)?;
     let answers = connection.dump(&Message::new(GET_TABLE, 0, &[FAMILY_INET, 0, 0, 0]))?;
     let names = answers.iter().filter_map(|answer| {

@@ -11,10 +11,9 @@ use nix::sched::{CloneFlags, setns};
 
 use super::link;
 use crate::links::Links;
+use crate::node::INTERFACE;
 use crate::{Error, NetworkSpec, ipam};
 
-/// The pod's interface.
-pub(super) const INTERFACE: &str = "eth0";
 /// The index of lo: the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
 /// New interfaces take no routes from what a neighbour on the bridge announces.
@@ -46,14 +45,13 @@ impl Inside {
         Ok(Self { links, namespace })
     }
 
-    /// The namespace.
     pub(super) fn namespace(&self) -> &File {
         &self.namespace
     }
 
     /// Brings the loopback interface up.
-    pub(super) fn up_loopback(&self) -> Result<(), Error> {
-        self.links.up(LOOPBACK).map_err(Error::failed("cannot bring up lo"))
+    pub(super) fn bring_up_loopback(&self) -> Result<(), Error> {
+        self.links.bring_up(LOOPBACK).map_err(Error::failed("cannot bring up lo"))
     }
 
     /// Gives the interface another MAC: a spare's becomes that of the pod.
@@ -66,7 +64,7 @@ impl Inside {
     pub(super) fn configure(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let index = self.index()?;
         let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", spec.id);
-        self.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+        self.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
         let present = self.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
         let present = present.iter().filter(|(of, _)| *of == index).map(|(_, address)| address);
         for address in present.filter(|address| !spec.addresses.contains(address)) {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
+use crate::ipam::plain;
 use crate::{HostPort, NetworkSpec};
 
 /// Never translated: what is sent to a group stays on the link.
@@ -135,11 +136,6 @@ fn redirect(port: &HostPort, address: &IpNetwork) -> String {
 
 fn family(address: &IpNetwork) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
-}
-
-/// A network without the host's part of the address.
-fn plain(network: &IpNetwork) -> String {
-    format!("{}/{}", network.network(), network.prefix())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
+use crate::ipam::plain;
 use crate::{HostPort, NetworkSpec, names};
 
 /// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
@@ -72,7 +73,7 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
 /// pfctl said when it could not load an anchor. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Anchors
 /// are not counted: some of them are in the caches of the processors, and rules for Ethernet have anchors of their own.
 #[must_use]
-pub fn used_up(limits: &str, said: &str) -> Option<usize> {
+pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
     let limit = limits.lines().find_map(|line| line.trim().strip_prefix("anchors")?.trim().strip_prefix("hard limit"));
     let limit: usize = limit?.trim().parse().ok()?;
     (limit > 0 && said.trim() == "pfctl: pfctl_rules").then_some(limit)
@@ -150,17 +151,12 @@ pub fn remedy(missing: &[String]) -> String {
     format!("add to /etc/pf.conf, before its filter rules:\n{lines}\nthen run: service pf reload")
 }
 
-/// A network without the host's part of the address.
-fn plain(network: &IpNetwork) -> String {
-    format!("{}/{}", network.network(), network.prefix())
-}
-
 #[cfg(test)]
 mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{is_enabled, missing_lines, node, pod, pods_of, used_up};
+    use super::{exhausted_limit, is_enabled, missing_lines, node, pod, pods_of};
     use crate::{HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
@@ -203,13 +199,13 @@ mod tests {
             "states        hard limit   100000\ntable-entries hard limit   200000\nanchors       hard limit        3\n";
         // As pfctl of FreeBSD 15.1 said it.
         let said = "pfctl: pfctl_rules\n";
-        assert_eq!(used_up(limits, said), Some(3));
+        assert_eq!(exhausted_limit(limits, said), Some(3));
         assert_eq!(
-            used_up(limits, "stdin:1: syntax error\npfctl: Syntax error in config file: pf rules not loaded"),
+            exhausted_limit(limits, "stdin:1: syntax error\npfctl: Syntax error in config file: pf rules not loaded"),
             None
         );
-        assert_eq!(used_up("anchors       hard limit        0\n", said), None, "there is no limit");
-        assert_eq!(used_up("states        hard limit   100000\n", said), None, "FreeBSD 14 has no such limit");
+        assert_eq!(exhausted_limit("anchors       hard limit        0\n", said), None, "there is no limit");
+        assert_eq!(exhausted_limit("states        hard limit   100000\n", said), None, "FreeBSD 14 has no such limit");
     }
 
     #[test]
