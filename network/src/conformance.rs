@@ -1,6 +1,6 @@
-//! What every backend must do, as one suite: on the fake in every test run, on Linux and FreeBSD as root. It looks only
-//! through the boundary; what packets do is seen from inside and outside in the backends' own tests. A case panics when
-//! the backend is wrong, and leaves nothing behind when it is right.
+//! The conformance suite of every backend: on the fake in every test run, on Linux and FreeBSD as root. It uses only
+//! the boundary; the backends' own tests send packets. A case panics when the backend is wrong and cleans up when it is
+//! right.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use ipnetwork::IpNetwork;
 
 use crate::{Error, HostPort, Network, NetworkSpec, Protocol, ipam::Ipam};
 
-/// What the suite runs on.
+/// The backend under test.
 pub struct Stage<'a> {
-    /// Opens the backend: called again for every server that is started anew on the same kernel.
+    /// Opens the backend; each call simulates a restarted server on the same kernel.
     pub open: &'a dyn Fn() -> Arc<dyn Network>,
-    /// Makes an empty place for a pod.
+    /// Creates an empty place for a pod.
     pub place: &'a dyn Fn(&PodId) -> Place,
-    /// Removes the place again; a network that is still in it goes with it.
+    /// Removes the place with its network.
     pub remove_place: &'a dyn Fn(&PodId),
-    /// Pod networks that nobody else uses: one of each family at most, with room for ten pods.
+    /// Unused pod networks: at most one of each family, with room for ten pods.
     pub networks: Vec<IpNetwork>,
-    /// This port of the host and the nine after it are free.
+    /// The first of ten free host ports.
     pub first_port: u16,
 }
 
-/// A case: its name, which says what must hold, and what shows it.
+/// A case: the required behaviour and the function that checks it.
 pub type Case = (&'static str, fn(&Stage));
 
-/// All cases.
+/// The suite, in order of execution.
 pub const CASES: &[Case] = &[
     ("networks that cannot hold pods are refused", bad_networks),
     ("configure and unconfigure may be repeated", configure_twice),
     ("a pod is attached, seen, counted and detached", attach_and_detach),
-    ("attach twice changes nothing, detach twice is done already", repeated),
+    ("attach and detach are idempotent", repeated),
     ("a pod without route is attached", without_route),
     ("a host port has one pod", port_conflict),
     ("a port is free again when its pod is gone", port_released),
@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
 /// Runs every case.
 ///
 /// # Panics
-/// The backend is not what it must be.
+/// The backend violates a case.
 pub fn run(stage: &Stage) {
     for (name, case) in CASES {
         tracing::info!(name, "conformance");
@@ -55,12 +55,12 @@ pub fn run(stage: &Stage) {
         network.configure(&stage.networks).unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
         case(stage);
         let network = (stage.open)();
-        assert_eq!(inventory(&*network), [], "{name}: something is left");
+        assert_eq!(inventory(&*network), [], "{name}: a pod is left");
         network.unconfigure().unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
     }
 }
 
-/// Fails with the operation, the error and its causes.
+/// Panics with the operation, the error and its causes.
 fn ok<T>(what: &str, result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {}", host::chain(&error)))
 }

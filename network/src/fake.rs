@@ -1,5 +1,5 @@
-//! A network in memory for tests: it holds interfaces and host ports as a kernel does, outlives the server that made them
-//! (clone the [`FakeKernel`] and open it again), and has a fault where the shared [`Faults`] say so.
+//! An in-memory network for tests. Its interfaces and host ports outlive the server (clone the [`FakeKernel`] and open
+//! it again), and it fails where the shared [`Faults`] say so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use crate::ports::Ports;
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, ipam, node};
 
-/// The kernel's side: what is there, whoever made it. A clone is the same kernel.
+/// The kernel's state. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
@@ -35,19 +35,18 @@ struct Interface {
 }
 
 impl FakeKernel {
-    /// An empty kernel whose calls count in `faults`.
+    /// Creates an empty kernel whose calls count in `faults`.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
         Self { state: Arc::default(), faults }
     }
 
-    /// What a reboot does: everything is gone.
+    /// Simulates a reboot: removes everything.
     pub fn reboot(&self) {
         *self.lock() = State::default();
     }
 
-    /// The pod networks, the interfaces with their pod and place, and who has host ports: nothing may be left of a pod
-    /// that was removed.
+    /// Whether the kernel holds an interface or rules of the pod.
     #[must_use]
     pub fn holds(&self, id: &PodId) -> bool {
         let state = self.lock();
@@ -55,7 +54,7 @@ impl FakeKernel {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that panicked with the lock held has failed already; the others may still look.
+        // A panicked test has failed already; others may still look.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +103,7 @@ impl Network for FakeNetwork {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         }
         node::check(spec)?;
-        // Two steps, as the real ones have several: a fault in the second leaves the interface.
+        // Two steps, as in the real backends: a fault in the second leaves the interface.
         self.call(&format!("make the interface of pod {id}"), |state| state.add_interface(spec, place, spare))?;
         self.call(&format!("attach pod {id}"), |state| state.add_rules(spec))?;
         let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();

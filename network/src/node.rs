@@ -1,4 +1,4 @@
-//! What the backends have in common: the pods that are remembered, the host ports that are taken, and the listeners.
+//! Shared by the backends: records, pod networks, host ports and listeners.
 
 use std::collections::BTreeMap;
 use std::process::Child;
@@ -16,7 +16,7 @@ use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, names}
 /// The name of the pod's interface.
 pub(crate) const INTERFACE: &str = "eth0";
 
-/// A node with its pods.
+/// The node's state.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) settings: Settings,
@@ -25,18 +25,18 @@ pub(crate) struct Node {
     /// The pod networks of the last [`crate::Network::configure`].
     networks: Mutex<Vec<IpNetwork>>,
     ports: Mutex<Ports>,
-    /// Listeners that this server started, to be reaped when they are gone. Those of an earlier server are init's.
+    /// Listeners started by this server, which reaps them. Init reaps those of an earlier server.
     listeners: Mutex<BTreeMap<PodId, Child>>,
 }
 
 impl Node {
-    /// Opens the state directory and takes the ports of the pods that are there.
+    /// Opens the records and reserves the host ports of the recorded pods.
     pub(crate) fn open(settings: Settings, reach: Reach) -> Result<Self, Error> {
         let state = State::open(&settings.state)?;
         let mut ports = Ports::default();
         for spec in state.specs()? {
             if let Err(error) = ports.take(&spec.id, &spec.host_ports) {
-                tracing::warn!(pod = %spec.id, error = host::chain(&error), "a pod's host ports are another's too");
+                tracing::warn!(pod = %spec.id, error = host::chain(&error), "another pod has one of the host ports");
             }
         }
         Ok(Self {
@@ -55,7 +55,7 @@ impl Node {
     }
 
     pub(crate) fn set_networks(&self, networks: &[IpNetwork]) {
-        lock(&self.networks).clone_from(&networks.to_vec());
+        *lock(&self.networks) = networks.to_vec();
     }
 
     /// Returns the name of the host's end of a pod's interface.
@@ -68,8 +68,8 @@ impl Node {
         Attachment { host_interface: Some(self.host_end(&spec.id)), addresses }
     }
 
-    /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
-    /// before.
+    /// Checks the spec, reserves its host ports and writes it, before any kernel object is created. Returns the former
+    /// spec.
     pub(crate) fn reserve(&self, spec: &NetworkSpec, place: &Place) -> Result<Option<NetworkSpec>, Error> {
         if *place != Place::Host {
             check(spec)?;
@@ -78,7 +78,7 @@ impl Node {
         let ports_before: &[_] = before.as_ref().map_or(&[], |before| &before.host_ports);
         lock(&self.ports).take(&spec.id, &spec.host_ports)?;
         if ports_before != spec.host_ports {
-            // Its own listener is not a process of the node that has the port.
+            // The pod's own listener must not count as another process on the port.
             let freed = self.stop_listening(&spec.id).and_then(|()| hostport::check_free(&spec.host_ports));
             if let Err(error) = freed {
                 lock(&self.ports).release(&spec.id);
@@ -91,7 +91,7 @@ impl Node {
         Ok(before)
     }
 
-    /// Makes the pod's host ports answer to the node itself.
+    /// Starts the pod's listener if it needs one. Idempotent.
     pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let directory = self.state.directory_of(&spec.id);
         if let Some(listener) = hostport::start(&self.settings.workers, &directory, spec, self.reach)? {
@@ -100,13 +100,13 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the pod's listener.
+    /// Stops the pod's listener. Idempotent.
     pub(crate) fn stop_listening(&self, id: &PodId) -> Result<(), Error> {
         let listener = lock(&self.listeners).remove(id);
         hostport::stop(&self.state.directory_of(id), listener)
     }
 
-    /// Forgets the pod and gives its ports back, once nothing of it is left.
+    /// Removes the record and releases the host ports, once the kernel objects are gone. Idempotent.
     pub(crate) fn forget(&self, id: &PodId) -> Result<(), Error> {
         self.state.remove(id)?;
         lock(&self.ports).release(id);
@@ -126,12 +126,11 @@ pub(crate) fn check_unused(inventory: &[PodId]) -> Result<(), Error> {
     inventory.first().map_or(Ok(()), |id| Err(conflict(id)))
 }
 
-/// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family, and one for each
-/// host port.
+/// Checks a spec: at least one address, at most one per family, and one for each host port's family.
 pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     let invalid = |field: &str, reason: String| Err(Error::Invalid { field: field.to_owned(), reason });
     if spec.addresses.is_empty() {
-        return invalid("addresses", "a pod on a network of its own needs one".to_owned());
+        return invalid("addresses", "a pod that is not on the host's network needs one".to_owned());
     }
     let of_family = |ipv4: bool| spec.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
     if of_family(true) > 1 || of_family(false) > 1 {
@@ -140,18 +139,18 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     for port in &spec.host_ports {
         if !spec.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {
             let text = crate::ports::describe(port);
-            return invalid("host port", format!("{text} is of a family of which the pod has no address"));
+            return invalid("host port", format!("the pod has no address of the family of {text}"));
         }
     }
     Ok(())
 }
 
-/// A lock whose holder panicked guards nothing that is half done: each change of these maps is one call.
+/// Ignores poisoning: each change of these maps is one call, so a panic leaves no partial change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs every step of a removal and joins what went wrong, so that one failure does not leave the rest standing.
+/// Runs every step and joins the errors. A failed step does not stop the others.
 pub(crate) fn run_all(what: &str, steps: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
     let mut failures = host::Failures::default();
     for step in steps {

@@ -1,6 +1,5 @@
-//! What a backend remembers of its pods, in a directory of its own that a reboot empties: one directory for each pod or
-//! spare, made before anything in the kernel and removed after everything, with the network that was wanted in it. The
-//! loopback listener keeps its lock and its process id there too.
+//! The backend's records, in a directory that a reboot empties: one directory per pod or spare, created before any
+//! kernel object and removed after all of them. It holds the pod's spec and the listener's lock and process id.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -11,44 +10,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, NetworkSpec};
 
-/// The version of [`Stored`]; a listener that outlives an upgrade reads what its own server wrote.
+/// The version of [`Stored`]. A listener that outlives an upgrade reads what its own server wrote.
 const VERSION: u32 = 1;
-/// The file with the network that was wanted.
+/// The file of the spec.
 const SPEC: &str = "spec.json";
 
-/// What [`SPEC`] holds.
+/// The content of [`SPEC`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
     network: NetworkSpec,
 }
 
-/// The directory of all pods.
+/// The records of all pods.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
     directory: PathBuf,
 }
 
 impl State {
-    /// Uses this directory, making it where it is missing.
+    /// Opens the directory and creates it if missing.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::failed(format!("cannot make {}", directory.display()))(error);
+        let failed = |error| Error::failed(format!("cannot create {}", directory.display()))(error);
         fs::create_dir_all(directory).map_err(failed)?;
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// A pod's own directory.
+    /// Returns a pod's directory.
     pub(crate) fn directory_of(&self, id: &PodId) -> PathBuf {
         self.directory.join(id.as_str())
     }
 
-    /// Notes that there is going to be something of this pod in the kernel.
+    /// Creates the record of a pod or spare without a spec. Idempotent.
     pub(crate) fn add(&self, id: &PodId) -> Result<(), Error> {
         let path = self.directory_of(id);
-        fs::create_dir_all(&path).map_err(Error::failed(format!("cannot make {}", path.display())))
+        fs::create_dir_all(&path).map_err(Error::failed(format!("cannot create {}", path.display())))
     }
 
-    /// Notes what is wanted for a pod.
+    /// Writes a pod's spec.
     pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
         self.add(&spec.id)?;
         let path = self.directory_of(&spec.id).join(SPEC);
@@ -57,18 +56,18 @@ impl State {
         host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
     }
 
-    /// What was wanted for a pod; None: nothing was, or it is a spare.
+    /// Reads a pod's spec; None for a spare or an unknown pod.
     pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
         load(&self.directory_of(id))
     }
 
-    /// Forgets a pod, once nothing of it is left.
+    /// Removes a pod's record, once its kernel objects are gone. Idempotent.
     pub(crate) fn remove(&self, id: &PodId) -> Result<(), Error> {
         let path = self.directory_of(id);
         host::fs::remove_dir_all(&path).map_err(Error::failed(format!("cannot remove {}", path.display())))
     }
 
-    /// Every pod and spare that was noted.
+    /// Lists the recorded pods and spares.
     pub(crate) fn pods(&self) -> Result<Vec<PodId>, Error> {
         let failed = || format!("cannot list {}", self.directory.display());
         let entries = match fs::read_dir(&self.directory) {
@@ -79,7 +78,7 @@ impl State {
         Ok(names.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Everything that is wanted. What cannot be read is reported and left alone: it must not keep the rest from working.
+    /// Reads every spec. Logs and skips an unreadable one, so that the other pods keep working.
     pub(crate) fn specs(&self) -> Result<Vec<NetworkSpec>, Error> {
         let mut specs = Vec::new();
         for id in self.pods()? {
@@ -92,7 +91,7 @@ impl State {
     }
 }
 
-/// Reads the network that stands in a pod's own directory.
+/// Reads the spec in a pod's directory.
 pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
     let path = directory.join(SPEC);
     let failed = || format!("cannot read {}", path.display());
@@ -102,7 +101,7 @@ pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
     };
     let stored: Stored = serde_json::from_slice(&text).map_err(Error::failed(failed()))?;
     if stored.version != VERSION {
-        return Err(Error::failed(failed())(format!("its version is {}, not {VERSION}", stored.version)));
+        return Err(Error::failed(failed())(format!("the version is {}, not {VERSION}", stored.version)));
     }
     Ok(Some(stored.network))
 }
@@ -152,7 +151,7 @@ mod tests {
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
         std::fs::write(state.directory_of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2"))
             .unwrap();
-        assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
+        assert!(host::chain(&state.load(&id).unwrap_err()).contains("the version is 2"));
         assert_eq!(state.specs().unwrap(), []);
         assert_eq!(state.pods().unwrap(), [id]);
     }

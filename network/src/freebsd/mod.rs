@@ -1,6 +1,6 @@
-//! The FreeBSD backend: a bridge with the gateway's addresses, an epair for each pod, whose inner end is moved into the pod's
-//! vnet, and pf for what leaves and what is led in. Interfaces, addresses and routes go by ioctl(2) and netlink(4); pf has no
-//! other stable interface than pfctl(8). The host's end carries the pod's whole id as its description.
+//! The FreeBSD backend: a bridge with the gateway addresses, an epair per pod with its inner end in the pod's vnet, and
+//! pf for translation and host ports. ioctl(2) and netlink(4) configure interfaces, addresses and routes; pf has no
+//! stable interface but pfctl(8). The host's end has the whole id as its description.
 
 mod pair;
 mod pfctl;
@@ -19,28 +19,27 @@ use ipnetwork::IpNetwork;
 
 pub(crate) use self::vnet::main as vnet_main;
 use self::vnet::{Entry, Vnet};
-use crate::hostport::{self, Reach};
+use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
-/// What errors call this backend.
+/// The backend's name in errors.
 const BACKEND: &str = "freebsd";
 /// `AF_NETLINK`, sys/socket.h; the libc crate has neither.
 const AF_NETLINK: i32 = 38;
 /// `NETLINK_ROUTE`, netlink/netlink.h.
 const NETLINK_ROUTE: i32 = 0;
-/// Flags of neighbour discovery, netinet6/nd6.h: no duplicate address detection, since addresses are the server's to give and
-/// it would cost a second; a link-local address; and what must be off: no routes from announcements, IPv6 not disabled.
+/// Flags of neighbour discovery, netinet6/nd6.h. Set: no duplicate address detection (the server assigns the addresses,
+/// and detection costs a second), a link-local address. Clear: router advertisements, IPv6 disabled.
 const ND6_SET: u32 = 0x100 | 0x20;
 const ND6_CLEAR: u32 = 0x2 | 0x8;
-/// Each with its family and what switches it on for good.
+/// IPv4 or not, the sysctl, and the command that enables it permanently.
 const FORWARDING: [(bool, &str, &str); 2] = [
     (true, "net.inet.ip.forwarding", "sysrc gateway_enable=YES"),
     (false, "net.inet6.ip6.forwarding", "sysrc ipv6_gateway_enable=YES"),
 ];
 
-/// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
     Ok(Arc::new(FreebsdNetwork { node, loaded: AtomicBool::new(false), prepared: Mutex::default() }))
@@ -48,9 +47,9 @@ pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
 
 struct FreebsdNetwork {
     node: Node,
-    /// Whether the rules that all pods share were loaded into pf: it may come later than the server.
+    /// Whether the shared rules are loaded: pf may start after the server.
     loaded: AtomicBool,
-    /// The sockets of spares that this server made. As long as one is open the kernel keeps its jail.
+    /// Sockets of spares made by this server. An open one keeps the jail from being removed.
     prepared: Mutex<HashMap<PodId, Vnet>>,
 }
 
@@ -59,7 +58,7 @@ impl Network for FreebsdNetwork {
         let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
         for (ipv4, name, line) in FORWARDING {
-            // Before the pod networks are known, IPv4 is what they will have.
+            // IPv4 is assumed before the pod networks are known.
             if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
                 needs.push(forwarding_need(name, line));
             }
@@ -76,7 +75,7 @@ impl Network for FreebsdNetwork {
         add_addresses(&vnet, &bridge, index, &gateways)?;
         self.node.set_networks(pod_networks);
         self.loaded.store(false, Ordering::Release);
-        // Without pf the bridge is ready all the same: what is missing is said by `needs`.
+        // Without pf the bridge still works; `needs` reports what is missing.
         if pfctl::is_loaded() {
             self.load_node_rules(&vnet)?;
             self.repair()?;
@@ -90,8 +89,8 @@ impl Network for FreebsdNetwork {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let vnet = open_node_vnet()?;
-        // pf's rules are a program's work, which takes as long as all the rest: so both are done at once. Making a pair waits for
-        // the kernel: meanwhile the listener is started too.
+        // pfctl takes as long as all the rest, and creating a pair waits for the kernel: rules and listener start in
+        // parallel.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new;
             let rules = thread().spawn_scoped(scope, || self.apply_rules(&open_node_vnet()?, before.as_ref(), spec));
@@ -129,7 +128,7 @@ impl Network for FreebsdNetwork {
             _ => Ok(()),
         };
         let steps = [self.node.stop_listening(id), self.remove_rules(id), drop, pair::remove(&self.node, id)];
-        // The memory of it goes last, and only when nothing is left.
+        // The record goes last, and only after every step succeeded.
         node::run_all(&format!("cannot detach pod {id}"), steps)?;
         self.node.forget(id)
     }
@@ -168,7 +167,7 @@ impl FreebsdNetwork {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the jail of a pod its interface, address and route; where it was a spare, the spare's.
+    /// Gives the pod's jail its interface, addresses and routes; takes over the spare's interface if there is one.
     fn wire(&self, vnet: &Vnet, jail: &str, spec: &NetworkSpec, spare: Option<&PodId>) -> Result<(), Error> {
         let settings = &self.node.settings;
         let mut inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
@@ -185,7 +184,7 @@ impl FreebsdNetwork {
         configure_inside(inside.vnet()?, spec)
     }
 
-    /// Makes the bridge, up; one that is there is kept.
+    /// Creates the bridge and brings it up. Idempotent.
     fn add_bridge(&self, vnet: &Vnet, name: &str) -> Result<u32, Error> {
         let settings = &self.node.settings;
         let failed = || format!("cannot make bridge {name}");
@@ -205,7 +204,7 @@ impl FreebsdNetwork {
         Ok(index)
     }
 
-    /// Loads the rules that all pods share: for the pod networks and those that the pods of earlier ones are in.
+    /// Loads the shared rules, for the pod networks and the former networks of pods.
     fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
         let settings = &self.node.settings;
         let pods = self.node.state.specs()?;
@@ -218,7 +217,7 @@ impl FreebsdNetwork {
         Ok(())
     }
 
-    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
+    /// Restores missing anchors and listeners, after a flushed ruleset or a dead listener. Idempotent.
     fn repair(&self) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let anchored = pfctl::pods(prefix)?;
@@ -233,11 +232,11 @@ impl FreebsdNetwork {
         Ok(())
     }
 
-    /// Loads the pod's own anchor, or removes it where one is not needed any more.
+    /// Loads the pod's anchor, or flushes one that it no longer needs.
     fn apply_rules(&self, vnet: &Vnet, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         if !self.loaded.load(Ordering::Acquire) {
-            // With them goes what is said below: the pod is remembered already.
+            // The shared rules include this pod's route: its spec is recorded already.
             self.load_node_rules(vnet)?;
         } else if !spec.route || before.is_some_and(|before| !before.route) {
             pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(spec), spec.route)?;
@@ -250,12 +249,12 @@ impl FreebsdNetwork {
         }
     }
 
-    /// Removes the pod's anchor and the states that it made. A pod of which nothing is remembered may have one too.
+    /// Removes the pod's anchor and states. A pod without a record may have them too. Idempotent.
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let read = self.node.state.load(id);
         let is_spare = matches!(read, Ok(None)) && self.node.state.directory_of(id).exists();
-        // One that cannot be read is as good as one that is not remembered: by its id alone its anchor is removed.
+        // An unreadable record counts as none: the id alone names the anchor.
         let known = read.ok().flatten();
         if is_spare || !pfctl::is_loaded() {
             return Ok(());
@@ -276,8 +275,8 @@ fn addresses_of(pod: &NetworkSpec) -> impl Iterator<Item = IpAddr> {
     pod.addresses.iter().map(IpNetwork::ip)
 }
 
-/// The interfaces that lead out of the node, with whether they have an IPv4 and an IPv6 address: every one that has any,
-/// but not lo0 and not the pods' bridge.
+/// Lists the interfaces that lead out of the node, with whether they have IPv4 and IPv6 addresses: all with an address,
+/// except lo0 and the pods' bridge.
 fn list_uplinks(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
     let failed = || "cannot list the addresses of the node";
     let addresses = vnet.links.addresses().map_err(Error::failed(failed()))?;
@@ -293,7 +292,7 @@ fn list_uplinks(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, 
     Ok(uplinks.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
 }
 
-/// Gives an interface the addresses that it lacks: one that is there would be taken away for a moment.
+/// Adds missing addresses; adding an existing one again would remove it for a moment. Idempotent.
 fn add_addresses(vnet: &Vnet, name: &str, index: u32, addresses: &[IpNetwork]) -> Result<(), Error> {
     if addresses.iter().any(IpNetwork::is_ipv6) {
         sys::set_nd6_flags(&vnet.inet6, name, ND6_SET, ND6_CLEAR)
@@ -308,7 +307,7 @@ fn add_addresses(vnet: &Vnet, name: &str, index: u32, addresses: &[IpNetwork]) -
     Ok(())
 }
 
-/// lo0 of a vnet does not come up by itself, and has no address then.
+/// Brings up lo0, which a new vnet leaves down and without addresses. Idempotent.
 fn bring_up_loopback(inside: &Vnet) -> Result<(), Error> {
     let index = inside.index("lo0")?;
     inside.links.bring_up(index).map_err(Error::failed("cannot bring up lo0"))?;
@@ -319,7 +318,7 @@ fn bring_up_loopback(inside: &Vnet) -> Result<(), Error> {
     add_addresses(inside, "lo0", index, &addresses)
 }
 
-/// Brings the pod's interface up with exactly its addresses and routes.
+/// Brings up eth0 and gives it exactly the addresses and routes of the spec. Idempotent.
 fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
     let index = inside.index(INTERFACE)?;
     inside.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
@@ -363,7 +362,7 @@ fn open_node_vnet() -> Result<Vnet, Error> {
     Vnet::open_node().map_err(Error::failed("cannot open sockets"))
 }
 
-/// Loads drivers, as ifconfig(8) does; -n: one that is there is fine, in the kernel too.
+/// Loads kernel modules, as ifconfig(8) does. -n ignores loaded and built-in ones.
 fn load_modules(modules: &[&str]) -> Result<(), Error> {
     let tool = Tool::new("/sbin/kldload").args(["-n"]).args(modules);
     tool.run().map_err(Error::failed(format!("cannot load {}", modules.join(" and "))))?;

@@ -1,6 +1,6 @@
-//! The development backend: a bridge with the gateway's addresses, a veth pair for each pod, whose inner end is born in the
-//! pod's namespace, and nftables for what leaves and what is led in. The host's end carries the pod's whole id as its
-//! alias, since a name has room for twelve digits only.
+//! The development backend: a bridge with the gateway addresses, a veth pair per pod with its inner end created in the
+//! pod's namespace, and nftables for translation and host ports. The host's end has the whole id as its alias, since an
+//! interface name has room for twelve digits only.
 
 mod forwarding;
 mod link;
@@ -26,15 +26,14 @@ use crate::nft::rules;
 use crate::node::{self, INTERFACE, Node};
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
-/// What errors call this backend.
+/// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
 
-/// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)? }))
 }
 
-/// Nothing enters a namespace as a process here.
+/// Linux has no such worker: EX_USAGE.
 pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
     ExitCode::from(64)
 }
@@ -131,10 +130,10 @@ impl Network for LinuxNetwork {
         ];
         for address in forget {
             if let Err(error) = netfilter::forget_connections(address) {
-                tracing::warn!(%address, %error, "connections to a pod that is gone are not forgotten");
+                tracing::warn!(%address, %error, "cannot remove the connections of a detached pod");
             }
         }
-        // The memory of it goes last, and only when nothing is left.
+        // The record goes last, and only after every step succeeded.
         node::run_all(&what, steps)?;
         self.node.forget(id)
     }
@@ -177,7 +176,7 @@ impl Network for LinuxNetwork {
 }
 
 impl LinuxNetwork {
-    /// Makes a pod's pair of interfaces.
+    /// Creates a pod's veth pair.
     fn add_pair(&self, links: &Links, inside: &Inside, id: &PodId) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
@@ -197,7 +196,7 @@ impl LinuxNetwork {
         self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
 
-    /// Makes the interface of a spare that of a pod.
+    /// Turns a spare's interface into the pod's.
     fn adopt_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
         let (old, new) = (self.node.host_end(spare), self.node.host_end(id));
         let link = find(links, &old)?;
@@ -209,13 +208,13 @@ impl LinuxNetwork {
         self.node.forget(spare)
     }
 
-    /// Writes the whole id on the host's end.
+    /// Sets the host end's alias to the whole id.
     fn set_alias(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
         let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
         links.set_alias(link.index, id.as_str())
     }
 
-    /// Loads the pod's own table, or removes it where one is not needed any more.
+    /// Loads the pod's table, or removes one that it no longer needs.
     fn apply_rules(&self, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         match rules::pod(prefix, spec) {
@@ -234,7 +233,7 @@ impl LinuxNetwork {
         netfilter::apply(&format!("the removal of table {table}"), &rules::delete_table(&table))
     }
 
-    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
+    /// Restores missing tables and listeners, after a flushed ruleset or a dead listener. Idempotent.
     fn repair(&self, pods: &[NetworkSpec]) -> Result<(), Error> {
         let tables = list_tables()?;
         for pod in pods {
@@ -246,7 +245,7 @@ impl LinuxNetwork {
         Ok(())
     }
 
-    /// A firewall that was reloaded may have flushed everything.
+    /// Reports whether the shared table is loaded: a firewall reload may flush it.
     fn table_need(&self) -> Need {
         let table = rules::node_table(&self.node.settings.prefix);
         let there = list_tables().is_ok_and(|tables| tables.contains(&table));
@@ -276,7 +275,7 @@ fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {
     links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))
 }
 
-/// Whether nft(8) is on PATH.
+/// Reports whether nft(8) is on PATH.
 fn program_need() -> Need {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(netfilter::PROGRAM)).find(|p| p.is_file());

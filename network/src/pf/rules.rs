@@ -1,5 +1,6 @@
-//! What pf.conf(5) rules a node and a pod have, as text for pfctl(8), and what pfctl prints, read. Pure. All of it is below one
-//! anchor; the main ruleset is the operator's, and only checked for the two lines that lead there.
+//! Builds the pf.conf(5) rules of the node and of a pod, as text for pfctl(8), and parses pfctl's output. Pure. All
+//! rules are below one anchor. The main ruleset is the operator's; it is only checked for the two lines that lead
+//! there.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -10,40 +11,40 @@ use ipnetwork::IpNetwork;
 use crate::ipam::plain;
 use crate::{HostPort, NetworkSpec, names};
 
-/// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
-/// through anchors in the order of their names.
+/// The anchor of the shared rules. It sorts after every pod's, since ids are hexadecimal and pf evaluates anchors in
+/// the order of their names.
 const NODE: &str = "node";
-/// The table of the pods' networks, in the anchor of the node.
+/// The table of the pod networks, in the node's anchor.
 pub const PODS: &str = "pods";
-/// Never translated: what is sent to a group stays on the link.
+/// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
-/// The anchor that everything of a server is below: `cellblock`, with another prefix `cellblock-PREFIX`.
+/// Returns the server's top anchor: `cellblock`, with another prefix `cellblock-PREFIX`.
 #[must_use]
 pub fn root(prefix: &Prefix) -> String {
     if *prefix == Prefix::default() { "cellblock".to_owned() } else { format!("cellblock-{prefix}") }
 }
 
-/// The anchor of what all pods share.
+/// Returns the anchor of the shared rules.
 #[must_use]
 pub fn node_anchor(prefix: &Prefix) -> String {
     format!("{}/{NODE}", root(prefix))
 }
 
-/// The anchor of a pod: a part of an anchor's name has 63 characters at most (PF_ANCHOR_NAME_SIZE), an id 64.
+/// Returns a pod's anchor. A part of an anchor name has at most 63 characters (PF_ANCHOR_NAME_SIZE), an id 64.
 #[must_use]
 pub fn pod_anchor(prefix: &Prefix, id: &PodId) -> String {
     format!("{}/{}", root(prefix), id.short())
 }
 
-/// The lines that the main ruleset must have, among its translation rules.
+/// Returns the lines that the main ruleset needs among its translation rules.
 #[must_use]
 pub fn required_lines(prefix: &Prefix) -> [String; 2] {
     let root = root(prefix);
     [format!("nat-anchor \"{root}/*\""), format!("rdr-anchor \"{root}/*\"")]
 }
 
-/// Those of [`required_lines`] that are missing in what `pfctl -s nat` printed.
+/// Returns the [`required_lines`] that are missing from the output of `pfctl -s nat`.
 #[must_use]
 pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
     let stands = |line: &String| {
@@ -55,13 +56,13 @@ pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
     required_lines(prefix).into_iter().filter(|line| !stands(line)).collect()
 }
 
-/// Whether `pfctl -s info` says that pf is enabled.
+/// Whether the output of `pfctl -s info` says that pf is enabled.
 #[must_use]
 pub fn is_enabled(printed: &str) -> bool {
     printed.lines().any(|line| line.trim_start().starts_with("Status: Enabled"))
 }
 
-/// The short ids of the pods whose anchors `pfctl -a ROOT -s Anchors` printed.
+/// Parses the short ids of pods from the output of `pfctl -a ROOT -s Anchors`.
 #[must_use]
 pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     let below = format!("{}/", root(prefix));
@@ -69,9 +70,9 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     names.filter(|name| names::is_short(name)).collect()
 }
 
-/// Whether pf has no anchor left, and then how many it may have: by what `pfctl -s memory` printed of its limits, and what
-/// pfctl said when it could not load an anchor. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Anchors
-/// are not counted: some of them are in the caches of the processors, and rules for Ethernet have anchors of their own.
+/// Returns the limit of anchors if a load failed because of it, from the output of `pfctl -s memory` and pfctl's error
+/// text. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Counting anchors does not work:
+/// per-CPU caches hold some, and Ethernet rules have anchors too.
 #[must_use]
 pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
     let limit = limits.lines().find_map(|line| line.trim().strip_prefix("anchors")?.trim().strip_prefix("hard limit"));
@@ -79,10 +80,10 @@ pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
     (limit > 0 && said.trim() == "pfctl: pfctl_rules").then_some(limit)
 }
 
-/// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
-/// interface's own address. What a pod without a route sends is not translated: its address is negated in the table, since
-/// `no nat` in an anchor of its own would not keep later anchors from translating (FreeBSD 15). An interface is given with
-/// whether it has an IPv4 and an IPv6 address.
+/// Returns the shared rules: traffic from pods through one of these interfaces, to other than pods and the cluster,
+/// gets the interface's address. The table negates the addresses of pods without a route, since `no nat` in a pod's
+/// anchor does not stop later anchors (FreeBSD 15). An interface is its name and whether it has IPv4 and IPv6
+/// addresses.
 #[must_use]
 pub fn node(
     pods: &[IpNetwork],
@@ -105,13 +106,13 @@ pub fn node(
     text
 }
 
-/// A pod's own rules; None when it needs none.
+/// Returns a pod's rules; None if it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
     if spec.addresses.is_empty() || spec.host_ports.is_empty() {
         return None;
     }
-    // Translation rules of one kind are evaluated in their order, and pfctl wants no order between the kinds.
+    // pf evaluates rules of one kind in order; pfctl requires no order between the kinds.
     let (mut nat, mut rdr) = (String::new(), String::new());
     for address in &spec.addresses {
         for port in spec.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
@@ -124,18 +125,18 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
     Some(nat + &rdr)
 }
 
-/// One host port towards one address of the pod.
+/// Adds the rules of one host port and one address of the pod.
 fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut String, rdr: &mut String) {
     let family = if address.is_ipv4() { "inet" } else { "inet6" };
-    // By its number: pfctl would read /etc/nsswitch.conf and /etc/protocols for a name, which takes as long as all else it does.
+    // By number: for a name pfctl reads /etc/nsswitch.conf and /etc/protocols, which doubles its run time.
     let (protocol, from, to) = (port.protocol.number(), port.host_port, port.container_port);
     let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
     let on = port.only_on().map_or_else(|| "(self)".to_owned(), |host_ip| host_ip.to_string());
-    // What the node sends to itself is the listener's: an answer from the pod would not come back by lo0.
+    // The listener serves the node's own connections: an answer from the pod would not return by lo0.
     let _ = writeln!(rdr, "no rdr on lo0 {family} proto {protocol} from any to any port {from}");
     let _ = writeln!(rdr, "rdr {family} proto {protocol} from any to {on} port {from} tag {tag} -> {pod} port {to}");
-    // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address that it never
-    // sent to: so it sees the gateway instead. The tag tells what was redirected from what was sent to the pod as such.
+    // Without this, a pod on the bridge (also the pod itself) would get the answer from the pod's address instead of
+    // the one it called. The pod sees the gateway as the caller. The tag marks redirected connections.
     let gateway = crate::ipam::gateway(address).ip();
     let network = plain(address);
     let _ = writeln!(
@@ -144,7 +145,7 @@ fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut Str
     );
 }
 
-/// What `cellblock check` says where the main ruleset lacks lines.
+/// Returns the remedy in `cellblock check` for missing lines.
 #[must_use]
 pub fn remedy(missing: &[String]) -> String {
     let lines = missing.join("\n");

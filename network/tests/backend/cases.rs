@@ -1,4 +1,4 @@
-//! The cases: each makes a world, and ends with the kernel as it was.
+//! The cases. Each creates its environment and leaves the kernel unchanged.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a connection that stalls keeps nothing", stalled),
 ];
 
-/// Runs with a world and a network; afterwards everything must be as before.
+/// Runs a case and asserts that the kernel is unchanged.
 fn in_world(what: impl FnOnce(&mut World, &dyn Network)) {
     let mut world = World::new();
     let before = kernel();
@@ -64,7 +64,7 @@ fn ways_out() {
         let (a, b) = (world.pod(network, true, vec![]), world.pod(network, true, vec![]));
         serve(None, 1000);
         serve(Some(OUTSIDE_NAME), 1001);
-        // The cluster knows the way back to the pods; the outside as such does not.
+        // Only the cluster has a route back to the pods.
         platform::cluster_knows_the_pods();
         b.serve(80);
         for family in 0..2 {
@@ -96,7 +96,7 @@ fn without_route() {
             assert_eq!(call(Some(&from), Tcp, &b.address(family), 80).as_deref(), Ok(&*a.address(family)));
             call_in_vain(Some(&from), Tcp, outside, 1001);
         }
-        // Even with a route that it made itself it is not translated: nothing comes back.
+        // Its traffic is not translated even with a route that it added itself.
         platform::add_default_route(&a.inside(), GATEWAY[0]);
         call_in_vain(Some(&a.inside()), Tcp, OUTSIDE[0], 1001);
         a.remove(network);
@@ -112,7 +112,7 @@ fn call_everywhere(pod: &Pod, other: &Pod, port: u16) {
                 let answer = call(from, protocol, to, port);
                 answer.unwrap_or_else(|error| panic!("{protocol:?} {to} port {port} from {from:?}: {error}"))
             };
-            // Who calls from outside is seen as such.
+            // The pod sees the address of an outside caller.
             assert_eq!(ask(Some(OUTSIDE_NAME), NODE[family]), OUTSIDE[family]);
             ask(None, ["127.0.0.1", "::1"][family]);
             ask(None, NODE[family]);
