@@ -1,37 +1,37 @@
-//! What every backend must do, as one suite: on the fake in every test run, on Linux and FreeBSD as root. It looks only
-//! through the boundary; what packets do is seen from inside and outside in the backends' own tests. A case panics when
-//! the backend is wrong, and leaves nothing behind when it is right.
+//! The conformance suite of every backend: on the fake in every test run, on Linux and FreeBSD as root. It uses only
+//! the boundary; the backends' own tests send packets. A case panics when the backend is wrong and cleans up when it is
+//! right.
 
 use std::sync::Arc;
 
 use host::{Place, PodId};
 use ipnetwork::IpNetwork;
 
-use crate::{Error, HostPort, Network, PodNetwork, Protocol, ipam::Ipam};
+use crate::{Error, HostPort, Network, NetworkSpec, Protocol, ipam::Ipam};
 
-/// What the suite runs on.
+/// The backend under test.
 pub struct Stage<'a> {
-    /// Opens the backend: called again for every server that is started anew on the same kernel.
+    /// Opens the backend; each call simulates a restarted server on the same kernel.
     pub open: &'a dyn Fn() -> Arc<dyn Network>,
-    /// Makes an empty place for a pod.
+    /// Creates an empty place for a pod.
     pub place: &'a dyn Fn(&PodId) -> Place,
-    /// Removes the place again; a network that is still in it goes with it.
+    /// Removes the place with its network.
     pub remove_place: &'a dyn Fn(&PodId),
-    /// Pod networks that nobody else uses: one of each family at most, with room for ten pods.
+    /// Unused pod networks: at most one of each family, with room for ten pods.
     pub networks: Vec<IpNetwork>,
-    /// This port of the host and the nine after it are free.
+    /// The first of ten free host ports.
     pub first_port: u16,
 }
 
-/// A case: its name, which says what must hold, and what shows it.
+/// A case: the required behaviour and the function that checks it.
 pub type Case = (&'static str, fn(&Stage));
 
-/// All cases.
+/// The suite, in order of execution.
 pub const CASES: &[Case] = &[
     ("networks that cannot hold pods are refused", bad_networks),
     ("configure and unconfigure may be repeated", configure_twice),
     ("a pod is attached, seen, counted and detached", attach_and_detach),
-    ("attach twice changes nothing, detach twice is done already", repeated),
+    ("attach and detach are idempotent", repeated),
     ("a pod without route is attached", without_route),
     ("a host port has one pod", port_conflict),
     ("a port is free again when its pod is gone", port_released),
@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
 /// Runs every case.
 ///
 /// # Panics
-/// The backend is not what it must be.
+/// The backend violates a case.
 pub fn run(stage: &Stage) {
     for (name, case) in CASES {
         tracing::info!(name, "conformance");
@@ -55,12 +55,12 @@ pub fn run(stage: &Stage) {
         network.configure(&stage.networks).unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
         case(stage);
         let network = (stage.open)();
-        assert_eq!(inventory(&*network), [], "{name}: something is left");
+        assert_eq!(inventory(&*network), [], "{name}: a pod is left");
         network.unconfigure().unwrap_or_else(|error| panic!("{name}: {}", host::chain(&error)));
     }
 }
 
-/// Fails with the operation, the error and its causes.
+/// Panics with the operation, the error and its causes.
 fn ok<T>(what: &str, result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {}", host::chain(&error)))
 }
@@ -69,9 +69,9 @@ fn inventory(network: &dyn Network) -> Vec<PodId> {
     ok("inventory", network.inventory())
 }
 
-fn wanted(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> PodNetwork {
+fn spec(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> NetworkSpec {
     assert!(!stage.networks.is_empty());
-    PodNetwork { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
+    NetworkSpec { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
 }
 
 fn addresses(stage: &Stage) -> Ipam {
@@ -100,7 +100,7 @@ fn configure_twice(stage: &Stage) {
 
 fn attach_and_detach(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 0)]);
     let place = (stage.place)(&pod.id);
     let attachment = ok("attach", network.attach(&pod, &place, None));
     let expected: Vec<_> = pod.addresses.iter().map(IpNetwork::ip).collect();
@@ -115,7 +115,7 @@ fn attach_and_detach(stage: &Stage) {
 
 fn repeated(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 0)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 0)]);
     let place = (stage.place)(&pod.id);
     let first = ok("attach", network.attach(&pod, &place, None));
     let second = ok("attach twice", network.attach(&pod, &place, None));
@@ -129,7 +129,7 @@ fn repeated(stage: &Stage) {
 
 fn without_route(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = PodNetwork { route: false, ..wanted(stage, &mut ipam, Vec::new()) };
+    let pod = NetworkSpec { route: false, ..spec(stage, &mut ipam, Vec::new()) };
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     ok("attach twice", network.attach(&pod, &place, None));
@@ -139,8 +139,8 @@ fn without_route(stage: &Stage) {
 
 fn port_conflict(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let first = wanted(stage, &mut ipam, vec![port(stage, 1)]);
-    let second = wanted(stage, &mut ipam, vec![port(stage, 2), port(stage, 1)]);
+    let first = spec(stage, &mut ipam, vec![port(stage, 1)]);
+    let second = spec(stage, &mut ipam, vec![port(stage, 2), port(stage, 1)]);
     let (place, other) = ((stage.place)(&first.id), (stage.place)(&second.id));
     ok("attach", network.attach(&first, &place, None));
     match (stage.open)().attach(&second, &other, None) {
@@ -156,7 +156,7 @@ fn port_conflict(stage: &Stage) {
 fn port_released(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
     for _ in 0..2 {
-        let pod = wanted(stage, &mut ipam, vec![port(stage, 3)]);
+        let pod = spec(stage, &mut ipam, vec![port(stage, 3)]);
         let place = (stage.place)(&pod.id);
         ok("attach", network.attach(&pod, &place, None));
         ok("detach", network.detach(&pod.id, Some(&place)));
@@ -166,11 +166,11 @@ fn port_released(stage: &Stage) {
 
 fn on_the_host(stage: &Stage) {
     let network = (stage.open)();
-    let pod = PodNetwork { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
+    let pod = NetworkSpec { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
     let attachment = ok("attach", network.attach(&pod, &Place::Host, None));
     assert!(attachment.host_interface.is_none() && attachment.addresses.is_empty());
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })));
-    let other = PodNetwork { id: PodId::random(), ..pod.clone() };
+    let other = NetworkSpec { id: PodId::random(), ..pod.clone() };
     assert!(matches!(network.attach(&other, &Place::Host, None), Err(Error::Conflict { .. })));
     ok("detach", network.detach(&other.id, None));
     ok("detach", network.detach(&pod.id, Some(&Place::Host)));
@@ -183,7 +183,7 @@ fn spare(stage: &Stage) {
     ok("prepare", network.prepare(&spare, &place));
     ok("prepare twice", network.prepare(&spare, &place));
     assert_eq!(inventory(&*network), std::slice::from_ref(&spare));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let first = ok("attach a spare", network.attach(&pod, &place, Some(&spare)));
     assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
     let second = ok("attach a spare twice", network.attach(&pod, &place, Some(&spare)));
@@ -205,7 +205,7 @@ fn spare_unused(stage: &Stage) {
 
 fn restart(stage: &Stage) {
     let mut ipam = addresses(stage);
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 5)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 5)]);
     let place = (stage.place)(&pod.id);
     let before = ok("attach", (stage.open)().attach(&pod, &place, None));
     let network = (stage.open)();
@@ -218,7 +218,7 @@ fn restart(stage: &Stage) {
 
 fn place_gone(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, vec![port(stage, 6)]);
+    let pod = spec(stage, &mut ipam, vec![port(stage, 6)]);
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     (stage.remove_place)(&pod.id);
@@ -227,7 +227,7 @@ fn place_gone(stage: &Stage) {
 
 fn networks_change(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     ok("configure another", network.configure(&["10.253.77.0/28".parse().expect("it is a network")]));
@@ -239,7 +239,7 @@ fn networks_change(stage: &Stage) {
 
 fn unconfigure_refused(stage: &Stage) {
     let (network, mut ipam) = ((stage.open)(), addresses(stage));
-    let pod = wanted(stage, &mut ipam, Vec::new());
+    let pod = spec(stage, &mut ipam, Vec::new());
     let place = (stage.place)(&pod.id);
     ok("attach", network.attach(&pod, &place, None));
     assert!(matches!(network.unconfigure(), Err(Error::Conflict { .. })), "the bridge went with a pod on it");

@@ -1,15 +1,15 @@
-//! The one error of this crate: what a caller can act on.
+//! The error of this crate, by what a caller can act on.
 
-/// Why a pod is not on the network as it was asked to be.
+/// Why an operation on the network failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such pod.
+    /// The object does not exist.
     #[error("{what} not found")]
     NotFound {
-        /// Which: `interface of pod 4f1c…`.
+        /// The object: `interface of pod 4f1c…`.
         what: String,
     },
-    /// A value cannot be.
+    /// A value is invalid.
     #[error("{field}: {reason}")]
     Invalid {
         /// The field, as the caller names it.
@@ -17,39 +17,39 @@ pub enum Error {
         /// The value and what is wrong with it.
         reason: String,
     },
-    /// Somebody else has it.
+    /// Another owner has the resource.
     #[error("{what}")]
     Conflict {
-        /// What, and whose it is.
+        /// The resource and its owner.
         what: String,
     },
-    /// No address, no anchor, no descriptor is left; the same call may succeed later.
+    /// No address, anchor or descriptor is left; the same call may succeed later.
     #[error("{what}")]
     Exhausted {
-        /// What, and how many there are.
+        /// The resource and its limit.
         what: String,
     },
-    /// This backend cannot do it; nothing was changed.
+    /// The backend does not support the request; nothing was changed.
     #[error("{what} is not supported by the {backend} backend")]
     Unsupported {
-        /// What was asked for.
+        /// The request.
         what: String,
         /// The backend's name.
         backend: &'static str,
     },
-    /// The kernel or a tool said no.
+    /// The kernel or a tool refused.
     #[error("{operation}")]
     Failed {
-        /// What was being done, and to what.
+        /// The operation and its object.
         operation: String,
-        /// What it said.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl Error {
-    /// A [`Error::Failed`] for `map_err`: `.map_err(Error::failed("cannot create bridge cb0"))`.
+    /// Makes an [`Error::Failed`] for `map_err`: `.map_err(Error::failed("cannot create bridge cb0"))`.
     pub fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         operation: impl Into<String>,
     ) -> impl FnOnce(E) -> Self {

@@ -1,5 +1,5 @@
-//! A network in memory for tests: it holds interfaces and host ports as a kernel does, outlives the server that made them
-//! (clone the [`FakeKernel`] and open it again), and has a fault where the shared [`Faults`] say so.
+//! An in-memory network for tests. Its interfaces and host ports outlive the server (clone the [`FakeKernel`] and open
+//! it again), and it fails where the shared [`Faults`] say so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,9 @@ use host::{Need, Place, PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ports::Ports;
-use crate::{Attachment, Counters, Error, Network, PodNetwork, ipam, node};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, ipam, node};
 
-/// The kernel's side: what is there, whoever made it. A clone is the same kernel.
+/// The kernel's state. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
@@ -23,31 +23,30 @@ struct State {
     networks: Vec<IpNetwork>,
     interfaces: BTreeMap<PodId, Interface>,
     /// Pods with an entry in the ruleset, those on the host's network included.
-    rules: BTreeMap<PodId, PodNetwork>,
+    rules: BTreeMap<PodId, NetworkSpec>,
     ports: Ports,
 }
 
 #[derive(Debug, Clone)]
 struct Interface {
     place: Place,
-    wanted: Option<PodNetwork>,
+    spec: Option<NetworkSpec>,
     counters: Counters,
 }
 
 impl FakeKernel {
-    /// An empty kernel whose calls count in `faults`.
+    /// Creates an empty kernel whose calls count in `faults`.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
         Self { state: Arc::default(), faults }
     }
 
-    /// What a reboot does: everything is gone.
+    /// Simulates a reboot: removes everything.
     pub fn reboot(&self) {
         *self.lock() = State::default();
     }
 
-    /// The pod networks, the interfaces with their pod and place, and who has host ports: nothing may be left of a pod
-    /// that was removed.
+    /// Whether the kernel holds an interface or rules of the pod.
     #[must_use]
     pub fn holds(&self, id: &PodId) -> bool {
         let state = self.lock();
@@ -55,7 +54,7 @@ impl FakeKernel {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that panicked with the lock held has failed already; the others may still look.
+        // A panicked test has failed already; others may still look.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,17 +96,17 @@ impl Network for FakeNetwork {
         })
     }
 
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
-        let id = &wanted.id;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let id = &spec.id;
         if *place == Place::Host {
-            self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
+            self.call(&format!("attach pod {id}"), |state| state.add_rules(spec))?;
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         }
-        node::check(wanted)?;
-        // Two steps, as the real ones have several: a fault in the second leaves the interface.
-        self.call(&format!("make the interface of pod {id}"), |state| state.add_interface(wanted, place, spare))?;
-        self.call(&format!("attach pod {id}"), |state| state.add_rules(wanted))?;
-        let addresses = wanted.addresses.iter().map(IpNetwork::ip).collect();
+        node::check(spec)?;
+        // Two steps, as in the real backends: a fault in the second leaves the interface.
+        self.call(&format!("make the interface of pod {id}"), |state| state.add_interface(spec, place, spare))?;
+        self.call(&format!("attach pod {id}"), |state| state.add_rules(spec))?;
+        let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();
         Ok(Attachment { host_interface: Some(self.host_end(id)), addresses })
     }
 
@@ -162,7 +161,7 @@ impl Network for FakeNetwork {
 impl Interface {
     fn new(place: &Place) -> Self {
         let counters = Counters { interface: "eth0".to_owned(), ..Counters::default() };
-        Self { place: place.clone(), wanted: None, counters }
+        Self { place: place.clone(), spec: None, counters }
     }
 }
 
@@ -174,14 +173,14 @@ impl State {
         Ok(())
     }
 
-    fn add_interface(&mut self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<(), Error> {
+    fn add_interface(&mut self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<(), Error> {
         self.check_configured()?;
-        let of_others = self.interfaces.iter().filter(|(id, _)| **id != wanted.id);
-        let taken = of_others.filter_map(|(_, interface)| interface.wanted.as_ref()).flat_map(|other| &other.addresses);
-        if let Some(address) = taken.clone().find(|address| wanted.addresses.contains(address)) {
+        let of_others = self.interfaces.iter().filter(|(id, _)| **id != spec.id);
+        let taken = of_others.filter_map(|(_, interface)| interface.spec.as_ref()).flat_map(|other| &other.addresses);
+        if let Some(address) = taken.clone().find(|address| spec.addresses.contains(address)) {
             return Err(Error::Conflict { what: format!("address {} is in use", address.ip()) });
         }
-        let prepared = match (self.interfaces.get(&wanted.id), spare) {
+        let prepared = match (self.interfaces.get(&spec.id), spare) {
             (None, Some(spare)) => Some(
                 self.interfaces
                     .remove(spare)
@@ -189,21 +188,21 @@ impl State {
             ),
             _ => None,
         };
-        let interface = self.interfaces.entry(wanted.id.clone()).or_insert_with(|| Interface::new(place));
+        let interface = self.interfaces.entry(spec.id.clone()).or_insert_with(|| Interface::new(place));
         if let Some(prepared) = prepared {
             *interface = prepared;
         }
         interface.place = place.clone();
-        interface.wanted = Some(wanted.clone());
+        interface.spec = Some(spec.clone());
         Ok(())
     }
 
-    fn add_rules(&mut self, wanted: &PodNetwork) -> Result<(), Error> {
-        self.ports.take(&wanted.id, &wanted.host_ports)?;
-        if wanted.host_ports.is_empty() {
-            self.rules.remove(&wanted.id);
+    fn add_rules(&mut self, spec: &NetworkSpec) -> Result<(), Error> {
+        self.ports.take(&spec.id, &spec.host_ports)?;
+        if spec.host_ports.is_empty() {
+            self.rules.remove(&spec.id);
         } else {
-            self.rules.insert(wanted.id.clone(), wanted.clone());
+            self.rules.insert(spec.id.clone(), spec.clone());
         }
         Ok(())
     }
@@ -218,7 +217,7 @@ mod tests {
 
     use super::{FakeKernel, FakeNetwork};
     use crate::conformance::{self, Stage};
-    use crate::{Network, PodNetwork};
+    use crate::{Network, NetworkSpec};
 
     #[test]
     fn the_fake_passes_the_conformance_suite() {
@@ -239,14 +238,14 @@ mod tests {
         let network = FakeNetwork::new(kernel.clone(), Prefix::default());
         network.configure(&["10.9.0.0/24".parse().unwrap()]).unwrap();
         let id = PodId::random();
-        let wanted = PodNetwork {
+        let spec = NetworkSpec {
             id: id.clone(),
             addresses: vec!["10.9.0.2/24".parse().unwrap()],
             route: true,
             host_ports: Vec::new(),
         };
         faults.arm(2, Fault::FailBefore);
-        assert!(network.attach(&wanted, &Place::Jail("x".to_owned()), None).is_err());
+        assert!(network.attach(&spec, &Place::Jail("x".to_owned()), None).is_err());
         assert_eq!(network.inventory().unwrap(), std::slice::from_ref(&id));
         network.detach(&id, None).unwrap();
         assert!(!kernel.holds(&id) && network.inventory().unwrap().is_empty());

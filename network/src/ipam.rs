@@ -1,6 +1,6 @@
-//! Which addresses are free. Pure: it knows networks and what was given out of them, never the kernel. A network is an
-//! interval of numbers and what is taken is a set, so that a /64 costs no more than a /24; addresses are given out in
-//! turn, so that one that was just released (and may stand in somebody's ARP table or connection table) comes back last.
+//! Allocates pod addresses. Pure. A network is a range of numbers and the taken addresses are a set, so a /64 costs no
+//! more than a /24. Allocation is round-robin: a released address, which ARP or connection tables may still hold, is
+//! reused last.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,14 +9,14 @@ use ipnetwork::IpNetwork;
 
 use crate::Error;
 
-/// The addresses of the pod networks, and which of them are taken.
+/// The pod networks and their taken addresses.
 #[derive(Debug, Clone)]
 pub struct Ipam {
     pools: Vec<Pool>,
     taken: BTreeSet<IpAddr>,
 }
 
-/// One network and where the next search in it begins.
+/// A network and the start of the next search.
 #[derive(Debug, Clone)]
 struct Pool {
     network: IpNetwork,
@@ -24,17 +24,17 @@ struct Pool {
 }
 
 impl Ipam {
-    /// Nothing is taken yet. Of several networks of one family the first that has room is used.
+    /// Creates pools with every address free. Within a family, the first network with room is used.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for networks that cannot hold pods: see [`check`].
+    /// [`Error::Invalid`] for networks that [`check`] refuses.
     pub fn new(networks: &[IpNetwork]) -> Result<Self, Error> {
         check(networks)?;
         let pools = networks.iter().map(|network| Pool::new(*network)).collect();
         Ok(Self { pools, taken: BTreeSet::new() })
     }
 
-    /// Changes the networks; what is taken stays taken, in networks that are gone too.
+    /// Replaces the networks. Taken addresses stay taken, also in removed networks.
     ///
     /// # Errors
     /// As [`Ipam::new`]; nothing was changed then.
@@ -49,19 +49,19 @@ impl Ipam {
         Ok(())
     }
 
-    /// Gives one address of each family, in the order of the networks, with the network it is in. An address in `wanted`
-    /// is given for its family; for the others the next free one is.
+    /// Allocates one address per family, in the order of the networks, with its prefix length. Uses the address in
+    /// `requested` for its family, otherwise the next free one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a wanted address that no pod can have; [`Error::Conflict`] for one that is taken;
+    /// [`Error::Invalid`] for a requested address that no pod can have; [`Error::Conflict`] for a taken one;
     /// [`Error::Exhausted`]. Nothing was taken then.
-    pub fn allocate(&mut self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+    pub fn allocate(&mut self, requested: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
         let mut given: Vec<IpNetwork> = Vec::new();
-        for address in wanted {
-            self.check_wanted(*address, wanted)?;
+        for address in requested {
+            self.check_requested(*address, requested)?;
         }
         for family in self.families() {
-            let of_family = wanted.iter().find(|address| address.is_ipv4() == family.is_ipv4());
+            let of_family = requested.iter().find(|address| address.is_ipv4() == family.is_ipv4());
             given.push(match of_family {
                 Some(address) => self.network_of(*address),
                 None => self.next_free(family)?,
@@ -71,7 +71,7 @@ impl Ipam {
         Ok(given)
     }
 
-    /// Notes addresses that pods already have, as the records tell after a restart.
+    /// Marks addresses of recorded pods as taken, after a restart. Idempotent.
     pub fn take(&mut self, addresses: &[IpAddr]) {
         for address in addresses {
             self.taken.insert(*address);
@@ -82,14 +82,14 @@ impl Ipam {
         }
     }
 
-    /// Gives addresses back. One that was not taken is given back already.
+    /// Releases addresses. Idempotent.
     pub fn release(&mut self, addresses: &[IpAddr]) {
         for address in addresses {
             self.taken.remove(address);
         }
     }
 
-    /// One network of each family, in order.
+    /// Returns the first network of each family, in order.
     fn families(&self) -> Vec<IpNetwork> {
         let mut families: Vec<IpNetwork> = Vec::new();
         for pool in &self.pools {
@@ -100,9 +100,9 @@ impl Ipam {
         families
     }
 
-    fn check_wanted(&self, address: IpAddr, wanted: &[IpAddr]) -> Result<(), Error> {
+    fn check_requested(&self, address: IpAddr, requested: &[IpAddr]) -> Result<(), Error> {
         let invalid = |reason: String| Error::Invalid { field: "address".to_owned(), reason };
-        if wanted.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() > 1 {
+        if requested.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() > 1 {
             return Err(invalid(format!("{address} is not the only address of its family")));
         }
         let Some(pool) = self.pools.iter().find(|pool| pool.network.contains(address)) else {
@@ -120,7 +120,7 @@ impl Ipam {
         Ok(())
     }
 
-    /// The address with the length of its network; the caller knows that one has it.
+    /// Returns a checked address with its network's prefix length.
     fn network_of(&self, address: IpAddr) -> IpNetwork {
         let pool = self.pools.iter().find(|pool| pool.network.contains(address));
         let prefix = pool.expect("a checked address is in a pool").network.prefix();
@@ -152,16 +152,16 @@ impl Pool {
         pool
     }
 
-    /// The first and the last number that a pod may have: not the network's own address, not the gateway's, which is the
-    /// first, and in IPv4 not the broadcast address.
+    /// Returns the first and last number for pods, without the network's own address, the gateway (the first) and the
+    /// IPv4 broadcast address.
     fn range(&self) -> (u128, u128) {
         let first = number(self.network.network()) + 2;
         let last = number(self.network.broadcast());
         (first, if self.network.is_ipv4() { last - 1 } else { last })
     }
 
-    /// The next free address from where the last search ended, going round once. What is taken is skipped one by one:
-    /// at most as many steps as there are pods.
+    /// Returns the next free address after the last one allocated, wrapping once. Takes at most as many steps as there
+    /// are taken addresses.
     fn next_free(&mut self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let (first, last) = self.range();
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
@@ -179,13 +179,13 @@ impl Pool {
     }
 }
 
-/// The address that the bridge has in a network, and pods use as their gateway: the first.
+/// Returns the gateway of a network, which is the bridge's address: the first.
 #[must_use]
 pub fn gateway(network: &IpNetwork) -> IpNetwork {
     with_prefix(address(number(network.network()) + 1, network.is_ipv4()), network.prefix())
 }
 
-/// The pod networks, with those that pods of earlier ones are in.
+/// Returns the pod networks and the former networks of these addresses.
 pub(crate) fn with_former<'a>(
     networks: &[IpNetwork],
     addresses: impl Iterator<Item = &'a IpNetwork>,
@@ -199,14 +199,14 @@ pub(crate) fn with_former<'a>(
     all
 }
 
-/// Whether pods can live in these networks: at least one, each with room for a gateway and a pod, none inside another.
+/// Checks pod networks: at least one, each with room for a gateway and a pod, without overlap.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the network.
 pub fn check(networks: &[IpNetwork]) -> Result<(), Error> {
     let invalid = |reason: String| Err(Error::Invalid { field: "pod networks".to_owned(), reason });
     if networks.is_empty() {
-        return invalid("there is none".to_owned());
+        return invalid("at least one is required".to_owned());
     }
     for (index, network) in networks.iter().enumerate() {
         let longest = if network.is_ipv4() { 30 } else { 126 };
@@ -228,7 +228,12 @@ fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
-/// An address with its network's length.
+/// Formats a network without the host bits of its address.
+pub(crate) fn plain(network: &IpNetwork) -> String {
+    with_prefix(network.network(), network.prefix()).to_string()
+}
+
+/// Joins an address and a prefix length.
 pub(crate) fn with_prefix(address: IpAddr, prefix: u8) -> IpNetwork {
     IpNetwork::new(address, prefix).expect("the length is that of a network of the same family")
 }
@@ -322,12 +327,12 @@ mod tests {
         let mut ipam = ipam(&["10.1.0.0/24", "fd00:1::/64"]);
         let given = ipam.allocate(&[ip("10.1.0.9"), ip("fd00:1::ffff")]).unwrap();
         assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.9/24", "fd00:1::ffff/64"]);
-        for (wanted, expected) in cases {
-            let wanted: Vec<IpAddr> = wanted.iter().map(|text| ip(text)).collect();
-            let error = ipam.allocate(&wanted).unwrap_err().to_string();
+        for (requested, expected) in cases {
+            let requested: Vec<IpAddr> = requested.iter().map(|text| ip(text)).collect();
+            let error = ipam.allocate(&requested).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        // A refusal took nothing: the next one in turn is the first.
+        // A refused request took nothing: the next address is the first.
         let given = ipam.allocate(&[ip("fd00:1::7")]).unwrap();
         assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.2/24", "fd00:1::7/64"]);
     }
@@ -351,7 +356,7 @@ mod tests {
     #[test]
     fn networks_without_room_are_refused_by_name() {
         for (texts, expected) in [
-            (&[][..], "there is none"),
+            (&[][..], "at least one is required"),
             (&["10.1.0.0/31"], "10.1.0.0/31 has no room"),
             (&["fd00::/127"], "fd00::/127 has no room"),
             (&["10.1.0.0/16", "10.1.2.0/24"], "10.1.2.0/24 and 10.1.0.0/16 overlap"),

@@ -1,8 +1,8 @@
-//! Joins a pod to the node's network: an interface with addresses, a way out, ports of the host that lead in. The boundary
-//! speaks pods; bridges, epairs, veths, pf and nftables are the backends' business.
+//! Attaches pods to the node's network: an interface with addresses, a default route and host ports. The boundary
+//! speaks pods; bridges, epairs, veths, pf and nftables belong to the backends.
 //!
-//! All of it is blocking. Every call may be repeated, and every kernel name is computed from the prefix and the pod's id, so
-//! that [`Network::detach`] needs nothing else.
+//! Every call blocks and is idempotent. Every kernel name is computed from the prefix and the pod's id, so
+//! [`Network::detach`] needs nothing else.
 
 pub mod conformance;
 mod error;
@@ -35,103 +35,105 @@ use host::{Need, Place, PodId, Prefix};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// What every backend is made from.
+/// The settings of a backend.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What every kernel name starts with.
+    /// The prefix of every kernel name.
     pub prefix: Prefix,
-    /// A directory of the backend's own, lost at a reboot: sockets and specs of the loopback listeners.
+    /// The backend's directory, lost at a reboot: specs, locks and process ids of the listeners.
     pub state: PathBuf,
-    /// How the loopback listener is started.
+    /// Starts the listeners of host ports.
     pub workers: host::worker::Workers,
-    /// Networks that pods reach without translation besides their own (the cluster's).
+    /// Networks that pods reach without address translation, besides the pod networks.
     pub untranslated: Vec<IpNetwork>,
     /// The MTU of the pods' interfaces, in bytes.
     pub mtu: u32,
 }
 
-/// Opens the backend of this system: the state directory is made, the ports of the pods that are there are taken; the kernel
-/// is not touched until [`Network::configure`].
+/// Opens the backend of this system. Creates the state directory and reserves the host ports of the recorded pods; does
+/// not touch the kernel until [`Network::configure`].
 ///
 /// # Errors
-/// The state directory cannot be made or read.
+/// The state directory cannot be created or read.
 pub fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     platform::open(settings)
 }
 
-/// The node's network, as far as pods are concerned.
+/// The node's network.
 pub trait Network: Send + Sync + 'static {
-    /// What it needs of the node, and whether it holds. Reads only; cheap enough for every Status (5 s).
+    /// Returns the requirements on the node and whether they are met. Reads only, and is cheap enough for every Status
+    /// (5 s).
     fn needs(&self) -> Vec<Need>;
 
-    /// Makes the bridge with the first address of each network, the translation and the ruleset: what all pods share.
-    /// Called before the first attach and whenever the pod networks change (UpdateRuntimeConfig); twice: repairs what is
-    /// missing. Pods of former networks keep working.
+    /// Creates what all pods share: the bridge with the first address of each network, the address translation and the
+    /// ruleset. Called before the first attach and whenever the pod networks change (UpdateRuntimeConfig). Idempotent:
+    /// repairs missing parts. Pods of former networks keep working.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for networks that cannot be used; any other for a kernel that says no.
+    /// [`Error::Invalid`] for unusable networks; any other when the kernel refuses.
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error>;
 
-    /// Joins a pod: interface `eth0` with its addresses, loopback up, default route, host ports. With `spare`, the interface
-    /// that was prepared for that spare becomes this pod's. Twice: brought to what is wanted. Failing half way:
-    /// [`Network::detach`] removes what was made. A pod at [`Place::Host`] needs only its host ports checked for being free.
+    /// Attaches a pod: interface `eth0` with its addresses, loopback, default route, host ports. With `spare`, the pod
+    /// takes over the interface prepared for that spare. Idempotent: a second call applies the new spec. After a
+    /// failure, [`Network::detach`] removes the partial attachment. A pod at [`Place::Host`] only has its host ports
+    /// checked.
     ///
     /// # Errors
-    /// [`Error::Conflict`] for a host port that is taken; [`Error::Invalid`]; any other for a kernel that says no.
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error>;
+    /// [`Error::Conflict`] for a taken host port; [`Error::Invalid`]; any other when the kernel refuses.
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error>;
 
-    /// Makes the interface of a spare pod ahead and moves it into its place, without an address. Twice: kept.
-    /// [`Network::detach`] with the spare's id removes it.
+    /// Creates the interface of a spare pod in its place, without an address. Idempotent. [`Network::detach`] with the
+    /// spare's id removes it.
     ///
     /// # Errors
-    /// The kernel says no.
+    /// The kernel refuses.
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error>;
 
-    /// Removes all that attach or prepare made, by the pod's id; `place`, where it is still there, lets open connections be
-    /// dropped first. Missing: done already. It may fail half way, and is then called again.
+    /// Removes what attach or prepare created, by the pod's id. If `place` still exists, drops its open connections
+    /// first. Idempotent; call it again after a failure.
     ///
     /// # Errors
-    /// What could not be removed; the rest was tried.
+    /// Every failed step; the other steps were run.
     fn detach(&self, id: &PodId, place: Option<&Place>) -> Result<(), Error>;
 
-    /// What went through the pod's interface.
+    /// Returns the traffic of the pod's interface since the attach.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn counters(&self, id: &PodId) -> Result<Counters, Error>;
 
-    /// The pods (and spares) of which anything is left.
+    /// Returns the pods and spares that have anything in the kernel or a record.
     ///
     /// # Errors
-    /// The kernel cannot be asked.
+    /// The interfaces or rules cannot be listed.
     fn inventory(&self) -> Result<Vec<PodId>, Error>;
 
-    /// Removes what [`Network::configure`] made, once no pod is left: for `cellblock` in a directory of its own (demo, tests).
+    /// Removes what [`Network::configure`] created (demo, tests). Idempotent.
     ///
     /// # Errors
-    /// What could not be removed; the rest was tried.
+    /// [`Error::Conflict`] while a pod is attached; otherwise every failed step, after the other steps were run.
     fn unconfigure(&self) -> Result<(), Error>;
 }
 
-/// A pod's network that is wanted.
+/// The spec of a pod's attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodNetwork {
+pub struct NetworkSpec {
     /// The pod.
     pub id: PodId,
-    /// Its addresses with the networks they are in, the primary one first; empty for a pod on the host's network.
+    /// Its addresses with prefix lengths, the primary one first; empty for a pod on the host's network.
     pub addresses: Vec<IpNetwork>,
-    /// Whether it has a default route and is translated on its way out.
+    /// Whether it has a default route and its outgoing traffic is translated.
     pub route: bool,
-    /// The host's ports that lead to it.
+    /// The host ports forwarded to it.
     pub host_ports: Vec<HostPort>,
 }
 
-/// A port of the host that leads to a pod.
+/// A host port forwarded to a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPort {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's address it answers on; None: all.
+    /// The host address; None for all.
     pub host_ip: Option<IpAddr>,
     /// The host's port.
     pub host_port: u16,
@@ -151,7 +153,7 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A pod's place on the network, as it was made.
+/// A pod's attachment, as created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The host's end of its interface; None on the host's network.
@@ -160,7 +162,7 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What went through an interface, as the pod sees it.
+/// The traffic of an interface, as the pod sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     /// The interface inside the pod.
@@ -171,7 +173,7 @@ pub struct Counters {
     pub rx_errors: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// Packets that could not be sent.
+    /// Packets that failed to be sent.
     pub tx_errors: u64,
     /// Packets received.
     pub rx_packets: u64,
@@ -179,6 +181,6 @@ pub struct Counters {
     pub tx_packets: u64,
     /// Received packets dropped.
     pub rx_dropped: u64,
-    /// Packets dropped before they were sent.
+    /// Packets dropped before sending.
     pub tx_dropped: u64,
 }

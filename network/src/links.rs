@@ -1,5 +1,5 @@
-//! Interfaces, addresses and routes by rtnetlink: rtnetlink(7) on Linux, rtnetlink(4) on FreeBSD, with the same numbers. What
-//! only one of them has is with its backend.
+//! Interfaces, addresses and routes by rtnetlink: rtnetlink(7) on Linux and rtnetlink(4) on FreeBSD share the numbers.
+//! The backends hold the rest.
 
 use std::io;
 use std::net::IpAddr;
@@ -29,17 +29,17 @@ const LINK_STATS: u16 = 23;
 const ADDRESS_ADDRESS: u16 = 1;
 const ADDRESS_LOCAL: u16 = 2;
 const ADDRESS_FLAGS: u16 = 8;
-/// No duplicate address detection: addresses are the server's to give, and it would cost a second.
+/// No duplicate address detection: the server assigns the addresses, and detection costs a second.
 const NO_DAD: u32 = 0x02;
-/// `struct ifa_cacheinfo`: preferred and valid for ever; FreeBSD takes an address without one for expired.
+/// `struct ifa_cacheinfo` with infinite lifetimes; FreeBSD expires an address without one.
 const ADDRESS_LIFETIMES: u16 = 6;
 const FOREVER: [u8; 16] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
 
-// Of a route, linux/rtnetlink.h.
+// Attributes of a route, linux/rtnetlink.h.
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_INTERFACE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
-/// The main table, by both systems' default.
+/// The default table of both systems.
 const TABLE: u8 = 0;
 const PROTOCOL_STATIC: u8 = 4;
 const TYPE_UNICAST: u8 = 1;
@@ -52,7 +52,7 @@ const LINK_HEADER: usize = 16;
 /// Length of `struct ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
 
-/// An interface that is there.
+/// An interface.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Link {
     pub(crate) index: u32,
@@ -61,7 +61,7 @@ pub(crate) struct Link {
     pub(crate) stats: Stats,
 }
 
-/// The first eight numbers of `struct rtnl_link_stats64`, as this end of the wire sees them.
+/// The first eight fields of `struct rtnl_link_stats64`, as this end sees them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
     pub(crate) rx_packets: u64,
@@ -75,7 +75,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// The same traffic as the other end of the wire sees it: what this one sends is what that one receives.
+    /// Returns the counters of the other end: packets sent here are received there.
     pub(crate) fn seen_from_the_other_end(&self, interface: &str) -> Counters {
         Counters {
             interface: interface.to_owned(),
@@ -91,23 +91,22 @@ impl Stats {
     }
 }
 
-/// The interfaces of one network: that which the connection was opened in.
+/// The interfaces of the network that the connection was opened in.
 pub(crate) struct Links {
     connection: Connection,
 }
 
 impl Links {
-    /// Those that this connection reaches.
     pub(crate) fn new(connection: Connection) -> Self {
         Self { connection }
     }
 
-    /// Sends a request that only one system has.
+    /// Sends a request that only one system supports.
     pub(crate) fn request(&self, message: &Message) -> io::Result<()> {
         self.connection.request(message)
     }
 
-    /// The interface of this name.
+    /// Looks up an interface; None if missing.
     pub(crate) fn find(&self, name: &str) -> io::Result<Option<Link>> {
         match self.connection.get(&Message::new(GET_LINK, 0, &header(0, 0, 0)).with_text(LINK_NAME, name)) {
             Ok(answer) => Ok(Some(link(&answer))),
@@ -116,35 +115,32 @@ impl Links {
         }
     }
 
-    /// All of them.
     pub(crate) fn list(&self) -> io::Result<Vec<Link>> {
         let answers = self.connection.dump(&Message::new(GET_LINK, 0, &header(0, 0, 0)))?;
         Ok(answers.iter().map(link).collect())
     }
 
-    /// Notes a text with an interface.
+    /// Sets the alias (on FreeBSD the description).
     pub(crate) fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
         self.request(&change(index).with_text(LINK_ALIAS, alias))
     }
 
-    /// Gives an interface another MAC.
     pub(crate) fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
         self.request(&change(index).with(LINK_ADDRESS, &mac))
     }
 
-    /// Gives an interface another MTU, in bytes.
+    /// Sets the MTU, in bytes.
     pub(crate) fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
         self.request(&change(index).with_u32(LINK_MTU, mtu))
     }
 
-    /// Brings an interface up.
-    pub(crate) fn up(&self, index: u32) -> io::Result<()> {
+    pub(crate) fn bring_up(&self, index: u32) -> io::Result<()> {
         self.request(&Message::new(NEW_LINK, 0, &header(index, UP, UP)))
     }
 
-    /// Removes an interface, and its peer with it; one that is not there is removed already.
+    /// Removes an interface with its peer. Idempotent.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
-        // By its number: FreeBSD does not look at the name.
+        // By index: FreeBSD ignores the name.
         let Some(link) = self.find(name)? else { return Ok(()) };
         match self.request(&Message::new(DELETE_LINK, 0, &header(link.index, 0, 0))) {
             Err(error) if !is_missing(&error) => Err(error),
@@ -152,7 +148,7 @@ impl Links {
         }
     }
 
-    /// Gives an interface an address; one that is there is kept.
+    /// Adds an address. Idempotent.
     pub(crate) fn add_address(&self, index: u32, address: &IpNetwork) -> io::Result<()> {
         let ip = octets(address.ip());
         let mut message = Message::new(NEW_ADDRESS, flag::CREATE | flag::REPLACE, &address_header(index, address))
@@ -164,19 +160,18 @@ impl Links {
         self.request(&message)
     }
 
-    /// Takes an address from an interface.
     pub(crate) fn remove_address(&self, index: u32, address: &IpNetwork) -> io::Result<()> {
         let header = address_header(index, address);
         self.request(&Message::new(DELETE_ADDRESS, 0, &header).with(ADDRESS_LOCAL, &octets(address.ip())))
     }
 
-    /// The addresses that reach further than their own link, with the index of the interface.
+    /// Lists the addresses of wider than link scope, with the interface index.
     pub(crate) fn addresses(&self) -> io::Result<Vec<(u32, IpNetwork)>> {
         let answers = self.connection.dump(&Message::new(GET_ADDRESS, 0, &[0; ADDRESS_HEADER]))?;
         Ok(answers.iter().filter_map(address_of).collect())
     }
 
-    /// Makes the default route of the gateway's family; one that is there is replaced.
+    /// Sets the default route of the gateway's family.
     pub(crate) fn add_default_route(&self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let family = family(gateway.is_ipv4());
         let header = [family, 0, 0, 0, TABLE, PROTOCOL_STATIC, 0, TYPE_UNICAST, 0, 0, 0, 0];
@@ -188,13 +183,13 @@ impl Links {
     }
 }
 
-/// A change of an interface that leaves its flags alone. None of them would do on Linux; FreeBSD takes that for all, so it
-/// names one that neither can change (`IFF_LOOPBACK`).
+/// Starts a change that keeps the interface flags. FreeBSD reads a zero mask as all flags, so the mask names one that
+/// neither system can change (`IFF_LOOPBACK`).
 fn change(index: u32) -> Message {
     Message::new(NEW_LINK, 0, &header(index, 0, 0x8))
 }
 
-/// The errnos for an interface that is not there, on both systems.
+/// The errnos of both systems for a missing interface.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ENXIO | libc::ESRCH))
 }

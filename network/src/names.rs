@@ -1,38 +1,36 @@
-//! The names and MAC addresses that the kernel holds, computed from the prefix and the pod's id.
+//! Kernel names and MAC addresses, computed from the prefix and the pod's id.
 
 use host::{PodId, Prefix};
 
-/// Digits of an id in a kernel name, and of a whole id.
+/// Digits of an id in a kernel name, and in full.
 const SHORT: usize = 12;
 const WHOLE: usize = 64;
-/// The last letter of the host's end of a pod's interface: the outer one.
+/// The suffix of the host's end: outer.
 const HOST_END: char = 'o';
-/// First bytes of our MACs: locally administered, of one station. The two ends of a pair differ.
+/// First bytes of MACs: locally administered, unicast. The ends of a pair differ.
 const POD_MAC: u8 = 0x02;
 const HOST_MAC: u8 = 0x06;
 const BRIDGE_MAC: u8 = 0x0a;
 
-/// The bridge that all pods of a server are on.
+/// Returns the name of the bridge of all pods.
 pub(crate) fn bridge(prefix: &Prefix) -> String {
     format!("{prefix}br0")
 }
 
-/// The host's end of a pod's interface.
+/// Returns the name of the host's end of a pod's interface.
 pub(crate) fn host_end(prefix: &Prefix, id: &PodId) -> String {
     format!("{prefix}{}{HOST_END}", id.short())
 }
 
-/// The MAC of the pod's end.
 pub(crate) fn pod_mac(id: &PodId) -> [u8; 6] {
     mac(POD_MAC, id)
 }
 
-/// The MAC of the host's end.
 pub(crate) fn host_mac(id: &PodId) -> [u8; 6] {
     mac(HOST_MAC, id)
 }
 
-/// The MAC of the bridge: of its own, or it would change with every pod that comes and goes.
+/// The bridge has a fixed MAC; otherwise it would change as pods come and go.
 pub(crate) fn bridge_mac(prefix: &Prefix) -> [u8; 6] {
     let letters = prefix.as_str().as_bytes();
     [BRIDGE_MAC, b'c', b'b', letters[0], letters[1], 1]
@@ -46,12 +44,12 @@ fn mac(first: u8, id: &PodId) -> [u8; 6] {
     mac
 }
 
-/// Whether a part of a kernel name is the beginning of an id.
+/// Whether the text is a short id.
 pub(crate) fn is_short(text: &str) -> bool {
     text.len() == SHORT && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Adds the pods that these interfaces (name, and the note that should hold the whole id) belong to.
+/// Adds the pods that own these interfaces, each given as its name and the alias with the whole id.
 pub(crate) fn add_from_interfaces<'a>(
     ids: &mut Vec<PodId>,
     prefix: &Prefix,
@@ -69,8 +67,8 @@ pub(crate) fn add_from_interfaces<'a>(
     ids.dedup();
 }
 
-/// Adds the pod whose id begins so. Where nobody knows the rest, because the server died before it was noted, the digits that
-/// are not known are zeros: the names computed from such an id are the same, so that what has them can be removed.
+/// Adds the pod with this short id. If no source has the whole id (the server died before setting the alias), pads it
+/// with zeros: the names computed from it are the same, so the objects can be removed.
 pub(crate) fn add_short(ids: &mut Vec<PodId>, short: &str) {
     if is_short(short) && !ids.iter().any(|id| id.short() == short) {
         ids.extend(format!("{short:0<WHOLE$}").parse::<PodId>().ok());

@@ -8,41 +8,41 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How long the kernel may take to answer: it answers while the request is handled, so this only ends a bug.
+/// The limit for an answer. The kernel answers while it handles the request, so only a bug reaches it.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of one read: the kernel never sends more in one datagram (NLMSG_GOODSIZE rounded up, 32 KiB at most).
+/// Bytes per read: a datagram has at most 32 KiB (NLMSG_GOODSIZE rounded up).
 const READ_LENGTH: usize = 64 << 10;
-/// Messages kept of one dump: far more than a node has interfaces, and an end to a kernel that does not stop.
+/// Messages per dump, far more than a node has interfaces: bounds a dump that does not end.
 const DUMP_LIMIT: usize = 100_000;
-/// Times a dump is taken again because what it lists changed meanwhile.
+/// Attempts of a dump that is interrupted by a change of the list.
 const DUMP_TRIES: u32 = 5;
 
 /// Bytes of the header: length u32, type u16, flags u16, sequence u32, port u32.
 const HEADER_LENGTH: usize = 16;
-/// The kernel's answer to a request: an errno, 0 for success.
+/// An acknowledgement: an errno, 0 for success.
 const ERROR: u16 = 2;
 /// The end of a dump.
 const DONE: u16 = 3;
 
 /// Flags of a request.
 pub mod flag {
-    /// It is a request.
+    /// A request.
     pub const REQUEST: u16 = 0x1;
-    /// The kernel answers even when all is well.
+    /// Acknowledge success too.
     pub const ACK: u16 = 0x4;
-    /// In an answer: the list changed while it was taken.
+    /// In an answer: the list changed during the dump.
     pub const DUMP_INTERRUPTED: u16 = 0x10;
-    /// In a NEW request: replaces what is there.
+    /// In a NEW request: replace an existing object.
     pub const REPLACE: u16 = 0x100;
-    /// In a NEW request: fails when it is there.
+    /// In a NEW request: fail if the object exists.
     pub const EXCL: u16 = 0x200;
-    /// In a GET request: all of them.
+    /// In a GET request: dump all objects.
     pub const DUMP: u16 = 0x300;
-    /// In a NEW request: makes it.
+    /// In a NEW request: create the object.
     pub const CREATE: u16 = 0x400;
 }
 
-/// A message that is being made.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Message {
     kind: u16,
@@ -51,7 +51,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A request of this type; `header` is the fixed part that its type begins with (`struct ifinfomsg` …).
+    /// Creates a request; `header` is the fixed part of its type (`struct ifinfomsg` …).
     #[must_use]
     pub fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         let mut message = Self { kind, flags: flags | flag::REQUEST, body: Vec::new() };
@@ -59,7 +59,7 @@ impl Message {
         message
     }
 
-    /// Adds an attribute. Its length is bounded by the callers: names, addresses, numbers.
+    /// Adds an attribute. The callers bound its length: names, addresses, numbers.
     #[must_use]
     pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(value.len() + 4).expect("an attribute is shorter than 64 KiB");
@@ -75,7 +75,7 @@ impl Message {
         self.with(kind, &value.to_ne_bytes())
     }
 
-    /// Adds a text with its NUL.
+    /// Adds a NUL-terminated string.
     #[must_use]
     pub fn with_text(self, kind: u16, text: &str) -> Self {
         let mut value = text.as_bytes().to_vec();
@@ -83,20 +83,20 @@ impl Message {
         self.with(kind, &value)
     }
 
-    /// Adds an attribute that holds attributes: those of `inner`, its header included.
+    /// Adds a nested attribute: the content of `inner` with its header.
     #[must_use]
     pub fn with_nested(self, kind: u16, inner: &Self) -> Self {
         let body = inner.body.clone();
         self.with(kind, &body)
     }
 
-    /// A list of attributes for [`Message::with_nested`]; `header` as in [`Message::new`].
+    /// Creates a nested attribute list; `header` as in [`Message::new`].
     #[must_use]
     pub fn nest(header: &[u8]) -> Self {
         Self::new(0, 0, header)
     }
 
-    /// Adds bytes and fills up to the alignment of four.
+    /// Adds bytes and pads to four.
     fn pad(&mut self, bytes: &[u8]) {
         self.body.extend(bytes);
         self.body.resize(self.body.len().next_multiple_of(4), 0);
@@ -115,31 +115,31 @@ impl Message {
     }
 }
 
-/// A message that the kernel sent.
+/// A message from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Its type.
     pub kind: u16,
     /// Its flags.
     pub flags: u16,
-    /// The sequence number of the request that it answers.
+    /// The sequence number of its request.
     pub sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The errno that it carries; 0 for an acknowledgement, None for any other message.
+    /// Returns its errno; 0 for an acknowledgement, None for any other message.
     fn errno(&self) -> Option<i32> {
         match self.kind {
-            // Linux says -errno, FreeBSD errno.
+            // Linux sends -errno, FreeBSD errno.
             ERROR => Some(number(&self.body).map_or(0, i32::from_ne_bytes).saturating_abs()),
             DONE => Some(number(&self.body).map_or(0, i32::from_ne_bytes).saturating_abs()),
             _ => None,
         }
     }
 
-    /// The attributes that follow a fixed part of `header` bytes.
+    /// Returns the attributes after a fixed part of `header` bytes.
     #[must_use]
     pub fn attributes(&self, header: usize) -> Vec<(u16, &[u8])> {
         attributes(self.body.get(header.next_multiple_of(4)..).unwrap_or_default())
@@ -151,7 +151,7 @@ fn number(bytes: &[u8]) -> Option<[u8; 4]> {
     bytes.first_chunk::<4>().copied()
 }
 
-/// The messages of one datagram. What is shorter than it says ends the list.
+/// Decodes the messages of a datagram. A truncated message ends the list.
 #[must_use]
 pub fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
@@ -169,7 +169,7 @@ pub fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     answers
 }
 
-/// The attributes in these bytes, their type without the two flag bits. What is shorter than it says ends the list.
+/// Decodes attributes, their type without the two flag bits. A truncated attribute ends the list.
 #[must_use]
 pub fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut attributes = Vec::new();
@@ -182,14 +182,14 @@ pub fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     attributes
 }
 
-/// A text attribute without its NUL.
+/// Decodes a NUL-terminated string.
 #[must_use]
 pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
-/// A conversation with the kernel. One thread at a time uses it.
+/// A netlink socket, used by one thread at a time.
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
@@ -197,7 +197,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a socket in the network that the calling thread is in; it stays in that network.
+    /// Opens a socket in the calling thread's network, where it stays.
     ///
     /// # Errors
     /// Any error of socket(2).
@@ -206,7 +206,7 @@ impl Connection {
         Self::from_socket(socket)
     }
 
-    /// Uses a socket that was opened in another network.
+    /// Wraps a socket, which may be of another network.
     ///
     /// # Errors
     /// Any error of setsockopt(2).
@@ -216,10 +216,10 @@ impl Connection {
         Ok(Self { socket, sequence: Cell::new(0) })
     }
 
-    /// Sends a request and waits until the kernel has done it.
+    /// Sends a request and waits for its acknowledgement.
     ///
     /// # Errors
-    /// What the kernel said, as an errno; no answer in ten seconds.
+    /// The kernel's errno; no answer within ten seconds.
     pub fn request(&self, message: &Message) -> io::Result<()> {
         self.exchange(message, flag::ACK).map(drop)
     }
@@ -227,7 +227,7 @@ impl Connection {
     /// Sends a request for one object and returns it.
     ///
     /// # Errors
-    /// As [`Connection::request`]; a kernel that acknowledged without an answer.
+    /// As [`Connection::request`]; an acknowledgement without an answer.
     pub fn get(&self, message: &Message) -> io::Result<Answer> {
         let mut answers = self.exchange(message, flag::ACK)?;
         if answers.is_empty() {
@@ -236,10 +236,10 @@ impl Connection {
         Ok(answers.swap_remove(0))
     }
 
-    /// Lists all objects of a kind; taken again where the list changed meanwhile.
+    /// Lists all objects of a kind. Repeats the dump if the list changed.
     ///
     /// # Errors
-    /// As [`Connection::request`]; a list that never stands still.
+    /// As [`Connection::request`]; a list that changed during every attempt.
     pub fn dump(&self, message: &Message) -> io::Result<Vec<Answer>> {
         for _ in 0..DUMP_TRIES {
             let answers = self.exchange(message, flag::DUMP)?;
@@ -247,10 +247,10 @@ impl Connection {
                 return Ok(answers);
             }
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the list changes all the time"))
+        Err(io::Error::new(io::ErrorKind::Interrupted, "the list changed during every dump"))
     }
 
-    /// Sends, and collects what comes until the acknowledgement or the end of the dump.
+    /// Sends a request and collects the answers up to the acknowledgement or the end of the dump.
     fn exchange(&self, message: &Message, flags: u16) -> io::Result<Vec<Answer>> {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
@@ -264,7 +264,7 @@ impl Connection {
                     Some(0) => return Ok(collected),
                     Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
                     None if collected.len() < DUMP_LIMIT => collected.push(answer),
-                    None => return Err(io::Error::other("the list does not end")),
+                    None => return Err(io::Error::other("the dump does not end")),
                 }
             }
         }

@@ -1,79 +1,112 @@
-//! What the backends have in common: the pods that are remembered, the host ports that are taken, and the listeners.
+//! Shared by the backends: records, pod networks, host ports and listeners.
 
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use host::{Place, PodId};
+use ipnetwork::IpNetwork;
 
 use crate::hostport::Reach;
+use crate::links::Link;
 use crate::ports::Ports;
 use crate::state::State;
-use crate::{Error, PodNetwork, Settings, hostport};
+use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, names};
 
-/// A node with its pods.
+/// The name of the pod's interface.
+pub(crate) const INTERFACE: &str = "eth0";
+
+/// The node's state.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) state: State,
     reach: Reach,
+    /// The pod networks of the last [`crate::Network::configure`].
+    networks: Mutex<Vec<IpNetwork>>,
     ports: Mutex<Ports>,
-    /// Listeners that this server started, to be reaped when they are gone. Those of an earlier server are init's.
+    /// Listeners started by this server, which reaps them. Init reaps those of an earlier server.
     listeners: Mutex<BTreeMap<PodId, Child>>,
 }
 
 impl Node {
-    /// Opens the state directory and takes the ports of the pods that are there.
+    /// Opens the records and reserves the host ports of the recorded pods.
     pub(crate) fn open(settings: Settings, reach: Reach) -> Result<Self, Error> {
         let state = State::open(&settings.state)?;
         let mut ports = Ports::default();
-        for network in state.networks()? {
-            if let Err(error) = ports.take(&network.id, &network.host_ports) {
-                tracing::warn!(pod = %network.id, error = host::chain(&error), "a pod's host ports are another's too");
+        for spec in state.specs()? {
+            if let Err(error) = ports.take(&spec.id, &spec.host_ports) {
+                tracing::warn!(pod = %spec.id, error = host::chain(&error), "another pod has one of the host ports");
             }
         }
-        Ok(Self { settings, state, reach, ports: Mutex::new(ports), listeners: Mutex::default() })
+        Ok(Self {
+            settings,
+            state,
+            reach,
+            networks: Mutex::default(),
+            ports: Mutex::new(ports),
+            listeners: Mutex::default(),
+        })
     }
 
-    /// Checks what is wanted, takes its host ports and remembers it, before anything is made. Returns what was wanted
-    /// before.
-    pub(crate) fn reserve(&self, wanted: &PodNetwork, place: &Place) -> Result<Option<PodNetwork>, Error> {
+    /// Returns the pod networks, none before [`Node::set_networks`].
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
+        lock(&self.networks).clone()
+    }
+
+    pub(crate) fn set_networks(&self, networks: &[IpNetwork]) {
+        *lock(&self.networks) = networks.to_vec();
+    }
+
+    /// Returns the name of the host's end of a pod's interface.
+    pub(crate) fn host_end(&self, id: &PodId) -> String {
+        names::host_end(&self.settings.prefix, id)
+    }
+
+    pub(crate) fn attachment(&self, spec: &NetworkSpec) -> Attachment {
+        let addresses = spec.addresses.iter().map(IpNetwork::ip).collect();
+        Attachment { host_interface: Some(self.host_end(&spec.id)), addresses }
+    }
+
+    /// Checks the spec, reserves its host ports and writes it, before any kernel object is created. Returns the former
+    /// spec.
+    pub(crate) fn reserve(&self, spec: &NetworkSpec, place: &Place) -> Result<Option<NetworkSpec>, Error> {
         if *place != Place::Host {
-            check(wanted)?;
+            check(spec)?;
         }
-        let before = self.state.load(&wanted.id)?;
+        let before = self.state.load(&spec.id)?;
         let ports_before: &[_] = before.as_ref().map_or(&[], |before| &before.host_ports);
-        lock(&self.ports).take(&wanted.id, &wanted.host_ports)?;
-        if ports_before != wanted.host_ports {
-            // Its own listener is not a process of the node that has the port.
-            let freed = self.stop_listening(&wanted.id).and_then(|()| hostport::check_free(&wanted.host_ports));
+        lock(&self.ports).take(&spec.id, &spec.host_ports)?;
+        if ports_before != spec.host_ports {
+            // The pod's own listener must not count as another process on the port.
+            let freed = self.stop_listening(&spec.id).and_then(|()| hostport::check_free(&spec.host_ports));
             if let Err(error) = freed {
-                lock(&self.ports).release(&wanted.id);
+                lock(&self.ports).release(&spec.id);
                 return Err(error);
             }
         }
-        if *place != Place::Host || !wanted.host_ports.is_empty() {
-            self.state.save(wanted)?;
+        if *place != Place::Host || !spec.host_ports.is_empty() {
+            self.state.save(spec)?;
         }
         Ok(before)
     }
 
-    /// Makes the pod's host ports answer to the node itself.
-    pub(crate) fn listen(&self, wanted: &PodNetwork) -> Result<(), Error> {
-        let directory = self.state.of(&wanted.id);
-        if let Some(listener) = hostport::start(&self.settings.workers, &directory, wanted, self.reach)? {
-            lock(&self.listeners).insert(wanted.id.clone(), listener);
+    /// Starts the pod's listener if it needs one. Idempotent.
+    pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
+        let directory = self.state.directory_of(&spec.id);
+        if let Some(listener) = hostport::start(&self.settings.workers, &directory, spec, self.reach)? {
+            lock(&self.listeners).insert(spec.id.clone(), listener);
         }
         Ok(())
     }
 
-    /// Ends the pod's listener.
+    /// Stops the pod's listener. Idempotent.
     pub(crate) fn stop_listening(&self, id: &PodId) -> Result<(), Error> {
         let listener = lock(&self.listeners).remove(id);
-        hostport::stop(&self.state.of(id), listener)
+        hostport::stop(&self.state.directory_of(id), listener)
     }
 
-    /// Forgets the pod and gives its ports back, once nothing of it is left.
+    /// Removes the record and releases the host ports, once the kernel objects are gone. Idempotent.
     pub(crate) fn forget(&self, id: &PodId) -> Result<(), Error> {
         self.state.remove(id)?;
         lock(&self.ports).release(id);
@@ -81,40 +114,47 @@ impl Node {
     }
 }
 
-/// Preconditions of every backend: a pod on a network of its own has an address, at most one of a family, and one for each
-/// host port.
-pub(crate) fn check(wanted: &PodNetwork) -> Result<(), Error> {
+/// Returns the pod's counters by the host's end of its interface; [`Error::NotFound`] without one.
+pub(crate) fn counters(id: &PodId, link: Option<Link>) -> Result<Counters, Error> {
+    let link = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?;
+    Ok(link.stats.seen_from_the_other_end(INTERFACE))
+}
+
+/// Refuses to remove the bridge while a pod is attached.
+pub(crate) fn check_unused(inventory: &[PodId]) -> Result<(), Error> {
+    let conflict = |id| Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") };
+    inventory.first().map_or(Ok(()), |id| Err(conflict(id)))
+}
+
+/// Checks a spec: at least one address, at most one per family, and one for each host port's family.
+pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     let invalid = |field: &str, reason: String| Err(Error::Invalid { field: field.to_owned(), reason });
-    if wanted.addresses.is_empty() {
-        return invalid("addresses", "a pod on a network of its own needs one".to_owned());
+    if spec.addresses.is_empty() {
+        return invalid("addresses", "a pod that is not on the host's network needs one".to_owned());
     }
-    let of_family = |ipv4: bool| wanted.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
+    let of_family = |ipv4: bool| spec.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
     if of_family(true) > 1 || of_family(false) > 1 {
         return invalid("addresses", "a pod has at most one of each family".to_owned());
     }
-    for port in &wanted.host_ports {
-        if !wanted.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {
+    for port in &spec.host_ports {
+        if !spec.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {
             let text = crate::ports::describe(port);
-            return invalid("host port", format!("{text} is of a family of which the pod has no address"));
+            return invalid("host port", format!("the pod has no address of the family of {text}"));
         }
     }
     Ok(())
 }
 
-/// A lock whose holder panicked guards nothing that is half done: each change of these maps is one call.
+/// Ignores poisoning: each change of these maps is one call, so a panic leaves no partial change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs every step of a removal and joins what went wrong, so that one failure does not leave the rest standing.
-pub(crate) fn all_of(what: &str, steps: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    let mut failures: Vec<Error> = steps.into_iter().filter_map(Result::err).collect();
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.swap_remove(0)),
-        _ => {
-            let texts: Vec<String> = failures.iter().map(|error| host::chain(error)).collect();
-            Err(Error::failed(what.to_owned())(texts.join("; ")))
-        }
+/// Runs every step and joins the errors. A failed step does not stop the others.
+pub(crate) fn run_all(what: &str, steps: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    let mut failures = host::Failures::default();
+    for step in steps {
+        failures.keep(step);
     }
+    failures.result(Error::failed(what))
 }

@@ -1,5 +1,4 @@
-//! Which pod has which port of the host. Pure: two ports meet when protocol and number are the same and the addresses they
-//! answer on overlap.
+//! Reservations of host ports. Pure. Two ports conflict when protocol and number are equal and their addresses overlap.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,16 +14,16 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Takes ports for a pod, in the place of those that it had.
+    /// Reserves ports for a pod and releases its former ones. Idempotent.
     ///
     /// # Errors
-    /// [`Error::Conflict`] names the port and the pod that has it; [`Error::Invalid`] for a port 0 or one asked for twice.
+    /// [`Error::Conflict`] names the port and the pod that has it; [`Error::Invalid`] for port 0 or a duplicate.
     /// Nothing was changed then.
     pub fn take(&mut self, id: &PodId, ports: &[HostPort]) -> Result<(), Error> {
         for (index, port) in ports.iter().enumerate() {
             check(port)?;
             if ports[..index].iter().any(|other| meet(other, port)) {
-                return Err(invalid(port, "is asked for twice"));
+                return Err(invalid(port, "is given twice"));
             }
         }
         for (other, theirs) in self.taken.iter().filter(|(other, _)| *other != id) {
@@ -40,19 +39,13 @@ impl Ports {
         Ok(())
     }
 
-    /// The ports of a pod.
-    #[must_use]
-    pub fn of(&self, id: &PodId) -> &[HostPort] {
-        self.taken.get(id).map_or(&[], Vec::as_slice)
-    }
-
-    /// Gives a pod's ports back.
+    /// Releases a pod's ports. Idempotent.
     pub fn release(&mut self, id: &PodId) {
         self.taken.remove(id);
     }
 }
 
-/// A host port as an operator reads it: `tcp 192.0.2.1:8080`.
+/// Formats a host port for an operator: `tcp 192.0.2.1:8080`.
 #[must_use]
 pub fn describe(port: &HostPort) -> String {
     let protocol = port.protocol.name();
@@ -63,7 +56,7 @@ pub fn describe(port: &HostPort) -> String {
 }
 
 impl Protocol {
-    /// Its name in nft(8) and /etc/protocols.
+    /// Returns the name in nft(8) and /etc/protocols.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,7 +66,7 @@ impl Protocol {
         }
     }
 
-    /// Its number in IP (IANA's protocol numbers).
+    /// Returns the IP protocol number (IANA).
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -85,13 +78,13 @@ impl Protocol {
 }
 
 impl HostPort {
-    /// Whether it answers on addresses of this family.
+    /// Whether it listens on addresses of this family.
     #[must_use]
     pub fn has_family(&self, ipv4: bool) -> bool {
         self.host_ip.is_none_or(|address| address.is_ipv4() == ipv4)
     }
 
-    /// The one address that it answers on; None: all of its family.
+    /// Returns its specific address; None for all of its family.
     #[must_use]
     pub fn only_on(&self) -> Option<IpAddr> {
         self.host_ip.filter(|address| !address.is_unspecified())
@@ -158,7 +151,7 @@ mod tests {
             }
             ports.release(&a);
             ports.take(&b, &[second]).unwrap();
-            assert!(ports.of(&a).is_empty() && ports.of(&b).len() == 1);
+            assert!(!ports.taken.contains_key(&a) && ports.taken[&b].len() == 1);
         }
     }
 
@@ -171,7 +164,7 @@ mod tests {
         assert_eq!(error, "host port: tcp 0 is not a port");
         zero.host_port = 80;
         let error = ports.take(&id, &[zero.clone(), zero]).unwrap_err().to_string();
-        assert_eq!(error, "host port: tcp 80 is asked for twice");
-        assert!(ports.of(&id).is_empty());
+        assert_eq!(error, "host port: tcp 80 is given twice");
+        assert!(!ports.taken.contains_key(&id));
     }
 }

@@ -1,6 +1,5 @@
-//! What a backend remembers of its pods, in a directory of its own that a reboot empties: one directory for each pod or
-//! spare, made before anything in the kernel and removed after everything, with the network that was wanted in it. The
-//! loopback listener keeps its lock and its process id there too.
+//! The backend's records, in a directory that a reboot empties: one directory per pod or spare, created before any
+//! kernel object and removed after all of them. It holds the pod's spec and the listener's lock and process id.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -9,66 +8,66 @@ use std::path::{Path, PathBuf};
 use host::PodId;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, PodNetwork};
+use crate::{Error, NetworkSpec};
 
-/// The version of [`Stored`]; a listener that outlives an upgrade reads what its own server wrote.
+/// The version of [`Stored`]. A listener that outlives an upgrade reads what its own server wrote.
 const VERSION: u32 = 1;
-/// The file with the network that was wanted.
+/// The file of the spec.
 const SPEC: &str = "spec.json";
 
-/// What [`SPEC`] holds.
+/// The content of [`SPEC`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
-    network: PodNetwork,
+    network: NetworkSpec,
 }
 
-/// The directory of all pods.
+/// The records of all pods.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
     directory: PathBuf,
 }
 
 impl State {
-    /// Uses this directory, making it where it is missing.
+    /// Opens the directory and creates it if missing.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::failed(format!("cannot make {}", directory.display()))(error);
+        let failed = |error| Error::failed(format!("cannot create {}", directory.display()))(error);
         fs::create_dir_all(directory).map_err(failed)?;
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// A pod's own directory.
-    pub(crate) fn of(&self, id: &PodId) -> PathBuf {
+    /// Returns a pod's directory.
+    pub(crate) fn directory_of(&self, id: &PodId) -> PathBuf {
         self.directory.join(id.as_str())
     }
 
-    /// Notes that there is going to be something of this pod in the kernel.
+    /// Creates the record of a pod or spare without a spec. Idempotent.
     pub(crate) fn add(&self, id: &PodId) -> Result<(), Error> {
-        let path = self.of(id);
-        fs::create_dir_all(&path).map_err(Error::failed(format!("cannot make {}", path.display())))
+        let path = self.directory_of(id);
+        fs::create_dir_all(&path).map_err(Error::failed(format!("cannot create {}", path.display())))
     }
 
-    /// Notes what is wanted for a pod.
-    pub(crate) fn save(&self, network: &PodNetwork) -> Result<(), Error> {
-        self.add(&network.id)?;
-        let path = self.of(&network.id).join(SPEC);
-        let stored = Stored { version: VERSION, network: network.clone() };
-        let text = serde_json::to_vec(&stored).expect("a network has no keys but texts");
+    /// Writes a pod's spec.
+    pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
+        self.add(&spec.id)?;
+        let path = self.directory_of(&spec.id).join(SPEC);
+        let stored = Stored { version: VERSION, network: spec.clone() };
+        let text = serde_json::to_vec(&stored).expect("a spec has no keys but strings");
         host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
     }
 
-    /// What was wanted for a pod; None: nothing was, or it is a spare.
-    pub(crate) fn load(&self, id: &PodId) -> Result<Option<PodNetwork>, Error> {
-        load(&self.of(id))
+    /// Reads a pod's spec; None for a spare or an unknown pod.
+    pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
+        load(&self.directory_of(id))
     }
 
-    /// Forgets a pod, once nothing of it is left.
+    /// Removes a pod's record, once its kernel objects are gone. Idempotent.
     pub(crate) fn remove(&self, id: &PodId) -> Result<(), Error> {
-        let path = self.of(id);
+        let path = self.directory_of(id);
         host::fs::remove_dir_all(&path).map_err(Error::failed(format!("cannot remove {}", path.display())))
     }
 
-    /// Every pod and spare that was noted.
+    /// Lists the recorded pods and spares.
     pub(crate) fn pods(&self) -> Result<Vec<PodId>, Error> {
         let failed = || format!("cannot list {}", self.directory.display());
         let entries = match fs::read_dir(&self.directory) {
@@ -79,21 +78,21 @@ impl State {
         Ok(names.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Everything that is wanted. What cannot be read is reported and left alone: it must not keep the rest from working.
-    pub(crate) fn networks(&self) -> Result<Vec<PodNetwork>, Error> {
-        let mut networks = Vec::new();
+    /// Reads every spec. Logs and skips an unreadable one, so that the other pods keep working.
+    pub(crate) fn specs(&self) -> Result<Vec<NetworkSpec>, Error> {
+        let mut specs = Vec::new();
         for id in self.pods()? {
             match self.load(&id) {
-                Ok(network) => networks.extend(network),
+                Ok(spec) => specs.extend(spec),
                 Err(error) => tracing::warn!(pod = %id, error = host::chain(&error), "a pod's network is unreadable"),
             }
         }
-        Ok(networks)
+        Ok(specs)
     }
 }
 
-/// Reads the network that stands in a pod's own directory.
-pub(crate) fn load(directory: &Path) -> Result<Option<PodNetwork>, Error> {
+/// Reads the spec in a pod's directory.
+pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
     let path = directory.join(SPEC);
     let failed = || format!("cannot read {}", path.display());
     let text = match fs::read(&path) {
@@ -102,7 +101,7 @@ pub(crate) fn load(directory: &Path) -> Result<Option<PodNetwork>, Error> {
     };
     let stored: Stored = serde_json::from_slice(&text).map_err(Error::failed(failed()))?;
     if stored.version != VERSION {
-        return Err(Error::failed(failed())(format!("its version is {}, not {VERSION}", stored.version)));
+        return Err(Error::failed(failed())(format!("the version is {}, not {VERSION}", stored.version)));
     }
     Ok(Some(stored.network))
 }
@@ -112,7 +111,7 @@ mod tests {
     use host::PodId;
 
     use super::State;
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     /// As version 1 was written: a change of the type must still read it.
     const VERSION_1: &str = r#"{"version":1,"network":{"id":"ID","addresses":["10.1.0.2/16","fd00::2/64"],
@@ -126,14 +125,14 @@ mod tests {
         state.add(&id).unwrap();
         assert_eq!(state.load(&id).unwrap(), None);
         let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 1, container_port: 2 };
-        let network = PodNetwork {
+        let spec = NetworkSpec {
             id: id.clone(),
             addresses: vec!["10.1.0.2/16".parse().unwrap()],
             route: true,
             host_ports: vec![port],
         };
-        state.save(&network).unwrap();
-        assert_eq!(state.networks().unwrap(), [network]);
+        state.save(&spec).unwrap();
+        assert_eq!(state.specs().unwrap(), [spec]);
         assert_eq!(state.pods().unwrap(), std::slice::from_ref(&id));
         state.remove(&id).unwrap();
         state.remove(&id).unwrap();
@@ -147,12 +146,13 @@ mod tests {
         let id = PodId::random();
         state.add(&id).unwrap();
         let text = VERSION_1.replace("ID", id.as_str());
-        std::fs::write(state.of(&id).join("spec.json"), &text).unwrap();
+        std::fs::write(state.directory_of(&id).join("spec.json"), &text).unwrap();
         let read = state.load(&id).unwrap().unwrap();
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
-        std::fs::write(state.of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2")).unwrap();
-        assert!(host::chain(&state.load(&id).unwrap_err()).contains("its version is 2"));
-        assert_eq!(state.networks().unwrap(), []);
+        std::fs::write(state.directory_of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2"))
+            .unwrap();
+        assert!(host::chain(&state.load(&id).unwrap_err()).contains("the version is 2"));
+        assert_eq!(state.specs().unwrap(), []);
         assert_eq!(state.pods().unwrap(), [id]);
     }
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 /// The word of this worker.
 pub const WORKER: &str = "enter";
 
-/// The worker's entry: `enter WORD JID`, started by the backend only, with a socket as standard input. A system whose backend
-/// needs no such worker answers with the exit code of a wrong command line (64, sysexits(3)).
+/// Runs the worker: `enter open|drop JID`, started by the backend with a socket as standard input. Other systems exit
+/// with 64 (EX_USAGE, sysexits(3)).
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {
     crate::platform::vnet_main(args)

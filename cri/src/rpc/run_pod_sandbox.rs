@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use network::PodNetwork;
+use network::NetworkSpec;
 use proto::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use runtime::spec::Scope;
 use tonic::Request;
@@ -89,7 +89,7 @@ fn record(node: &Node, wanted: Wanted) -> Result<PodRecord, Error> {
         created_at: now(),
         config: Wire(wanted.config),
         runtime_handler: wanted.runtime_handler,
-        network: PodNetwork { id: spec.id.clone(), addresses, route: network.route, host_ports: network.host_ports },
+        network: NetworkSpec { id: spec.id.clone(), addresses, route: network.route, host_ports: network.host_ports },
         spec,
         attachment: None,
         spare,

@@ -1,6 +1,6 @@
-//! The FreeBSD backend: a bridge with the gateway's addresses, an epair for each pod, whose inner end is moved into the pod's
-//! vnet, and pf for what leaves and what is led in. Interfaces, addresses and routes go by ioctl(2) and netlink(4); pf has no
-//! other stable interface than pfctl(8). The host's end carries the pod's whole id as its description.
+//! The FreeBSD backend: a bridge with the gateway addresses, an epair per pod with its inner end in the pod's vnet, and
+//! pf for translation and host ports. ioctl(2) and netlink(4) configure interfaces, addresses and routes; pf has no
+//! stable interface but pfctl(8). The host's end has the whole id as its description.
 
 mod pair;
 mod pfctl;
@@ -18,57 +18,49 @@ use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
 pub(crate) use self::vnet::main as vnet_main;
-use self::vnet::{Entering, Vnet};
-use crate::hostport::{self, Reach};
-use crate::node::{self, Node};
+use self::vnet::{Entry, Vnet};
+use crate::hostport::Reach;
+use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
-/// What errors call this backend.
+/// The backend's name in errors.
 const BACKEND: &str = "freebsd";
 /// `AF_NETLINK`, sys/socket.h; the libc crate has neither.
 const AF_NETLINK: i32 = 38;
 /// `NETLINK_ROUTE`, netlink/netlink.h.
 const NETLINK_ROUTE: i32 = 0;
-/// Flags of neighbour discovery, netinet6/nd6.h: no duplicate address detection, since addresses are the server's to give and
-/// it would cost a second; a link-local address; and what must be off: no routes from announcements, IPv6 not disabled.
+/// Flags of neighbour discovery, netinet6/nd6.h. Set: no duplicate address detection (the server assigns the addresses,
+/// and detection costs a second), a link-local address. Clear: router advertisements, IPv6 disabled.
 const ND6_SET: u32 = 0x100 | 0x20;
 const ND6_CLEAR: u32 = 0x2 | 0x8;
-/// Each with its family and what switches it on for good.
+/// IPv4 or not, the sysctl, and the command that enables it permanently.
 const FORWARDING: [(bool, &str, &str); 2] = [
     (true, "net.inet.ip.forwarding", "sysrc gateway_enable=YES"),
     (false, "net.inet6.ip6.forwarding", "sysrc ipv6_gateway_enable=YES"),
 ];
 
-/// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork {
-        node,
-        networks: Mutex::default(),
-        loaded: AtomicBool::new(false),
-        prepared: Mutex::default(),
-    }))
+    Ok(Arc::new(FreebsdNetwork { node, loaded: AtomicBool::new(false), prepared: Mutex::default() }))
 }
 
 struct FreebsdNetwork {
     node: Node,
-    /// The pod networks that were configured by this server.
-    networks: Mutex<Vec<IpNetwork>>,
-    /// Whether the rules that all pods share were loaded into pf: it may come later than the server.
+    /// Whether the shared rules are loaded: pf may start after the server.
     loaded: AtomicBool,
-    /// The sockets of spares that this server made. As long as one is open the kernel keeps its jail.
+    /// Sockets of spares made by this server. An open one keeps the jail from being removed.
     prepared: Mutex<HashMap<PodId, Vnet>>,
 }
 
 impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
-        let networks = self.networks();
+        let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
         for (ipv4, name, line) in FORWARDING {
-            // Before the pod networks are known, IPv4 is what they will have.
+            // IPv4 is assumed before the pod networks are known.
             if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
-                needs.push(forwarding(name, line));
+                needs.push(forwarding_need(name, line));
             }
         }
         needs
@@ -76,14 +68,14 @@ impl Network for FreebsdNetwork {
 
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
         ipam::check(pod_networks)?;
-        let vnet = node_vnet()?;
+        let vnet = open_node_vnet()?;
         let bridge = names::bridge(&self.node.settings.prefix);
         let index = self.add_bridge(&vnet, &bridge)?;
         let gateways: Vec<IpNetwork> = pod_networks.iter().map(ipam::gateway).collect();
         add_addresses(&vnet, &bridge, index, &gateways)?;
-        *self.networks.lock().unwrap_or_else(PoisonError::into_inner) = pod_networks.to_vec();
+        self.node.set_networks(pod_networks);
         self.loaded.store(false, Ordering::Release);
-        // Without pf the bridge is ready all the same: what is missing is said by `needs`.
+        // Without pf the bridge still works; `needs` reports what is missing.
         if pfctl::is_loaded() {
             self.load_node_rules(&vnet)?;
             self.repair()?;
@@ -91,40 +83,39 @@ impl Network for FreebsdNetwork {
         Ok(())
     }
 
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
-        let before = self.node.reserve(wanted, place)?;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(spec, place)?;
         let Some(jail) = jail(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
-        let vnet = node_vnet()?;
-        // pf's rules are a program's work, which takes as long as all the rest: so both are done at once. Making a pair waits for
-        // the kernel: meanwhile the listener is started too.
+        let vnet = open_node_vnet()?;
+        // pfctl takes as long as all the rest, and creating a pair waits for the kernel: rules and listener start in
+        // parallel.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new;
-            let rules = thread().spawn_scoped(scope, || self.apply_rules(&node_vnet()?, before.as_ref(), wanted));
+            let rules = thread().spawn_scoped(scope, || self.apply_rules(&open_node_vnet()?, before.as_ref(), spec));
             let rules = rules.map_err(Error::failed("cannot start a thread"))?;
-            let listen = || self.node.listen(wanted);
+            let listen = || self.node.listen(spec);
             let listener = spare.is_none().then(|| thread().spawn_scoped(scope, listen));
-            let wired = self.wire(&vnet, jail, wanted, spare);
+            let wired = self.wire(&vnet, jail, spec, spare);
             let listening = match listener {
                 Some(Ok(listener)) => listener.join().expect("starting a listener does not panic"),
                 Some(Err(error)) => Err(Error::failed("cannot start a thread")(error)),
                 None => listen(),
             };
             let ruled = rules.join().expect("loading rules does not panic");
-            node::all_of(&format!("cannot attach pod {}", wanted.id), [wired, ruled, listening])
+            node::run_all(&format!("cannot attach pod {}", spec.id), [wired, ruled, listening])
         })?;
-        let host_interface = Some(names::host_end(&self.node.settings.prefix, &wanted.id));
-        Ok(Attachment { host_interface, addresses: wanted.addresses.iter().map(IpNetwork::ip).collect() })
+        Ok(self.node.attachment(spec))
     }
 
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
         let Some(jail) = jail(place)? else { return Ok(()) };
         self.node.state.add(spare)?;
-        let mut inside = Entering::begin(&self.node.settings.workers, jail)?;
-        pair::make(&self.node, &node_vnet()?, &mut inside, jail, spare)?;
+        let mut inside = Entry::begin(&self.node.settings.workers, jail)?;
+        pair::make(&self.node, &open_node_vnet()?, &mut inside, jail, spare)?;
         let inside = inside.into_vnet()?;
-        up_loopback(&inside)?;
+        bring_up_loopback(&inside)?;
         self.prepared().insert(spare.clone(), inside);
         Ok(())
     }
@@ -137,21 +128,20 @@ impl Network for FreebsdNetwork {
             _ => Ok(()),
         };
         let steps = [self.node.stop_listening(id), self.remove_rules(id), drop, pair::remove(&self.node, id)];
-        // The memory of it goes last, and only when nothing is left.
-        node::all_of(&format!("cannot detach pod {id}"), steps)?;
+        // The record goes last, and only after every step succeeded.
+        node::run_all(&format!("cannot detach pod {id}"), steps)?;
         self.node.forget(id)
     }
 
     fn counters(&self, id: &PodId) -> Result<Counters, Error> {
-        let name = names::host_end(&self.node.settings.prefix, id);
-        let link = node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
-        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
-        Ok(stats.seen_from_the_other_end(pair::INTERFACE))
+        let name = self.node.host_end(id);
+        let link = open_node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
+        node::counters(id, link)
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
-        let links = node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let links = open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
         let mut ids = self.node.state.pods()?;
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
         names::add_from_interfaces(&mut ids, prefix, ends);
@@ -160,47 +150,41 @@ impl Network for FreebsdNetwork {
     }
 
     fn unconfigure(&self) -> Result<(), Error> {
-        if let Some(id) = self.inventory()?.first() {
-            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
-        }
+        node::check_unused(&self.inventory()?)?;
         let prefix = &self.node.settings.prefix;
         let bridge = names::bridge(prefix);
-        let vnet = node_vnet()?;
+        let vnet = open_node_vnet()?;
         let flush = if pfctl::is_loaded() { pfctl::flush(&rules::node_anchor(prefix), true) } else { Ok(()) };
         let removed = pair::destroy(&vnet, &bridge);
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.node.set_networks(&[]);
         self.loaded.store(false, Ordering::Release);
-        node::all_of("cannot remove the node's network", [flush, removed])
+        node::run_all("cannot remove the node's network", [flush, removed])
     }
 }
 
 impl FreebsdNetwork {
-    fn networks(&self) -> Vec<IpNetwork> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn prepared(&self) -> MutexGuard<'_, HashMap<PodId, Vnet>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the jail of a pod its interface, address and route; where it was a spare, the spare's.
-    fn wire(&self, vnet: &Vnet, jail: &str, wanted: &PodNetwork, spare: Option<&PodId>) -> Result<(), Error> {
+    /// Gives the pod's jail its interface, addresses and routes; takes over the spare's interface if there is one.
+    fn wire(&self, vnet: &Vnet, jail: &str, spec: &NetworkSpec, spare: Option<&PodId>) -> Result<(), Error> {
         let settings = &self.node.settings;
         let mut inside = match spare.and_then(|spare| self.prepared().remove(spare)) {
             Some(inside) => inside.into(),
-            None => Entering::begin(&settings.workers, jail)?,
+            None => Entry::begin(&settings.workers, jail)?,
         };
         match spare {
-            Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &wanted.id)? => {
-                pair::take(&self.node, vnet, inside.vnet()?, spare, &wanted.id)?;
+            Some(spare) if !pair::is_whole(vnet, &mut inside, &settings.prefix, &spec.id)? => {
+                pair::adopt(&self.node, vnet, inside.vnet()?, spare, &spec.id)?;
             }
-            _ => pair::make(&self.node, vnet, &mut inside, jail, &wanted.id)?,
+            _ => pair::make(&self.node, vnet, &mut inside, jail, &spec.id)?,
         }
-        up_loopback(inside.vnet()?)?;
-        configure_inside(inside.vnet()?, wanted)
+        bring_up_loopback(inside.vnet()?)?;
+        configure_inside(inside.vnet()?, spec)
     }
 
-    /// Makes the bridge, up; one that is there is kept.
+    /// Creates the bridge and brings it up. Idempotent.
     fn add_bridge(&self, vnet: &Vnet, name: &str) -> Result<u32, Error> {
         let settings = &self.node.settings;
         let failed = || format!("cannot make bridge {name}");
@@ -215,17 +199,17 @@ impl FreebsdNetwork {
         links
             .set_mac(index, names::bridge_mac(&settings.prefix))
             .and_then(|()| links.set_mtu(index, settings.mtu))
-            .and_then(|()| links.up(index))
+            .and_then(|()| links.bring_up(index))
             .map_err(Error::failed(failed()))?;
         Ok(index)
     }
 
-    /// Loads the rules that all pods share: for the pod networks and those that the pods of earlier ones are in.
+    /// Loads the shared rules, for the pod networks and the former networks of pods.
     fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
         let settings = &self.node.settings;
-        let pods = self.node.state.networks()?;
-        let networks = ipam::with_former(&self.networks(), pods.iter().flat_map(|pod| &pod.addresses));
-        let interfaces = ways_out(vnet, &names::bridge(&settings.prefix))?;
+        let pods = self.node.state.specs()?;
+        let networks = ipam::with_former(&self.node.networks(), pods.iter().flat_map(|pod| &pod.addresses));
+        let interfaces = list_uplinks(vnet, &names::bridge(&settings.prefix))?;
         let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
         let rules = rules::node(&networks, &unrouted, &settings.untranslated, &interfaces);
         pfctl::load(&rules::node_anchor(&settings.prefix), &rules)?;
@@ -233,11 +217,11 @@ impl FreebsdNetwork {
         Ok(())
     }
 
-    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
+    /// Restores missing anchors and listeners, after a flushed ruleset or a dead listener. Idempotent.
     fn repair(&self) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let anchored = pfctl::pods(prefix)?;
-        for pod in self.node.state.networks()? {
+        for pod in self.node.state.specs()? {
             if let Some(rules) =
                 rules::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
             {
@@ -248,29 +232,29 @@ impl FreebsdNetwork {
         Ok(())
     }
 
-    /// Loads the pod's own anchor, or removes it where one is not needed any more.
-    fn apply_rules(&self, vnet: &Vnet, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+    /// Loads the pod's anchor, or flushes one that it no longer needs.
+    fn apply_rules(&self, vnet: &Vnet, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         if !self.loaded.load(Ordering::Acquire) {
-            // With them goes what is said below: the pod is remembered already.
+            // The shared rules include this pod's route: its spec is recorded already.
             self.load_node_rules(vnet)?;
-        } else if !wanted.route || before.is_some_and(|before| !before.route) {
-            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(wanted), wanted.route)?;
+        } else if !spec.route || before.is_some_and(|before| !before.route) {
+            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(spec), spec.route)?;
         }
-        let anchor = rules::pod_anchor(prefix, &wanted.id);
-        match rules::pod(prefix, wanted) {
+        let anchor = rules::pod_anchor(prefix, &spec.id);
+        match rules::pod(prefix, spec) {
             Some(rules) => pfctl::load(&anchor, &rules),
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
         }
     }
 
-    /// Removes the pod's anchor and the states that it made. A pod of which nothing is remembered may have one too.
+    /// Removes the pod's anchor and states. A pod without a record may have them too. Idempotent.
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let read = self.node.state.load(id);
-        let is_spare = matches!(read, Ok(None)) && self.node.state.of(id).exists();
-        // One that cannot be read is as good as one that is not remembered: by its id alone its anchor is removed.
+        let is_spare = matches!(read, Ok(None)) && self.node.state.directory_of(id).exists();
+        // An unreadable record counts as none: the id alone names the anchor.
         let known = read.ok().flatten();
         if is_spare || !pfctl::is_loaded() {
             return Ok(());
@@ -282,18 +266,18 @@ impl FreebsdNetwork {
             return Ok(());
         }
         pfctl::flush(&rules::pod_anchor(prefix, id), false)?;
-        let led_to = known.filter(|known| !known.host_ports.is_empty());
-        led_to.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
+        let exposed = known.filter(|known| !known.host_ports.is_empty());
+        exposed.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
     }
 }
 
-fn addresses_of(pod: &PodNetwork) -> impl Iterator<Item = IpAddr> {
+fn addresses_of(pod: &NetworkSpec) -> impl Iterator<Item = IpAddr> {
     pod.addresses.iter().map(IpNetwork::ip)
 }
 
-/// The interfaces that lead out of the node, with whether they have an IPv4 and an IPv6 address: every one that has any,
-/// but not lo0 and not the pods' bridge.
-fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
+/// Lists the interfaces that lead out of the node, with whether they have IPv4 and IPv6 addresses: all with an address,
+/// except lo0 and the pods' bridge.
+fn list_uplinks(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Error> {
     let failed = || "cannot list the addresses of the node";
     let addresses = vnet.links.addresses().map_err(Error::failed(failed()))?;
     let links = vnet.links.list().map_err(Error::failed(failed()))?;
@@ -303,19 +287,19 @@ fn ways_out(vnet: &Vnet, bridge: &str) -> Result<Vec<(String, bool, bool)>, Erro
             *of == index && address.is_ipv4() == ipv4 && !address.ip().is_loopback() && !link_local
         })
     };
-    let ways = links.iter().filter(|link| link.name != bridge);
-    let ways = ways.map(|link| (link.name.clone(), has(link.index, true), has(link.index, false)));
-    Ok(ways.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
+    let uplinks = links.iter().filter(|link| link.name != bridge);
+    let uplinks = uplinks.map(|link| (link.name.clone(), has(link.index, true), has(link.index, false)));
+    Ok(uplinks.filter(|(_, ipv4, ipv6)| *ipv4 || *ipv6).collect())
 }
 
-/// Gives an interface the addresses that it lacks: one that is there would be taken away for a moment.
-fn add_addresses(vnet: &Vnet, name: &str, index: u32, wanted: &[IpNetwork]) -> Result<(), Error> {
-    if wanted.iter().any(IpNetwork::is_ipv6) {
+/// Adds missing addresses; adding an existing one again would remove it for a moment. Idempotent.
+fn add_addresses(vnet: &Vnet, name: &str, index: u32, addresses: &[IpNetwork]) -> Result<(), Error> {
+    if addresses.iter().any(IpNetwork::is_ipv6) {
         sys::set_nd6_flags(&vnet.inet6, name, ND6_SET, ND6_CLEAR)
             .map_err(Error::failed(format!("cannot switch IPv6 on for {name}")))?;
     }
     let present = vnet.links.addresses().map_err(Error::failed(format!("cannot list the addresses of {name}")))?;
-    for address in wanted.iter().filter(|address| !present.contains(&(index, **address))) {
+    for address in addresses.iter().filter(|address| !present.contains(&(index, **address))) {
         vnet.links
             .add_address(index, address)
             .map_err(Error::failed(format!("cannot give {name} the address {address}")))?;
@@ -323,10 +307,10 @@ fn add_addresses(vnet: &Vnet, name: &str, index: u32, wanted: &[IpNetwork]) -> R
     Ok(())
 }
 
-/// lo0 of a vnet does not come up by itself, and has no address then.
-fn up_loopback(inside: &Vnet) -> Result<(), Error> {
+/// Brings up lo0, which a new vnet leaves down and without addresses. Idempotent.
+fn bring_up_loopback(inside: &Vnet) -> Result<(), Error> {
     let index = inside.index("lo0")?;
-    inside.links.up(index).map_err(Error::failed("cannot bring up lo0"))?;
+    inside.links.bring_up(index).map_err(Error::failed("cannot bring up lo0"))?;
     let addresses: [IpNetwork; 2] = [
         IpNetwork::V4("127.0.0.1/8".parse().expect("it is a network")),
         IpNetwork::V6("::1/128".parse().expect("it is a network")),
@@ -334,26 +318,26 @@ fn up_loopback(inside: &Vnet) -> Result<(), Error> {
     add_addresses(inside, "lo0", index, &addresses)
 }
 
-/// Brings the pod's interface up with exactly its addresses and routes.
-fn configure_inside(inside: &Vnet, wanted: &PodNetwork) -> Result<(), Error> {
-    let index = inside.index(pair::INTERFACE)?;
-    inside.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+/// Brings up eth0 and gives it exactly the addresses and routes of the spec. Idempotent.
+fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
+    let index = inside.index(INTERFACE)?;
+    inside.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
     let present = inside.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
-    for (_, address) in present.iter().filter(|(of, address)| *of == index && !wanted.addresses.contains(address)) {
+    for (_, address) in present.iter().filter(|(of, address)| *of == index && !spec.addresses.contains(address)) {
         if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
             continue;
         }
         inside.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
     }
-    add_addresses(inside, pair::INTERFACE, index, &wanted.addresses)?;
-    for gateway in wanted.addresses.iter().filter(|_| wanted.route).map(|address| ipam::gateway(address).ip()) {
-        let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+    add_addresses(inside, INTERFACE, index, &spec.addresses)?;
+    for gateway in spec.addresses.iter().filter(|_| spec.route).map(|address| ipam::gateway(address).ip()) {
+        let failed = format!("cannot route pod {} by {gateway}", spec.id);
         inside.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
     }
     Ok(())
 }
 
-fn forwarding(name: &str, line: &str) -> Need {
+fn forwarding_need(name: &str, line: &str) -> Need {
     let value = sys::sysctl(name, 4).unwrap_or_default();
     let on = value.first_chunk::<4>().is_some_and(|value| i32::from_ne_bytes(*value) != 0);
     Need {
@@ -374,11 +358,11 @@ fn jail(place: &Place) -> Result<Option<&str>, Error> {
     }
 }
 
-fn node_vnet() -> Result<Vnet, Error> {
-    Vnet::of_the_node().map_err(Error::failed("cannot open sockets"))
+fn open_node_vnet() -> Result<Vnet, Error> {
+    Vnet::open_node().map_err(Error::failed("cannot open sockets"))
 }
 
-/// Loads drivers, as ifconfig(8) does; -n: one that is there is fine, in the kernel too.
+/// Loads kernel modules, as ifconfig(8) does. -n ignores loaded and built-in ones.
 fn load_modules(modules: &[&str]) -> Result<(), Error> {
     let tool = Tool::new("/sbin/kldload").args(["-n"]).args(modules);
     tool.run().map_err(Error::failed(format!("cannot load {}", modules.join(" and "))))?;

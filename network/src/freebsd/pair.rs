@@ -1,6 +1,6 @@
-//! The epair of a pod or spare: made on the node, its inner end moved into the pod's vnet. Its first name is the kernel's
-//! (`epair20000a`): it is chosen from the id and noted before, so that a server that dies before the pair has its own name
-//! leaves one that is found.
+//! The epair of a pod or spare: created on the node, its inner end moved into the pod's vnet. Its first name is the
+//! kernel's (`epair20000a`). That name is chosen from the id and recorded first, so that a pair is found again if the
+//! server dies before renaming it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,27 +8,25 @@ use std::io::ErrorKind;
 use host::{PodId, Prefix};
 
 use super::sys;
-use super::vnet::{Entering, Vnet, jail_id};
-use crate::node::Node;
+use super::vnet::{Entry, Vnet, jail_id};
+use crate::node::{INTERFACE, Node};
 use crate::{Error, names};
 
-/// The pod's interface.
-pub(super) const INTERFACE: &str = "eth0";
-/// The note of the first name, in the pod's own directory.
+/// The file of the first name, in the pod's directory.
 const NOTE: &str = "epair";
-/// Units that are ours to choose from: above those that anybody counts up to, below what the kernel allows (IF_MAXUNIT).
+/// The range of units: above those of operators, below the kernel's limit (IF_MAXUNIT).
 const FIRST_UNIT: u32 = 0x4000;
 const UNITS: u32 = 0x4000;
-/// Units that are tried: there are far fewer pods than units.
+/// Attempts to find a free unit: there are far fewer pods than units.
 const TRIES: u32 = 64;
 
-/// Whether both ends of a pod's pair are where they belong.
-pub(super) fn is_whole(vnet: &Vnet, inside: &mut Entering, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
+/// Whether both ends of a pod's pair are in place.
+pub(super) fn is_whole(vnet: &Vnet, inside: &mut Entry, prefix: &Prefix, id: &PodId) -> Result<bool, Error> {
     Ok(find(vnet, &names::host_end(prefix, id))? && find(inside.vnet()?, INTERFACE)?)
 }
 
-/// Makes the pair; one that is whole is kept, one that is not is made anew.
-pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, id: &PodId) -> Result<(), Error> {
+/// Creates the pair, and replaces an incomplete one. Idempotent.
+pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entry, jail: &str, id: &PodId) -> Result<(), Error> {
     let settings = &node.settings;
     if is_whole(vnet, inside, &settings.prefix, id)? {
         return Ok(());
@@ -36,7 +34,7 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
     remove(node, id)?;
     let outer = create(node, vnet, id)?;
     let inner = format!("{}b", outer.trim_end_matches('a'));
-    let name = names::host_end(&settings.prefix, id);
+    let name = node.host_end(id);
     let failed = || format!("cannot make interface {name} of pod {id}");
     let (outer_index, inner_index) = (vnet.index(&outer)?, vnet.index(&inner)?);
     let links = &vnet.links;
@@ -47,7 +45,7 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
         .and_then(|()| links.set_mac(inner_index, names::pod_mac(id)))
         .and_then(|()| links.set_mtu(outer_index, settings.mtu))
         .and_then(|()| links.set_mtu(inner_index, settings.mtu))
-        .and_then(|()| links.up(outer_index))
+        .and_then(|()| links.bring_up(outer_index))
         .map_err(Error::failed(failed()))?;
     join(vnet, &names::bridge(&settings.prefix), &name)?;
     let failed = || format!("cannot move {inner} into jail {jail}");
@@ -55,10 +53,9 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entering, jail: &str, 
     sys::rename(&inside.vnet()?.inet, &inner, INTERFACE).map_err(Error::failed(failed()))
 }
 
-/// Makes the pair of a spare that of a pod.
-pub(super) fn take(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &PodId) -> Result<(), Error> {
-    let prefix = &node.settings.prefix;
-    let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+/// Turns a spare's pair into the pod's.
+pub(super) fn adopt(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &PodId) -> Result<(), Error> {
+    let (old, new) = (node.host_end(spare), node.host_end(id));
     if !find(vnet, &old)? {
         return Err(Error::NotFound { what: format!("interface {old} of spare {spare}") });
     }
@@ -74,33 +71,33 @@ pub(super) fn take(node: &Node, vnet: &Vnet, inside: &Vnet, spare: &PodId, id: &
     node.forget(spare)
 }
 
-/// Removes the pair, whatever it is called by now; the inner end goes with the outer one. Missing: done already.
+/// Removes the pair under its current or first name; the inner end goes with the outer one. Idempotent.
 pub(super) fn remove(node: &Node, id: &PodId) -> Result<(), Error> {
-    let vnet = super::node_vnet()?;
-    destroy(&vnet, &names::host_end(&node.settings.prefix, id))?;
-    let note = node.state.of(id).join(NOTE);
+    let vnet = super::open_node_vnet()?;
+    destroy(&vnet, &node.host_end(id))?;
+    let note = node.state.directory_of(id).join(NOTE);
     let first = match fs::read_to_string(&note) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         first => first.map_err(Error::failed(format!("cannot read {}", note.display())))?,
     };
     let first = format!("{first}a");
     let link = vnet.links.find(&first).map_err(Error::failed(format!("cannot look up {first}")))?;
-    // One that is described by somebody else is somebody else's: ours is not, or by our id.
+    // A foreign description means a foreign interface: ours is empty or the id.
     if link.is_some_and(|link| link.alias.is_empty() || link.alias == id.as_str()) {
         destroy(&vnet, &first)?;
     }
     Ok(())
 }
 
-/// Removes an interface; one that is not there is removed already.
+/// Removes an interface. Idempotent.
 pub(super) fn destroy(vnet: &Vnet, name: &str) -> Result<(), Error> {
     vnet.links.remove(name).map_err(Error::failed(format!("cannot remove interface {name}")))
 }
 
-/// Makes a pair with a unit of our choice and returns its first end.
+/// Creates a pair with a unit computed from the id and returns its first end.
 fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
     let start = u32::from_str_radix(&id.as_str()[..8], 16).expect("an id is hexadecimal");
-    let note = node.state.of(id).join(NOTE);
+    let note = node.state.directory_of(id).join(NOTE);
     for unit in (0..TRIES).map(|step| FIRST_UNIT + start.wrapping_add(step) % UNITS) {
         let name = format!("epair{unit}");
         if find(vnet, &format!("{name}a"))? {
@@ -131,7 +128,7 @@ fn find(vnet: &Vnet, name: &str) -> Result<bool, Error> {
 }
 
 impl Vnet {
-    /// The index of an interface that must be there.
+    /// Returns an interface's index; [`Error::NotFound`] if missing.
     pub(super) fn index(&self, name: &str) -> Result<u32, Error> {
         let link = self.links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))?;
         Ok(link.ok_or_else(|| Error::NotFound { what: format!("interface {name}") })?.index)

@@ -1,4 +1,4 @@
-//! pf(4) by way of pfctl(8), below our own anchor only.
+//! Drives pf(4) through pfctl(8), below our own anchor only.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,24 +16,23 @@ use crate::pf::sizes::Sizes;
 
 /// pfctl(8).
 const PROGRAM: &str = "/sbin/pfctl";
-/// pf takes one transaction at a time: a second is refused, not kept waiting.
-static TURN: Mutex<()> = Mutex::new(());
-/// Pauses before another try, doubled each time: ten tries in five seconds, longer than any pfctl takes.
+/// Serializes pfctl: pf refuses a second concurrent transaction.
+static TRANSACTION: Mutex<()> = Mutex::new(());
+/// Pauses between attempts, doubled each time: ten attempts in five seconds, longer than any pfctl takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// It is there when pf is loaded.
+/// Exists when pf is loaded.
 const DEVICE: &str = "/dev/pf";
 
-/// Whether pf is loaded.
 pub(super) fn is_loaded() -> bool {
     Path::new(DEVICE).exists()
 }
 
-/// Loads the rules of an anchor in the place of those that it has.
+/// Replaces the rules of an anchor.
 pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
     let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], rules) else { return Ok(()) };
     let operation = format!("cannot load anchor {anchor}");
-    match used_up(&error) {
+    match anchor_limit(&error) {
         Some(limit) => Err(Error::Exhausted {
             what: format!("{operation}: pf has no anchor left of {limit} (set limit anchors, pf.conf(5))"),
         }),
@@ -41,28 +40,28 @@ pub(super) fn load(anchor: &str, rules: &str) -> Result<(), Error> {
     }
 }
 
-/// How many anchors there may be, when a load failed because there are so many; no answer is as good as a no.
-fn used_up(error: &RunError) -> Option<usize> {
+/// Returns the limit of anchors if it caused the error; None if that cannot be found out.
+fn anchor_limit(error: &RunError) -> Option<usize> {
     let RunError::Failed { stderr, .. } = error else { return None };
-    rules::used_up(&run(&["-s", "memory"], "").ok()?, stderr)
+    rules::exhausted_limit(&run(&["-s", "memory"], "").ok()?, stderr)
 }
 
-/// Whether there is an anchor of this name, be it for rules of Ethernet alone.
-fn is_there(anchor: &str) -> Result<bool, Error> {
+/// Whether an anchor of this name exists, also one with only Ethernet rules.
+fn anchor_exists(anchor: &str) -> Result<bool, Error> {
     let printed = run(&["-v", "-s", "Anchors"], "").map_err(Error::failed("cannot list the anchors of pf"))?;
     Ok(printed.lines().any(|line| line.trim() == anchor))
 }
 
-/// Empties an anchor, which removes it; one that is not there is removed already. One that had tables stays in the list of
-/// anchors, empty: the kernel of 15.1 does not drop it with its last table.
+/// Empties an anchor, which removes it. Idempotent. An anchor that had tables stays listed, empty: the kernel of 15.1
+/// does not drop it with its last table.
 pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     let failed = || format!("cannot flush anchor {anchor}");
-    // Not `-F nat`: that leaves an anchor standing whose load was broken off half way, for ever.
+    // Not `-F nat`: that never removes an anchor whose load failed half way.
     if let Err(error) = run(&["-q", "-a", anchor, "-f", "-"], "") {
-        // With no anchor left not even nothing can be loaded into one that is not there; and what a load has left that failed
-        // for it is an anchor for rules of Ethernet.
+        // At the limit of anchors even an empty load into a missing anchor fails, and a load that failed for it leaves
+        // an anchor for Ethernet rules.
         let ethernet = run(&["-q", "-a", anchor, "-F", "ethernet"], "");
-        if ethernet.is_err() || is_there(anchor)? {
+        if ethernet.is_err() || anchor_exists(anchor)? {
             return Err(Error::failed(failed())(error));
         }
     }
@@ -70,14 +69,14 @@ pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
         return Ok(());
     }
     match run(&["-q", "-a", anchor, "-F", "Tables"], "") {
-        // It exits 1 where there is no table.
+        // It exits with 1 if there is no table.
         Err(error) if !exited_with(&error, 1) => Err(Error::failed(failed())(error)),
         _ => Ok(()),
     }
 }
 
-/// Takes addresses out of the translation, or puts them back in: an address that is negated in the table of the pods'
-/// networks is not in it. As it is already is fine; so is a table that is not there, whose rules are not loaded either.
+/// Excludes addresses from the translation, by negating them in the table of the pod networks, or includes them again.
+/// Idempotent. A missing table is no error when including: its rules are not loaded.
 pub(super) fn set_routed(anchor: &str, addresses: impl Iterator<Item = IpAddr>, routed: bool) -> Result<(), Error> {
     let mut args = vec!["-q", "-a", anchor, "-t", rules::PODS, "-T", if routed { "delete" } else { "add" }];
     let negated: Vec<String> = addresses.map(|address| format!("!{address}")).collect();
@@ -90,7 +89,7 @@ pub(super) fn set_routed(anchor: &str, addresses: impl Iterator<Item = IpAddr>, 
     }
 }
 
-/// Forgets the states towards a pod, so that a new pod on the same host port gets its own.
+/// Removes the states towards a pod, so that a new pod on the same host port gets new ones.
 pub(super) fn forget_states(address: IpAddr) -> Result<(), Error> {
     let any = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     run(&["-q", "-k", any, "-k", &address.to_string()], "")
@@ -98,20 +97,20 @@ pub(super) fn forget_states(address: IpAddr) -> Result<(), Error> {
     Ok(())
 }
 
-/// The short ids of the pods that have an anchor.
+/// Lists the short ids of pods with an anchor.
 pub(super) fn pods(prefix: &Prefix) -> Result<Vec<String>, Error> {
     if !is_loaded() {
         return Ok(Vec::new());
     }
     match run(&["-a", &rules::root(prefix), "-s", "Anchors"], "") {
         Ok(printed) => Ok(rules::pods_of(prefix, &printed).into_iter().map(str::to_owned).collect()),
-        // It exits 1 where there is no such anchor.
+        // It exits with 1 if the anchor is missing.
         Err(error) if exited_with(&error, 1) => Ok(Vec::new()),
         Err(error) => Err(Error::failed("cannot list the anchors of pf")(error)),
     }
 }
 
-/// What pf must have, by what pfctl prints.
+/// Reports what pf lacks, from the output of pfctl.
 pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
     let lines = rules::required_lines(prefix);
     if !is_loaded() {
@@ -136,7 +135,7 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
     ]
 }
 
-/// Optional: pods run with tables of any size.
+/// Reports the table sizes. Optional: pods run with any size.
 fn table_need() -> Need {
     let size = |name: &str| {
         let value = sys::sysctl(&format!("net.pf.{name}_hashsize"), size_of::<u64>()).unwrap_or_default();
@@ -144,7 +143,7 @@ fn table_need() -> Need {
     };
     let sizes =
         Sizes { states: size("states"), source_nodes: size("source_nodes"), udp_endpoints: size("udpendpoint") };
-    let (found, lines) = sizes.judge();
+    let (found, lines) = sizes.report();
     need("pf tables", &found, false, lines)
 }
 
@@ -152,24 +151,24 @@ fn need(name: &str, found: &str, required: bool, remedy: Option<String>) -> Need
     Need { name: name.to_owned(), found: found.to_owned(), required, remedy }
 }
 
-/// Runs pfctl, one at a time and again where somebody else got in between. All that it is asked for may be done twice.
+/// Runs pfctl, one at a time, and again after a transient error. Every command is idempotent.
 fn run(args: &[&str], input: &str) -> Result<String, RunError> {
-    // The lock guards no data: it is as good after a panic.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // The lock guards no data, so poisoning does not matter.
+    let _transaction = TRANSACTION.lock().unwrap_or_else(PoisonError::into_inner);
     let mut pause = FIRST_PAUSE;
     loop {
         match Tool::new(PROGRAM).args(args).stdin(input).run() {
             Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            Err(error) if pause < LONGEST_PAUSE && is_passing(&error) => std::thread::sleep(pause),
+            Err(error) if pause < LONGEST_PAUSE && is_transient(&error) => std::thread::sleep(pause),
             Err(error) => return Err(error),
         }
         pause *= 2;
     }
 }
 
-/// Whether pfctl failed because another one had a transaction open (EBUSY), or because an interface went away between the
-/// list of all and the look at each (ENXIO).
-fn is_passing(error: &RunError) -> bool {
+/// Whether pfctl failed because another process had a transaction open (EBUSY), or an interface vanished while it
+/// listed them (ENXIO).
+fn is_transient(error: &RunError) -> bool {
     let words = ["Device busy", "SIOCGIFGROUP: Device not configured"];
     matches!(error, RunError::Failed { stderr, .. } if words.iter().any(|word| stderr.contains(word)))
 }

@@ -1,6 +1,5 @@
-//! The system calls that libc has no safe form of, one each: interface ioctls, jail_attach(2), jail_get(2), sysctl(3). The
-//! numbers and layouts were computed from the headers of FreeBSD 14.3 and 15.1, amd64, and are the same in both; arm64 has
-//! the same layouts (LP64).
+//! System calls that libc has no safe form of: interface ioctls, jail_attach(2), jail_get(2), sysctl(3). Numbers and
+//! layouts come from the headers of FreeBSD 14.3 and 15.1, amd64, which agree; arm64 has the same layouts (LP64).
 
 use std::ffi::{CString, c_void};
 use std::io;
@@ -17,13 +16,13 @@ const SIOCSIFINFO_IN6: libc::c_ulong = 0xc048_696d;
 const BRIDGE_ADD: libc::c_ulong = 0;
 /// `IFNAMSIZ`.
 const NAME_LENGTH: usize = 16;
-/// Words of `struct nd_ifinfo` after the name, and which of them is the flags (netinet6/nd6.h).
+/// Words of `struct nd_ifinfo` after the name, and the index of its flags (netinet6/nd6.h).
 const ND6_WORDS: usize = 14;
 const ND6_FLAGS: usize = 5;
 /// Bytes of `struct ifbreq` after the member's name (net/if_bridgevar.h).
 const MEMBER_REST: usize = 64;
 
-/// Something that an interface request carries besides the name: a pointer or a number (`struct ifreq`, net/if.h).
+/// `struct ifreq` (net/if.h): a name, and a pointer or a number.
 #[repr(C)]
 struct Request {
     name: [u8; NAME_LENGTH],
@@ -54,28 +53,27 @@ struct DriverRequest {
     data: *mut c_void,
 }
 
-/// Makes an interface: `epair7` makes `epair7a` and `epair7b`, whose first is told.
+/// Creates an interface and returns its name: `epair7` creates `epair7a` and `epair7b` and returns the first.
 pub(super) fn create(socket: &impl AsFd, name: &str) -> io::Result<String> {
     let mut request = Request { name: name_bytes(name)?, value: 0, rest: 0 };
     ioctl(socket, SIOCIFCREATE2, &mut request)?;
     Ok(crate::netlink::text(&request.name))
 }
 
-/// Gives an interface another name.
 pub(super) fn rename(socket: &impl AsFd, name: &str, new: &str) -> io::Result<()> {
     let mut new = name_bytes(new)?;
-    // The pointer is in the union: its address as a number, kept alive by the variable above.
+    // The union holds the pointer as a number; the variable above keeps its target alive.
     let value = (&raw mut new).expose_provenance();
     ioctl(socket, SIOCSIFNAME, &mut Request { name: name_bytes(name)?, value, rest: 0 })
 }
 
-/// Moves an interface into a jail's network.
+/// Moves an interface into a jail's vnet.
 pub(super) fn move_to_jail(socket: &impl AsFd, name: &str, jail: i32) -> io::Result<()> {
     let value = usize::try_from(jail).map_err(io::Error::other)?;
     ioctl(socket, SIOCSIFVNET, &mut Request { name: name_bytes(name)?, value, rest: 0 })
 }
 
-/// Adds an interface to a bridge; EEXIST when it is a member already.
+/// Adds an interface to a bridge; EEXIST if it is a member.
 pub(super) fn add_member(socket: &impl AsFd, bridge: &str, member: &str) -> io::Result<()> {
     let mut member = Member { name: name_bytes(member)?, rest: [0; MEMBER_REST] };
     let mut request = DriverRequest {
@@ -87,7 +85,7 @@ pub(super) fn add_member(socket: &impl AsFd, bridge: &str, member: &str) -> io::
     ioctl(socket, SIOCSDRVSPEC, &mut request)
 }
 
-/// Sets and clears flags of an interface's neighbour discovery; `socket` is of the family INET6.
+/// Sets and clears flags of neighbour discovery; `socket` is of the family INET6.
 pub(super) fn set_nd6_flags(socket: &impl AsFd, name: &str, set: u32, clear: u32) -> io::Result<()> {
     let mut request = NeighbourRequest { name: name_bytes(name)?, words: [0; ND6_WORDS] };
     ioctl(socket, SIOCGIFINFO_IN6, &mut request)?;
@@ -95,7 +93,7 @@ pub(super) fn set_nd6_flags(socket: &impl AsFd, name: &str, set: u32, clear: u32
     ioctl(socket, SIOCSIFINFO_IN6, &mut request)
 }
 
-/// The number of the jail with this name (jail_get(2)).
+/// Returns the id of a jail (jail_get(2)); ENOENT if missing.
 pub(super) fn jail_id(name: &str) -> io::Result<i32> {
     let key = c"name".to_bytes_with_nul();
     let name = CString::new(name)?;
@@ -108,19 +106,19 @@ pub(super) fn jail_id(name: &str) -> io::Result<i32> {
     if jail < 0 { Err(io::Error::last_os_error()) } else { Ok(jail) }
 }
 
-/// Puts this process into a jail, for good (jail_attach(2)).
+/// Moves this process into a jail, permanently (jail_attach(2)).
 pub(super) fn jail_attach(jail: i32) -> io::Result<()> {
     // SAFETY: it takes a number and touches no memory.
     check(unsafe { libc::jail_attach(jail) })
 }
 
-/// Takes a descriptor that was received in a message.
+/// Takes ownership of a descriptor received in a message.
 pub(super) fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel made it for this process when the message was received, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// Reads a sysctl(3) that is a list.
+/// Reads a sysctl(3) of at most `limit` bytes.
 pub(super) fn sysctl(name: &str, limit: usize) -> io::Result<Vec<u8>> {
     let name = CString::new(name)?;
     let mut value = vec![0u8; limit];

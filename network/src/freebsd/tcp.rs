@@ -1,16 +1,16 @@
-//! Drops every TCP connection of the network that the process is in: net.inet.tcp.pcblist tells them, net.inet.tcp.drop takes
-//! one at a time, as tcpdrop(8) does.
+//! Drops every TCP connection of the process's network: net.inet.tcp.pcblist lists them, net.inet.tcp.drop drops one,
+//! as in tcpdrop(8).
 
 use std::io;
 
 use super::sys;
 
-/// Bytes that the list may have: some 90,000 connections.
+/// The limit of the list, in bytes: some 90,000 connections.
 const LIST_LIMIT: usize = 64 << 20;
-/// Where in `struct xtcpcb` (netinet/tcp_var.h) the `struct in_conninfo` is, and the state.
+/// Offsets in `struct xtcpcb` (netinet/tcp_var.h): `struct in_conninfo`, and the state.
 const CONNECTION: usize = 256;
 const STATE: usize = 0x238;
-/// In it (netinet/in_pcb.h): flags, ports, foreign and local address, and the scope of the addresses.
+/// Offsets in it (netinet/in_pcb.h): flags, ports, foreign and local address, scope.
 const FLAGS: usize = CONNECTION;
 const FOREIGN_PORT: usize = CONNECTION + 4;
 const LOCAL_PORT: usize = CONNECTION + 6;
@@ -19,12 +19,12 @@ const LOCAL: usize = CONNECTION + 24;
 const SCOPE: usize = CONNECTION + 40;
 /// `INC_ISIPV6`.
 const IS_IPV6: u8 = 1;
-/// `TCPS_LISTEN` and what is before it has no peer.
+/// `TCPS_LISTEN`; states up to it have no peer.
 const LISTEN: i32 = 1;
 /// Length of `struct sockaddr_storage`.
 const ADDRESS_LENGTH: usize = 128;
 
-/// Drops them all; one that ended meanwhile is dropped already.
+/// Drops them all. A connection that has ended meanwhile is no error.
 pub(super) fn drop_all() -> io::Result<()> {
     let list = sys::sysctl("net.inet.tcp.pcblist", LIST_LIMIT)?;
     for connection in connections(&list) {
@@ -36,8 +36,8 @@ pub(super) fn drop_all() -> io::Result<()> {
     Ok(())
 }
 
-/// The connections in the list, each as two `struct sockaddr_storage`: the foreign address and the local one. The list is
-/// framed by two `struct xinpgen`, and each element begins with its length.
+/// Decodes the list: each connection as two `struct sockaddr_storage`, foreign and local. Two `struct xinpgen` frame
+/// the list; each element begins with its length.
 fn connections(list: &[u8]) -> Vec<Vec<u8>> {
     let length_at = |offset: usize| {
         let bytes = list.get(offset..).and_then(|rest| rest.first_chunk::<4>());
@@ -64,7 +64,7 @@ fn connection(element: &[u8]) -> Option<Vec<u8>> {
     Some(both)
 }
 
-/// `struct sockaddr_in` or `struct sockaddr_in6`, filled up to a `struct sockaddr_storage`.
+/// Encodes a `struct sockaddr_in` or `struct sockaddr_in6`, padded to a `struct sockaddr_storage`.
 fn socket_address(element: &[u8], ipv6: bool, port: usize, address: usize) -> Option<Vec<u8>> {
     let port = element.get(port..port + 2)?;
     let address = element.get(address..address + 16)?;

@@ -1,6 +1,6 @@
-//! The inside of a pod's vnet. A socket belongs to the vnet that it was opened in, and a process can enter a jail but not
-//! leave it: so a worker enters, opens sockets, passes them out and ends, and from then on the vnet is configured from
-//! here. The same worker drops the vnet's TCP connections, since sysctl(3) goes by the process and not by a socket.
+//! Enters a pod's vnet. A socket belongs to the vnet it was opened in, and a process can enter a jail but not leave it:
+//! a worker enters, opens sockets, passes them out and ends; afterwards the server configures the vnet through them.
+//! The same worker drops the vnet's TCP connections, since sysctl(3) applies to the process and not to a socket.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,29 +18,28 @@ use crate::Error;
 use crate::links::Links;
 use crate::netlink::Connection;
 
-/// Opens sockets and passes them out.
+/// The word to open sockets and pass them out.
 const OPEN: &str = "open";
-/// Drops every TCP connection.
+/// The word to drop every TCP connection.
 const DROP: &str = "drop";
-/// Sockets that are passed out: of the families INET, INET6 and NETLINK.
+/// Sockets per vnet: INET, INET6 and NETLINK.
 const SOCKETS: usize = 3;
-/// How long the worker may take: it makes a handful of system calls.
+/// The worker's time limit: it makes a handful of system calls.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A vnet that is being entered: the worker is on its way, and its sockets are waited for when they are needed.
-pub(super) struct Entering {
+/// A vnet being entered: the worker runs, and [`Entry::vnet`] waits for its sockets.
+pub(super) struct Entry {
     jail: String,
-    worker: Option<Answering>,
+    worker: Option<Worker>,
     entered: Option<Vnet>,
 }
 
-/// A worker on its way and the socket that it answers on.
-struct Answering {
+/// A running worker and the socket for its answer.
+struct Worker {
     worker: Child,
     answer: UnixStream,
 }
 
-/// Sockets of a vnet.
 pub(super) struct Vnet {
     pub(super) inet: Socket,
     pub(super) inet6: Socket,
@@ -48,8 +47,8 @@ pub(super) struct Vnet {
 }
 
 impl Vnet {
-    /// The vnet that this process is in: the node's.
-    pub(super) fn of_the_node() -> io::Result<Self> {
+    /// Opens sockets in this process's vnet: the node's.
+    pub(super) fn open_node() -> io::Result<Self> {
         Self::new(open_sockets()?)
     }
 
@@ -58,39 +57,38 @@ impl Vnet {
     }
 }
 
-impl Entering {
-    /// Begins to enter the vnet of a jail.
+impl Entry {
+    /// Starts to enter a jail's vnet.
     pub(super) fn begin(workers: &Workers, jail: &str) -> Result<Self, Error> {
         let number = jail_id(jail)?;
-        let worker = Answering::start(workers, OPEN, number).map_err(failed(jail))?;
+        let worker = Worker::start(workers, OPEN, number).map_err(failed(jail))?;
         Ok(Self { jail: jail.to_owned(), worker: Some(worker), entered: None })
     }
 
-    /// Its sockets.
+    /// Waits for the sockets on the first call.
     pub(super) fn vnet(&mut self) -> Result<&Vnet, Error> {
         if let Some(worker) = self.worker.take() {
             let vnet = worker.finish().and_then(|sockets| Vnet::new(sockets.try_into().map_err(|_| few())?));
             self.entered = Some(vnet.map_err(failed(&self.jail))?);
         }
-        let gone = || failed(&self.jail)(io::Error::other("it could not be entered before"));
+        let gone = || failed(&self.jail)(io::Error::other("an earlier attempt failed"));
         self.entered.as_ref().ok_or_else(gone)
     }
 
-    /// Its sockets, to keep.
     pub(super) fn into_vnet(mut self) -> Result<Vnet, Error> {
         self.vnet()?;
         Ok(self.entered.take().expect("it was entered just now"))
     }
 }
 
-/// A worker is always waited for, also where its sockets are not needed any more.
-impl Drop for Entering {
+/// Reaps the worker if its sockets were never needed.
+impl Drop for Entry {
     fn drop(&mut self) {
-        let _sockets = self.worker.take().map(Answering::finish);
+        let _sockets = self.worker.take().map(Worker::finish);
     }
 }
 
-impl From<Vnet> for Entering {
+impl From<Vnet> for Entry {
     fn from(vnet: Vnet) -> Self {
         Self { jail: String::new(), worker: None, entered: Some(vnet) }
     }
@@ -100,20 +98,20 @@ fn failed(jail: &str) -> impl FnOnce(io::Error) -> Error {
     Error::failed(format!("cannot enter the network of jail {jail}"))
 }
 
-/// Drops the TCP connections of a jail's vnet, so that none of them keeps the jail dying; a jail that is gone has none.
+/// Drops the TCP connections of a jail's vnet, which would keep the jail dying. A missing jail has none.
 pub(super) fn drop_connections(workers: &Workers, name: &str) -> Result<(), Error> {
     match jail_id(name) {
         Err(Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
         Ok(jail) => {
             let failed = format!("cannot drop the connections of jail {name}");
-            let dropped = Answering::start(workers, DROP, jail).and_then(Answering::finish);
+            let dropped = Worker::start(workers, DROP, jail).and_then(Worker::finish);
             dropped.map(drop).map_err(Error::failed(failed))
         }
     }
 }
 
-/// The number of a jail.
+/// Returns a jail's id; [`Error::NotFound`] if missing.
 pub(super) fn jail_id(name: &str) -> Result<i32, Error> {
     sys::jail_id(name).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => Error::NotFound { what: format!("jail {name}") },
@@ -125,7 +123,7 @@ fn few() -> io::Error {
     io::Error::other("the worker passed too few sockets")
 }
 
-impl Answering {
+impl Worker {
     fn start(workers: &Workers, word: &str, jail: i32) -> io::Result<Self> {
         let (answer, theirs) = UnixStream::pair()?;
         answer.set_read_timeout(Some(TIMEOUT))?;
@@ -133,11 +131,11 @@ impl Answering {
         Ok(Self { worker, answer })
     }
 
-    /// Waits for its end and returns the sockets that it passed out.
+    /// Waits for the worker and returns its sockets.
     fn finish(mut self) -> io::Result<Vec<Socket>> {
         let answer = receive(&self.answer);
         if answer.is_err() {
-            // It hangs or has ended; either way it is of no use any more.
+            // It hangs or has ended; kill it.
             host::worker::end(self.worker);
         } else {
             self.worker.wait()?;
@@ -147,7 +145,7 @@ impl Answering {
     }
 }
 
-/// Reads the worker's one message: `ok` with sockets, or what went wrong.
+/// Reads the worker's message: `ok` with sockets, or an error text.
 fn receive(from: &UnixStream) -> io::Result<(String, Vec<Socket>)> {
     let mut text = [0; 512];
     let mut control = nix::cmsg_space!([RawFd; SOCKETS]);
@@ -162,12 +160,12 @@ fn receive(from: &UnixStream) -> io::Result<(String, Vec<Socket>)> {
     }
     let length = message.bytes;
     if length == 0 {
-        return Err(io::Error::other("the worker ended without a word"));
+        return Err(io::Error::other("the worker ended without an answer"));
     }
     Ok((String::from_utf8_lossy(&text[..length]).into_owned(), sockets))
 }
 
-/// The worker's entry: `enter open JID` or `enter drop JID`, with a socket as standard input.
+/// Runs the worker: `open JID` or `drop JID`, with a socket as standard input.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     let (word, jail) = match words[..] {

@@ -1,4 +1,4 @@
-//! Datagrams have no connections: a flow remembers which client a pod's answers go to, until nothing was sent for a while.
+//! UDP flows. A flow maps the pod's answers to a client, until it is idle for a while.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,17 +9,17 @@ use nix::poll::PollFlags;
 
 use super::listen::Listening;
 
-/// Flows at a time, over all ports of the pod; a new one takes the place of the one that was idle the longest.
+/// The limit of flows per pod; a new one replaces the longest idle.
 const FLOWS: usize = 256;
-/// How long a flow lives without a datagram: longer than a DNS client waits, as long as conntrack's for UDP.
+/// The lifetime of an idle flow: longer than a DNS client waits, as long as conntrack's for UDP.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
-/// Datagrams taken from one socket before the others get their turn.
+/// Datagrams per socket and turn, so that every socket is served.
 const BURST: usize = 32;
 
-/// A client and the socket by which the pod sees it.
+/// A client and its socket to the pod.
 #[derive(Debug)]
 struct Flow {
-    /// Which of the listener's sockets the client sent to.
+    /// The index of the listening socket.
     socket: usize,
     client: SocketAddr,
     pod: UdpSocket,
@@ -33,7 +33,6 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }
@@ -43,18 +42,18 @@ impl Flows {
         self.flows.iter().map(|flow| flow.pod.as_fd())
     }
 
-    /// Passes on what clients sent to the socket with this index. What cannot be sent is lost, as datagrams are.
+    /// Forwards datagrams of clients to the pod. Drops those that cannot be sent, as UDP may.
     pub(super) fn forward(&mut self, index: usize, socket: &UdpSocket, target: SocketAddr, buffer: &mut [u8]) {
         for _ in 0..BURST {
             let Ok((length, client)) = socket.recv_from(buffer) else { return };
-            if let Some(flow) = self.of(index, client, target) {
+            if let Some(flow) = self.find_or_open(index, client, target) {
                 flow.used = Instant::now();
                 let _ = flow.pod.send(&buffer[..length]);
             }
         }
     }
 
-    /// Passes on what the pod answered; `ready` is what poll(2) said of each flow.
+    /// Forwards the pod's answers; `ready` is poll(2)'s result for each flow.
     pub(super) fn answer(&mut self, sockets: &[Listening], ready: &[PollFlags], buffer: &mut [u8]) {
         for (flow, _) in self.flows.iter_mut().zip(ready).filter(|(_, ready)| !ready.is_empty()) {
             let Some(Listening::Udp(socket, _)) = sockets.get(flow.socket) else { continue };
@@ -65,19 +64,19 @@ impl Flows {
                         let _ = socket.send_to(&buffer[..length], flow.client);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // The pod refused an earlier one (ICMP): the error is read, and that is all.
+                    // The pod refused an earlier datagram (ICMP); reading clears the error.
                     Err(_) => (),
                 }
             }
         }
     }
 
-    /// Forgets flows that were idle too long.
+    /// Removes flows that were idle too long.
     pub(super) fn expire(&mut self, now: Instant) {
         self.flows.retain(|flow| now.saturating_duration_since(flow.used) < IDLE);
     }
 
-    fn of(&mut self, socket: usize, client: SocketAddr, target: SocketAddr) -> Option<&mut Flow> {
+    fn find_or_open(&mut self, socket: usize, client: SocketAddr, target: SocketAddr) -> Option<&mut Flow> {
         let known = self.flows.iter().position(|flow| flow.socket == socket && flow.client == client);
         if let Some(known) = known {
             return self.flows.get_mut(known);

@@ -1,5 +1,5 @@
-//! The listener's loop: one thread, poll(2), every socket non-blocking. What could not be written at once is kept, and
-//! nothing more is read for it meanwhile, so that a slow reader slows its writer down and memory stays small.
+//! The listener's loop: one thread, poll(2), non-blocking sockets. Unwritten bytes stay in a buffer, and nothing more
+//! is read meanwhile: a slow reader slows its writer down and memory stays small.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,17 +12,17 @@ use socket2::{Domain, Socket, Type};
 use super::flows::{Flows, IDLE};
 use super::listen::Listening;
 
-/// Connections at a time: two descriptors each, and with the flows fewer than the 1,024 that a process may have. Others
-/// wait in the kernel's backlog.
+/// The limit of connections: two descriptors each, which with the flows stay below the 1,024 of a process. Others wait
+/// in the kernel's backlog.
 const CONNECTIONS: usize = 256;
-/// Bytes read at a time, into one buffer that all share: the longest datagram fits.
+/// Bytes per read, into one shared buffer: the longest datagram fits.
 const CHUNK: usize = 64 << 10;
-/// How long nothing is accepted after the system had no descriptor or memory left.
-const BREATH: Duration = Duration::from_millis(200);
+/// The pause before the next accept when descriptors or memory are exhausted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// One way of a connection: what was read from one side and not yet written to the other.
+/// One direction of a connection: bytes read and not yet written.
 #[derive(Debug, Default)]
-struct Way {
+struct Direction {
     pending: Vec<u8>,
     ended: bool,
     closed: bool,
@@ -34,8 +34,8 @@ struct Pair {
     client: TcpStream,
     pod: TcpStream,
     connected: bool,
-    to_pod: Way,
-    to_client: Way,
+    to_pod: Direction,
+    to_client: Direction,
 }
 
 /// Serves until poll(2) fails.
@@ -43,7 +43,7 @@ pub(super) fn serve(sockets: Vec<Listening>) -> io::Error {
     let mut server =
         Server { sockets, pairs: Vec::new(), flows: Flows::default(), buffer: vec![0; CHUNK], pause: None };
     loop {
-        match server.turn() {
+        match server.step() {
             Err(error) if error.kind() != ErrorKind::Interrupted => return error,
             _ => (),
         }
@@ -55,25 +55,25 @@ struct Server {
     pairs: Vec<Pair>,
     flows: Flows,
     buffer: Vec<u8>,
-    /// Until when nothing is accepted.
+    /// The end of the pause before the next accept.
     pause: Option<Instant>,
 }
 
 impl Server {
-    /// Waits for something to happen, and does what can be done.
-    fn turn(&mut self) -> io::Result<()> {
+    /// Polls once and serves every ready socket.
+    fn step(&mut self) -> io::Result<()> {
         let now = Instant::now();
         self.pause = self.pause.filter(|until| *until > now);
         let ready = self.wait()?;
         let (listening, rest) = ready.split_at(self.sockets.len());
         let (pairs, flows) = rest.split_at(2 * self.pairs.len());
-        // The flows first: taking a datagram from a client may remove one.
+        // Flows first: a datagram from a client may remove one.
         self.flows.answer(&self.sockets, flows, &mut self.buffer);
         let mut index = 0;
         let buffer = &mut self.buffer;
         self.pairs.retain_mut(|pair| {
             index += 2;
-            pair.turn(pairs[index - 2], pairs[index - 1], buffer)
+            pair.step(pairs[index - 2], pairs[index - 1], buffer)
         });
         for index in (0..self.sockets.len()).filter(|index| !listening[*index].is_empty()) {
             self.receive(index);
@@ -82,8 +82,8 @@ impl Server {
         Ok(())
     }
 
-    /// Polls every socket for what it is waiting for: first those that listen, then two for each pair, then the flows. One
-    /// that waits for nothing is left out: poll(2) would tell of its end again and again.
+    /// Polls listening sockets, two sockets per pair, and flows, in this order. Leaves out a socket without interest,
+    /// since poll(2) would report its end again and again.
     fn wait(&self) -> io::Result<Vec<PollFlags>> {
         let accepting = self.pause.is_none() && self.pairs.len() < CONNECTIONS;
         let mut all: Vec<(BorrowedFd<'_>, PollFlags)> = Vec::with_capacity(self.sockets.len() + 2 * self.pairs.len());
@@ -121,15 +121,15 @@ impl Server {
         match &self.sockets[index] {
             Listening::Tcp(listener, target) => match accept(listener, *target) {
                 Ok(pair) => self.pairs.extend(pair),
-                Err(_) => self.pause = Some(Instant::now() + BREATH),
+                Err(_) => self.pause = Some(Instant::now() + ACCEPT_PAUSE),
             },
             Listening::Udp(socket, target) => self.flows.forward(index, socket, *target, &mut self.buffer),
         }
     }
 }
 
-/// Accepts one connection and starts the one to the pod; None when the client is gone or the pod cannot be reached at all,
-/// which the client sees as a connection that is closed.
+/// Accepts a connection and starts one to the pod; None if the client has gone or the pod is unreachable, which closes
+/// the client's connection.
 fn accept(listener: &TcpListener, target: SocketAddr) -> io::Result<Option<Pair>> {
     let client = match listener.accept() {
         Ok((client, _)) => client,
@@ -145,18 +145,18 @@ fn accept(listener: &TcpListener, target: SocketAddr) -> io::Result<Option<Pair>
         Err(_) => return Ok(None),
     }
     let pod = TcpStream::from(pod);
-    // Small writes are the client's own choice: they are passed on as they come.
+    // Forward small writes at once, as the client sent them.
     let _ = pod.set_nodelay(true).and_then(|()| client.set_nodelay(true));
-    Ok(Some(Pair { client, pod, connected: false, to_pod: Way::default(), to_client: Way::default() }))
+    Ok(Some(Pair { client, pod, connected: false, to_pod: Direction::default(), to_client: Direction::default() }))
 }
 
 impl Pair {
-    /// What the client's and the pod's socket are polled for.
+    /// Returns the poll flags of the client's and the pod's socket.
     fn interest(&self) -> (PollFlags, PollFlags) {
         if !self.connected {
             return (PollFlags::empty(), PollFlags::POLLOUT);
         }
-        let side = |reads: &Way, writes: &Way| {
+        let side = |reads: &Direction, writes: &Direction| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::POLLIN, !reads.ended && reads.pending.is_empty());
             flags.set(PollFlags::POLLOUT, !writes.pending.is_empty());
@@ -165,8 +165,8 @@ impl Pair {
         (side(&self.to_pod, &self.to_client), side(&self.to_client, &self.to_pod))
     }
 
-    /// Does what the sockets are ready for; false when the connection is over, or broken.
-    fn turn(&mut self, client: PollFlags, pod: PollFlags, buffer: &mut [u8]) -> bool {
+    /// Serves the ready sockets; false when the connection is over or broken.
+    fn step(&mut self, client: PollFlags, pod: PollFlags, buffer: &mut [u8]) -> bool {
         if client.is_empty() && pod.is_empty() {
             return true;
         }
@@ -182,14 +182,14 @@ impl Pair {
     }
 }
 
-impl Way {
-    /// Writes what is kept, reads what has come, and passes an end on once everything before it was written.
+impl Direction {
+    /// Writes pending bytes, reads new ones, and forwards the end once everything before it is written.
     fn pump(&mut self, from: &mut TcpStream, to: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
         if !self.pending.is_empty() {
             let written = self.write(to)?;
             self.pending.drain(..written);
             if self.pending.is_empty() {
-                // An idle connection keeps no memory.
+                // Free the buffer of an idle connection.
                 self.pending = Vec::new();
             }
         }
@@ -208,7 +208,7 @@ impl Way {
         if self.ended && self.pending.is_empty() && !self.closed {
             self.closed = true;
             match to.shutdown(Shutdown::Write) {
-                // The other side has gone meanwhile.
+                // The other side has closed meanwhile.
                 Err(error) if error.kind() != ErrorKind::NotConnected => return Err(error),
                 _ => (),
             }

@@ -1,4 +1,4 @@
-//! The listener's own sockets, and whether a port of the node is free at all.
+//! Opens the listener's sockets, and checks whether a host port is free.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -8,10 +8,10 @@ use socket2::{Domain, Socket, Type};
 use super::Relay;
 use crate::{HostPort, Protocol};
 
-/// Connections that the kernel holds until they are accepted.
+/// The backlog of a listening socket, in connections.
 const BACKLOG: i32 = 64;
 
-/// An open socket and where what it gets goes.
+/// A listening socket and its target.
 #[derive(Debug)]
 pub(super) enum Listening {
     /// Connections.
@@ -20,7 +20,7 @@ pub(super) enum Listening {
     Udp(UdpSocket, SocketAddr),
 }
 
-/// Opens the socket of a relay; None where the node has no such loopback address (IPv6 switched off).
+/// Opens the socket of a relay; None if the node lacks the address (IPv6 disabled).
 pub(super) fn open(relay: &Relay) -> io::Result<Option<Listening>> {
     let (kind, target) = (relay.protocol, relay.target);
     match bind(kind, relay.listen) {
@@ -34,24 +34,24 @@ pub(super) fn open(relay: &Relay) -> io::Result<Option<Listening>> {
     }
 }
 
-/// Binds and lets go: [`io::ErrorKind::AddrInUse`] when a process of the node listens on the port.
+/// Binds the port and closes it: [`io::ErrorKind::AddrInUse`] if a process of the node has it.
 pub(crate) fn probe(port: &HostPort) -> io::Result<()> {
-    // Loopback by itself: on FreeBSD all addresses can be bound though a process has the port on one of them.
+    // Loopback separately: FreeBSD lets the wildcard be bound while a process has the port on one address.
     let all: [IpAddr; 4] = [
         Ipv4Addr::UNSPECIFIED.into(),
         Ipv4Addr::LOCALHOST.into(),
         Ipv6Addr::UNSPECIFIED.into(),
         Ipv6Addr::LOCALHOST.into(),
     ];
-    let wanted = |address: &IpAddr| match port.host_ip {
+    let covered = |address: &IpAddr| match port.host_ip {
         Some(one) if one.is_unspecified() => one.is_ipv4() == address.is_ipv4(),
         one => one.is_none(),
     };
-    let addresses: Vec<IpAddr> = all.into_iter().filter(wanted).chain(port.only_on()).collect();
+    let addresses: Vec<IpAddr> = all.into_iter().filter(covered).chain(port.only_on()).collect();
     for address in addresses {
         match bind(port.protocol, SocketAddr::new(address, port.host_port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-            // An address that the node does not have yet, a protocol that its kernel lacks: nobody listens there.
+            // A missing address or protocol: no process listens there.
             _ => (),
         }
     }
@@ -68,7 +68,7 @@ fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // For TCP it lets a port be bound that has only connections in TIME_WAIT; for UDP it would let two have it.
+    // For TCP it allows a port with connections in TIME_WAIT; for UDP it would allow two owners.
     if protocol != Protocol::Udp {
         socket.set_reuse_address(true)?;
     }

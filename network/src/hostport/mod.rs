@@ -1,9 +1,9 @@
-//! What makes a host port answer where packets cannot be redirected: a small process that listens there and forwards to the
-//! pod. On 127.0.0.1 and ::1 pf(4) cannot redirect and nftables only with the whole 127.0.0.0/8 made routable; on the node's
-//! own addresses pf redirects what the node itself sends, but not the answers, which never come by lo0. It is one process
-//! for each pod with host ports, outlives the server, and has no runtime: one thread and poll(2).
+//! The listener: a process that accepts connections to host ports where the packet filter cannot redirect, and forwards
+//! them to the pod. On 127.0.0.1 and ::1 pf(4) cannot redirect, and nftables only with 127.0.0.0/8 made routable; on
+//! the node's own addresses pf redirects the node's connections but not the answers, which never pass lo0. Each pod
+//! with host ports has one listener. It outlives the server and has no runtime: one thread and poll(2).
 //!
-//! The pod's directory holds the spec it reads, the lock it holds as long as it lives, and its process id.
+//! The pod's directory holds the spec, the lock held while the listener lives, and its process id.
 
 mod flows;
 mod forward;
@@ -20,48 +20,48 @@ use host::worker::Workers;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Error, HostPort, PodNetwork, Protocol, ports, state};
+use crate::{Error, HostPort, NetworkSpec, Protocol, ports, state};
 pub(crate) use listen::probe;
 
 /// The worker's name.
 pub const WORKER: &str = "listen";
-/// Held by the listener as long as it lives.
+/// Locked while the listener lives.
 const LOCK: &str = "listener.lock";
-/// The listener's process id, written while the lock is held.
+/// The listener's process id, written under the lock.
 const PID: &str = "listener.pid";
-/// What the listener prints once it listens.
+/// Printed once it listens.
 const READY: &str = "ready";
-/// What it prints before the reason when a port is taken.
+/// Printed before the port when it is taken.
 const TAKEN: &str = "taken ";
-/// What stands before the reason when the host has nothing left of something.
+/// Printed before the reason when the host has exhausted a resource.
 const EXHAUSTED: &str = "exhausted ";
-/// How long a killed listener may take to be gone: the kernel only has to close its sockets.
+/// The limit for a killed listener to end: the kernel only closes its sockets.
 const DEATH: Duration = Duration::from_secs(5);
 
-/// Where the node's own connections to a host port are listened for.
+/// The addresses of the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// On the loopback addresses: the packet filter redirects the rest.
+    /// Loopback: the packet filter redirects the rest.
     Loopback,
-    /// On every address: the packet filter redirects what comes from outside before it gets here.
+    /// Every address: the packet filter redirects connections from outside before they arrive.
     Node,
 }
 
 impl Reach {
-    /// The word on the worker's command line.
-    fn word(self) -> &'static str {
+    /// The worker's argument.
+    fn as_str(self) -> &'static str {
         match self {
             Self::Loopback => "loopback",
             Self::Node => "node",
         }
     }
 
-    fn of_word(word: &str) -> Option<Self> {
-        [Self::Loopback, Self::Node].into_iter().find(|reach| reach.word() == word)
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Loopback, Self::Node].into_iter().find(|reach| reach.as_str() == word)
     }
 }
 
-/// One socket to open, and where what it gets goes.
+/// A socket to open and the target of its traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relay {
     protocol: Protocol,
@@ -69,13 +69,13 @@ pub(crate) struct Relay {
     target: SocketAddr,
 }
 
-/// The sockets that a pod's host ports need. Each leads to the pod's address of its family, or to the one that it has. SCTP
-/// has none: it is answered everywhere but here.
-pub(crate) fn relays(network: &PodNetwork, reach: Reach) -> Vec<Relay> {
+/// Returns the relays of a pod's host ports. Each targets the pod's address of the same family, or its only one. SCTP
+/// has none: only the packet filter forwards it.
+pub(crate) fn relays(spec: &NetworkSpec, reach: Reach) -> Vec<Relay> {
     let mut relays = Vec::new();
-    for port in network.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+    for port in spec.host_ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
         for listen in addresses(port, reach) {
-            let addresses = || network.addresses.iter().map(ipnetwork::IpNetwork::ip);
+            let addresses = || spec.addresses.iter().map(ipnetwork::IpNetwork::ip);
             let same = addresses().find(|address| address.is_ipv4() == listen.is_ipv4());
             if let Some(target) = same.or_else(|| addresses().next()) {
                 let listen = SocketAddr::new(listen, port.host_port);
@@ -87,7 +87,7 @@ pub(crate) fn relays(network: &PodNetwork, reach: Reach) -> Vec<Relay> {
     relays
 }
 
-/// The addresses that the listener has for a host port.
+/// Returns the addresses to listen on for a host port.
 fn addresses(port: &HostPort, reach: Reach) -> Vec<IpAddr> {
     let both: [IpAddr; 2] = match reach {
         Reach::Loopback => [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
@@ -101,25 +101,25 @@ fn addresses(port: &HostPort, reach: Reach) -> Vec<IpAddr> {
     }
 }
 
-/// Starts the listener of the pod whose directory this is, and waits until it listens. None: it runs already, or nothing
-/// has to be listened for. The worker is to be reaped when the pod is gone.
+/// Starts the listener for a pod's directory and waits until it listens. Idempotent: None if it runs or is not needed.
+/// The caller reaps the child.
 pub(crate) fn start(
     workers: &Workers,
     directory: &Path,
-    network: &PodNetwork,
+    spec: &NetworkSpec,
     reach: Reach,
 ) -> Result<Option<Child>, Error> {
-    if relays(network, reach).is_empty() || running(directory)? {
+    if relays(spec, reach).is_empty() || running(directory)? {
         return Ok(None);
     }
-    let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", network.id))(error);
+    let failed = |error: io::Error| Error::failed(format!("cannot start the listener of pod {}", spec.id))(error);
     let (worker, mut stdout) = spawn(workers, directory, reach).map_err(failed)?;
     let mut answer = String::new();
     let read = stdout.read_to_string(&mut answer);
     if read.is_ok() && answer.trim_end() == READY {
         return Ok(Some(worker));
     }
-    // It has printed why it ends, or has ended.
+    // It has printed its error or ended.
     host::worker::end(worker);
     read.map_err(failed)?;
     let answer = answer.trim_end();
@@ -133,22 +133,22 @@ pub(crate) fn start(
 fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child, io::PipeReader)> {
     let null = std::fs::File::open("/dev/null")?;
     let (reader, writer) = io::pipe()?;
-    let args = [directory.as_os_str(), reach.word().as_ref()];
+    let args = [directory.as_os_str(), reach.as_str().as_ref()];
     let worker = workers.spawn(WORKER, &args, null.into(), Some(writer.into()))?;
     Ok((worker, reader))
 }
 
-/// Whether the listener of the pod whose directory this is lives.
+/// Whether the listener for a pod's directory lives.
 pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
     let path = directory.join(LOCK);
     if !path.exists() {
         return Ok(false);
     }
-    let lock = host::fs::Lock::take(&path).map_err(Error::failed(format!("cannot look at {}", path.display())))?;
+    let lock = host::fs::Lock::take(&path).map_err(Error::failed(format!("cannot lock {}", path.display())))?;
     Ok(lock.is_none())
 }
 
-/// Kills the listener of the pod whose directory this is, and waits until its ports are free. Not running: done already.
+/// Kills the listener for a pod's directory and waits until its ports are free. Idempotent.
 pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error> {
     let path = directory.join(PID);
     let started = Instant::now();
@@ -156,8 +156,7 @@ pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error>
         if started.elapsed() > DEATH {
             return Err(Error::failed("cannot stop a listener")(format!("{} still lives", path.display())));
         }
-        // The process id is of the one that holds the lock: it writes it after taking the lock, and is alive while
-        // the lock is held.
+        // The lock's holder wrote the process id after locking and is alive while the lock is held.
         let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<i32>().ok());
         if let Some(pid) = pid.filter(|pid| *pid > 1) {
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
@@ -171,26 +170,26 @@ pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error>
     waited.map_err(Error::failed("cannot wait for a listener"))
 }
 
-/// The worker's entry: `listen DIRECTORY REACH`. It says on its standard output that it listens, or why it cannot, closes it,
-/// and serves until it is killed.
+/// Runs the worker: `listen DIRECTORY REACH`. Prints that it listens or why it cannot, closes its standard output, and
+/// serves until it is killed.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let reach = args.get(1).and_then(|word| Reach::of_word(word.to_str()?));
+    let reach = args.get(1).and_then(|word| Reach::parse(word.to_str()?));
     let (Some(directory), Some(reach)) = (args.first(), reach) else {
-        return tell("usage: listen DIRECTORY loopback|node", ExitCode::from(64));
+        return print("usage: listen DIRECTORY loopback|node", ExitCode::from(64));
     };
     match open(Path::new(directory), reach) {
         Ok((lock, sockets)) => {
-            tell(READY, ExitCode::SUCCESS);
-            drop_output();
+            print(READY, ExitCode::SUCCESS);
+            close_output();
             let error = forward::serve(sockets);
             drop(lock);
-            // Nobody reads it; the exit code tells that poll(2) itself failed.
-            tell(&error.to_string(), ExitCode::FAILURE)
+            // Nobody reads this; the exit code shows that poll(2) failed.
+            print(&error.to_string(), ExitCode::FAILURE)
         }
-        Err(Refused::Taken(port)) => tell(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
+        Err(Refused::Taken(port)) => print(&format!("{TAKEN}{port}"), ExitCode::FAILURE),
         Err(Refused::Other(error)) => {
             let before = if host::is_exhausted(&*error) { EXHAUSTED } else { "" };
-            tell(&format!("{before}{}", host::chain(&*error)), ExitCode::FAILURE)
+            print(&format!("{before}{}", host::chain(&*error)), ExitCode::FAILURE)
         }
     }
 }
@@ -211,11 +210,11 @@ fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::L
     let lock = host::fs::Lock::take(&directory.join(LOCK))?;
     let lock = lock.ok_or_else(|| io::Error::other("another listener runs"))?;
     std::fs::write(directory.join(PID), std::process::id().to_string())?;
-    // Of its own session: no signal that is meant for the server or its terminal reaches it.
+    // A new session: signals for the server or its terminal do not reach it.
     let _ = nix::unistd::setsid();
-    let network = state::load(directory)?.ok_or_else(|| io::Error::other("there is no spec"))?;
+    let spec = state::load(directory)?.ok_or_else(|| io::Error::other("the spec is missing"))?;
     let mut sockets = Vec::new();
-    for relay in relays(&network, reach) {
+    for relay in relays(&spec, reach) {
         match listen::open(&relay) {
             Ok(socket) => sockets.extend(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -227,20 +226,20 @@ fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::L
     Ok((lock, sockets))
 }
 
-fn tell(text: &str, code: ExitCode) -> ExitCode {
-    // The reader may be gone; there is nobody else to tell.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    // The reader may have gone; there is nowhere else to report.
     let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
     code
 }
 
-/// Lets go of the pipe to the server, which reads to its end; later output goes to /dev/null.
-fn drop_output() {
+/// Closes the pipe, which the server reads to its end; later output goes to /dev/null.
+fn close_output() {
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(&null);
     }
 }
 
-/// What stands between this pod and the host ports that it wants: a process of the node that has one of them.
+/// Fails if a process of the node has one of these ports.
 pub(crate) fn check_free(ports: &[HostPort]) -> Result<(), Error> {
     for port in ports {
         match probe(port) {
@@ -259,7 +258,7 @@ mod tests {
     use host::PodId;
 
     use super::{Reach, relays};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     #[test]
     fn each_loopback_leads_to_the_address_of_its_family_or_the_one_there_is() {
@@ -280,18 +279,18 @@ mod tests {
                 host_port: 80,
                 container_port: 8080,
             };
-            let network = PodNetwork {
+            let spec = NetworkSpec {
                 id: PodId::random(),
                 addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
                 route: true,
                 host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
             };
-            let found: Vec<String> = relays(&network, Reach::Loopback)
+            let found: Vec<String> = relays(&spec, Reach::Loopback)
                 .iter()
                 .map(|relay| format!("{} {}", relay.listen, relay.target))
                 .collect();
             assert_eq!(found, *expected, "{addresses:?} {host_ip:?}");
-            let on_the_node = relays(&network, Reach::Node);
+            let on_the_node = relays(&spec, Reach::Node);
             assert!(on_the_node.iter().all(|relay| host_ip.is_some() || relay.listen.ip().is_unspecified()));
             assert_eq!(on_the_node.len(), if *host_ip == Some("192.0.2.1") { 1 } else { expected.len() });
         }

@@ -1,5 +1,4 @@
-//! The node forwards between the bridge and its other interfaces: two sysctls, switched on where they are off, and off again
-//! when the last server that needed them is gone.
+//! Enables IP forwarding by two sysctls and disables it again when the last server that needs it is gone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +8,13 @@ use ipnetwork::IpNetwork;
 
 use crate::Error;
 
-/// The file that remembers which of them were off.
+/// The file of the sysctls that this server enabled.
 const SWITCHED: &str = "forwarding.json";
 
-/// Each with its name in sysctl(8)'s words.
+/// IPv4 or not, and the name in sysctl(8).
 const SYSCTLS: [(bool, &str); 2] = [(true, "net.ipv4.ip_forward"), (false, "net.ipv6.conf.all.forwarding")];
 
-/// Switches forwarding on for the families of these networks.
+/// Enables forwarding for the families of these networks. Idempotent.
 pub(super) fn enable(state: &Path, networks: &[IpNetwork]) -> Result<(), Error> {
     let mut switched = switched(state);
     for (ipv4, name) in SYSCTLS {
@@ -26,8 +25,8 @@ pub(super) fn enable(state: &Path, networks: &[IpNetwork]) -> Result<(), Error> 
         if !switched.iter().any(|known| known == name) {
             switched.push(name.to_owned());
         }
-        // Remembered first: a server that dies in between finds what it may undo.
-        let text = serde_json::to_vec(&switched).expect("a list of texts");
+        // Recorded first, so that a server that dies here can still undo it.
+        let text = serde_json::to_vec(&switched).expect("a list of strings has no keys");
         let file = state.join(SWITCHED);
         host::fs::write_atomic(&file, &text, 0o600)
             .map_err(Error::failed(format!("cannot write {}", file.display())))?;
@@ -36,7 +35,7 @@ pub(super) fn enable(state: &Path, networks: &[IpNetwork]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Switches off what [`enable`] switched on, unless others need it now.
+/// Undoes [`enable`], unless other servers need it. Idempotent.
 pub(super) fn restore(state: &Path, others: bool) -> Result<(), Error> {
     for name in switched(state).iter().filter(|_| !others) {
         if SYSCTLS.iter().any(|(_, known)| known == name) {
@@ -47,16 +46,16 @@ pub(super) fn restore(state: &Path, others: bool) -> Result<(), Error> {
     host::fs::remove_file(&file).map_err(Error::failed(format!("cannot remove {}", file.display())))
 }
 
-/// Whether packets are forwarded; needed once the pod networks are known.
+/// Reports whether forwarding is on for the families of these networks.
 pub(super) fn needs(networks: &[IpNetwork]) -> Vec<Need> {
-    let wanted = SYSCTLS.iter().filter(|(ipv4, _)| networks.iter().any(|network| network.is_ipv4() == *ipv4));
+    let needed = SYSCTLS.iter().filter(|(ipv4, _)| networks.iter().any(|network| network.is_ipv4() == *ipv4));
     let need = |name: &str| {
         let on = is_on(name);
         let remedy = (!on).then(|| format!("sysctl -w {name}=1"));
         let found = if on { "on" } else { "off" }.to_owned();
         Need { name: format!("forwarding ({name})"), found, required: true, remedy }
     };
-    wanted.map(|(_, name)| need(name)).collect()
+    needed.map(|(_, name)| need(name)).collect()
 }
 
 fn is_on(name: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What only Linux's rtnetlink(7) has: bridges and veth pairs.
+//! Bridges and veth pairs by Linux's rtnetlink(7).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,11 +16,11 @@ const LINK_NETNS: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
-/// `IFLA_BRPORT_MODE`, and the flag that such a nest carries (`NLA_F_NESTED`).
+/// `IFLA_BRPORT_MODE`, and the flag of its nest (`NLA_F_NESTED`).
 const PORT_HAIRPIN: u16 = 4;
 const NESTED: u16 = 0x8000;
 
-/// A veth pair that is wanted.
+/// The spec of a veth pair.
 pub(super) struct Veth<'a> {
     pub(super) name: &'a str,
     pub(super) mac: [u8; 6],
@@ -31,12 +31,12 @@ pub(super) struct Veth<'a> {
     pub(super) netns: BorrowedFd<'a>,
 }
 
-/// The interfaces of the namespace that the calling thread is in.
+/// Opens the calling thread's namespace.
 pub(super) fn open() -> io::Result<Links> {
     Ok(Links::new(Connection::open(libc::AF_NETLINK, libc::NETLINK_ROUTE)?))
 }
 
-/// Makes a bridge, up; one that is there is kept.
+/// Creates a bridge and brings it up. Idempotent.
 pub(super) fn add_bridge(links: &Links, name: &str, mac: [u8; 6], mtu: u32) -> io::Result<Link> {
     if links.find(name)?.is_none() {
         let info = Message::nest(&[]).with_text(INFO_KIND, "bridge");
@@ -48,11 +48,11 @@ pub(super) fn add_bridge(links: &Links, name: &str, mac: [u8; 6], mtu: u32) -> i
     }
     let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
     links.set_mtu(link.index, mtu)?;
-    links.up(link.index)?;
+    links.bring_up(link.index)?;
     Ok(link)
 }
 
-/// Makes a pair of interfaces: one here, a port of the bridge, the other in the other namespace.
+/// Creates a veth pair: one end here, on the bridge, the other in the pod's namespace.
 pub(super) fn add_veth(links: &Links, veth: &Veth<'_>) -> io::Result<()> {
     let netns = u32::try_from(veth.netns.as_raw_fd()).map_err(io::Error::other)?;
     let peer = Message::nest(&header(0, 0, 0))
@@ -71,8 +71,8 @@ pub(super) fn add_veth(links: &Links, veth: &Veth<'_>) -> io::Result<()> {
     links.request(&message)
 }
 
-/// Lets a port of a bridge get back what it sent: where bridged frames pass through netfilter (br_netfilter, which
-/// Kubernetes nodes load), what a pod sends to its own host port never leaves the bridge.
+/// Enables hairpin mode: a pod may then call its own host port also where bridged frames pass netfilter (br_netfilter,
+/// which Kubernetes nodes load).
 pub(super) fn set_hairpin(links: &Links, index: u32) -> io::Result<()> {
     let mut header = header(index, 0, 0);
     header[0] = u8::try_from(libc::AF_BRIDGE).map_err(io::Error::other)?;
@@ -80,10 +80,10 @@ pub(super) fn set_hairpin(links: &Links, index: u32) -> io::Result<()> {
     links.request(&Message::new(SET_LINK, 0, &header).with_nested(NESTED | LINK_PORT, &port))
 }
 
-/// Gives an interface another name and MAC; it is down for a moment.
+/// Changes name and MAC; the interface is down for a moment.
 pub(super) fn rename(links: &Links, index: u32, name: &str, mac: [u8; 6]) -> io::Result<()> {
     links.request(&Message::new(SET_LINK, 0, &header(index, 0, UP)))?;
     let change = Message::new(SET_LINK, 0, &header(index, 0, 0)).with_text(LINK_NAME, name).with(LINK_ADDRESS, &mac);
     links.request(&change)?;
-    links.up(index)
+    links.bring_up(index)
 }

@@ -1,6 +1,6 @@
-//! The development backend: a bridge with the gateway's addresses, a veth pair for each pod, whose inner end is born in the
-//! pod's namespace, and nftables for what leaves and what is led in. The host's end carries the pod's whole id as its
-//! alias, since a name has room for twelve digits only.
+//! The development backend: a bridge with the gateway addresses, a veth pair per pod with its inner end created in the
+//! pod's namespace, and nftables for translation and host ports. The host's end has the whole id as its alias, since an
+//! interface name has room for twelve digits only.
 
 mod forwarding;
 mod link;
@@ -13,45 +13,42 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
 
 use self::link::Veth;
-use self::netns::{INTERFACE, Inside};
+use self::netns::Inside;
 use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::nft::rules;
-use crate::node::{self, Node};
-use crate::{Attachment, Counters, Error, Network, PodNetwork, Settings, ipam, names};
+use crate::node::{self, INTERFACE, Node};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
-/// What errors call this backend.
+/// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
 
-/// Opens the backend.
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)?, networks: Mutex::default() }))
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)? }))
 }
 
-/// Nothing enters a namespace as a process here.
+/// Linux has no such worker: EX_USAGE.
 pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
     ExitCode::from(64)
 }
 
 struct LinuxNetwork {
     node: Node,
-    /// The pod networks that were configured by this server.
-    networks: Mutex<Vec<IpNetwork>>,
 }
 
 impl Network for LinuxNetwork {
     fn needs(&self) -> Vec<Need> {
-        let networks = self.networks().clone();
-        let mut needs = vec![program()];
+        let networks = self.node.networks();
+        let mut needs = vec![program_need()];
         needs.extend(forwarding::needs(&networks));
         if !networks.is_empty() {
-            needs.push(self.table());
+            needs.push(self.table_need());
         }
         needs
     }
@@ -61,7 +58,7 @@ impl Network for LinuxNetwork {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
         let failed = || format!("cannot make bridge {bridge}");
-        let links = links()?;
+        let links = open_links()?;
         let mac = names::bridge_mac(&settings.prefix);
         let link = link::add_bridge(&links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in pod_networks {
@@ -70,7 +67,7 @@ impl Network for LinuxNetwork {
             links.add_address(link.index, &gateway).map_err(Error::failed(failed))?;
         }
         forwarding::enable(&settings.state, pod_networks)?;
-        let pods = self.node.state.networks()?;
+        let pods = self.node.state.specs()?;
         let rules = rules::node(
             &settings.prefix,
             &ipam::with_former(pod_networks, pods.iter().flat_map(|pod| &pod.addresses)),
@@ -78,44 +75,43 @@ impl Network for LinuxNetwork {
         );
         netfilter::apply("the ruleset of the node", &rules)?;
         self.repair(&pods)?;
-        *self.networks() = pod_networks.to_vec();
+        self.node.set_networks(pod_networks);
         Ok(())
     }
 
-    fn attach(&self, wanted: &PodNetwork, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
-        let before = self.node.reserve(wanted, place)?;
+    fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let before = self.node.reserve(spec, place)?;
         let Some(netns) = netns(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
         };
         let inside = Inside::enter(netns)?;
-        let links = links()?;
-        let name = names::host_end(&self.node.settings.prefix, &wanted.id);
+        let links = open_links()?;
+        let name = self.node.host_end(&spec.id);
         if find(&links, &name)?.is_none() {
             match spare {
-                Some(spare) => self.take_spare(&links, &inside, spare, &wanted.id)?,
-                None => self.add_pair(&links, &inside, &wanted.id)?,
+                Some(spare) => self.adopt_spare(&links, &inside, spare, &spec.id)?,
+                None => self.add_pair(&links, &inside, &spec.id)?,
             }
         }
-        inside.up_loopback()?;
-        inside.configure(wanted)?;
-        if let Some(link) = find(&links, &name)?.filter(|_| !wanted.host_ports.is_empty()) {
+        inside.bring_up_loopback()?;
+        inside.configure(spec)?;
+        if let Some(link) = find(&links, &name)?.filter(|_| !spec.host_ports.is_empty()) {
             link::set_hairpin(&links, link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
         }
-        self.apply_rules(before.as_ref(), wanted)?;
-        self.node.listen(wanted)?;
-        let addresses = wanted.addresses.iter().map(IpNetwork::ip).collect();
-        Ok(Attachment { host_interface: Some(name), addresses })
+        self.apply_rules(before.as_ref(), spec)?;
+        self.node.listen(spec)?;
+        Ok(self.node.attachment(spec))
     }
 
     fn prepare(&self, spare: &PodId, place: &Place) -> Result<(), Error> {
         let Some(netns) = netns(place)? else { return Ok(()) };
         self.node.state.add(spare)?;
         let inside = Inside::enter(netns)?;
-        let links = links()?;
-        if find(&links, &names::host_end(&self.node.settings.prefix, spare))?.is_none() {
+        let links = open_links()?;
+        if find(&links, &self.node.host_end(spare))?.is_none() {
             self.add_pair(&links, &inside, spare)?;
         }
-        inside.up_loopback()
+        inside.bring_up_loopback()
     }
 
     fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
@@ -130,31 +126,26 @@ impl Network for LinuxNetwork {
         let steps = [
             self.node.stop_listening(id),
             self.remove_rules(id),
-            links().and_then(|links| {
-                links.remove(&names::host_end(&self.node.settings.prefix, id)).map_err(Error::failed(what.clone()))
-            }),
+            open_links().and_then(|links| links.remove(&self.node.host_end(id)).map_err(Error::failed(what.clone()))),
         ];
         for address in forget {
             if let Err(error) = netfilter::forget_connections(address) {
-                tracing::warn!(%address, %error, "connections to a pod that is gone are not forgotten");
+                tracing::warn!(%address, %error, "cannot remove the connections of a detached pod");
             }
         }
-        // The memory of it goes last, and only when nothing is left.
-        node::all_of(&what, steps)?;
+        // The record goes last, and only after every step succeeded.
+        node::run_all(&what, steps)?;
         self.node.forget(id)
     }
 
     fn counters(&self, id: &PodId) -> Result<Counters, Error> {
-        let name = names::host_end(&self.node.settings.prefix, id);
-        let link = find(&links()?, &name)?;
-        let stats = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?.stats;
-        Ok(stats.seen_from_the_other_end(INTERFACE))
+        node::counters(id, find(&open_links()?, &self.node.host_end(id))?)
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
-        let links = links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let links = open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
+        let tables = list_tables()?;
         let mut ids = self.node.state.pods()?;
         ids.extend(tables.iter().filter_map(|table| rules::pod_of_table(prefix, table)));
         let ends = links.iter().map(|link| (link.name.as_str(), link.alias.as_str()));
@@ -163,12 +154,10 @@ impl Network for LinuxNetwork {
     }
 
     fn unconfigure(&self) -> Result<(), Error> {
-        if let Some(id) = self.inventory()?.first() {
-            return Err(Error::Conflict { what: format!("the bridge is in use: pod {id} is attached") });
-        }
+        node::check_unused(&self.inventory()?)?;
         let settings = &self.node.settings;
         let table = rules::node_table(&settings.prefix);
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let tables = list_tables()?;
         let others = tables.iter().any(|name| name.starts_with(rules::TABLES) && *name != table);
         let delete = if tables.contains(&table) {
             netfilter::apply("the removal of the node's table", &rules::delete_table(&table))
@@ -178,25 +167,21 @@ impl Network for LinuxNetwork {
         let bridge = names::bridge(&settings.prefix);
         let steps = [
             delete,
-            links()?.remove(&bridge).map_err(Error::failed(format!("cannot remove bridge {bridge}"))),
+            open_links()?.remove(&bridge).map_err(Error::failed(format!("cannot remove bridge {bridge}"))),
             forwarding::restore(&settings.state, others),
         ];
-        self.networks().clear();
-        node::all_of("cannot remove the node's network", steps)
+        self.node.set_networks(&[]);
+        node::run_all("cannot remove the node's network", steps)
     }
 }
 
 impl LinuxNetwork {
-    fn networks(&self) -> MutexGuard<'_, Vec<IpNetwork>> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a pod's pair of interfaces.
+    /// Creates a pod's veth pair.
     fn add_pair(&self, links: &Links, inside: &Inside, id: &PodId) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
         let bridge = find(links, &bridge)?.ok_or_else(|| Error::NotFound { what: format!("bridge {bridge}") })?;
-        let name = names::host_end(&settings.prefix, id);
+        let name = self.node.host_end(id);
         let veth = Veth {
             name: &name,
             mac: names::host_mac(id),
@@ -208,50 +193,49 @@ impl LinuxNetwork {
         };
         let failed = || format!("cannot make interface {name} of pod {id}");
         link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
-        self.note(links, id, &name).map_err(Error::failed(failed()))
+        self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
 
-    /// Makes the interface of a spare that of a pod.
-    fn take_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
-        let prefix = &self.node.settings.prefix;
-        let (old, new) = (names::host_end(prefix, spare), names::host_end(prefix, id));
+    /// Turns a spare's interface into the pod's.
+    fn adopt_spare(&self, links: &Links, inside: &Inside, spare: &PodId, id: &PodId) -> Result<(), Error> {
+        let (old, new) = (self.node.host_end(spare), self.node.host_end(id));
         let link = find(links, &old)?;
         let link = link.ok_or_else(|| Error::NotFound { what: format!("interface {old} of spare {spare}") })?;
         let failed = || format!("cannot rename interface {old} to {new}");
         link::rename(links, link.index, &new, names::host_mac(id)).map_err(Error::failed(failed()))?;
-        self.note(links, id, &new).map_err(Error::failed(failed()))?;
+        self.set_alias(links, id, &new).map_err(Error::failed(failed()))?;
         inside.set_mac(names::pod_mac(id))?;
         self.node.forget(spare)
     }
 
-    /// Writes the whole id on the host's end.
-    fn note(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
+    /// Sets the host end's alias to the whole id.
+    fn set_alias(&self, links: &Links, id: &PodId, name: &str) -> io::Result<()> {
         let link = links.find(name)?.ok_or(io::ErrorKind::NotFound)?;
         links.set_alias(link.index, id.as_str())
     }
 
-    /// Loads the pod's own table, or removes it where one is not needed any more.
-    fn apply_rules(&self, before: Option<&PodNetwork>, wanted: &PodNetwork) -> Result<(), Error> {
+    /// Loads the pod's table, or removes one that it no longer needs.
+    fn apply_rules(&self, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        match rules::pod(prefix, wanted) {
-            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", wanted.id), &rules),
-            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&wanted.id),
+        match rules::pod(prefix, spec) {
+            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules),
+            None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&spec.id),
             None => Ok(()),
         }
     }
 
     fn remove_rules(&self, id: &PodId) -> Result<(), Error> {
         let table = rules::pod_table(&self.node.settings.prefix, id);
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+        let tables = list_tables()?;
         if !tables.contains(&table) {
             return Ok(());
         }
         netfilter::apply(&format!("the removal of table {table}"), &rules::delete_table(&table))
     }
 
-    /// Makes anew what a flushed ruleset or a dead listener left without: one that is there is kept.
-    fn repair(&self, pods: &[PodNetwork]) -> Result<(), Error> {
-        let tables = netfilter::tables().map_err(Error::failed("cannot list the tables of nftables"))?;
+    /// Restores missing tables and listeners, after a flushed ruleset or a dead listener. Idempotent.
+    fn repair(&self, pods: &[NetworkSpec]) -> Result<(), Error> {
+        let tables = list_tables()?;
         for pod in pods {
             if !tables.contains(&rules::pod_table(&self.node.settings.prefix, &pod.id)) {
                 self.apply_rules(None, pod)?;
@@ -261,10 +245,10 @@ impl LinuxNetwork {
         Ok(())
     }
 
-    /// A firewall that was reloaded may have flushed everything.
-    fn table(&self) -> Need {
+    /// Reports whether the shared table is loaded: a firewall reload may flush it.
+    fn table_need(&self) -> Need {
         let table = rules::node_table(&self.node.settings.prefix);
-        let there = netfilter::tables().is_ok_and(|tables| tables.contains(&table));
+        let there = list_tables().is_ok_and(|tables| tables.contains(&table));
         let remedy = (!there).then(|| "restart cellblock, which loads it again".to_owned());
         let found = if there { "loaded" } else { "missing" }.to_owned();
         Need { name: format!("nftables table {table}"), found, required: true, remedy }
@@ -279,16 +263,20 @@ fn netns(place: &Place) -> Result<Option<&Path>, Error> {
     }
 }
 
-fn links() -> Result<Links, Error> {
+fn open_links() -> Result<Links, Error> {
     link::open().map_err(Error::failed("cannot open a netlink socket"))
+}
+
+fn list_tables() -> Result<Vec<String>, Error> {
+    netfilter::list_tables().map_err(Error::failed("cannot list the tables of nftables"))
 }
 
 fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {
     links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")))
 }
 
-/// Whether nft(8) is on PATH.
-fn program() -> Need {
+/// Reports whether nft(8) is on PATH.
+fn program_need() -> Need {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(netfilter::PROGRAM)).find(|p| p.is_file());
     Need {

@@ -1,5 +1,5 @@
-//! nftables and the connection table. Changes go to nft(8), one transaction each; what is only looked up, and the entries
-//! of a pod that is gone, go by netlink, where a program would cost more than the work.
+//! nftables and connection tracking. nft(8) applies changes, one transaction each; lookups and the removal of
+//! connections use netlink, which costs less than a process.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ const TABLE_NAME: u16 = 1;
 const FAMILY_INET: u8 = 1;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`, linux/netfilter/nfnetlink_conntrack.h.
 const DELETE_CONNECTION: u16 = 1 << 8 | 2;
-/// `NLA_F_NESTED`: this subsystem wants to be told.
+/// `NLA_F_NESTED`, required by this subsystem.
 const NESTED: u16 = 0x8000;
 /// `CTA_TUPLE_REPLY`, and in it `CTA_TUPLE_IP`, and in that the source address of each family.
 const TUPLE_REPLY: u16 = 2;
@@ -31,14 +31,14 @@ const FILTER: u16 = 25;
 const FILTER_REPLY_FLAGS: u16 = 2;
 const FILTER_SOURCE: u32 = 1;
 
-/// Applies a ruleset, whole or not at all.
+/// Applies a ruleset in one transaction.
 pub(super) fn apply(what: &str, ruleset: &str) -> Result<(), Error> {
     Tool::new(PROGRAM).args(["-f", "-"]).stdin(ruleset).run().map_err(Error::failed(format!("cannot load {what}")))?;
     Ok(())
 }
 
-/// The names of all tables of the family inet.
-pub(super) fn tables() -> io::Result<Vec<String>> {
+/// Lists the tables of the family inet.
+pub(super) fn list_tables() -> io::Result<Vec<String>> {
     let connection = Connection::open(libc::AF_NETLINK, libc::NETLINK_NETFILTER)?;
     let answers = connection.dump(&Message::new(GET_TABLE, 0, &[FAMILY_INET, 0, 0, 0]))?;
     let names = answers.iter().filter_map(|answer| {
@@ -48,8 +48,8 @@ pub(super) fn tables() -> io::Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// Forgets the translated connections to an address, so that a new pod on the same host port gets its own. Kernels before
-/// 6.8 cannot be asked that way (EOPNOTSUPP); there the entries end by themselves.
+/// Removes the tracked connections to an address, so that a new pod on the same host port gets new ones. Kernels before
+/// 6.8 lack the filter (EOPNOTSUPP); there the entries expire.
 pub(super) fn forget_connections(address: IpAddr) -> io::Result<()> {
     let (family, source, octets) = match address {
         IpAddr::V4(v4) => (libc::AF_INET, SOURCE_IPV4, v4.octets().to_vec()),

@@ -1,5 +1,5 @@
-//! The inside of a pod's network namespace. A socket belongs to the namespace that it was opened in: a thread enters, opens
-//! one, and ends; from then on the namespace is configured from outside. No process is started for it.
+//! Configures a pod's network namespace. A socket belongs to the namespace it was opened in: a thread enters, opens a
+//! socket and ends; afterwards the server configures the namespace through the socket, without a process.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,23 +11,22 @@ use nix::sched::{CloneFlags, setns};
 
 use super::link;
 use crate::links::Links;
-use crate::{Error, PodNetwork, ipam};
+use crate::node::INTERFACE;
+use crate::{Error, NetworkSpec, ipam};
 
-/// The pod's interface.
-pub(super) const INTERFACE: &str = "eth0";
 /// The index of lo: the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
-/// New interfaces take no routes from what a neighbour on the bridge announces.
+/// Disables router advertisements for new interfaces.
 const ACCEPT_RA: &str = "/proc/sys/net/ipv6/conf/default/accept_ra";
 
-/// A pod's network namespace, entered by a socket.
+/// A netlink socket inside a pod's network namespace.
 pub(super) struct Inside {
     links: Links,
     namespace: File,
 }
 
 impl Inside {
-    /// Enters the namespace that is pinned at this path.
+    /// Opens a socket in the namespace pinned at this path.
     pub(super) fn enter(path: &Path) -> Result<Self, Error> {
         let namespace = File::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::NotFound { what: format!("network namespace {}", path.display()) },
@@ -46,37 +45,35 @@ impl Inside {
         Ok(Self { links, namespace })
     }
 
-    /// The namespace.
     pub(super) fn namespace(&self) -> &File {
         &self.namespace
     }
 
-    /// Brings the loopback interface up.
-    pub(super) fn up_loopback(&self) -> Result<(), Error> {
-        self.links.up(LOOPBACK).map_err(Error::failed("cannot bring up lo"))
+    pub(super) fn bring_up_loopback(&self) -> Result<(), Error> {
+        self.links.bring_up(LOOPBACK).map_err(Error::failed("cannot bring up lo"))
     }
 
-    /// Gives the interface another MAC: a spare's becomes that of the pod.
+    /// Changes the MAC of eth0, when a spare becomes a pod.
     pub(super) fn set_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
         let index = self.index()?;
         self.links.set_mac(index, mac).map_err(Error::failed("cannot change the MAC of eth0"))
     }
 
-    /// Brings the interface up with exactly the pod's addresses and routes.
-    pub(super) fn configure(&self, wanted: &PodNetwork) -> Result<(), Error> {
+    /// Brings up eth0 and gives it exactly the addresses and routes of the spec. Idempotent.
+    pub(super) fn configure(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let index = self.index()?;
-        let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", wanted.id);
-        self.links.up(index).map_err(Error::failed("cannot bring up eth0"))?;
+        let failed = |what: &IpNetwork| format!("cannot give pod {} the address {what}", spec.id);
+        self.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
         let present = self.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
         let present = present.iter().filter(|(of, _)| *of == index).map(|(_, address)| address);
-        for address in present.filter(|address| !wanted.addresses.contains(address)) {
+        for address in present.filter(|address| !spec.addresses.contains(address)) {
             self.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
         }
-        for address in &wanted.addresses {
+        for address in &spec.addresses {
             self.links.add_address(index, address).map_err(Error::failed(failed(address)))?;
-            if wanted.route {
+            if spec.route {
                 let gateway = ipam::gateway(address).ip();
-                let failed = format!("cannot route pod {} by {gateway}", wanted.id);
+                let failed = format!("cannot route pod {} by {gateway}", spec.id);
                 self.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
             }
         }
@@ -89,10 +86,10 @@ impl Inside {
     }
 }
 
-/// The calling thread is inside: /proc/sys/net is that of its namespace.
+/// Runs in a thread inside the namespace, so /proc/sys/net is the namespace's.
 fn forbid_announcements() -> io::Result<()> {
     match fs::write(ACCEPT_RA, "0") {
-        // A kernel without IPv6 takes no announcements.
+        // A kernel without IPv6 has no such file.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

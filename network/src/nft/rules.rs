@@ -1,6 +1,6 @@
-//! What the nftables ruleset of a node and of a pod is, as text for nft(8). Pure. One table is shared by all pods and
-//! translates what leaves them; a pod that has host ports or no route has a table of its own, named by its id, so that
-//! it is made and removed in one transaction and by the id alone.
+//! Builds the nftables rulesets of the node and of a pod, as text for nft(8). Pure. All pods share one table that
+//! translates outgoing traffic. A pod with host ports or without a route has its own table, named by its id, so that
+//! one transaction creates or removes it.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -8,39 +8,40 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
-use crate::{HostPort, PodNetwork};
+use crate::ipam::plain;
+use crate::{HostPort, NetworkSpec};
 
-/// Never translated: what is sent to a group stays on the link.
+/// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
-/// What the names of all tables of all servers begin with.
+/// The prefix of every server's table names.
 pub const TABLES: &str = "cellblock-";
 
-/// The name of the table that all pods share.
+/// Returns the name of the shared table.
 #[must_use]
 pub fn node_table(prefix: &Prefix) -> String {
     format!("{TABLES}{prefix}")
 }
 
-/// The name of a pod's table.
+/// Returns the name of a pod's table.
 #[must_use]
 pub fn pod_table(prefix: &Prefix, id: &PodId) -> String {
     format!("{}-{id}", node_table(prefix))
 }
 
-/// The pod that a table belongs to; None: it is no pod's, or another server's.
+/// Returns the pod of a table; None for the shared table or another server's.
 #[must_use]
 pub fn pod_of_table(prefix: &Prefix, name: &str) -> Option<PodId> {
     name.strip_prefix(&node_table(prefix))?.strip_prefix('-')?.parse().ok()
 }
 
-/// Removes a table, whether it is there or not, in nft's words.
+/// Returns the ruleset that removes a table, also if it is missing.
 #[must_use]
 pub fn delete_table(name: &str) -> String {
     format!("table inet {name} {{}}\ndelete table inet {name}\n")
 }
 
-/// The shared table: what pods send to anything but pods and the cluster gets the node's address.
+/// Returns the shared table: traffic from pods to other than pods and the cluster gets the node's address.
 #[must_use]
 pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> String {
     let name = node_table(prefix);
@@ -73,33 +74,34 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
     text + &rules + "  }\n}\n"
 }
 
-/// A pod's own table; None when it needs none.
+/// Returns a pod's table; None if it needs none.
 #[must_use]
-pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
-    if wanted.addresses.is_empty() || (wanted.route && wanted.host_ports.is_empty()) {
+pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
+    if spec.addresses.is_empty() || (spec.route && spec.host_ports.is_empty()) {
         return None;
     }
-    let name = pod_table(prefix, &wanted.id);
+    let name = pod_table(prefix, &spec.id);
     let mut arriving = String::new();
     let mut own = String::new();
     let mut leaving = String::new();
-    for address in &wanted.addresses {
+    for address in &spec.addresses {
         let family = family(address);
-        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+        for port in spec.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
             let redirect = redirect(port, address);
             let _ = writeln!(arriving, "    {redirect}");
             let loopback = if address.is_ipv4() { "127.0.0.0/8" } else { "::1" };
             let _ = writeln!(own, "    {family} daddr != {loopback} {redirect}");
         }
         let pod = address.ip();
-        if !wanted.host_ports.is_empty() {
-            // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address
-            // that it never sent to: so it sees the gateway instead.
+        if !spec.host_ports.is_empty() {
+            // Without this, a pod on the bridge (also the pod itself) would get the answer from the pod's address
+            // instead of the one it called. The pod sees the gateway as the caller.
             let network = plain(address);
             let _ = writeln!(leaving, "    {family} saddr {network} {family} daddr {pod} ct status dnat masquerade");
         }
-        if !wanted.route {
-            // The first translation of a connection is the only one: to its own address is none.
+        if !spec.route {
+            // Only the first translation of a connection applies: mapping the pod to its own address prevents any
+            // other.
             let _ = writeln!(leaving, "    {family} saddr {pod} snat {family} to {pod}");
         }
     }
@@ -118,7 +120,7 @@ pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
     Some(text + "}\n")
 }
 
-/// One host port towards one address of the pod.
+/// Returns the rule of one host port and one address of the pod.
 fn redirect(port: &HostPort, address: &IpNetwork) -> String {
     let family = family(address);
     let to = match address.ip() {
@@ -127,7 +129,7 @@ fn redirect(port: &HostPort, address: &IpNetwork) -> String {
     };
     let on = match port.only_on() {
         Some(host_ip) => format!("{family} daddr {host_ip}"),
-        // Every address of the node and no other: a pod's connection to the same port elsewhere is not its business.
+        // Only addresses of the node: a connection to the same port elsewhere is left alone.
         None => format!("meta nfproto {} fib daddr type local", if address.is_ipv4() { "ipv4" } else { "ipv6" }),
     };
     format!("{on} {} dport {} dnat {family} to {to}", port.protocol.name(), port.host_port)
@@ -137,18 +139,13 @@ fn family(address: &IpNetwork) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// A network without the host's part of the address.
-fn plain(network: &IpNetwork) -> String {
-    format!("{}/{}", network.network(), network.prefix())
-}
-
 #[cfg(test)]
 mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
     use super::{node, pod, pod_of_table, pod_table};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -178,11 +175,11 @@ table inet cellblock-cb {
 
     #[test]
     fn a_pod_with_a_route_and_no_ports_has_no_table() {
-        let mut wanted =
-            PodNetwork { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
-        assert_eq!(pod(&Prefix::default(), &wanted), None);
-        wanted.route = false;
-        let text = pod(&Prefix::default(), &wanted).unwrap();
+        let mut spec =
+            NetworkSpec { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
+        assert_eq!(pod(&Prefix::default(), &spec), None);
+        spec.route = false;
+        let text = pod(&Prefix::default(), &spec).unwrap();
         assert!(text.contains("priority srcnat - 10"), "{text}");
         assert!(text.contains("ip saddr 10.1.0.5 snat ip to 10.1.0.5"), "{text}");
         assert!(!text.contains("dnat"), "{text}");
@@ -196,7 +193,7 @@ table inet cellblock-cb {
             host_port,
             container_port: 80,
         };
-        let wanted = PodNetwork {
+        let spec = NetworkSpec {
             id: id(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
@@ -234,7 +231,7 @@ table inet {name} {{
 }}
 "
         );
-        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
         assert_eq!(pod_of_table(&Prefix::default(), &name), Some(id()));
         assert_eq!(pod_of_table(&"cc".parse().unwrap(), &name), None);
         assert_eq!(pod_of_table(&Prefix::default(), "cellblock-cb"), None);

@@ -1,5 +1,6 @@
-//! What pf.conf(5) rules a node and a pod have, as text for pfctl(8), and what pfctl prints, read. Pure. All of it is below one
-//! anchor; the main ruleset is the operator's, and only checked for the two lines that lead there.
+//! Builds the pf.conf(5) rules of the node and of a pod, as text for pfctl(8), and parses pfctl's output. Pure. All
+//! rules are below one anchor. The main ruleset is the operator's; it is only checked for the two lines that lead
+//! there.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -7,60 +8,61 @@ use std::net::IpAddr;
 use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
-use crate::{HostPort, PodNetwork, names};
+use crate::ipam::plain;
+use crate::{HostPort, NetworkSpec, names};
 
-/// The anchor of what all pods share, below the server's own; after every pod's, since ids are hexadecimal and pf goes
-/// through anchors in the order of their names.
+/// The anchor of the shared rules. It sorts after every pod's, since ids are hexadecimal and pf evaluates anchors in
+/// the order of their names.
 const NODE: &str = "node";
-/// The table of the pods' networks, in the anchor of the node.
+/// The table of the pod networks, in the node's anchor.
 pub const PODS: &str = "pods";
-/// Never translated: what is sent to a group stays on the link.
+/// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
-/// The anchor that everything of a server is below: `cellblock`, with another prefix `cellblock-PREFIX`.
+/// Returns the server's top anchor: `cellblock`, with another prefix `cellblock-PREFIX`.
 #[must_use]
 pub fn root(prefix: &Prefix) -> String {
     if *prefix == Prefix::default() { "cellblock".to_owned() } else { format!("cellblock-{prefix}") }
 }
 
-/// The anchor of what all pods share.
+/// Returns the anchor of the shared rules.
 #[must_use]
 pub fn node_anchor(prefix: &Prefix) -> String {
     format!("{}/{NODE}", root(prefix))
 }
 
-/// The anchor of a pod: a part of an anchor's name has 63 characters at most (PF_ANCHOR_NAME_SIZE), an id 64.
+/// Returns a pod's anchor. A part of an anchor name has at most 63 characters (PF_ANCHOR_NAME_SIZE), an id 64.
 #[must_use]
 pub fn pod_anchor(prefix: &Prefix, id: &PodId) -> String {
     format!("{}/{}", root(prefix), id.short())
 }
 
-/// The lines that the main ruleset must have, among its translation rules.
+/// Returns the lines that the main ruleset needs among its translation rules.
 #[must_use]
 pub fn required_lines(prefix: &Prefix) -> [String; 2] {
     let root = root(prefix);
     [format!("nat-anchor \"{root}/*\""), format!("rdr-anchor \"{root}/*\"")]
 }
 
-/// Those of [`required_lines`] that are missing in what `pfctl -s nat` printed.
+/// Returns the [`required_lines`] that are missing from the output of `pfctl -s nat`.
 #[must_use]
 pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
     let stands = |line: &String| {
-        let wanted = format!("{line} all");
+        let exact = format!("{line} all");
         let keyword = line.split(' ').next().unwrap_or_default();
         let everything = format!("{keyword} \"*\" all");
-        printed.lines().map(str::trim).any(|printed| printed == wanted || printed == everything)
+        printed.lines().map(str::trim).any(|printed| printed == exact || printed == everything)
     };
     required_lines(prefix).into_iter().filter(|line| !stands(line)).collect()
 }
 
-/// Whether `pfctl -s info` says that pf is enabled.
+/// Whether the output of `pfctl -s info` says that pf is enabled.
 #[must_use]
 pub fn is_enabled(printed: &str) -> bool {
     printed.lines().any(|line| line.trim_start().starts_with("Status: Enabled"))
 }
 
-/// The short ids of the pods whose anchors `pfctl -a ROOT -s Anchors` printed.
+/// Parses the short ids of pods from the output of `pfctl -a ROOT -s Anchors`.
 #[must_use]
 pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     let below = format!("{}/", root(prefix));
@@ -68,20 +70,20 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     names.filter(|name| names::is_short(name)).collect()
 }
 
-/// Whether pf has no anchor left, and then how many it may have: by what `pfctl -s memory` printed of its limits, and what
-/// pfctl said when it could not load an anchor. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Anchors
-/// are not counted: some of them are in the caches of the processors, and rules for Ethernet have anchors of their own.
+/// Returns the limit of anchors if a load failed because of it, from the output of `pfctl -s memory` and pfctl's error
+/// text. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Counting anchors does not work:
+/// per-CPU caches hold some, and Ethernet rules have anchors too.
 #[must_use]
-pub fn used_up(limits: &str, said: &str) -> Option<usize> {
+pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
     let limit = limits.lines().find_map(|line| line.trim().strip_prefix("anchors")?.trim().strip_prefix("hard limit"));
     let limit: usize = limit?.trim().parse().ok()?;
     (limit > 0 && said.trim() == "pfctl: pfctl_rules").then_some(limit)
 }
 
-/// The rules that all pods share: what leaves them by one of these interfaces, to anything but pods and the cluster, gets the
-/// interface's own address. What a pod without a route sends is not translated: its address is negated in the table, since
-/// `no nat` in an anchor of its own would not keep later anchors from translating (FreeBSD 15). An interface is given with
-/// whether it has an IPv4 and an IPv6 address.
+/// Returns the shared rules: traffic from pods through one of these interfaces, to other than pods and the cluster,
+/// gets the interface's address. The table negates the addresses of pods without a route, since `no nat` in a pod's
+/// anchor does not stop later anchors (FreeBSD 15). An interface is its name and whether it has IPv4 and IPv6
+/// addresses.
 #[must_use]
 pub fn node(
     pods: &[IpNetwork],
@@ -104,16 +106,16 @@ pub fn node(
     text
 }
 
-/// A pod's own rules; None when it needs none.
+/// Returns a pod's rules; None if it needs none.
 #[must_use]
-pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
-    if wanted.addresses.is_empty() || wanted.host_ports.is_empty() {
+pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
+    if spec.addresses.is_empty() || spec.host_ports.is_empty() {
         return None;
     }
-    // Translation rules of one kind are evaluated in their order, and pfctl wants no order between the kinds.
+    // pf evaluates rules of one kind in order; pfctl requires no order between the kinds.
     let (mut nat, mut rdr) = (String::new(), String::new());
-    for address in &wanted.addresses {
-        for port in wanted.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
+    for address in &spec.addresses {
+        for port in spec.host_ports.iter().filter(|port| port.has_family(address.is_ipv4())) {
             if port.only_on().is_some_and(|host_ip| host_ip.is_loopback()) {
                 continue;
             }
@@ -123,18 +125,18 @@ pub fn pod(prefix: &Prefix, wanted: &PodNetwork) -> Option<String> {
     Some(nat + &rdr)
 }
 
-/// One host port towards one address of the pod.
+/// Adds the rules of one host port and one address of the pod.
 fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut String, rdr: &mut String) {
     let family = if address.is_ipv4() { "inet" } else { "inet6" };
-    // By its number: pfctl would read /etc/nsswitch.conf and /etc/protocols for a name, which takes as long as all else it does.
+    // By number: for a name pfctl reads /etc/nsswitch.conf and /etc/protocols, which doubles its run time.
     let (protocol, from, to) = (port.protocol.number(), port.host_port, port.container_port);
     let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
     let on = port.only_on().map_or_else(|| "(self)".to_owned(), |host_ip| host_ip.to_string());
-    // What the node sends to itself is the listener's: an answer from the pod would not come back by lo0.
+    // The listener serves the node's own connections: an answer from the pod would not return by lo0.
     let _ = writeln!(rdr, "no rdr on lo0 {family} proto {protocol} from any to any port {from}");
     let _ = writeln!(rdr, "rdr {family} proto {protocol} from any to {on} port {from} tag {tag} -> {pod} port {to}");
-    // A neighbour on the bridge, or the pod itself, would get the answer straight from the pod, with an address that it never
-    // sent to: so it sees the gateway instead. The tag tells what was redirected from what was sent to the pod as such.
+    // Without this, a pod on the bridge (also the pod itself) would get the answer from the pod's address instead of
+    // the one it called. The pod sees the gateway as the caller. The tag marks redirected connections.
     let gateway = crate::ipam::gateway(address).ip();
     let network = plain(address);
     let _ = writeln!(
@@ -143,16 +145,11 @@ fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut Str
     );
 }
 
-/// What `cellblock check` says where the main ruleset lacks lines.
+/// Returns the remedy in `cellblock check` for missing lines.
 #[must_use]
 pub fn remedy(missing: &[String]) -> String {
     let lines = missing.join("\n");
     format!("add to /etc/pf.conf, before its filter rules:\n{lines}\nthen run: service pf reload")
-}
-
-/// A network without the host's part of the address.
-fn plain(network: &IpNetwork) -> String {
-    format!("{}/{}", network.network(), network.prefix())
 }
 
 #[cfg(test)]
@@ -160,8 +157,8 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{is_enabled, missing_lines, node, pod, pods_of, used_up};
-    use crate::{HostPort, PodNetwork, Protocol};
+    use super::{exhausted_limit, is_enabled, missing_lines, node, pod, pods_of};
+    use crate::{HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -203,13 +200,13 @@ mod tests {
             "states        hard limit   100000\ntable-entries hard limit   200000\nanchors       hard limit        3\n";
         // As pfctl of FreeBSD 15.1 said it.
         let said = "pfctl: pfctl_rules\n";
-        assert_eq!(used_up(limits, said), Some(3));
+        assert_eq!(exhausted_limit(limits, said), Some(3));
         assert_eq!(
-            used_up(limits, "stdin:1: syntax error\npfctl: Syntax error in config file: pf rules not loaded"),
+            exhausted_limit(limits, "stdin:1: syntax error\npfctl: Syntax error in config file: pf rules not loaded"),
             None
         );
-        assert_eq!(used_up("anchors       hard limit        0\n", said), None, "there is no limit");
-        assert_eq!(used_up("states        hard limit   100000\n", said), None, "FreeBSD 14 has no such limit");
+        assert_eq!(exhausted_limit("anchors       hard limit        0\n", said), None, "there is no limit");
+        assert_eq!(exhausted_limit("states        hard limit   100000\n", said), None, "FreeBSD 14 has no such limit");
     }
 
     #[test]
@@ -239,14 +236,14 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
             host_port,
             container_port: 80,
         };
-        let mut wanted = PodNetwork {
+        let mut spec = NetworkSpec {
             id: PodId::random(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
             host_ports: Vec::new(),
         };
-        assert_eq!(pod(&Prefix::default(), &wanted), None);
-        wanted.host_ports = vec![
+        assert_eq!(pod(&Prefix::default(), &spec), None);
+        spec.host_ports = vec![
             port(Protocol::Tcp, None, 8080),
             port(Protocol::Udp, Some("192.0.2.1"), 53),
             port(Protocol::Tcp, Some("127.0.0.1"), 81),
@@ -262,6 +259,6 @@ rdr inet proto 17 from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 8
 no rdr on lo0 inet6 proto 6 from any to any port 8080
 rdr inet6 proto 6 from any to (self) port 8080 tag cellblock -> fd00::5 port 80
 ";
-        assert_eq!(pod(&Prefix::default(), &wanted).unwrap(), expected);
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
     }
 }

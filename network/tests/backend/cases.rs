@@ -1,4 +1,4 @@
-//! The cases: each makes a world, and ends with the kernel as it was.
+//! The cases. Each creates its environment and leaves the kernel unchanged.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a connection that stalls keeps nothing", stalled),
 ];
 
-/// Runs with a world and a network; afterwards everything must be as before.
+/// Runs a case and asserts that the kernel is unchanged.
 fn in_world(what: impl FnOnce(&mut World, &dyn Network)) {
     let mut world = World::new();
     let before = kernel();
@@ -64,7 +64,7 @@ fn ways_out() {
         let (a, b) = (world.pod(network, true, vec![]), world.pod(network, true, vec![]));
         serve(None, 1000);
         serve(Some(OUTSIDE_NAME), 1001);
-        // The cluster knows the way back to the pods; the outside as such does not.
+        // Only the cluster has a route back to the pods.
         platform::cluster_knows_the_pods();
         b.serve(80);
         for family in 0..2 {
@@ -96,7 +96,7 @@ fn without_route() {
             assert_eq!(call(Some(&from), Tcp, &b.address(family), 80).as_deref(), Ok(&*a.address(family)));
             call_in_vain(Some(&from), Tcp, outside, 1001);
         }
-        // Even with a route that it made itself it is not translated: nothing comes back.
+        // Its traffic is not translated even with a route that it added itself.
         platform::add_default_route(&a.inside(), GATEWAY[0]);
         call_in_vain(Some(&a.inside()), Tcp, OUTSIDE[0], 1001);
         a.remove(network);
@@ -112,7 +112,7 @@ fn call_everywhere(pod: &Pod, other: &Pod, port: u16) {
                 let answer = call(from, protocol, to, port);
                 answer.unwrap_or_else(|error| panic!("{protocol:?} {to} port {port} from {from:?}: {error}"))
             };
-            // Who calls from outside is seen as such.
+            // The pod sees the address of an outside caller.
             assert_eq!(ask(Some(OUTSIDE_NAME), NODE[family]), OUTSIDE[family]);
             ask(None, ["127.0.0.1", "::1"][family]);
             ask(None, NODE[family]);
@@ -169,13 +169,13 @@ fn taken_by_the_node() {
     in_world(|world, network| {
         for own in ["0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080"] {
             let listener = std::net::TcpListener::bind(own).unwrap();
-            let wanted = world.wanted(true, vec![host_port(Tcp, None, 8080)]);
-            let pod = Pod { place: place(&wanted.id), wanted };
-            let refused = network.attach(&pod.wanted, &pod.place, None);
+            let spec = world.spec(true, vec![host_port(Tcp, None, 8080)]);
+            let pod = Pod { place: place(&spec.id), spec };
+            let refused = network.attach(&pod.spec, &pod.place, None);
             assert!(matches!(refused, Err(network::Error::Conflict { .. })), "{own}: {refused:?}");
-            network.detach(&pod.wanted.id, None).unwrap();
+            network.detach(&pod.spec.id, None).unwrap();
             drop(listener);
-            network.attach(&pod.wanted, &pod.place, None).unwrap();
+            network.attach(&pod.spec, &pod.place, None).unwrap();
             pod.remove(network);
         }
     });
@@ -203,9 +203,9 @@ fn listener() {
         let pod = world.pod(network, true, vec![host_port(Tcp, None, 8080)]);
         pod.serve(80);
         let second = world.open();
-        second.attach(&pod.wanted, &pod.place, None).unwrap();
+        second.attach(&pod.spec, &pod.place, None).unwrap();
         call(None, Tcp, "127.0.0.1", 8080).unwrap();
-        let pid_file = world.settings.state.join(pod.wanted.id.as_str()).join("listener.pid");
+        let pid_file = world.settings.state.join(pod.spec.id.as_str()).join("listener.pid");
         let pid = std::fs::read_to_string(&pid_file).unwrap();
         println!("network: a listener has {}", platform::memory(&pid));
         sh(&format!("kill -9 {pid}"));
@@ -219,7 +219,7 @@ fn listener() {
         assert_eq!(unmet, []);
         pod.remove(&*second);
         drop(second);
-        network.detach(&pod.wanted.id, None).unwrap();
+        network.detach(&pod.spec.id, None).unwrap();
     });
 }
 
@@ -241,7 +241,7 @@ fn port_again() {
 fn counters() {
     in_world(|world, network| {
         let pod = world.pod(network, true, vec![]);
-        let before = network.counters(&pod.wanted.id).unwrap();
+        let before = network.counters(&pod.spec.id).unwrap();
         // Datagrams of 1,000 bytes to the pod, which answers rarely: nobody listens there. The first ones may be lost until
         // the pod's MAC is known.
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -250,7 +250,7 @@ fn counters() {
             for _ in 0..20 {
                 let _ = socket.send_to(&[0; 1000], (pod.address(0), 9));
             }
-            let after = network.counters(&pod.wanted.id).unwrap();
+            let after = network.counters(&pod.spec.id).unwrap();
             let (rx, tx) = (after.rx_bytes - before.rx_bytes, after.tx_bytes - before.tx_bytes);
             if rx > 200_000 {
                 assert!(tx < rx, "{rx} received, {tx} sent");
@@ -267,14 +267,14 @@ fn quick() {
     in_world(|world, network| {
         let mut times = Vec::new();
         for _ in 0..5 {
-            let wanted = world.wanted(true, vec![]);
-            let place = place(&wanted.id);
+            let spec = world.spec(true, vec![]);
+            let place = place(&spec.id);
             let started = Instant::now();
-            network.attach(&wanted, &place, None).unwrap();
+            network.attach(&spec, &place, None).unwrap();
             let attached = started.elapsed();
-            network.detach(&wanted.id, Some(&place)).unwrap();
+            network.detach(&spec.id, Some(&place)).unwrap();
             times.push((attached, started.elapsed() - attached));
-            remove_place(&wanted.id);
+            remove_place(&spec.id);
         }
         times.sort();
         println!("network: attach and detach took {times:?}");
@@ -289,10 +289,9 @@ fn quick() {
 
 fn parallel() {
     in_world(|world, network| {
-        let wanted: Vec<_> =
-            (0..12).map(|index| world.wanted(true, vec![host_port(Tcp, None, 9000 + index)])).collect();
+        let specs: Vec<_> = (0..12).map(|index| world.spec(true, vec![host_port(Tcp, None, 9000 + index)])).collect();
         std::thread::scope(|scope| {
-            for pod in &wanted {
+            for pod in &specs {
                 scope.spawn(move || {
                     let place = place(&pod.id);
                     network.attach(pod, &place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
@@ -312,8 +311,8 @@ fn spare_in(world: &mut World, network: &dyn Network) {
     let id = host::PodId::random();
     let place = place(&id);
     network.prepare(&id, &place).unwrap();
-    let wanted = world.wanted(true, vec![host_port(Tcp, None, 8080)]);
-    network.attach(&wanted, &place, Some(&id)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+    let spec = world.spec(true, vec![host_port(Tcp, None, 8080)]);
+    network.attach(&spec, &place, Some(&id)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
     serve(Some(&platform::name(&id)), 80);
     serve(Some(OUTSIDE_NAME), 1001);
     for family in 0..2 {
@@ -321,7 +320,7 @@ fn spare_in(world: &mut World, network: &dyn Network) {
         assert_eq!(call(Some(&from), Tcp, OUTSIDE[family], 1001).as_deref(), Ok(NODE[family]));
         call(Some(OUTSIDE_NAME), Tcp, NODE[family], 8080).unwrap();
     }
-    network.detach(&wanted.id, Some(&place)).unwrap();
+    network.detach(&spec.id, Some(&place)).unwrap();
     remove_place(&id);
 }
 
@@ -337,5 +336,5 @@ fn stalled_in(world: &mut World, network: &dyn Network) {
     platform::close_the_way();
     std::thread::sleep(Duration::from_secs(1));
     pod.remove(network);
-    platform::wait_until_gone(&pod.wanted.id);
+    platform::wait_until_gone(&pod.spec.id);
 }

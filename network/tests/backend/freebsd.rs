@@ -27,12 +27,12 @@ const DYING: Duration = Duration::from_secs(20);
 /// Servers that run, with the jail they are in.
 static SERVERS: Mutex<Vec<(Option<String>, Child)>> = Mutex::new(Vec::new());
 
-/// Why it cannot run here.
+/// Returns why the tests cannot run here.
 pub(crate) fn missing() -> Option<String> {
     (!nix::unistd::geteuid().is_root()).then(|| "it needs root".to_owned())
 }
 
-/// Takes away what a test that failed before has left, and loads the ruleset.
+/// Removes leftovers of a failed test and loads the ruleset.
 pub(crate) fn isolate() {
     sh(&format!(
         "for j in $(jls -d name | grep '^{PREFIX}' || true); do jail -R $j || true; done
@@ -61,7 +61,7 @@ pub(crate) fn leave() {
     ));
 }
 
-/// Everything in the kernel that a leak would change.
+/// Prints the kernel state that a leak would change.
 pub(crate) fn kernel() -> String {
     sh(&format!(
         "ifconfig -l | tr ' ' '\\n' | sort; pfctl -a cellblock-{PREFIX} -s Anchors 2>/dev/null | grep -v /node || true; jls name | sort; \
@@ -91,7 +91,7 @@ pub(crate) fn remove_outside() {
     sh("route -q -6 delete -net 2001:db8:2::/64 || true");
 }
 
-/// The machine outside learns the way back to the pods.
+/// Adds routes to the pods on the outside machine.
 pub(crate) fn cluster_knows_the_pods() {
     sh(&format!(
         "jexec {OUTSIDE_NAME} route -q add -net 10.77.0.0/16 {}; jexec {OUTSIDE_NAME} route -q -6 add -net fd00:77::/64 {}",
@@ -111,12 +111,12 @@ pub(crate) fn add_default_route(name: &str, gateway: &str) {
     sh(&format!("jexec {name} route -q add default {gateway}"));
 }
 
-/// What somebody does who flushes too much.
+/// Flushes all rules, as an operator may.
 pub(crate) fn flush_rules() {
     sh(&format!("for a in $(pfctl -a cellblock-{PREFIX} -s Anchors); do pfctl -q -a $a -F nat; done"));
 }
 
-/// What a process costs, in words.
+/// Describes a process's memory.
 pub(crate) fn memory(pid: &str) -> String {
     let private =
         sh(&format!("procstat -h vm {pid} | awk '$10 != \"vn\" {{ private += $5 }} END {{ print private * 4 }}'"));
@@ -127,7 +127,7 @@ pub(crate) fn name(id: &PodId) -> String {
     format!("{PREFIX}{}", id.short())
 }
 
-/// A network for a pod.
+/// Creates a place for a pod.
 pub(crate) fn place(id: &PodId) -> Place {
     sh(&format!("jail -c name={} vnet persist path=/", name(id)));
     Place::Jail(name(id))
@@ -199,7 +199,7 @@ pub(crate) fn stall(from: &str, to: SocketAddr) {
     start(Some(from), &["stall", &to.to_string()]);
 }
 
-/// From now on nothing reaches the machine outside.
+/// Cuts the way to the outside machine.
 pub(crate) fn close_the_way() {
     sh(&format!("jexec {OUTSIDE_NAME} ifconfig eth0 down"));
 }

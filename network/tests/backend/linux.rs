@@ -21,7 +21,7 @@ pub(crate) const OUTSIDE_NAME: &str = "outside";
 /// An attach without host ports is to take no longer: it runs no program.
 pub(crate) const ATTACH: Duration = Duration::from_millis(30);
 
-/// Why it cannot run here.
+/// Returns why the tests cannot run here.
 pub(crate) fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("it needs root".to_owned());
@@ -39,7 +39,7 @@ pub(crate) fn isolate() {
 /// The namespaces end with the program.
 pub(crate) fn leave() {}
 
-/// Everything in the kernel that a leak would change.
+/// Prints the kernel state that a leak would change.
 pub(crate) fn kernel() -> String {
     sh("ip -o link | sed 's/^[0-9]*: //'; nft list ruleset; sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding")
 }
@@ -62,7 +62,7 @@ pub(crate) fn remove_outside() {
     sh("ip link del node0; ip netns del outside");
 }
 
-/// The machine outside learns the way back to the pods.
+/// Adds routes to the pods on the outside machine.
 pub(crate) fn cluster_knows_the_pods() {
     sh(&format!(
         "ip -n outside route add 10.77.0.0/16 via {} src {}; ip -n outside -6 route add fd00:77::/64 via {} src {}",
@@ -82,12 +82,12 @@ pub(crate) fn add_default_route(name: &str, gateway: &str) {
     sh(&format!("ip -n {name} route add default via {gateway}"));
 }
 
-/// What a firewall does that is loaded anew.
+/// Flushes all rules, as a firewall reload does.
 pub(crate) fn flush_rules() {
     sh("nft flush ruleset");
 }
 
-/// What a process costs, in words.
+/// Describes a process's memory.
 pub(crate) fn memory(pid: &str) -> String {
     let rollup = sh(&format!("cat /proc/{pid}/smaps_rollup"));
     let kilobytes = |name: &str| -> u64 {
@@ -101,7 +101,7 @@ pub(crate) fn name(id: &PodId) -> String {
     id.short().to_owned()
 }
 
-/// A network for a pod.
+/// Creates a place for a pod.
 pub(crate) fn place(id: &PodId) -> Place {
     sh(&format!("ip netns add {}", name(id)));
     Place::Netns(PathBuf::from("/run/netns").join(name(id)))
@@ -141,7 +141,7 @@ pub(crate) fn stall(from: &str, to: SocketAddr) {
     std::mem::forget(stream);
 }
 
-/// From now on nothing reaches the machine outside.
+/// Cuts the way to the outside machine.
 pub(crate) fn close_the_way() {
     // What is sent to its old MAC is not for it any more.
     sh("ip -n outside link set eth0 address 02:00:00:00:00:99");

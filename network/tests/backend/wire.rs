@@ -1,5 +1,5 @@
-//! What talks in a network: servers that answer by TCP and UDP with the address they were called from, and callers. They use
-//! the network that their thread or process is in.
+//! TCP and UDP servers that answer with the caller's address, and clients. They use the network of their thread or
+//! process.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,7 +29,7 @@ impl Server {
         Self { tcp: tcp.into(), udp: udp.into() }
     }
 
-    /// Answers, in threads of its own.
+    /// Serves in new threads.
     pub(crate) fn serve(self) {
         for listener in self.tcp {
             thread::spawn(move || {
@@ -58,7 +58,7 @@ fn bind(address: SocketAddr, kind: socket2::Type) -> socket2::Socket {
     socket
 }
 
-/// Calls a server: who it says the caller is.
+/// Calls a server and returns the caller's address as the server saw it.
 pub(crate) fn ask(protocol: Protocol, address: SocketAddr, wait: Duration) -> io::Result<String> {
     match protocol {
         Protocol::Udp => ask_udp(address, wait),
@@ -117,7 +117,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whoever started this holds the other end of its standard input as long as it lives.
+/// Waits for the caller to close standard input.
 fn end_with_the_caller() {
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }

@@ -1,5 +1,5 @@
-//! The stage: a node (where this program runs), a machine outside of it that knows no pod, a network of the cluster that is
-//! not translated, and pods.
+//! The test environment: a node (where this program runs), an outside machine that has no route to pods, an
+//! untranslated cluster network, and pods.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use host::run::Tool;
 use host::{Place, PodId, Prefix};
 use ipnetwork::IpNetwork;
 use network::ipam::Ipam;
-use network::{HostPort, Network, PodNetwork, Protocol, Settings};
+use network::{HostPort, Network, NetworkSpec, Protocol, Settings};
 
 use crate::platform;
 
-/// How long an answer may take that is expected to come.
+/// The limit for an expected answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long an answer is waited for that must not come.
+/// The wait for an answer that must not come.
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// The node's addresses towards the outside, and those of the machine there.
@@ -25,7 +25,7 @@ pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
 pub(crate) const CLUSTER: [&str; 2] = ["198.51.100.2", "2001:db8:2::2"];
 /// The bridge's addresses.
 pub(crate) const GATEWAY: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
-/// What every kernel name starts with.
+/// The prefix of every kernel name.
 pub(crate) const PREFIX: &str = "ct";
 
 /// Runs a script of the test's own.
@@ -42,13 +42,13 @@ pub(crate) struct World {
     _state: tempfile::TempDir,
 }
 
-/// A pod and what it was given.
+/// A pod and its spec.
 pub(crate) struct Pod {
-    pub(crate) wanted: PodNetwork,
+    pub(crate) spec: NetworkSpec,
     pub(crate) place: Place,
 }
 
-/// What the backend is made from, with this state directory.
+/// Returns the backend's settings with this state directory.
 pub(crate) fn settings(state: &std::path::Path) -> Settings {
     Settings {
         prefix: PREFIX.parse::<Prefix>().unwrap(),
@@ -68,24 +68,24 @@ impl World {
         Self { settings: settings(state.path()), networks, ipam, _state: state }
     }
 
-    /// The network, opened as a server that was just started does.
+    /// Opens and configures the network, as a new server does.
     pub(crate) fn open(&self) -> Arc<dyn Network> {
         let network = network::open(self.settings.clone()).unwrap();
         network.configure(&self.networks).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
         network
     }
 
-    /// What a pod with these host ports wants.
-    pub(crate) fn wanted(&mut self, route: bool, host_ports: Vec<HostPort>) -> PodNetwork {
-        PodNetwork { id: PodId::random(), addresses: self.ipam.allocate(&[]).unwrap(), route, host_ports }
+    /// Returns the spec of a new pod.
+    pub(crate) fn spec(&mut self, route: bool, host_ports: Vec<HostPort>) -> NetworkSpec {
+        NetworkSpec { id: PodId::random(), addresses: self.ipam.allocate(&[]).unwrap(), route, host_ports }
     }
 
-    /// Makes a pod with these host ports.
+    /// Attaches a new pod.
     pub(crate) fn pod(&mut self, network: &dyn Network, route: bool, host_ports: Vec<HostPort>) -> Pod {
-        let wanted = self.wanted(route, host_ports);
-        let place = platform::place(&wanted.id);
-        network.attach(&wanted, &place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
-        Pod { wanted, place }
+        let spec = self.spec(route, host_ports);
+        let place = platform::place(&spec.id);
+        network.attach(&spec, &place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        Pod { spec, place }
     }
 }
 
@@ -99,22 +99,22 @@ impl Drop for World {
 
 impl Pod {
     pub(crate) fn address(&self, family: usize) -> String {
-        self.wanted.addresses[family].ip().to_string()
+        self.spec.addresses[family].ip().to_string()
     }
 
-    /// What the system's tools call its network.
+    /// Returns the name of its network for the system's tools.
     pub(crate) fn inside(&self) -> String {
-        platform::name(&self.wanted.id)
+        platform::name(&self.spec.id)
     }
 
-    /// Starts what answers in the pod, on this port, by TCP and UDP.
+    /// Starts a TCP and UDP server in the pod.
     pub(crate) fn serve(&self, port: u16) {
         platform::serve(Some(&self.inside()), port);
     }
 
     pub(crate) fn remove(&self, network: &dyn Network) {
-        network.detach(&self.wanted.id, Some(&self.place)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
-        platform::remove_place(&self.wanted.id);
+        network.detach(&self.spec.id, Some(&self.place)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        platform::remove_place(&self.spec.id);
     }
 }
 
@@ -122,12 +122,12 @@ pub(crate) fn host_port(protocol: Protocol, host_ip: Option<&str>, host_port: u1
     HostPort { protocol, host_ip: host_ip.map(|text| text.parse().unwrap()), host_port, container_port: 80 }
 }
 
-/// Calls a server from a network, None for the node's: who it says the caller is.
+/// Calls a server from a network, None for the node's, and returns the caller's address as the server saw it.
 pub(crate) fn call(from: Option<&str>, protocol: Protocol, to: &str, port: u16) -> Result<String, String> {
     platform::ask(from, protocol, SocketAddr::new(to.parse().unwrap(), port), PATIENCE)
 }
 
-/// Calls a server that must not answer.
+/// Asserts that no server answers.
 pub(crate) fn call_in_vain(from: Option<&str>, protocol: Protocol, to: &str, port: u16) {
     if let Ok(peer) = platform::ask(from, protocol, SocketAddr::new(to.parse().unwrap(), port), SILENCE) {
         panic!("{to} port {port} answered {peer} from {from:?}");

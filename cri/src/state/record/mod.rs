@@ -7,7 +7,7 @@ mod wire;
 use std::path::PathBuf;
 
 use host::{ContainerId, PodId};
-use network::{Attachment, PodNetwork};
+use network::{Attachment, NetworkSpec};
 use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, Identity, PodSpec, Signal};
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ pub(crate) struct PodRecord {
     pub(crate) runtime_handler: String,
     pub(crate) spec: PodSpec,
     /// Its addresses belong to the pod until it is stopped.
-    pub(crate) network: PodNetwork,
+    pub(crate) network: NetworkSpec,
     pub(crate) attachment: Option<Attachment>,
     /// The spare that it is being made from. The tear-down of the pod removes it too.
     pub(crate) spare: Option<PodId>,

@@ -1,6 +1,6 @@
-//! Worker processes: the program started again to do one thing apart from the server. A worker is a word after the program's
-//! name (`cellblock unpack …`), and the binary hands the rest of the command line to the crate that owns it. Workers that
-//! outlive the server or start often have an executable of their own, `cellblock-monitor`, which is smaller.
+//! Worker processes: the program runs itself with a word as its first argument (`cellblock unpack …`), and the crate
+//! that owns the word handles the rest. Workers that outlive the server or start often use the smaller executable
+//! `cellblock-monitor`.
 
 mod sys;
 
@@ -14,11 +14,10 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 
-/// The exit code of a worker that could not leave its program because the host has no process left: EX_TEMPFAIL of sysexits(3).
-/// Nobody reads what it prints then.
+/// The exit code of a worker that could not detach because the host is out of processes: EX_TEMPFAIL of sysexits(3).
 pub const EXHAUSTED: u8 = 75;
 
-/// Where the workers' executables are.
+/// The paths of the workers' executables.
 #[derive(Debug, Clone)]
 pub struct Workers {
     program: PathBuf,
@@ -26,22 +25,22 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// The workers of the running program.
+    /// Uses the running executable.
     ///
     /// # Errors
-    /// The running executable cannot be found.
+    /// The running executable's path is unknown.
     pub fn of_this_program() -> io::Result<Self> {
         let program = std::env::current_exe()?;
         Ok(Self::of_program(&program))
     }
 
-    /// The workers of the program at this path: tests, whose own executable has no workers, name the real one.
+    /// Uses the program at this path: tests, whose own executable has no workers, name the real one.
     #[must_use]
     pub fn of_program(program: &Path) -> Self {
         Self { program: program.to_owned(), monitor: program.with_file_name("cellblock-monitor") }
     }
 
-    /// The command that starts the program itself with this word; the caller adds arguments and descriptors.
+    /// Returns a command that runs the program with this word.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place that the lint points to")]
     pub fn command(&self, word: &str) -> Command {
@@ -50,7 +49,7 @@ impl Workers {
         command
     }
 
-    /// The command that starts `cellblock-monitor` with this word; where that is not beside the program, the program itself.
+    /// Returns a command that runs `cellblock-monitor` with this word, or the program if it is missing.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place that the lint points to")]
     pub fn monitor(&self, word: &str) -> Command {
@@ -62,11 +61,11 @@ impl Workers {
         command
     }
 
-    /// Starts `cellblock-monitor` with this word and these arguments, in the root directory, with this standard input, and with
-    /// this standard output or none. The caller waits for its end.
+    /// Starts `cellblock-monitor` in the root directory. Without `stdout`, its output goes to /dev/null. The caller
+    /// reaps it.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The process cannot be started.
     pub fn spawn(
         &self,
         word: &str,
@@ -78,34 +77,34 @@ impl Workers {
         self.monitor(word).args(args).current_dir("/").stdin(stdin).stdout(stdout).stderr(Stdio::null()).spawn()
     }
 
-    /// Likewise a worker that leaves this program behind ([`leave`]); returns when it has.
+    /// Starts a worker that detaches itself ([`leave`]), and returns when it has.
     ///
     /// # Errors
-    /// It cannot be started; [`crate::Exhausted`] when the host has no process left for it.
+    /// The process cannot be started; [`crate::Exhausted`] when the host is out of processes.
     pub fn spawn_detached(&self, word: &str, args: &[impl AsRef<OsStr>], stdin: OwnedFd) -> io::Result<()> {
-        // The half that stays behind ends at once, and says why when the other half does not exist.
+        // The parent half exits at once; its exit code reports a failed fork.
         let status = self.spawn(word, args, stdin, None)?.wait()?;
         match status.code() {
             Some(0) => Ok(()),
-            Some(code) if code == i32::from(EXHAUSTED) => {
-                Err(io::Error::other(crate::Exhausted("a worker: the system has no process left for it".to_owned())))
-            }
+            Some(code) if code == i32::from(EXHAUSTED) => Err(io::Error::other(crate::Exhausted(
+                "cannot fork a worker: the system is out of processes".to_owned(),
+            ))),
             _ => Err(io::Error::other(format!("the worker ended with {status}"))),
         }
     }
 }
 
-/// Kills a worker and waits for its end. Idempotent.
+/// Kills and reaps a worker.
 pub fn end(mut worker: Child) {
-    // A child that can neither be killed nor waited for is gone.
+    // A child that can be neither killed nor reaped is gone.
     let _ = worker.kill().and_then(|()| worker.wait());
 }
 
-/// Leaves the program behind that started this worker: it is in a session of its own, with no descriptor but the standard
-/// streams, ignores no signal but PIPE, and outlives the program, as a child of init.
+/// Detaches from the program that started this worker: a new session, a child of init, no descriptors but the standard
+/// streams, no ignored signal but SIGPIPE.
 ///
 /// # Errors
-/// The host has no process left.
+/// The host is out of processes.
 pub fn leave() -> io::Result<()> {
     sys::close_inherited();
     sys::ignore_pipe_only();
@@ -118,15 +117,15 @@ pub fn leave() -> io::Result<()> {
     Ok(())
 }
 
-/// Forks a worker, which has one thread; the child's process id, or None in the child.
+/// Forks a single-threaded worker; returns the child's process id, or None in the child.
 ///
 /// # Errors
-/// The host has no process left.
+/// The host is out of processes.
 pub fn split() -> io::Result<Option<Pid>> {
     sys::split()
 }
 
-/// Blocks SIGCHLD except during the waits that are given the returned mask, which it interrupts: no child's end is missed.
+/// Blocks SIGCHLD. Waits that use the returned mask receive it, so no child's end is missed.
 ///
 /// # Errors
 /// The kernel refuses.

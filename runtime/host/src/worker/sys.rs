@@ -1,14 +1,14 @@
-//! System calls of workers that leave their program behind.
+//! System calls of detached workers.
 
 use std::io;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// The last signal: _SIG_MAXSIG in sys/_sigset.h of FreeBSD; Linux has half as many.
+/// The highest signal: _SIG_MAXSIG in sys/_sigset.h of FreeBSD; Linux has half as many.
 const LAST_SIGNAL: i32 = 128;
 
-/// Forks; the child's number, or None in the child.
+/// See [`super::split`].
 pub(super) fn split() -> io::Result<Option<Pid>> {
     // SAFETY: a worker has only one thread, so the child may do anything.
     match unsafe { fork() }? {
@@ -17,13 +17,13 @@ pub(super) fn split() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Closes every descriptor beyond the first three: what an ancestor left open is none of the worker's.
+/// Closes every descriptor beyond the first three, which an ancestor left open.
 pub(super) fn close_inherited() {
     // SAFETY: called first thing in a worker, before it opens anything: no owner of these descriptors exists in it.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Gives its default action to every signal that is ignored, which an exec keeps, but to PIPE, which the Rust runtime ignores.
+/// Resets ignored signals, which survive an exec, except SIGPIPE, which the Rust runtime ignores.
 pub(super) fn ignore_pipe_only() {
     for signal in (1..=LAST_SIGNAL).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: all zeros is a value of this structure, which the kernel overwrites.
@@ -39,7 +39,7 @@ pub(super) fn ignore_pipe_only() {
 
 extern "C" fn interrupt(_: libc::c_int) {}
 
-/// Blocks SIGCHLD except during the waits that are given the returned mask, which it interrupts: no child's end is missed.
+/// See [`super::hold_child_signal`].
 pub(super) fn hold_child_signal() -> io::Result<SigSet> {
     let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::SA_NOCLDSTOP, SigSet::empty());
     // SAFETY: the handler does nothing, which is safe at any instant.
