@@ -1,5 +1,7 @@
 //! The one error of this crate: what a caller can act on.
 
+use std::path::Path;
+
 /// Why a call of this crate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -90,6 +92,24 @@ impl Error {
             } else {
                 Self::Failed { operation, source: source.into() }
             }
+        }
+    }
+
+    /// For a stored file that is not what its reader expects.
+    pub(crate) fn unreadable(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        move |error| {
+            Self::invalid(path.display().to_string(), format!("cannot be parsed and is left unchanged: {error}"))
+        }
+    }
+
+    /// For an error of [`host::json::read`].
+    pub(crate) fn of_file(path: &Path) -> impl FnOnce(host::fs::FileError) -> Self {
+        move |error| match error.source.downcast::<serde_json::Error>() {
+            Ok(source) => Self::unreadable(path)(*source),
+            Err(source) => match source.downcast::<std::io::Error>() {
+                Ok(source) => Self::io(error.operation)(*source),
+                Err(source) => Self::failed(error.operation)(source),
+            },
         }
     }
 

@@ -1,7 +1,6 @@
 //! The records of the images: one JSON file with a version, replaced atomically, so that a tag never belongs to two images.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use host::reserve::Reserve;
@@ -98,26 +97,18 @@ impl Records {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let path = root.join("images.json");
         let reserve = Reserve::open(&path.with_extension("reserve"), RESERVE);
-        let name = path.display().to_string();
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { path, reserve, images: BTreeMap::new() });
-            }
-            Err(error) => return Err(Error::io(format!("cannot read {name}"))(error)),
+        let Some(value) = host::json::read::<serde_json::Value>(&path).map_err(Error::of_file(&path))? else {
+            return Ok(Self { path, reserve, images: BTreeMap::new() });
         };
-        let unreadable = |error: serde_json::Error| {
-            Error::invalid(&name, format!("cannot be parsed and is left unchanged: {error}"))
-        };
-        let found: Version = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let found = Version::deserialize(&value).map_err(Error::unreadable(&path))?;
         if found.version != VERSION {
             let reason = format!(
                 "has version {}, this program reads version {VERSION}: it was written by another one",
                 found.version
             );
-            return Err(Error::invalid(name, reason));
+            return Err(Error::invalid(path.display().to_string(), reason));
         }
-        let stored: Stored = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let stored = Stored::deserialize(value).map_err(Error::unreadable(&path))?;
         let images = stored.images.into_iter().map(|image| (image.id.clone(), image)).collect();
         Ok(Self { path, reserve, images })
     }

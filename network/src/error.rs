@@ -57,3 +57,9 @@ impl Error {
         move |source| Self::Failed { operation, source: source.into() }
     }
 }
+
+impl From<host::fs::FileError> for Error {
+    fn from(error: host::fs::FileError) -> Self {
+        Self::failed(error.operation)(error.source)
+    }
+}

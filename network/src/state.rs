@@ -2,7 +2,6 @@
 //! kernel object and removed after all of them. It holds the pod's spec and the listener's lock and process id.
 
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use host::PodId;
@@ -51,9 +50,7 @@ impl State {
     pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
         self.add(&spec.id)?;
         let path = self.directory_of(&spec.id).join(SPEC);
-        let stored = Stored { version: VERSION, network: spec.clone() };
-        let text = serde_json::to_vec(&stored).expect("a spec has no keys but strings");
-        host::fs::replace(&path, &text, 0o600).map_err(Error::failed(format!("cannot write {}", path.display())))
+        Ok(host::json::replace(&path, &Stored { version: VERSION, network: spec.clone() })?)
     }
 
     /// Reads a pod's spec; None for a spare or an unknown pod.
@@ -69,13 +66,8 @@ impl State {
 
     /// Lists the recorded pods and spares.
     pub(crate) fn pods(&self) -> Result<Vec<PodId>, Error> {
-        let failed = || format!("cannot list {}", self.directory.display());
-        let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::failed(failed()))?,
-        };
-        let names: Vec<_> = entries.collect::<io::Result<_>>().map_err(Error::failed(failed()))?;
-        Ok(names.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        let paths = host::fs::entries(&self.directory)?;
+        Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
     }
 
     /// Reads every spec. Logs and skips an unreadable one, so that the other pods keep working.
@@ -94,14 +86,10 @@ impl State {
 /// Reads the spec in a pod's directory.
 pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
     let path = directory.join(SPEC);
-    let failed = || format!("cannot read {}", path.display());
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(Error::failed(failed()))?,
-    };
-    let stored: Stored = serde_json::from_slice(&text).map_err(Error::failed(failed()))?;
+    let Some(stored) = host::json::read::<Stored>(&path)? else { return Ok(None) };
     if stored.version != VERSION {
-        return Err(Error::failed(failed())(format!("the version is {}, not {VERSION}", stored.version)));
+        let reason = format!("the version is {}, not {VERSION}", stored.version);
+        return Err(Error::failed(format!("cannot read {}", path.display()))(reason));
     }
     Ok(Some(stored.network))
 }

@@ -200,15 +200,7 @@ fn names(directory: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("cannot read {}", path.display()))(error)),
-    };
-    let record = serde_json::from_slice(&bytes);
-    record.map(Some).map_err(|error| {
-        Error::invalid(path.display().to_string(), format!("cannot be parsed and is left unchanged: {error}"))
-    })
+    host::json::read(path).map_err(Error::of_file(path))
 }
 
 fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {

@@ -63,8 +63,7 @@ fn is_on(name: &str) -> bool {
 }
 
 fn switched(state: &Path) -> Vec<String> {
-    let text = fs::read(state.join(SWITCHED)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    host::json::read(&state.join(SWITCHED)).ok().flatten().unwrap_or_default()
 }
 
 fn path(name: &str) -> PathBuf {
