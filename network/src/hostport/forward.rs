@@ -284,18 +284,26 @@ mod tests {
                 let mut stream = stream.unwrap();
                 thread::spawn(move || {
                     let mut byte = [0; 1];
-                    stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte))
+                    while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
                 });
             }
         });
-        let mut waiting: Vec<TcpStream> =
-            (0..super::CONNECTIONS + 20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        for stream in &mut waiting {
-            stream.write_all(b"x").unwrap();
-        }
-        for mut stream in waiting {
+        let connect = || {
+            let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.write_all(b"x").unwrap();
+            stream
+        };
+        let answer = |mut stream: TcpStream| {
             stream.read_exact(&mut [0; 1]).unwrap();
+            stream
+        };
+        // One after the other: the pod's backlog is shorter than the limit.
+        let open: Vec<TcpStream> = (0..super::CONNECTIONS).map(|_| answer(connect())).collect();
+        let waiting: Vec<TcpStream> = (0..20).map(|_| connect()).collect();
+        drop(open);
+        for stream in waiting {
+            answer(stream);
         }
     }
 

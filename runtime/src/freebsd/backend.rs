@@ -13,7 +13,7 @@ use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
 use super::{NAME, container, enforce, inside, inventory, kernel, launch, names, needs, pod};
 use crate::monitor::record::read_spec;
-use crate::monitor::{Launch, Supervised, Target, WORKER};
+use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
 use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
