@@ -51,7 +51,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cellblock monitor: {}", host::chain(&error));
+            eprintln!("cellblock-monitor hold: {}", host::chain(&error));
             if host::is_exhausted(&error) { ExitCode::from(host::worker::EXHAUSTED) } else { ExitCode::FAILURE }
         }
     }
