@@ -29,7 +29,7 @@ impl Source {
         Ok(Self(pipe::Receiver::from_owned_fd_unchecked(non_blocking(descriptor)?)?))
     }
 
-    /// Reads what is there into the chunk. 0: end of file, which a terminal without another end reports as EIO (pty(4)).
+    /// Reads available bytes into the chunk. 0: end of file, which a terminal whose peer has closed reports as EIO (pty(4)).
     ///
     /// # Errors
     /// The descriptor cannot be read.
