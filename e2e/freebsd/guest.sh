@@ -4,7 +4,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario linux loop soak upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario linux loop service soak upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -372,6 +372,43 @@ own_servers() {
     echo "$rules" | pfctl -q -f -
     nothing_left || { echo "FAILED  $part: left behind"; failures=$((failures + 1)); }
 }
+
+# The port's rc.d script and newsyslog entry, with this directory's program and configuration.
+run_service() {
+    mkdir -p prefix/bin
+    ln -f cellblock cellblock-monitor prefix/bin/
+    sed "s|%%PREFIX%%|$dir/prefix|g" cellblock.in >cellblock.rc
+    sed "s|/var/log/cellblock.log|$dir/service.log|" newsyslog.conf.sample >newsyslog.conf
+    rm -f service.log*
+    check "start, and its status" service_starts
+    check "a server that crashed is started again" service_restarts
+    check "the rotated log is opened again" service_rotates
+    check "stop" service_stops
+}
+
+service() { env cellblock_config="$dir/cellblock.toml" cellblock_logfile="$dir/service.log" sh ./cellblock.rc "one$1"; }
+
+answers() {
+    for _ in $(jot 60); do
+        cri version >/dev/null 2>&1 && return
+        sleep 1
+    done
+    return 1
+}
+
+service_starts() { service start && answers && service status | has 'is running'; }
+
+service_restarts() {
+    before=$(pgrep -f "^$dir/prefix/bin/cellblock serve") || return 1
+    kill -9 "$before"
+    while kill -0 "$before" 2>/dev/null; do sleep 1; done
+    answers && service status | has 'is running' && [ "$(pgrep -f "^$dir/prefix/bin/cellblock serve")" != "$before" ]
+}
+
+# The next start writes to the new file.
+service_rotates() { newsyslog -F -f newsyslog.conf && sleep 1 && service_restarts && has 'ready on' <service.log && ls service.log.0*; }
+
+service_stops() { service stop && ! pgrep -f "^$dir/prefix/bin/cellblock serve" && ! service status; }
 
 # Pods come and go while the server is killed; then it is killed under many.
 run_soak() { own_servers --seconds "$SOAK" --pods 20; }

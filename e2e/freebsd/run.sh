@@ -5,7 +5,7 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop soak upgrade specs critest (all), or bench.
+# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -135,7 +135,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario linux loop soak upgrade specs critest
+[ $# -gt 0 ] || set -- suites demo scenario linux loop service soak upgrade specs critest
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
@@ -156,6 +156,9 @@ esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
 for script in "$here"/guest.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
+done
+for file in port/files/cellblock.in newsyslog.conf.sample; do
+    $FREEBSD_SSH "cat >$remote/${file##*/}" <"$tree/packaging/freebsd/$file"
 done
 serve_images
 code=0

@@ -50,6 +50,17 @@ fn a_container_sees_what_its_pod_and_spec_say() {
     );
 }
 
+#[test]
+fn every_user_binds_low_ports_and_pings_in_a_pods_own_network() {
+    let read = |bench: &crate::bench::Bench| {
+        let spec = bench.spec("cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range");
+        bench.output(&spec).1.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    in_pod(|_| (), |bench| assert_eq!(read(bench), ["0", "0", "2147483647"]));
+    let own = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
+    in_pod(|spec| spec.sysctls = own.into(), |bench| assert_eq!(read(bench)[0], "1024"));
+}
+
 fn pod_with_parameter(name: &str, value: &str) -> PodSpec {
     PodSpec { sysctls: [(name.to_owned(), value.to_owned())].into(), ..pod_spec() }
 }
