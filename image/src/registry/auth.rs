@@ -76,9 +76,9 @@ impl Registry {
             http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
         };
         let operation = format!("cannot get a token for registry {}", self.name());
-        let response = self.answer(request, &operation).await?;
+        let response = self.answer(request, &operation, self.timeout).await?;
         if !response.status().is_success() {
-            return Err(self.refused(response).await);
+            return Err(self.refused(response, "a token").await);
         }
         let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
         let token: Token = json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;

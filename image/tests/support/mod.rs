@@ -75,7 +75,7 @@ impl Reply {
     }
 }
 
-type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
+pub(crate) type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
 
 /// A server on loopback; it ends with the test's runtime.
 pub(crate) struct Registry {
@@ -113,7 +113,7 @@ impl Registry {
     }
 }
 
-async fn respond(
+pub(crate) async fn respond(
     request: Request<Incoming>,
     answer: Arc<Answer>,
     log: Arc<Mutex<Vec<Seen>>>,
