@@ -271,3 +271,121 @@ async fn a_declared_volume_goes_with_its_container() {
     store.images.discard(&id).unwrap();
     assert!(!volume.exists());
 }
+
+#[tokio::test]
+async fn an_index_with_attestations_gives_the_image() {
+    let mut odd = Odd::default();
+    let layer = odd.blob(GZIP, &gzip(), Algorithm::Sha256);
+    let image = odd.image("inner", &usual(), &layer);
+    let statement = odd.blob("application/vnd.in-toto+json", b"{}", Algorithm::Sha256);
+    let config = odd.config(&config_of(Digest::of(b"{}").as_str()));
+    let attestation = odd.document(MANIFEST, &json!({"schemaVersion": 2, "config": config, "layers": [statement]}));
+    let index = odd.0.index(&[("unknown/unknown", attestation), ("linux/amd64", image)]);
+    odd.0.tag("index", &index);
+    works(odd.0, "index").await;
+}
+
+#[tokio::test]
+async fn a_manifest_may_have_an_empty_media_type_and_lack_its_layers() {
+    let mut odd = Odd::default();
+    let layer = odd.blob(GZIP, &gzip(), Algorithm::Sha256);
+    let config = odd.config(&usual());
+    let manifest =
+        odd.document(MANIFEST, &json!({"schemaVersion": 2, "mediaType": "", "config": config, "layers": [layer]}));
+    odd.0.tag("empty-type", &manifest);
+    works(odd.0.clone(), "empty-type").await;
+    let layerless = odd.document(MANIFEST, &json!({"schemaVersion": 2, "config": config}));
+    odd.0.tag("layerless", &layerless);
+    let error = pull(&Store::new(), &serve(odd.0).await, "layerless").await.unwrap_err();
+    assert!(error.to_string().contains("its manifest has 0 layers, its configuration 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_manifest_behind_a_redirect_and_without_a_content_type_is_taken() {
+    let content = content();
+    let elsewhere = serve(content).await;
+    let to = elsewhere.address.clone();
+    let registry =
+        Registry::start(move |seen| Reply::new(302, "").with("location", format!("http://{to}{}", seen.target))).await;
+    pull(&Store::new(), &registry, "1").await.unwrap();
+    assert!(registry.seen().iter().all(|seen| seen.method == "GET"), "nothing depends on the answer to a HEAD");
+}
+
+#[tokio::test]
+async fn a_mirror_below_a_path_is_asked_for_a_token_of_its_own_scope_alone() {
+    let content = content();
+    let own = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let address = std::sync::Arc::clone(&own);
+    let mirror = Registry::start(move |seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
+        (true, _) => Reply::new(200, r#"{"token":"token-x"}"#),
+        (false, Some(_)) => content.answer(seen),
+        (false, None) => Reply::new(401, "").with(
+            "www-authenticate",
+            format!("Bearer realm=\"http://{}/token\",scope=\"repository:me/docker.io/a/b:pull\"", own.get().unwrap()),
+        ),
+    })
+    .await;
+    address.set(mirror.address.clone()).unwrap();
+    let store = Store::new();
+    let directory = store.directory.path().join("certs.d/registry.example");
+    std::fs::create_dir_all(&directory).unwrap();
+    let hosts = format!("[host.\"http://{}/v2/me/docker.io\"]\noverride_path = true\n", mirror.address);
+    std::fs::write(directory.join("hosts.toml"), hosts).unwrap();
+    store.images.pull("registry.example/a/b:1", None).await.unwrap();
+    let token = mirror.seen().into_iter().find(|seen| seen.target.starts_with("/token")).unwrap().target;
+    assert_eq!(token.matches("scope=").count(), 1, "{token}");
+    assert!(token.contains("me%2Fdocker.io%2Fa%2Fb"), "{token}");
+    assert!(mirror.seen()[0].target.starts_with("/v2/me/docker.io/a/b/manifests/1"), "{:?}", mirror.seen()[0]);
+}
+
+#[tokio::test]
+async fn a_token_server_that_answers_a_page_is_named() {
+    let own = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let address = std::sync::Arc::clone(&own);
+    let registry = Registry::start(move |seen| match seen.target.starts_with("/token") {
+        true => Reply::new(200, "<html>Sign in</html>").with("content-type", "text/html"),
+        false => Reply::new(401, "")
+            .with("www-authenticate", format!("Bearer realm=\"http://{}/token\"", own.get().unwrap())),
+    })
+    .await;
+    address.set(registry.address.clone()).unwrap();
+    let error = pull(&Store::new(), &registry, "1").await.unwrap_err().to_string();
+    assert!(error.contains("/token\" answers no token") && error.contains("<html>Sign in"), "{error}");
+}
+
+#[tokio::test]
+async fn a_whiteout_removes_also_when_layers_arrive_out_of_order() {
+    let layers = [
+        (layer(&[("a", "x"), ("gone", &"x".repeat(200_000))]), ""),
+        (layer(&[(".wh.gone", ""), ("b", "b")]), "gzip"),
+        (layer(&[("c", "c")]), "gzip"),
+    ];
+    let mut content = Content::default();
+    let manifest = content.image("linux/amd64", &layers);
+    content.tag("1", &manifest);
+    let registry = Registry::start(move |seen| {
+        // The lowest layer comes last.
+        if content.answer(seen).is_larger_than(100_000) {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+        content.answer(seen)
+    })
+    .await;
+    let store = Store::new();
+    let image = pull(&store, &registry, "1").await.unwrap();
+    let root = store.images.prepare(&ContainerId::random(), &image.id).unwrap();
+    assert!(root.join("c").exists() && !root.join("gone").exists());
+}
+
+#[tokio::test]
+async fn a_layer_that_stands_twice_is_applied_twice() {
+    let mut odd = Odd::default();
+    let layer = odd.blob(GZIP, &gzip(), Algorithm::Sha256);
+    let diff_id = Digest::of(&tar()).to_string();
+    let mut config = usual();
+    config["rootfs"]["diff_ids"] = json!([diff_id, diff_id]);
+    let config = odd.config(&config);
+    let manifest = odd.document(MANIFEST, &json!({"schemaVersion": 2, "config": config, "layers": [layer, layer]}));
+    odd.0.tag("1", &manifest);
+    works(odd.0, "1").await;
+}

@@ -40,6 +40,14 @@ async fn a_self_signed_certificate_that_is_its_own_authority_is_trusted_once_it_
     give(&by_file, &registry.address, "ca.pem", "own.crt");
     configure(&by_file, &registry.address, "hosts.toml", hosts(&registry, "ca = \"ca.pem\""));
     pull(&by_file, &registry).await.unwrap();
+    let in_a_host = Store::new();
+    give(&in_a_host, &registry.address, "registry.crt", "own.crt");
+    let host = format!(
+        "[host.\"https://{}\"]\ncapabilities = [\"pull\", \"resolve\", \"push\"]\nca = \"registry.crt\"",
+        registry.address
+    );
+    configure(&in_a_host, &registry.address, "hosts.toml", hosts(&registry, &host));
+    pull(&in_a_host, &registry).await.unwrap();
     let as_docker_has_it = Store::new();
     give(&as_docker_has_it, &registry.address, "ca.crt", "own.crt");
     pull(&as_docker_has_it, &registry).await.unwrap();

@@ -24,7 +24,7 @@ const REFUSAL_BYTES_MAX: u64 = 16 << 10;
 /// Characters of an error response that an error repeats.
 const REASON_LENGTH: usize = 300;
 /// Characters of a page that came instead of a document.
-const PAGE_LENGTH: usize = 80;
+pub(super) const PAGE_LENGTH: usize = 80;
 /// The limit of Retry-After.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
@@ -364,7 +364,7 @@ fn reason(body: &[u8]) -> String {
 }
 
 /// A text of a stranger as one line of limited length.
-fn line(text: &[u8], length: usize) -> String {
+pub(super) fn line(text: &[u8], length: usize) -> String {
     let text = String::from_utf8_lossy(text);
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(length).collect()
 }

@@ -69,6 +69,11 @@ impl Reply {
         Self { status, headers: Vec::new(), body: Contents::Whole(body.into()) }
     }
 
+    /// Whether its body has more than so many bytes.
+    pub(crate) fn is_larger_than(&self, bytes: usize) -> bool {
+        matches!(&self.body, Contents::Whole(body) if body.len() > bytes)
+    }
+
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
