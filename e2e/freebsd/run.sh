@@ -5,7 +5,7 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench.
+# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench alone.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -136,6 +136,10 @@ serve_images() {
 }
 
 [ $# -gt 0 ] || set -- suites demo scenario linux loop service soak upgrade specs critest
+case " $* " in
+" bench ") ;;
+*" bench "*) say "bench runs alone, not with other parts: $*" >&2; exit 2 ;;
+esac
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
@@ -154,7 +158,7 @@ case " $* " in *" upgrade "*)
     ;;
 esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
-for script in "$here"/guest.sh "$here"/bench/*; do
+for script in "$here"/guest.sh "$here"/base.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
 done
 for file in port/files/cellblock.in newsyslog.conf.sample; do

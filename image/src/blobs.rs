@@ -1,4 +1,4 @@
-//! The content store: every blob is a file named by its digest below `blobs/sha256`. A blob is written to a temporary file, hashed
+//! The content store: every blob is a file named by its digest below `blobs/ALGORITHM`. A blob is written to a temporary file, hashed
 //! meanwhile, and renamed into place once size and digest match: every named blob is complete.
 
 use std::fs::{self, File, OpenOptions};
@@ -6,10 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::document::Blob;
-use crate::{Digest, Error};
+use crate::{Algorithm, Digest, Error, Hash};
 
 /// Only root may read blobs: images may contain secrets.
 const MODE: u32 = 0o600;
@@ -17,26 +15,30 @@ const MODE: u32 = 0o600;
 /// The content store in a directory.
 #[derive(Debug)]
 pub(crate) struct Blobs {
-    whole: PathBuf,
+    root: PathBuf,
     begun: PathBuf,
 }
 
 impl Blobs {
     /// Opens the store, creates its directories, and removes interrupted downloads.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { whole: root.join("blobs/sha256"), begun: root.join("ingest") };
+        let store = Self { root: root.join("blobs"), begun: root.join("ingest") };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
         if let Err(error) = host::fs::remove_dir_all(&store.begun) {
             tracing::warn!(%error, path = %store.begun.display(), "cannot remove interrupted downloads");
         }
-        for directory in [&store.whole, &store.begun] {
+        for directory in store.directories().iter().chain([&store.begun]) {
             fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
         }
         Ok(store)
     }
 
+    fn directories(&self) -> [PathBuf; 2] {
+        [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| self.root.join(algorithm.name()))
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.whole.join(digest.hex())
+        self.root.join(digest.algorithm().name()).join(digest.hex())
     }
 
     /// Whether the blob exists.
@@ -59,21 +61,20 @@ impl Blobs {
         file.take(blob.size + 1)
             .read_to_end(&mut bytes)
             .map_err(Error::io(format!("cannot read blob {}", blob.digest)))?;
-        if Digest::of(&bytes) != blob.digest {
+        if blob.digest.algorithm().digest(&bytes) != blob.digest {
             return Err(Error::invalid(format!("blob {}", blob.digest), "its file does not have this digest any more"));
         }
         Ok(bytes)
     }
 
-    /// Stores bytes under their digest.
-    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
-        let blob = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
-        if !self.has(&blob.digest) {
-            let mut ingest = self.begin(blob.clone())?;
-            ingest.write(bytes)?;
-            ingest.finish()?;
+    /// Stores the bytes of a blob.
+    pub(crate) fn put(&self, blob: &Blob, bytes: &[u8]) -> Result<(), Error> {
+        if self.has(&blob.digest) {
+            return Ok(());
         }
-        Ok(blob.digest)
+        let mut ingest = self.begin(blob.clone())?;
+        ingest.write(bytes)?;
+        ingest.finish()
     }
 
     /// Begins a blob. The caller holds the lock of the digest.
@@ -86,7 +87,8 @@ impl Blobs {
             .mode(MODE)
             .open(&path)
             .map_err(Error::io(format!("cannot create {}", path.display())))?;
-        Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash: Sha256::new() })
+        let hash = blob.digest.algorithm().start();
+        Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash })
     }
 
     /// Removes a blob. Idempotent.
@@ -96,14 +98,16 @@ impl Blobs {
 
     /// Every blob with its size in bytes.
     pub(crate) fn list(&self) -> Result<Vec<Blob>, Error> {
-        let failed = || format!("cannot list {}", self.whole.display());
         let mut blobs = Vec::new();
-        for entry in fs::read_dir(&self.whole).map_err(Error::io(failed()))? {
-            let entry = entry.map_err(Error::io(failed()))?;
-            // A name that is no digest is not ours.
-            let digest = entry.file_name().to_str().and_then(Digest::from_hex);
-            if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
-                blobs.push(Blob { digest, size: metadata.len() });
+        for directory in self.directories() {
+            let failed = || format!("cannot list {}", directory.display());
+            for entry in fs::read_dir(&directory).map_err(Error::io(failed()))? {
+                let entry = entry.map_err(Error::io(failed()))?;
+                // A name that is no digest is not ours.
+                let digest = entry.file_name().to_str().and_then(Digest::from_hex);
+                if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                    blobs.push(Blob::new(digest, metadata.len()));
+                }
             }
         }
         Ok(blobs)
@@ -118,7 +122,7 @@ pub(crate) struct Ingest {
     file: File,
     blob: Blob,
     written: u64,
-    hash: Sha256,
+    hash: Hash,
 }
 
 /// The temporary file of a blob; dropping it removes the file unless it was renamed.
@@ -135,7 +139,7 @@ impl Drop for Begun {
 impl Ingest {
     /// Starts over: the source cannot resume.
     pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        (self.written, self.hash) = (0, Sha256::new());
+        (self.written, self.hash) = (0, self.blob.digest.algorithm().start());
         let cut = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
         cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
     }
@@ -144,7 +148,7 @@ impl Ingest {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.written += bytes.len() as u64;
         if self.written > self.blob.size {
-            return Err(self.invalid(format!("it is longer than the {} bytes announced", self.blob.size)));
+            return Err(invalid(&self.blob, format!("it is longer than the {} bytes announced", self.blob.size)));
         }
         self.hash.update(bytes);
         self.file.write_all(bytes).map_err(Error::io(format!("cannot write blob {}", self.blob.digest)))
@@ -153,19 +157,23 @@ impl Ingest {
     /// Verifies size and digest, and durably renames the blob into place.
     pub(crate) fn finish(self) -> Result<(), Error> {
         if self.written != self.blob.size {
-            return Err(self.invalid(format!("it has {} bytes, {} were announced", self.written, self.blob.size)));
+            return Err(invalid(
+                &self.blob,
+                format!("it has {} bytes, {} were announced", self.written, self.blob.size),
+            ));
         }
-        let digest = Digest::finish(self.hash.clone());
-        if digest != self.blob.digest {
-            return Err(self.invalid(format!("its contents have the digest {digest}")));
+        let Self { begun, whole, file, blob, hash, .. } = self;
+        let digest = hash.finish();
+        if digest != blob.digest {
+            return Err(invalid(&blob, format!("its contents have the digest {digest}")));
         }
-        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.begun.0, &self.whole));
+        let kept = file.sync_all().and_then(|()| fs::rename(&begun.0, &whole));
         kept.map_err(Error::io(format!("cannot keep blob {digest}")))
     }
+}
 
-    fn invalid(&self, reason: String) -> Error {
-        Error::invalid(format!("blob {}", self.blob.digest), reason)
-    }
+fn invalid(blob: &Blob, reason: String) -> Error {
+    Error::invalid(format!("blob {}", blob.digest), reason)
 }
 
 #[cfg(test)]
@@ -175,7 +183,7 @@ mod tests {
     use crate::{Digest, Error};
 
     fn blob(bytes: &[u8], size: u64) -> Blob {
-        Blob { digest: Digest::of(bytes), size }
+        Blob::new(Digest::of(bytes), size)
     }
 
     #[test]
@@ -191,7 +199,8 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);
         assert!(blobs.list().unwrap().is_empty());
-        let digest = blobs.put(b"hello").unwrap();
+        let digest = Digest::of(b"hello");
+        blobs.put(&blob(b"hello", 5), b"hello").unwrap();
         assert_eq!(blobs.read(&blob(b"hello", 5)).unwrap(), b"hello");
         blobs.remove(&digest).unwrap();
         blobs.remove(&digest).unwrap();
@@ -215,7 +224,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(root.path()).unwrap();
         std::fs::write(root.path().join("ingest/left"), "x").unwrap();
-        let digest = blobs.put(b"hello").unwrap();
+        let digest = Digest::of(b"hello");
+        blobs.put(&blob(b"hello", 5), b"hello").unwrap();
         std::fs::write(root.path().join("blobs/sha256").join(digest.hex()), "jello").unwrap();
         let blobs = Blobs::open(root.path()).unwrap();
         assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);

@@ -29,16 +29,25 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 
 /// The media types of layers. The unpacker detects tar, gzip and zstd by itself; this list refuses anything else (an encrypted
 /// layer, a chart) before it is downloaded.
-const LAYER_TYPES: [&str; 8] = [
+const LAYER_TYPES: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 ];
+/// The media types of layers that a registry need not have: their descriptors name other addresses.
+const FOREIGN_TYPES: [&str; 6] = [
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd",
+];
+/// Other addresses of one layer that are tried.
+const URLS_MAX: usize = 8;
 
 /// A descriptor of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +56,14 @@ pub struct Blob {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
+    /// Other addresses, of a layer that the registry need not have.
+    pub urls: Vec<String>,
+}
+
+impl Blob {
+    pub(crate) fn new(digest: Digest, size: u64) -> Self {
+        Self { digest, size, urls: Vec::new() }
+    }
 }
 
 /// An index or a manifest.
@@ -93,17 +110,25 @@ pub struct ImageConfig {
 pub struct Config {
     /// The defaults for containers.
     pub image: ImageConfig,
-    /// The platform that it runs on.
+    /// The platform that it runs on; its parts are empty where the configuration does not say them.
     pub platform: Platform,
     /// The digest of each layer's uncompressed bytes, the lowest first.
     pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    /// Fills in what the configuration does not say of its platform.
+    pub(crate) fn complete(&mut self, platform: &Platform) {
+        self.platform = self.platform.or(platform);
+        (self.image.os, self.image.architecture) = self.platform.names();
+    }
 }
 
 /// The fields that distinguish an index from a manifest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
-    schema_version: u32,
+    schema_version: Option<u32>,
     media_type: Option<String>,
     manifests: Option<serde::de::IgnoredAny>,
     layers: Option<serde::de::IgnoredAny>,
@@ -121,15 +146,16 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Document, Error> {
         return Err(invalid(format!("{} bytes are more than {MANIFEST_BYTES_MAX}", bytes.len())));
     }
     let shape: Shape = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-    if shape.schema_version != 2 {
-        return Err(invalid(format!("schema version {} is not supported (2 is)", shape.schema_version)));
+    if let Some(version) = shape.schema_version.filter(|version| *version != 2) {
+        return Err(invalid(format!("schema version {version} is not supported (2 is)")));
     }
     let index = shape.manifests.is_some();
     if index == (shape.layers.is_some() || shape.config.is_some()) {
         return Err(invalid("it must be either an index or an image's manifest".to_owned()));
     }
     let expected = if index { [INDEX, DOCKER_LIST] } else { [MANIFEST, DOCKER_MANIFEST] };
-    if let Some(media_type) = shape.media_type.filter(|media_type| !expected.contains(&media_type.as_str())) {
+    if let Some(media_type) = shape.media_type.filter(|named| !named.is_empty() && !expected.contains(&named.as_str()))
+    {
         return Err(invalid(format!("media type {media_type:?} is not supported or does not fit the contents")));
     }
     if index { parse_index(bytes) } else { parse_image(bytes) }
@@ -143,8 +169,11 @@ fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
             format!("{} entries are more than {INDEX_ENTRIES_MAX}", index.manifests().len()),
         ));
     }
-    let entry =
-        |entry: &Descriptor| Ok((blob(entry, MANIFEST_BYTES_MAX)?, entry.platform().as_ref().map(Platform::from)));
+    let entry = |entry: &Descriptor| {
+        // An empty or half a platform is none: that entry is the fall-back.
+        let platform = entry.platform().as_ref().map(Platform::from).filter(Platform::is_whole);
+        Ok((blob(entry, MANIFEST_BYTES_MAX)?, platform))
+    };
     Ok(Document::Index(index.manifests().iter().map(entry).collect::<Result<_, Error>>()?))
 }
 
@@ -156,13 +185,15 @@ fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
     }
     let layer = |layer: &Descriptor| {
         let media_type = layer.media_type().to_string();
-        if !LAYER_TYPES.contains(&media_type.as_str()) {
+        let foreign = FOREIGN_TYPES.contains(&media_type.as_str());
+        if !foreign && !LAYER_TYPES.contains(&media_type.as_str()) {
             return Err(invalid(format!(
                 "layer {} has media type {media_type:?}, which is not supported",
                 layer.digest()
             )));
         }
-        blob(layer, LAYER_BYTES_MAX)
+        let urls = layer.urls().iter().flatten().filter(|_| foreign).take(URLS_MAX).cloned().collect();
+        Ok(Blob { urls, ..blob(layer, LAYER_BYTES_MAX)? })
     };
     let layers = manifest.layers().iter().map(layer).collect::<Result<_, Error>>()?;
     Ok(Document::Manifest { config: blob(manifest.config(), CONFIG_BYTES_MAX)?, layers })
@@ -177,7 +208,18 @@ fn blob(descriptor: &Descriptor, limit: u64) -> Result<Blob, Error> {
             format!("its size {} is more than {limit} bytes", descriptor.size()),
         ));
     }
-    Ok(Blob { digest, size: descriptor.size() })
+    Ok(Blob::new(digest, descriptor.size()))
+}
+
+/// The field that tells an image's configuration from an artifact's.
+#[derive(Deserialize)]
+struct ConfigShape {
+    rootfs: Option<serde::de::IgnoredAny>,
+}
+
+/// The whole configuration, with its history.
+pub(crate) fn configuration(bytes: &[u8]) -> Result<ImageConfiguration, serde_json::Error> {
+    json::from_slice(bytes)
 }
 
 /// Reads an image's configuration.
@@ -189,7 +231,11 @@ pub fn parse_config(bytes: &[u8]) -> Result<Config, Error> {
     if bytes.len() as u64 > CONFIG_BYTES_MAX {
         return Err(invalid(format!("{} bytes are more than {CONFIG_BYTES_MAX}", bytes.len())));
     }
-    let whole: ImageConfiguration = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let whole = configuration(bytes).map_err(|error| invalid(error.to_string()))?;
+    let shape: ConfigShape = json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    if shape.rootfs.is_none() {
+        return Err(invalid("it has no rootfs: it belongs to an artifact, not to an image".to_owned()));
+    }
     let diff_ids: Vec<Digest> = whole.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, Error>>()?;
     let platform =
         Platform::new(&whole.os().to_string(), &whole.architecture().to_string(), whole.variant().as_deref());
@@ -261,12 +307,58 @@ mod tests {
     }
 
     #[test]
+    fn what_is_null_or_missing_is_empty() {
+        let read = |bytes: &[u8]| match parse_manifest(bytes).unwrap() {
+            Document::Manifest { layers, .. } => layers.len(),
+            Document::Index(entries) => entries.len(),
+        };
+        for field in ["schemaVersion", "mediaType", "annotations"] {
+            assert_eq!(read(&with(manifest(), field, Value::Null)), 1, "{field}");
+        }
+        assert_eq!(read(&with(manifest(), "layers", Value::Null)), 0);
+        let mut layer = descriptor("application/vnd.oci.image.layer.v1.tar", "l");
+        for field in ["urls", "annotations", "platform"] {
+            layer[field] = Value::Null;
+        }
+        assert_eq!(read(&with(manifest(), "layers", json!([layer]))), 1);
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", "m");
+        for platform in [json!({}), Value::Null, json!({"os": "", "architecture": ""}), json!({"os": "linux"})] {
+            entry["platform"] = platform;
+            let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+            let Document::Index(entries) = parse_manifest(index.as_bytes()).unwrap() else { panic!("not an index") };
+            assert_eq!(entries[0].1, None);
+        }
+        let config =
+            parse_config(br#"{"config":null,"history":null,"rootfs":{"type":"layers","diff_ids":null}}"#).unwrap();
+        assert!(config.diff_ids.is_empty() && config.image.cmd.is_empty());
+        assert!(!config.platform.is_whole());
+    }
+
+    #[test]
+    fn layers_that_a_registry_need_not_have_keep_their_addresses() {
+        let urls = json!(vec!["https://example.org/layer"; super::URLS_MAX + 1]);
+        for (media_type, kept) in [
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", super::URLS_MAX),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", super::URLS_MAX),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", 0),
+        ] {
+            let mut layer = descriptor(media_type, "l");
+            layer["urls"] = urls.clone();
+            let bytes = with(manifest(), "layers", json!([layer, descriptor(media_type, "m")]));
+            let Document::Manifest { layers, .. } = parse_manifest(&bytes).unwrap() else { panic!("not a manifest") };
+            assert_eq!((layers[0].urls.len(), layers[1].urls.len()), (kept, 0), "{media_type}");
+        }
+    }
+
+    #[test]
     fn hostile_documents_are_refused_with_the_reason() {
         let layer = descriptor("application/vnd.oci.image.layer.v1.tar", "l");
         let mut huge = layer.clone();
         huge["size"] = json!(u64::MAX);
         let mut escaping = layer.clone();
         escaping["digest"] = json!("sha256:../../../etc/passwd");
+        let mut negative = layer.clone();
+        negative["size"] = json!(-1);
         let table = [
             (b"{".to_vec(), "manifest: "),
             (b"[]".to_vec(), "manifest: "),
@@ -279,6 +371,8 @@ mod tests {
             (with(manifest(), "layers", json!(vec![layer.clone(); LAYERS_MAX + 1])), "layers are more than"),
             (with(manifest(), "layers", json!([huge])), "is more than"),
             (with(manifest(), "layers", json!([escaping])), "/etc/passwd"),
+            (with(manifest(), "layers", json!([{}])), "layers: digest"),
+            (with(manifest(), "layers", json!([negative])), "size"),
             (
                 with(
                     manifest(),

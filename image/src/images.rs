@@ -10,12 +10,13 @@ use host::{ContainerId, Need};
 use tokio::sync::Semaphore;
 
 use crate::blobs::Blobs;
-use crate::document::ImageConfig;
+use crate::document::{Blob, CONFIG_BYTES_MAX, ImageConfig, configuration};
 use crate::hosts::Hosts;
 use crate::layers::Unpacker;
 use crate::locks::{Locks, hold};
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
+use crate::registry::Down;
 use crate::rootfs::{FsUsage, Rootfs};
 use crate::{Credentials, Error, garbage, volume};
 
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) locks: Arc<Locks>,
     pub(crate) hosts: Hosts,
     pub(crate) registry_timeout: Duration,
+    pub(crate) down: Arc<Down>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
     /// Slots of concurrent pulls.
@@ -112,6 +114,7 @@ impl Images {
             locks: Arc::default(),
             hosts: Hosts::new(settings.registry_config),
             registry_timeout: settings.registry_timeout,
+            down: Arc::default(),
             platforms,
             unpacker: Unpacker::new(settings.workers),
             pulls: Semaphore::new(PULLS),
@@ -199,6 +202,27 @@ impl Images {
         let pins = self.shared.locks.pin();
         let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
         volume::resolve(&self.shared.rootfs.volume(id, &chain)?, Path::new(sub_path))
+    }
+
+    /// Makes a container's own volume for a path that its image declares as one, with what its root, prepared before, has there;
+    /// [`Images::discard`] removes it. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a path that cannot be a directory; a full disk.
+    pub fn declared_volume(&self, id: &ContainerId, root: &Path, path: &Path) -> Result<PathBuf, Error> {
+        volume::declare(&self.shared.rootfs.directory(id), root, path)
+    }
+
+    /// The whole configuration of an image as JSON, with its history, and its chain IDs, the lowest first. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the blob cannot be read.
+    pub fn configuration(&self, name: &str) -> Result<(serde_json::Value, Vec<String>), Error> {
+        let image = self.record(name)?;
+        let failed = || format!("cannot read the configuration of image {}", image.id);
+        let bytes = self.shared.blobs.read(&Blob::new(image.id.clone(), CONFIG_BYTES_MAX))?;
+        let document = configuration(&bytes).and_then(serde_json::to_value).map_err(Error::failed(failed()))?;
+        Ok((document, image.chains().into_iter().map(|chain| chain.0).collect()))
     }
 
     /// Usage of blobs and layers, without the containers' roots. Blocking.

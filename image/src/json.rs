@@ -1,6 +1,7 @@
 //! Deserializes JSON with case-insensitive keys, as Go's encoding/json, by which every other runtime reads these documents:
 //! FreeBSD's own images have `config.cmd`. An exact match has priority, and the last of several keys for one field counts. The
-//! keys of maps (labels) are kept. Pure.
+//! keys of maps (labels) are kept. A field that is missing or null has the zero value of its type, also as in Go: an empty text,
+//! list or map, 0, false, None. Errors name the field. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,26 @@ impl<'de> Folded<'de> {
     fn plain(&self) -> serde_json::Deserializer<serde_json::de::StrRead<'de>> {
         serde_json::Deserializer::from_str(self.0.get())
     }
+
+    fn is_null(&self) -> bool {
+        self.0.get() == NULL
+    }
+
+    /// As [`Self::plain`], but null is the zero value of the type.
+    fn or_zero(&self, zero: &'static str) -> serde_json::Deserializer<serde_json::de::StrRead<'de>> {
+        if self.is_null() { serde_json::Deserializer::from_str(zero) } else { self.plain() }
+    }
+}
+
+const NULL: &str = "null";
+
+/// Deserializes a scalar whose zero value is this text.
+macro_rules! scalars {
+    ($($zero:literal: $($method:ident)*;)*) => {
+        $($(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.or_zero($zero).deserialize_any(visitor)
+        })*)*
+    };
 }
 
 impl<'de> Deserializer<'de> for Folded<'de> {
@@ -40,19 +61,19 @@ impl<'de> Deserializer<'de> for Folded<'de> {
         names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.plain().deserialize_map(Fields { names, visitor })
+        self.or_zero("{}").deserialize_map(Fields { names, visitor })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.plain().deserialize_map(Each(visitor))
+        self.or_zero("{}").deserialize_map(Each(visitor))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.plain().deserialize_seq(Each(visitor))
+        self.or_zero("[]").deserialize_seq(Each(visitor))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.0.get() == "null" { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
@@ -76,9 +97,15 @@ impl<'de> Deserializer<'de> for Folded<'de> {
         self.plain().deserialize_any(visitor)
     }
 
+    scalars! {
+        "false": deserialize_bool;
+        "0": deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64;
+        "\"\"": deserialize_str deserialize_string;
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
-        tuple_struct identifier
+        i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
     }
 }
 
@@ -96,7 +123,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Fields<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
-        let mut values = BTreeMap::<&'static str, &'de RawValue>::new();
+        let null: &'static RawValue = serde_json::from_str(NULL).expect("null is JSON");
+        let mut values: BTreeMap<&'static str, &'de RawValue> = self.names.iter().map(|name| (*name, null)).collect();
         while let Some(key) = map.next_key::<String>()? {
             if let Some(name) = field(self.names, &key) {
                 values.insert(name, map.next_value()?);
@@ -110,7 +138,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Fields<V> {
 
 struct Chosen<'de> {
     left: std::collections::btree_map::IntoIter<&'static str, &'de RawValue>,
-    value: Option<&'de RawValue>,
+    value: Option<(&'static str, &'de RawValue)>,
 }
 
 impl<'de> MapAccess<'de> for Chosen<'de> {
@@ -118,12 +146,13 @@ impl<'de> MapAccess<'de> for Chosen<'de> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let Some((name, value)) = self.left.next() else { return Ok(None) };
-        self.value = Some(value);
+        self.value = Some((name, value));
         seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(Folded(self.value.take().expect("a key came before its value")))
+        let (name, value) = self.value.take().expect("a key came before its value");
+        seed.deserialize(Folded(value)).map_err(|error| Error::custom(format!("{name}: {error}")))
     }
 }
 
@@ -221,6 +250,7 @@ mod tests {
 
     #[test]
     fn a_key_means_a_field_whatever_its_case() {
+        let empty = BTreeMap::from([("a".to_owned(), String::new())]);
         let labels = BTreeMap::from([("Key".to_owned(), "a".to_owned()), ("key".to_owned(), "b".to_owned())]);
         let table = [
             (r#"{"mediaType":"x","size":1}"#, Outer { media_type: Some("x".into()), size: 1, ..Outer::default() }),
@@ -240,6 +270,12 @@ mod tests {
             (r#"{"size":1,"Size":2}"#, Outer { size: 2, ..Outer::default() }),
             (r#"{"Size":2,"size":1}"#, Outer { size: 1, ..Outer::default() }),
             (r#"{"size":"x","size":1}"#, Outer { size: 1, ..Outer::default() }),
+            // What is null has the zero value of its type.
+            (r#"{"size":null,"list":null,"labels":null,"Twin":null}"#, Outer::default()),
+            (
+                r#"{"list":[null],"labels":{"a":null}}"#,
+                Outer { list: vec![Inner::default()], labels: empty, ..Outer::default() },
+            ),
             // Where two fields differ in case only, each has its exact key; any other key means the first field.
             (r#"{"Twin":1,"twin":2}"#, Outer { upper: 1, lower: 2, ..Outer::default() }),
             (r#"{"TWIN":3}"#, Outer { upper: 3, ..Outer::default() }),
@@ -247,6 +283,21 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(from_slice::<Outer>(text.as_bytes()).unwrap(), expected, "{text}");
         }
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Required {
+        name: String,
+        list: Vec<u8>,
+        nested: Option<Box<Required>>,
+    }
+
+    #[test]
+    fn what_is_missing_has_the_zero_value_and_what_is_wrong_is_named() {
+        let zero = Required { name: String::new(), list: Vec::new(), nested: None };
+        assert_eq!(from_slice::<Required>(b"{}").unwrap(), zero);
+        let error = from_slice::<Required>(br#"{"nested":{"list":["x"]}}"#).unwrap_err().to_string();
+        assert!(error.starts_with("nested: list: invalid type"), "{error}");
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Unpacker {
         let mut child = self
             .workers
             .command("unpack")
+            .arg(layer.diff_id.algorithm().name())
             .env_clear()
             .current_dir(directory)
             .stdin(blobs.file(&layer.blob)?)

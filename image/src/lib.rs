@@ -23,10 +23,10 @@ pub mod unpack;
 mod volume;
 
 pub use credentials::Credentials;
-pub use digest::Digest;
+pub use digest::{Algorithm, Digest, Hash};
 pub use document::{Blob, Config, Document, ImageConfig, parse_config, parse_manifest};
 pub use error::Error;
-pub use hosts::{Endpoint, parse as parse_hosts};
+pub use hosts::{Endpoint, Parsed as ParsedHosts, parse as parse_hosts};
 pub use images::{Image, Images, Settings};
 pub use platform::Platform;
 pub use reference::{Reference, Target};

@@ -45,6 +45,26 @@ impl Platform {
         Self { os: os.to_lowercase(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
     }
 
+    /// Whether it names a system and an architecture.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.os.is_empty() && !self.architecture.is_empty()
+    }
+
+    /// This platform, with the missing parts of another one.
+    pub(crate) fn or(&self, other: &Self) -> Self {
+        let os = if self.os.is_empty() { &other.os } else { &self.os };
+        let (architecture, variant) = match (self.architecture.is_empty(), &self.variant) {
+            (true, _) => (&other.architecture, &other.variant),
+            (false, variant) => (&self.architecture, variant),
+        };
+        Self { os: os.clone(), architecture: architecture.clone(), variant: variant.clone() }
+    }
+
+    /// The system and the architecture.
+    pub(crate) fn names(&self) -> (String, String) {
+        (self.os.clone(), self.architecture.clone())
+    }
+
     /// Whether this machine runs what is made for `offered`. A 32-bit ARM runs what is made for its predecessors.
     pub(crate) fn runs(&self, offered: &Self) -> bool {
         let variant = match (&self.variant, &offered.variant) {
@@ -123,6 +143,21 @@ mod tests {
     fn a_mismatch_names_what_is_offered_without_attestations() {
         let offers: Vec<_> = platforms(&["linux/s390x", "unknown/unknown"]).into_iter().map(Some).collect();
         assert_eq!(mismatch(&platforms(&["freebsd/amd64"]), &offers), "offers linux/s390x, wanted freebsd/amd64");
+    }
+
+    #[test]
+    fn missing_parts_are_filled_in() {
+        let node = &platforms(&["linux/arm/v7"])[0];
+        for (os, architecture, whole) in [
+            ("", "", "linux/arm/v7"),
+            ("freebsd", "", "freebsd/arm/v7"),
+            ("", "amd64", "linux/amd64"),
+            ("freebsd", "arm64", "freebsd/arm64"),
+        ] {
+            let platform = Platform::new(os, architecture, None);
+            assert_eq!(platform.is_whole(), !os.is_empty() && !architecture.is_empty());
+            assert_eq!(platform.or(node).to_string(), whole);
+        }
     }
 
     #[test]

@@ -15,13 +15,15 @@ use crate::layers::{Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
-use crate::registry::{Piece, Source};
+use crate::registry::{Asking, Piece, Source};
 use crate::{Credentials, Digest, Error, Reference, Target, garbage};
 
 /// Concurrent downloads of one image, as in containerd.
 const DOWNLOADS: usize = 3;
 /// Pieces of a download that wait for the disk: bounds the memory of a download.
 const PIECES_WAITING: usize = 16;
+/// Why a single manifest of another platform is refused.
+const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
 const INDEX_DEPTH_MAX: usize = 4;
 
@@ -73,9 +75,8 @@ pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credenti
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let asked = Arc::clone(shared);
     let named = reference.clone();
-    let source =
-        blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &credentials, asked.registry_timeout))
-            .await?;
+    let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
+    let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
     let pins = Some(shared.locks.pin());
     let work = Arc::new(Work { shared: Arc::clone(shared), source, pins, kept: false.into() });
     let plan = plan(&work, &reference).await?;
@@ -116,28 +117,41 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let wanted = &work.shared.platforms;
     let mut documents: Vec<Blob> = Vec::new();
     let mut target = reference.target().clone();
+    // What the index says of the image's platform, or else the node's own.
+    let mut platform = wanted[0].clone();
     let (config_blob, layers) = loop {
         let bytes = document(work, &target, documents.is_empty()).await?;
-        let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+        let digest = match &target {
+            Target::Digest(digest) => digest.clone(),
+            Target::Tag(_) => Digest::of(&bytes),
+        };
+        let blob = Blob::new(digest, bytes.len() as u64);
         if documents.contains(&blob) || documents.len() > INDEX_DEPTH_MAX {
             return Err(Error::invalid(format!("image {reference}"), "its indexes lead in a circle or too deep"));
         }
         let parsed = parse_manifest(&bytes).map_err(|error| of(reference, error))?;
-        keep(work, bytes).await?;
+        keep(work, blob.clone(), bytes).await?;
         documents.push(blob);
         match parsed {
             Document::Manifest { config, layers } => break (config, layers),
-            Document::Index(entries) => target = Target::Digest(chosen(reference, wanted, &entries)?.digest),
+            Document::Index(entries) => {
+                let (entry, offered) = chosen(reference, wanted, &entries)?;
+                target = Target::Digest(entry.digest);
+                platform = offered.unwrap_or(platform);
+            }
         }
     };
     fetch(work, &config_blob).await?;
     let shared = Arc::clone(&work.shared);
     let blob = config_blob.clone();
-    let config =
+    let mut config =
         blocking(move || parse_config(&shared.blobs.read(&blob)?)).await.map_err(|error| of(reference, error))?;
-    // Without an index only the configuration names the platform.
+    config.complete(&platform);
+    // Without an index only the configuration names the platform. containerd refuses such an image too: its programs would end
+    // with `Exec format error` at every start, and the pull is where that can still be explained.
     if documents.len() == 1 && !wanted.iter().any(|wanted| wanted.runs(&config.platform)) {
-        return Err(Error::invalid(format!("image {reference}"), mismatch(wanted, &[Some(config.platform)])));
+        let reason = format!("{}: {NO_OTHER}", mismatch(wanted, &[Some(config.platform)]));
+        return Err(Error::invalid(format!("image {reference}"), reason));
     }
     if config.diff_ids.len() != layers.len() {
         let reason = format!("its manifest has {} layers, its configuration {}", layers.len(), config.diff_ids.len());
@@ -155,11 +169,15 @@ fn of(reference: &Reference, error: Error) -> Error {
 }
 
 /// Chooses an entry of an index. An entry without a platform is the fall-back.
-fn chosen(reference: &Reference, wanted: &[Platform], entries: &[(Blob, Option<Platform>)]) -> Result<Blob, Error> {
+fn chosen(
+    reference: &Reference,
+    wanted: &[Platform],
+    entries: &[(Blob, Option<Platform>)],
+) -> Result<(Blob, Option<Platform>), Error> {
     let offers: Vec<_> = entries.iter().map(|(_, platform)| platform.clone()).collect();
     let found = choose(wanted, &offers).or_else(|| offers.iter().position(Option::is_none));
     let found = found.ok_or_else(|| Error::invalid(format!("image {reference}"), mismatch(wanted, &offers)))?;
-    Ok(entries[found].0.clone())
+    Ok(entries[found].clone())
 }
 
 /// Gets a manifest or an index. Always requests the first one, even if it is stored: the registry may deny this client access.
@@ -167,7 +185,7 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
     if let (Target::Digest(digest), false) = (target, first) {
         work.pin(digest.as_str());
         let (shared, digest) = (Arc::clone(&work.shared), digest.clone());
-        let read = move || shared.blobs.read(&Blob { digest, size: crate::document::MANIFEST_BYTES_MAX });
+        let read = move || shared.blobs.read(&Blob::new(digest, crate::document::MANIFEST_BYTES_MAX));
         if let Ok(bytes) = blocking(read).await {
             return Ok(bytes);
         }
@@ -176,14 +194,14 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
 }
 
 /// Stores a document.
-async fn keep(work: &Arc<Work>, bytes: Vec<u8>) -> Result<(), Error> {
-    let name = Digest::of(&bytes).to_string();
+async fn keep(work: &Arc<Work>, blob: Blob, bytes: Vec<u8>) -> Result<(), Error> {
+    let name = blob.digest.to_string();
     work.pin(&name);
     let lock = work.shared.locks.lock(&name).await;
     let work = Arc::clone(work);
     blocking(move || {
         let _lock = lock;
-        work.shared.blobs.put(&bytes).map(drop)
+        work.shared.blobs.put(&blob, &bytes)
     })
     .await
 }

@@ -129,7 +129,7 @@ impl Records {
         {
             return Ok(Some(found));
         }
-        let digits = name.strip_prefix("sha256:").unwrap_or(name);
+        let digits = name.strip_prefix("sha256:").or_else(|| name.strip_prefix("sha512:")).unwrap_or(name);
         if digits.is_empty() || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return reference.map(|_| None);
         }

@@ -43,16 +43,14 @@ impl Reference {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |reason: &str| Error::invalid("image reference", format!("{text:?}: {reason}"));
         if Digest::from_hex(text).is_some() {
-            return Err(refuse("64 hexadecimal digits are an id, not a name"));
+            return Err(refuse("it is the digits of an id, not a name"));
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (
                 rest,
-                Some(
-                    digest
-                        .parse::<Digest>()
-                        .map_err(|_| refuse("its digest is not sha256: and 64 lower-case hexadecimal digits"))?,
-                ),
+                Some(digest.parse::<Digest>().map_err(|_| {
+                    refuse("its digest is not sha256: and 64, or sha512: and 128 lower-case hexadecimal digits")
+                })?),
             ),
             None => (text, None),
         };
@@ -216,6 +214,8 @@ mod tests {
         }
         let digest = format!("busybox@sha256:{hex}");
         assert_eq!(Reference::parse(&digest).unwrap().to_string(), format!("docker.io/library/{digest}"));
+        let long = format!("quay.io/a@sha512:{hex}{hex}");
+        assert_eq!(Reference::parse(&long).unwrap().to_string(), long);
         let both = format!("localhost:5000/b:1@sha256:{hex}");
         assert_eq!(Reference::parse(&both).unwrap().to_string(), format!("localhost:5000/b@sha256:{hex}"));
     }

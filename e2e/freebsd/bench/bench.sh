@@ -1,14 +1,16 @@
 #!/bin/sh
 # On the FreeBSD machine, in run.sh's directory: what a pod costs by hand, by the bare system calls, and by Cellblock, in the same run.
 # Milliseconds, the mean of N pods (first argument, 8). Cellblock's times are the server's own, of whole RPCs, so that crictl's
-# start is not in them. ZFS only where CELLBLOCK_BENCH_ZFS names a dataset.
+# start is not in them. ZFS only where CELLBLOCK_BENCH_ZFS names a dataset. Removes what it made, also what a broken run left.
 set -eu
+set -o pipefail
 cd "$(dirname "$0")"
 pods=${1:-8}
 dataset=${CELLBLOCK_BENCH_ZFS:-}
 dir=$PWD
 socket=unix://$dir/bench.sock
 image=registry.k8s.io/e2e-test-images/busybox:1.29-2
+server=
 
 now() { date +%s.%N; }
 mean() { echo "$1 $2 $pods" | awk '{printf "%.1f", ($2 - $1) * 1000 / $3}'; }
@@ -29,9 +31,42 @@ if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
     pfctl -q -e 2>/dev/null || :
 fi
 
+# Removes what by_hand made, all of it or a part.
+clean_by_hand() {
+    for file in tmp/pair[0-9]*; do
+        number=${file#tmp/pair}
+        jail -r "hand$number.c" 2>/dev/null || :
+        umount -f "tmp/hand$number/dev" 2>/dev/null || :
+        umount -f "tmp/hand$number" 2>/dev/null || :
+        pfctl -q -a "cellblock/hand$number" -F nat 2>/dev/null || :
+        jail -r "hand$number" 2>/dev/null || :
+        pair=$(cat "$file" 2>/dev/null) && ifconfig "${pair}a" destroy 2>/dev/null || :
+        rmdir "tmp/hand$number" 2>/dev/null || :
+        rm -f "$file"
+    done
+    bridge=$(cat tmp/bridge 2>/dev/null) && ifconfig "$bridge" destroy 2>/dev/null || :
+    rm -f tmp/bridge
+    pfctl -q -t hand-pods -T kill 2>/dev/null || :
+}
+
+# Ends the server, and its pods with it.
+end_server() {
+    [ -n "$server" ] || return 0
+    cri rmp -fa >/dev/null 2>&1 || :
+    kill "$server" 2>/dev/null || :
+    wait "$server" || :
+    server=
+}
+
+finish() {
+    end_server
+    clean_by_hand
+}
+
 # What an administrator types for a pod, a container that ends at once, and their end.
 by_hand() {
     bridge=$(ifconfig bridge create)
+    echo "$bridge" >tmp/bridge
     ifconfig "$bridge" inet 172.29.0.1/16 up
     root=$dir/tmp/hand-root
     mkdir -p "$root"
@@ -70,10 +105,10 @@ by_hand() {
         jail -r "hand$n"
         ifconfig "$(cat "tmp/pair$n")a" destroy
         rmdir "tmp/hand$n"
+        rm "tmp/pair$n"
     done
     removed=$(now)
-    ifconfig "$bridge" destroy
-    pfctl -q -t hand-pods -T kill 2>/dev/null || :
+    clean_by_hand
     hand_create=$(mean "$start" "$created")
     hand_run=$(mean "$created" "$ran")
     hand_remove=$(mean "$ran" "$removed")
@@ -91,7 +126,7 @@ state = "$dir/bench-state"
 address = "$socket"
 prefix = "cb"
 spares = $spares
-log_level = "info,cri::deliver=debug"
+log_level = "info,cri::server::deliver=debug"
 [image]
 registry_config = "$dir/certs.d"
 rootfs = "$rootfs"
@@ -104,6 +139,7 @@ TOML
     ./cellblock serve --config bench.toml >bench.log 2>&1 &
     server=$!
     until cri version >/dev/null 2>&1; do kill -0 $server || { tail -5 bench.log; return 1; }; sleep 1; done
+    cri rmp -fa >/dev/null 2>&1
     cri pull "$image" >/dev/null 2>&1
     cat >tmp/bench-container.json <<JSON
 {"metadata": {"name": "c"}, "image": {"image": "$image"}, "command": ["top"], "log_path": "c.log"}
@@ -128,8 +164,7 @@ JSON
         cri stopp "$pod" >/dev/null 2>&1
         cri rmp "$pod" >/dev/null 2>&1
     done
-    kill $server
-    wait $server || :
+    end_server
     # Lines end in `Method milliseconds=N` or have the number before; RunPodSandbox{...}: the method's name once.
     for method in RunPodSandbox CreateContainer StartContainer StopPodSandbox RemovePodSandbox; do
         sed -n "s/.*method=$method}.*milliseconds=\([0-9]*\).*/$method \1/p" bench.log
@@ -139,6 +174,8 @@ JSON
         function line(name, value, rest) {printf "  %-18s %8.1f   %s\n", name, value, rest}
         function of(value, other) {return sprintf("%.2f", value / other)}
         END {
+            methods = split("RunPodSandbox CreateContainer StartContainer StopPodSandbox RemovePodSandbox", method, " ")
+            for (i = 1; i <= methods; i++) if (!n[method[i]]) {print "bench.log has no times of " method[i]; exit 1}
             run = mean("RunPodSandbox")
             line("RunPodSandbox", run, of(run, hand) " of by hand, " of(run, floor) " of the floor")
             both = mean("CreateContainer") + mean("StartContainer")
@@ -151,6 +188,9 @@ JSON
     echo "  the kernel's memory for a pod and its container: $held KiB"
 }
 
+trap finish EXIT
+trap 'exit 1' INT TERM
+clean_by_hand
 echo "FreeBSD $(uname -r), pf hashes: states $(sysctl -n net.pf.states_hashsize), source nodes $(sysctl -n net.pf.source_nodes_hashsize); $pods pods, milliseconds"
 echo "the floor:"
 ./floor "$pods" | tee tmp/floor | sed 's/^/  /'

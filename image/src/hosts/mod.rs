@@ -3,19 +3,29 @@
 
 mod parse;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
-pub use parse::parse;
+pub use parse::{Parsed, parse};
 
 use crate::Error;
+use crate::locks::hold;
 
 /// Bytes of a hosts.toml or a certificate file; usual ones have a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a host may take to accept a connection, unless its `dial_timeout` says otherwise. containerd waits 30 s; three lost
+/// packets take TCP 7 s (RFC 6298).
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unknown keys that are remembered as told.
+const TOLD_MAX: usize = 1024;
 
 /// One host of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +44,8 @@ pub struct Endpoint {
     pub client: Vec<(PathBuf, Option<PathBuf>)>,
     /// Headers of each request to it.
     pub headers: HeaderMap,
+    /// How long it may take to accept a connection.
+    pub dial_timeout: Duration,
     /// It is the registry itself, at the address in hosts.toml: only then it gets credentials that name no host.
     pub own: bool,
     /// The registry that it mirrors: sent as `ns`, as by containerd.
@@ -53,11 +65,13 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Hosts {
     directory: Option<PathBuf>,
+    /// The unknown keys that the log has.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Hosts {
     pub(crate) fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory }
+        Self { directory, told: Mutex::default() }
     }
 
     /// The hosts of a registry in the order in which to try them; the registry itself is the last.
@@ -66,15 +80,75 @@ impl Hosts {
         for place in places {
             let file = place.join("hosts.toml");
             if let Some(text) = read(&file)? {
-                return parse(&text, domain, &place).map_err(|error| match error {
-                    Error::Invalid { what, reason } => {
-                        Error::invalid(file.display().to_string(), format!("{what}: {reason}"))
-                    }
-                    other => other,
-                });
+                return self.parse(&text, domain, &file);
+            }
+            let certificates = Certificates::of(&place)?;
+            if !certificates.is_empty() {
+                // With certificates, it speaks TLS on loopback too.
+                let own = if domain == parse::HUB { String::new() } else { format!("server = \"https://{domain}\"") };
+                let Parsed { endpoints, .. } = parse(&own, domain, &place)?;
+                return Ok(endpoints.into_iter().map(|endpoint| certificates.apply(endpoint)).collect());
             }
         }
-        parse("", domain, Path::new("/"))
+        Ok(parse("", domain, Path::new("/"))?.endpoints)
+    }
+
+    /// Parses a file, and warns once of each key that is not known.
+    fn parse(&self, text: &str, domain: &str, file: &Path) -> Result<Vec<Endpoint>, Error> {
+        let parsed = parse(text, domain, file.parent().unwrap_or(Path::new("/"))).map_err(|error| match error {
+            Error::Invalid { what, reason } => Error::invalid(file.display().to_string(), format!("{what}: {reason}")),
+            other => other,
+        })?;
+        for key in parsed.unknown {
+            let mut told = hold(&self.told);
+            if told.len() < TOLD_MAX && told.insert(format!("{}: {key}", file.display())) {
+                tracing::warn!("{}: the key {key} is not known and has no effect", file.display());
+            }
+        }
+        Ok(parsed.endpoints)
+    }
+}
+
+/// The certificates in the directory of a registry without a hosts.toml, as Docker has them and containerd takes them: `*.crt` are
+/// authorities, `*.cert` with `*.key` of the same name client certificates.
+#[derive(Debug, Default)]
+struct Certificates {
+    ca: Vec<PathBuf>,
+    client: Vec<(PathBuf, Option<PathBuf>)>,
+}
+
+impl Certificates {
+    fn of(directory: &Path) -> Result<Self, Error> {
+        let failed = || format!("cannot list {}", directory.display());
+        let entries = match fs::read_dir(directory) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Self::default());
+            }
+            entries => entries.map_err(Error::io(failed()))?,
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()
+            .map_err(Error::io(failed()))?;
+        paths.sort();
+        let ending = |wanted: &str| {
+            let has = move |path: &&PathBuf| path.extension().is_some_and(|extension| extension == wanted);
+            paths.iter().filter(has).cloned().collect::<Vec<_>>()
+        };
+        let with_key = |path: PathBuf| {
+            let key = path.with_extension("key");
+            let found = paths.contains(&key);
+            (path, found.then_some(key))
+        };
+        Ok(Self { ca: ending("crt"), client: ending("cert").into_iter().map(with_key).collect() })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ca.is_empty() && self.client.is_empty()
+    }
+
+    fn apply(&self, endpoint: Endpoint) -> Endpoint {
+        Endpoint { ca: self.ca.clone(), client: self.client.clone(), ..endpoint }
     }
 }
 
@@ -142,13 +216,33 @@ mod tests {
         write("b.example_5000_", "[host.\"http://two\"]");
         write("c.example:5000", "[host.\"http://three\"]");
         write("_default", "[host.\"http://four\"]");
-        write("broken", "servr = 1");
+        write("broken", "server = 1");
+        write("unknown", "servr = 1\n[host.\"http://five\"]\nx = {}");
         let hosts = Hosts::new(Some(directory.path().to_owned()));
         assert_eq!(bases(&hosts, "a.example"), ["http://one/v2", "https://a.example/v2"]);
         assert_eq!(bases(&hosts, "b.example:5000"), ["http://two/v2", "https://b.example:5000/v2"]);
         assert_eq!(bases(&hosts, "c.example:5000"), ["http://three/v2", "https://c.example:5000/v2"]);
         assert_eq!(bases(&hosts, "d.example"), ["http://four/v2", "https://d.example/v2"]);
         let error = hosts.of("broken").unwrap_err().to_string();
-        assert!(error.contains("broken/hosts.toml") && error.contains("servr"), "{error}");
+        assert!(error.contains("broken/hosts.toml") && error.contains("server"), "{error}");
+        assert_eq!(bases(&hosts, "unknown"), ["http://five/v2", "https://unknown/v2"], "it is only warned of");
+    }
+
+    #[test]
+    fn certificates_without_a_file_are_taken_as_docker_has_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let of = |name: &str| directory.path().join("a.example:5000").join(name);
+        std::fs::create_dir_all(of("")).unwrap();
+        std::fs::create_dir_all(directory.path().join("_default")).unwrap();
+        std::fs::write(directory.path().join("_default/hosts.toml"), "[host.\"http://mirror\"]").unwrap();
+        let hosts = Hosts::new(Some(directory.path().to_owned()));
+        assert_eq!(hosts.of("a.example:5000").unwrap().len(), 2, "an empty directory says nothing");
+        for name in ["ca.crt", "own.crt", "b.cert", "b.key", "a.cert", "left.key", "notes.txt"] {
+            std::fs::write(of(name), "").unwrap();
+        }
+        let endpoints = hosts.of("a.example:5000").unwrap();
+        assert_eq!((endpoints.len(), endpoints[0].base.as_str()), (1, "https://a.example:5000/v2"));
+        assert_eq!(endpoints[0].ca, [of("ca.crt"), of("own.crt")]);
+        assert_eq!(endpoints[0].client, [(of("a.cert"), None), (of("b.cert"), Some(of("b.key")))]);
     }
 }

@@ -1,37 +1,45 @@
-//! Parses hosts.toml in the form that containerd documents. An unknown key is an error, so that a misspelt key cannot disable a
-//! mirror or its verification unnoticed. Pure.
+//! Parses hosts.toml in the form that containerd documents. Keys that are not known are reported, and not refused: a newer
+//! containerd may have them. Pure.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Endpoint;
+use super::{DIAL_TIMEOUT, Endpoint};
 use crate::Error;
 
 /// Mirrors of one registry: each may cost a time-out in every pull.
 const MIRRORS_MAX: usize = 32;
 /// The key of the registry itself.
 const SERVER: &str = "server";
+/// Docker's registry, whose address is another one.
+pub(super) const HUB: &str = "docker.io";
+/// The longest `dial_timeout`.
+const DIAL_MAX: Duration = Duration::from_secs(180);
+
+/// A parsed hosts.toml.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The mirrors in their order, then the registry itself.
+    pub endpoints: Vec<Endpoint>,
+    /// The keys that are not known.
+    pub unknown: Vec<String>,
+}
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct File {
     server: Option<String>,
     #[serde(default)]
     host: toml::Table,
-    capabilities: Option<Vec<String>>,
-    ca: Option<OneOrMany>,
-    client: Option<Clients>,
-    skip_verify: Option<bool>,
-    header: Option<toml::Table>,
-    override_path: Option<bool>,
+    #[serde(flatten)]
+    own: Host,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Host {
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMany>,
@@ -39,6 +47,9 @@ struct Host {
     skip_verify: Option<bool>,
     header: Option<toml::Table>,
     override_path: Option<bool>,
+    dial_timeout: Option<toml::Value>,
+    #[serde(flatten)]
+    unknown: toml::Table,
 }
 
 #[derive(Deserialize)]
@@ -64,12 +75,11 @@ enum Clients {
     Files(OneOrMany),
 }
 
-/// Parses a hosts.toml: the mirrors in their order, then the registry itself. `domain` is the registry; relative file names are
-/// below `directory`.
+/// Parses a hosts.toml. `domain` is the registry; relative file names are below `directory`.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the key and its value.
-pub fn parse(text: &str, domain: &str, directory: &Path) -> Result<Vec<Endpoint>, Error> {
+pub fn parse(text: &str, domain: &str, directory: &Path) -> Result<Parsed, Error> {
     let file: File = read(
         "hosts.toml",
         toml::from_str::<toml::Table>(text).map_err(|error| Error::invalid("not TOML", error.to_string()))?,
@@ -78,27 +88,28 @@ pub fn parse(text: &str, domain: &str, directory: &Path) -> Result<Vec<Endpoint>
         return Err(Error::invalid("host", format!("{} hosts are more than {MIRRORS_MAX}", file.host.len())));
     }
     let mut endpoints = Vec::with_capacity(file.host.len() + 1);
+    let mut unknown: Vec<String> = file.own.unknown.keys().cloned().collect();
     for (name, value) in file.host {
         let key = format!("host.{name:?}");
         let toml::Value::Table(table) = value else { return Err(Error::invalid(key, "not a table")) };
         let host: Host = read(&key, table)?;
+        unknown.extend(host.unknown.keys().map(|name| format!("{key}.{name}")));
         endpoints.push(endpoint(&key, &name, host, &Place { domain, directory })?);
     }
     let server = file.server.unwrap_or_else(|| default_server(domain));
-    let host = Host {
-        capabilities: file.capabilities,
-        ca: file.ca,
-        client: file.client,
-        skip_verify: file.skip_verify,
-        header: file.header,
-        override_path: file.override_path,
-    };
-    endpoints.push(endpoint(SERVER, &server, host, &Place { domain, directory })?);
-    Ok(endpoints)
+    endpoints.push(endpoint(SERVER, &server, file.own, &Place { domain, directory })?);
+    Ok(Parsed { endpoints, unknown })
 }
 
 fn read<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<T, Error> {
-    table.try_into().map_err(|error: toml::de::Error| Error::invalid(what, error.message().to_owned()))
+    table.clone().try_into().map_err(|error: toml::de::Error| {
+        // The error does not name the key.
+        let alone = |(key, value): &(String, toml::Value)| {
+            toml::Table::from_iter([(key.clone(), value.clone())]).try_into::<T>().is_err()
+        };
+        let key = table.into_iter().find(alone).map_or_else(String::new, |(key, _)| format!(".{key}"));
+        Error::invalid(format!("{what}{key}"), error.message().to_owned())
+    })
 }
 
 /// The registry and the directory of the file.
@@ -119,6 +130,7 @@ fn endpoint(key: &str, address: &str, host: Host, place: &Place<'_>) -> Result<E
         ca: host.ca.map(OneOrMany::list).unwrap_or_default().into_iter().map(absolute).collect(),
         client: clients(key, host.client, place.directory)?,
         headers: headers(key, host.header.unwrap_or_default())?,
+        dial_timeout: dial_timeout(key, host.dial_timeout)?,
         own: false,
         mirror_of: None,
     };
@@ -183,6 +195,44 @@ fn clients(key: &str, clients: Option<Clients>, directory: &Path) -> Result<Vec<
     }
 }
 
+/// A time in Go's form, which containerd takes (`3s`, `1m30s`, `500ms`), or a number of seconds. 0: the default.
+fn dial_timeout(key: &str, value: Option<toml::Value>) -> Result<Duration, Error> {
+    let time = match &value {
+        None => return Ok(DIAL_TIMEOUT),
+        Some(toml::Value::Integer(seconds)) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+        Some(toml::Value::String(text)) => go_duration(text),
+        Some(_) => None,
+    };
+    match time {
+        Some(Duration::ZERO) => Ok(DIAL_TIMEOUT),
+        Some(time) if time <= DIAL_MAX => Ok(time),
+        _ => {
+            let reason = format!("{value:?} is not a time as \"3s\" of at most {} s", DIAL_MAX.as_secs());
+            Err(Error::invalid(format!("{key}.dial_timeout"), reason))
+        }
+    }
+}
+
+fn go_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| c != '.' && !c.is_ascii_digit())?);
+        let (unit, after) = after.split_at(after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len()));
+        let unit = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * unit;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.is_empty())
+}
+
 fn headers(key: &str, table: toml::Table) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     for (name, value) in table {
@@ -201,7 +251,7 @@ fn headers(key: &str, table: toml::Table) -> Result<HeaderMap, Error> {
 
 /// The registry's own address. Registries on this machine use plain HTTP unless the port is 443, as in containerd.
 fn default_server(domain: &str) -> String {
-    if domain == "docker.io" {
+    if domain == HUB {
         return "https://registry-1.docker.io".to_owned();
     }
     let host = domain.strip_prefix('[').and_then(|rest| rest.split(']').next());
@@ -238,7 +288,7 @@ mod tests {
 
     #[test]
     fn mirrors_keep_their_order_and_everything_said_of_them() {
-        let endpoints = parse(WHOLE, "registry.k8s.io", Path::new("/certs")).unwrap();
+        let endpoints = parse(WHOLE, "registry.k8s.io", Path::new("/certs")).unwrap().endpoints;
         let bases: Vec<_> = endpoints.iter().map(|endpoint| endpoint.base.as_str()).collect();
         assert_eq!(
             bases,
@@ -264,10 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn unknown_keys_are_reported_and_times_read() {
+        let text = "servr = 'x'\ndial_timeout = '1m1.5s'\n[host.'http://a']\nskipverify = true\ndial_timeout = '250ms'\n\
+                    [host.'http://b']\ndial_timeout = 3\n[host.'http://c']\ndial_timeout = '0s'";
+        let parsed = parse(text, "example.org", Path::new("/")).unwrap();
+        assert_eq!(parsed.unknown, ["servr", "host.\"http://a\".skipverify"]);
+        let times: Vec<_> = parsed.endpoints.iter().map(|endpoint| endpoint.dial_timeout.as_millis()).collect();
+        assert_eq!(times, [250, 3000, 10_000, 61_500]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let table = [
-            ("servr = 'x'", "servr"),
-            ("[host.'http://a']\nskipverify = true", "skipverify"),
+            ("[host.'http://a']\nskip_verify = 'x'", "skip_verify"),
+            ("dial_timeout = '3'", "server.dial_timeout"),
+            ("[host.'http://a']\ndial_timeout = '1h'", "dial_timeout"),
+            ("[host.'http://a']\ndial_timeout = -1", "dial_timeout"),
             ("[host.'http://a']\ncapabilities = ['pul']", "\"pul\""),
             ("[host.'ftp://a']", "ftp://a"),
             ("[host.'http://u:p@a']", "host, a port and a path only"),

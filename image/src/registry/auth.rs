@@ -5,7 +5,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-use super::client::Registry;
+use super::client::{PAGE_LENGTH, Registry, line};
 use super::{Failure, basic_value};
 use crate::{Error, json};
 
@@ -76,12 +76,17 @@ impl Registry {
             http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
         };
         let operation = format!("cannot get a token for registry {}", self.name());
-        let response = self.answer(request, &operation).await?;
+        let response = self.answer(request, &operation, self.timeout).await?;
         if !response.status().is_success() {
-            return Err(self.refused(response).await);
+            return Err(self.refused(response, "a token").await);
         }
         let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
-        let token: Token = json::from_slice(&bytes).map_err(|_| invalid("answers no token"))?;
+        let token: Token = json::from_slice(&bytes).map_err(|_| {
+            // Only a page is repeated: anything else may be a token all the same.
+            let page = bytes.trim_ascii_start().starts_with(b"<").then(|| line(&bytes, PAGE_LENGTH));
+            let said = page.map_or_else(String::new, |page| format!(", but a page that begins {page:?}"));
+            invalid(&self.credentials.redact(&format!("answers no token{said}")))
+        })?;
         let token = token
             .token
             .or(token.access_token)

@@ -1,21 +1,20 @@
 //! The client of one host: requests with its headers, credentials and TLS settings, redirects, and errors.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, Response, StatusCode, Url, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::Failure;
+use super::{Failure, tls, trouble};
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
-use crate::hosts::{Endpoint, read_file};
+use crate::hosts::{DIAL_TIMEOUT, Endpoint};
 use crate::{Credentials, Digest, Error, Reference, Target, json};
 
-/// How long a host may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The reason of a time-out.
 const SILENT: &str = "it said nothing for";
 /// Redirects of one request: content delivery networks use one or two.
@@ -24,6 +23,8 @@ const REDIRECTS_MAX: usize = 5;
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
 /// Characters of an error response that an error repeats.
 const REASON_LENGTH: usize = 300;
+/// Characters of a page that came instead of a document.
+pub(super) const PAGE_LENGTH: usize = 80;
 /// The limit of Retry-After.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
@@ -44,6 +45,8 @@ pub(super) struct Registry {
     pub(super) timeout: Duration,
     reference: String,
     authorization: Mutex<Option<HeaderValue>>,
+    /// It has answered a request of this pull.
+    heard: AtomicBool,
 }
 
 /// A GET request.
@@ -52,6 +55,10 @@ struct Request<'a> {
     accept: Option<&'a str>,
     /// The start of the range.
     offset: u64,
+    /// How long the host may stay silent.
+    patience: Duration,
+    /// What it asks for, for an error.
+    what: String,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +99,7 @@ impl Registry {
             timeout,
             reference: reference.to_string(),
             authorization: Mutex::new(None),
+            heard: AtomicBool::new(false),
         })
     }
 
@@ -100,40 +108,76 @@ impl Registry {
         self.endpoint.authority()
     }
 
-    /// Gets a manifest or an index, and verifies the digest of the reference, or else of the response's header.
-    pub(super) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Failure> {
+    /// How long it may stay silent. Where there is another host, one that has not answered yet gets no more than its dial time-out.
+    fn patience(&self, has_next: bool) -> Duration {
+        let hasty = has_next && !self.heard.load(Ordering::Relaxed);
+        if hasty { self.timeout.min(self.endpoint.dial_timeout) } else { self.timeout }
+    }
+
+    /// Gets a manifest or an index, and verifies the digest of the reference, or else of the response's header. `has_next`: there is
+    /// another host.
+    pub(super) async fn manifest(&self, target: &Target, has_next: bool) -> Result<Vec<u8>, Failure> {
         let name = match target {
             Target::Tag(tag) => tag.clone(),
             Target::Digest(digest) => digest.to_string(),
         };
         let operation = format!("cannot get the manifest of {} from {}", self.reference, self.name());
         let accept = MANIFEST_TYPES.join(", ");
-        let request = Request { url: self.url("manifests", &name), accept: Some(&accept), offset: 0 };
+        let (patience, what) = (self.patience(has_next), self.reference.clone());
+        let request = Request { url: self.url("manifests", &name), accept: Some(&accept), offset: 0, patience, what };
         let document = async {
             let response = self.send(&request).await?;
-            let announced = response
-                .headers()
-                .get("docker-content-digest")
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned);
-            Ok::<_, Failure>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced))
+            let header = |name: &str| {
+                response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+            };
+            let (announced, kind) = (header("docker-content-digest"), header(CONTENT_TYPE.as_str()));
+            Ok::<_, Failure>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced, kind))
         };
-        let (bytes, announced) = within(self.timeout, &operation, "it took longer than", document).await??;
-        let digest = Digest::of(&bytes);
-        let expected = if let Target::Digest(expected) = target { Some(expected.to_string()) } else { announced };
-        match expected {
-            Some(expected) if expected != digest.as_str() && expected.starts_with("sha256:") => {
-                let reason = format!("{} sent contents with the digest {digest}, expected {expected}", self.name());
-                Err(Error::invalid(format!("manifest of {}", self.reference), reason).into())
-            }
-            _ => Ok(bytes),
+        let (bytes, announced, kind) = within(self.timeout, &operation, "it took longer than", document).await??;
+        self.refuse_page(&bytes, &kind)?;
+        let expected = if let Target::Digest(digest) = target { Some(digest.clone()) } else { announced.parse().ok() };
+        // A digest of an algorithm that is not known says nothing.
+        let Some(expected) = expected else { return Ok(bytes) };
+        let digest = expected.algorithm().digest(&bytes);
+        if digest == expected {
+            return Ok(bytes);
         }
+        let reason = format!("{} sent contents with the digest {digest}, expected {expected}", self.name());
+        Err(Error::invalid(format!("manifest of {}", self.reference), reason).into())
     }
 
-    /// Gets a blob from an offset on: the response, and whether it starts there or at the beginning.
-    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, bool), Failure> {
-        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, offset };
+    /// Refuses what is no JSON object: a login page, the page of a proxy, the address of a web site.
+    fn refuse_page(&self, bytes: &[u8], kind: &str) -> Result<(), Error> {
+        if bytes.trim_ascii_start().first().is_none_or(|first| *first == b'{') {
+            return Ok(());
+        }
+        let (kind, text) = (line(kind.as_bytes(), PAGE_LENGTH), line(bytes, PAGE_LENGTH));
+        let reason =
+            format!("{} answers something else, of the content type {kind:?}, which begins {text:?}", self.name());
+        Err(Error::invalid(format!("manifest of {}", self.reference), reason))
+    }
+
+    /// Gets a blob from an offset on: the response, and whether it starts there or at the beginning. `has_next`: there is another
+    /// host.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64, has_next: bool) -> Result<(Response, bool), Failure> {
+        let (patience, what) = (self.patience(has_next), format!("blob {digest} of {}", self.reference));
+        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, offset, patience, what };
         let response = self.send(&request).await?;
+        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
+        Ok((response, resumed))
+    }
+
+    /// Gets a layer from an offset on, from an address in its descriptor: without credentials.
+    pub(super) async fn foreign(&self, url: &Url, offset: u64) -> Result<(Response, bool), Failure> {
+        let what = format!("a layer of {} from {}", self.reference, url.host_str().unwrap_or_default());
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(
+                Error::invalid(what, format!("{:?} is neither an http nor an https address", url.scheme())).into()
+            );
+        }
+        let request = Request { url: url.clone(), accept: None, offset, patience: self.timeout, what };
+        let (response, _) = self.follow(&request, None).await?;
+        let response = self.accepted(response, &request.what).await?;
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
         Ok((response, resumed))
     }
@@ -158,7 +202,7 @@ impl Registry {
         let used = self.authorization.lock().await.clone();
         let (response, own) = self.follow(request, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.accepted(response).await;
+            return self.accepted(response, &request.what).await;
         }
         if !own {
             let host = response.url().host_str().unwrap_or_default();
@@ -174,7 +218,7 @@ impl Registry {
             current.clone()
         };
         let (response, _) = self.follow(request, authorization.as_ref()).await?;
-        self.accepted(response).await
+        self.accepted(response, &request.what).await
     }
 
     /// Sends a request and follows its redirects; also returns whether no other host was involved. Only this host gets its headers
@@ -196,7 +240,10 @@ impl Registry {
             headers.extend(request.accept.and_then(|accept| Some((ACCEPT, HeaderValue::from_str(accept).ok()?))));
             let range = (request.offset > 0).then(|| HeaderValue::from_str(&format!("bytes={}-", request.offset)).ok());
             headers.extend(range.flatten().map(|range| (RANGE, range)));
-            let response = self.answer(self.client_for(&url).get(url.clone()).headers(headers), &operation).await?;
+            let response = self
+                .answer(self.client_for(&url).get(url.clone()).headers(headers), &operation, request.patience)
+                .await?;
+            self.heard.fetch_or(own, Ordering::Relaxed);
             if !response.status().is_redirection() {
                 return Ok((response, own));
             }
@@ -217,12 +264,12 @@ impl Registry {
         Error::Denied { registry: self.name(), reference: self.reference.clone(), reason: reason.to_owned() }
     }
 
-    async fn accepted(&self, response: Response) -> Result<Response, Failure> {
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    async fn accepted(&self, response: Response, what: &str) -> Result<Response, Failure> {
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, what).await) }
     }
 
-    /// Maps an error response.
-    pub(super) async fn refused(&self, response: Response) -> Failure {
+    /// Maps an error response to a request for `what`.
+    pub(super) async fn refused(&self, response: Response, what: &str) -> Failure {
         let status = response.status();
         let wait = retry_after(response.headers());
         let said = self.body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
@@ -230,7 +277,7 @@ impl Registry {
         let reason = reason.trim_end_matches([':', ' ']).to_owned();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&reason).into(),
-            StatusCode::NOT_FOUND => Error::not_found(format!("{} in registry {}", self.reference, self.name())).into(),
+            StatusCode::NOT_FOUND => Error::not_found(format!("{what} in registry {}", self.name())).into(),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 Failure::Transient(self.unavailable(reason), wait)
             }
@@ -244,15 +291,20 @@ impl Registry {
     }
 
     /// Sends a request and waits for the head of the response.
-    pub(super) async fn answer(&self, request: RequestBuilder, operation: &str) -> Result<Response, Failure> {
-        let sent = within(self.timeout, operation, SILENT, request.send()).await?;
-        sent.map_err(|error| transient(operation, error))
+    pub(super) async fn answer(
+        &self,
+        request: RequestBuilder,
+        operation: &str,
+        patience: Duration,
+    ) -> Result<Response, Failure> {
+        let sent = within(patience, operation, SILENT, request.send()).await?;
+        sent.map_err(|error| trouble::connection(operation, error))
     }
 
     /// The next bytes of a response; None: it has ended.
     pub(super) async fn chunk(&self, response: &mut Response, operation: &str) -> Result<Option<Bytes>, Failure> {
         let chunk = within(self.timeout, operation, SILENT, response.chunk()).await?;
-        chunk.map_err(|error| transient(operation, error))
+        chunk.map_err(|error| trouble::connection(operation, error))
     }
 
     /// Reads a body, up to a limit.
@@ -301,34 +353,35 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// The text of an error response, as one line of limited length.
 fn reason(body: &[u8]) -> String {
     let text = match json::from_slice::<Refusal>(body) {
-        Ok(refusal) => {
+        Ok(refusal) if !refusal.errors.is_empty() => {
             let entries =
                 refusal.errors.iter().map(|entry| format!("{} {}", entry.code, entry.message).trim().to_owned());
             entries.collect::<Vec<_>>().join(", ")
         }
-        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
+        _ => String::from_utf8_lossy(body).trim().to_owned(),
     };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_LENGTH).collect()
+    line(text.as_bytes(), REASON_LENGTH)
 }
 
-/// Limits the time of some work; a time-out is transient.
+/// A text of a stranger as one line of limited length.
+pub(super) fn line(text: &[u8], length: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(length).collect()
+}
+
+/// Limits the time of some work.
 async fn within<F: Future>(timeout: Duration, operation: &str, reason: &str, work: F) -> Result<F::Output, Failure> {
     tokio::time::timeout(timeout, work).await.map_err(|_| {
         let reason = format!("{reason} {} s", timeout.as_secs_f32());
-        Failure::Transient(Error::unavailable(operation)(reason), None)
+        Failure::Unreachable { error: Error::unavailable(operation)(reason), passing: true }
     })
-}
-
-/// A failed connection. The text omits addresses: those of redirects contain signatures.
-fn transient(operation: &str, error: reqwest::Error) -> Failure {
-    Failure::Transient(Error::unavailable(operation)(error.without_url()), None)
 }
 
 fn builder() -> ClientBuilder {
     // Fails if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(DIAL_TIMEOUT)
         .redirect(redirect::Policy::none())
         .user_agent(concat!("cellblock/", env!("CARGO_PKG_VERSION")))
 }
@@ -341,7 +394,8 @@ fn build(builder: ClientBuilder) -> Result<Client, String> {
 fn client(endpoint: &Endpoint) -> Result<Client, Error> {
     let operation = || format!("cannot prepare to ask registry {}", endpoint.authority());
     let loopback = endpoint.base.host_str().is_some_and(is_loopback);
-    if endpoint.ca.is_empty() && endpoint.client.is_empty() && !endpoint.skip_verify {
+    let tls = !(endpoint.ca.is_empty() && endpoint.client.is_empty()) || endpoint.skip_verify;
+    if !tls && endpoint.dial_timeout == DIAL_TIMEOUT {
         let shared = if loopback { &LOOPBACK } else { &PLAIN };
         return match (&**shared, endpoint.base.scheme()) {
             (Ok(client), _) => Ok(client.clone()),
@@ -350,22 +404,17 @@ fn client(endpoint: &Endpoint) -> Result<Client, Error> {
             (Err(error), _) => Err(Error::failed(operation())(error.clone())),
         };
     }
-    let file = |path: &std::path::Path| read_file(path).map_err(Error::io(format!("cannot read {}", path.display())));
-    let mut builder = if loopback { builder().no_proxy() } else { builder() };
-    for path in &endpoint.ca {
-        let bad = |error: reqwest::Error| Error::invalid(path.display().to_string(), host::chain(&error));
-        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&file(path)?).map_err(bad)?);
+    let builder = || {
+        let builder = builder().connect_timeout(endpoint.dial_timeout);
+        if loopback { builder.no_proxy() } else { builder }
+    };
+    let built =
+        if tls { builder().tls_backend_preconfigured(tls::config(endpoint)?).build() } else { builder().build() };
+    match (built, endpoint.base.scheme()) {
+        // As above.
+        (Err(_), "http") if !tls => builder().tls_certs_only([]).build().map_err(Error::failed(operation())),
+        (built, _) => built.map_err(Error::failed(operation())),
     }
-    for (certificate, key) in &endpoint.client {
-        let mut pem = file(certificate)?;
-        if let Some(key) = key {
-            pem.push(b'\n');
-            pem.extend(file(key)?);
-        }
-        let bad = |error: reqwest::Error| Error::invalid(certificate.display().to_string(), host::chain(&error));
-        builder = builder.identity(Identity::from_pem(&pem).map_err(bad)?);
-    }
-    builder.tls_danger_accept_invalid_certs(endpoint.skip_verify).build().map_err(Error::failed(operation()))
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -3,13 +3,17 @@
 
 mod auth;
 mod client;
+mod down;
 mod source;
+mod tls;
+mod trouble;
 
 use std::time::Duration;
 
 use crate::Error;
 
-pub(crate) use source::{Piece, Source};
+pub(crate) use down::Down;
+pub(crate) use source::{Asking, Piece, Source};
 
 /// The value of a Basic authorization header.
 pub(crate) fn basic_value(username: &str, password: &str) -> String {
@@ -23,12 +27,20 @@ enum Failure {
     Permanent(Error),
     /// A retry may succeed, perhaps after the Retry-After of the registry.
     Transient(Error, Option<Duration>),
+    /// The host cannot be reached, or does not answer: another one may. `passing`: a retry may succeed.
+    Unreachable { error: Error, passing: bool },
 }
 
 impl Failure {
+    fn error(&self) -> &Error {
+        match self {
+            Self::Permanent(error) | Self::Transient(error, _) | Self::Unreachable { error, .. } => error,
+        }
+    }
+
     fn into_error(self) -> Error {
         match self {
-            Self::Permanent(error) | Self::Transient(error, _) => error,
+            Self::Permanent(error) | Self::Transient(error, _) | Self::Unreachable { error, .. } => error,
         }
     }
 }

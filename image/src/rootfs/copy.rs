@@ -118,6 +118,10 @@ impl Rootfs for Copy {
         Ok(directory)
     }
 
+    fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.layout.container(id)
+    }
+
     fn mountpoint(&self) -> PathBuf {
         self.layout.directory().to_owned()
     }

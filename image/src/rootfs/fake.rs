@@ -86,6 +86,10 @@ impl Rootfs for Fake {
         self.call("rootfs volume", |copy| copy.volume(id, chain))
     }
 
+    fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.copy.directory(id)
+    }
+
     fn mountpoint(&self) -> PathBuf {
         self.copy.mountpoint()
     }

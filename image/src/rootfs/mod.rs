@@ -12,7 +12,7 @@ mod listed;
 mod overlay;
 #[cfg(any(target_os = "freebsd", test))]
 mod spares;
-mod tree;
+pub(crate) mod tree;
 #[cfg(target_os = "freebsd")]
 mod zfs;
 
@@ -139,6 +139,9 @@ pub trait Rootfs: Send + Sync + 'static {
     /// [`Error::NotFound`] for the chain.
     fn volume(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
+    /// The directory of the container's own files beside its root. [`Rootfs::discard`] removes it with everything in it.
+    fn directory(&self, id: &ContainerId) -> PathBuf;
+
     /// Keeps spare roots for at most `most` of the chains that containers were last made from; 0 removes all spares. Does nothing
     /// where making a root is fast.
     fn keep_spares(&self, _most: usize) {}
@@ -216,7 +219,7 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
 }
 
 /// Makes the root directory of a lowest layer with the attributes that it has if the layer has no entry for it.
-fn make_root(directory: &Path) -> Result<(), Error> {
+pub(crate) fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
     made.map_err(Error::io(format!("cannot make {}", directory.display())))
 }

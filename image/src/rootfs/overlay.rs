@@ -199,6 +199,10 @@ impl Rootfs for Overlay {
         Ok(target)
     }
 
+    fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.layout.container(id)
+    }
+
     fn mountpoint(&self) -> PathBuf {
         self.layout.directory().to_owned()
     }

@@ -29,7 +29,7 @@ type Links = HashMap<(u64, u64), PathBuf>;
 ///
 /// # Errors
 /// The first call that fails, with the path. The caller removes a partial copy.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     copy_directory(from, to, &mut Links::new())
 }
 

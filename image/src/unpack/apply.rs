@@ -189,14 +189,6 @@ impl<'a> Layer<'a> {
         }
         fchmod(file, mode(entry)).map_err(|error| system(entry, error))?;
         for (name, value) in &entry.xattrs {
-            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-                let reason = format!(
-                    "entry {}: the extended attribute {} would change what overlayfs shows",
-                    shown(&entry.path),
-                    shown(name)
-                );
-                return Err(Failure::invalid(reason));
-            }
             if !is_unpacked(name) {
                 continue;
             }
@@ -322,9 +314,12 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Whether an extended attribute means the same on this node as where the layer was made.
+/// Whether an extended attribute means the same on this node as where the layer was made. overlayfs' own attributes (buildah's
+/// layers have some) would change what it shows.
 fn is_unpacked(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
+    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || name.starts_with(b"system.posix_acl_")
+        || name == b"security.capability"
 }
 
 fn mode(entry: &Entry) -> Mode {

@@ -21,7 +21,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, sys};
+use crate::{Algorithm, Digest, sys};
 
 /// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
@@ -90,10 +90,11 @@ impl Failure {
     }
 }
 
-/// The worker `unpack`: takes no arguments, reads the layer from its standard input (a file or a pipe), unpacks it into its working
-/// directory, and prints one line of JSON.
-pub fn main(_args: &[OsString]) -> ExitCode {
-    let outcome = match run() {
+/// The worker `unpack`: its argument is the algorithm of the digest (none: SHA-256). It reads the layer from its standard input (a
+/// file or a pipe), unpacks it into its working directory, and prints one line of JSON.
+pub fn main(args: &[OsString]) -> ExitCode {
+    let algorithm = args.first().and_then(|name| Algorithm::of_name(name.to_str()?));
+    let outcome = match run(algorithm.unwrap_or(Algorithm::Sha256)) {
         Ok(unpacked) => Outcome::Unpacked(unpacked),
         Err(trouble) => Outcome::Refused(trouble),
     };
@@ -104,7 +105,7 @@ pub fn main(_args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run() -> Result<Unpacked, Failure> {
+fn run(algorithm: Algorithm) -> Result<Unpacked, Failure> {
     let confined = |error: io::Error| Failure::system("cannot confine the worker", error);
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
@@ -112,7 +113,7 @@ fn run() -> Result<Unpacked, Failure> {
     let directory = sys::confine().map_err(confined)?;
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
     let compressed = input.metadata().map_or(0, |metadata| metadata.len());
-    unpack(input, compressed, &directory)
+    unpack_as(algorithm, input, compressed, &directory)
 }
 
 fn limit() -> nix::Result<()> {
@@ -130,7 +131,16 @@ fn limit() -> nix::Result<()> {
 /// # Errors
 /// The layer is invalid, or the system failed; the directory then holds a part of the layer.
 pub fn unpack(input: impl Read, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Failure> {
-    let mut stream = stream::Stream::open(input, stream::limit(compressed))?;
+    unpack_as(Algorithm::Sha256, input, compressed, directory)
+}
+
+fn unpack_as(
+    algorithm: Algorithm,
+    input: impl Read,
+    compressed: u64,
+    directory: &OwnedFd,
+) -> Result<Unpacked, Failure> {
+    let mut stream = stream::Stream::open(input, stream::limit(compressed), algorithm)?;
     let mut entries = entry::Entries::new(&mut stream);
     let mut layer = apply::Layer::new(directory);
     while let Some(entry) = entries.next()? {

@@ -59,8 +59,12 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 /// Applies one record; None: its value is malformed. Ignores unknown keys, which do not affect unpacking (comments, access times,
-/// flags of other systems).
+/// flags of other systems). An empty value deletes an earlier one (pax(1)), but an extended attribute may be empty.
 fn take(pax: &mut Pax, key: &[u8], value: &[u8]) -> Option<()> {
+    if value.is_empty() && !key.starts_with(XATTR) {
+        delete(pax, key);
+        return Some(());
+    }
     match key {
         b"path" => pax.path = Some(value.to_vec()),
         b"linkpath" => pax.link = Some(value.to_vec()),
@@ -80,6 +84,22 @@ fn take(pax: &mut Pax, key: &[u8], value: &[u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+fn delete(pax: &mut Pax, key: &[u8]) {
+    match key {
+        b"path" => pax.path = None,
+        b"linkpath" => pax.link = None,
+        b"size" => pax.size = None,
+        b"uid" => pax.uid = None,
+        b"gid" => pax.gid = None,
+        b"mtime" => pax.mtime = None,
+        b"GNU.sparse.name" => pax.sparse.name = None,
+        b"GNU.sparse.realsize" | b"GNU.sparse.size" => pax.sparse.size = None,
+        b"GNU.sparse.major" => pax.sparse.map_in_data = false,
+        b"GNU.sparse.map" => pax.sparse.map.clear(),
+        _ => {}
+    }
 }
 
 /// A decimal number.
@@ -139,6 +159,18 @@ mod tests {
             ..Pax::default()
         };
         assert_eq!(pax, expected);
+    }
+
+    #[test]
+    fn an_empty_value_deletes_an_earlier_one_and_leaves_the_headers_field() {
+        let keys =
+            ["path", "linkpath", "size", "uid", "gid", "mtime", "GNU.sparse.realsize", "GNU.sparse.map", "comment"];
+        let empty: Vec<_> = keys.iter().map(|key| (*key, "")).collect();
+        let set: Vec<_> = keys.iter().map(|key| (*key, "1")).collect();
+        assert_eq!(parse(&header(&empty), 8).unwrap(), Pax::default());
+        assert_eq!(parse(&[header(&set), header(&empty)].concat(), 8).unwrap(), Pax::default());
+        let xattr = parse(&header(&[("SCHILY.xattr.user.empty", "")]), 8).unwrap().xattrs;
+        assert_eq!(xattr, [(b"user.empty".to_vec(), Vec::new())]);
     }
 
     #[test]

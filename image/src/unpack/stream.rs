@@ -2,10 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-use sha2::{Digest as _, Sha256};
-
 use super::{Failure, Refusal};
-use crate::Digest;
+use crate::{Algorithm, Digest, Hash};
 
 /// Uncompressed bytes of one layer.
 pub(super) const BYTES_MAX: u64 = 64 << 30;
@@ -26,14 +24,14 @@ const ZSTD_SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 /// A layer's uncompressed bytes.
 pub(super) struct Stream<'a> {
     source: Box<dyn Read + 'a>,
-    hash: Sha256,
+    hash: Hash,
     read: u64,
     limit: u64,
 }
 
 impl<'a> Stream<'a> {
-    /// Detects the compression by the first bytes. Reads at most `limit` uncompressed bytes.
-    pub(super) fn open(mut input: impl Read + 'a, limit: u64) -> Result<Self, Failure> {
+    /// Detects the compression by the first bytes. Reads at most `limit` uncompressed bytes, and hashes them.
+    pub(super) fn open(mut input: impl Read + 'a, limit: u64, algorithm: Algorithm) -> Result<Self, Failure> {
         let mut head = Vec::new();
         input.by_ref().take(4).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
         let kind: [bool; 2] = [
@@ -46,13 +44,13 @@ impl<'a> Stream<'a> {
             [_, true] => Box::new(zstd_decoder(input).map_err(|error| unreadable(&error))?),
             _ => Box::new(input),
         };
-        Ok(Self { source, hash: Sha256::new(), read: 0, limit })
+        Ok(Self { source, hash: algorithm.start(), read: 0, limit })
     }
 
     /// Reads the bytes after the archive's end, which the digest covers, and returns digest and length.
     pub(super) fn finish(mut self) -> Result<(Digest, u64), Failure> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| unreadable(&error))?;
-        Ok((Digest::finish(self.hash), self.read))
+        Ok((self.hash.finish(), self.read))
     }
 }
 
@@ -99,8 +97,8 @@ mod tests {
     use flate2::write::GzEncoder;
 
     use super::{BOMB_BYTES_MIN, BYTES_MAX, Stream, limit, unreadable};
-    use crate::Digest;
     use crate::unpack::Refusal;
+    use crate::{Algorithm, Digest};
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -113,7 +111,7 @@ mod tests {
         let plain = b"hello ".repeat(10_000);
         let members = [gzip(&plain[..30_000]), gzip(&plain[30_000..])].concat();
         for bytes in [plain.clone(), gzip(&plain), members, zstd::encode_all(&plain[..], 3).unwrap()] {
-            let mut stream = Stream::open(&bytes[..], BYTES_MAX).unwrap();
+            let mut stream = Stream::open(&bytes[..], BYTES_MAX, Algorithm::Sha256).unwrap();
             let mut first = [0; 6];
             stream.read_exact(&mut first).unwrap();
             assert_eq!(stream.finish().unwrap(), (Digest::of(&plain), plain.len() as u64));
@@ -123,7 +121,7 @@ mod tests {
     #[test]
     fn a_compressed_stream_that_is_cut_off_is_refused() {
         let whole = gzip(&b"hello ".repeat(10_000));
-        let stream = Stream::open(&whole[..whole.len() - 10], BYTES_MAX).unwrap();
+        let stream = Stream::open(&whole[..whole.len() - 10], BYTES_MAX, Algorithm::Sha512).unwrap();
         assert_eq!(stream.finish().unwrap_err().refusal, Refusal::Invalid);
     }
 
@@ -133,7 +131,7 @@ mod tests {
         io::copy(&mut io::repeat(0).take(64 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
         assert!(bomb.len() < 1 << 16);
-        let mut stream = Stream::open(&bomb[..], 1 << 20).unwrap();
+        let mut stream = Stream::open(&bomb[..], 1 << 20, Algorithm::Sha256).unwrap();
         let mut grown = 0;
         let error = loop {
             match stream.read(&mut [0; 4096]) {

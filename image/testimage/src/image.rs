@@ -218,6 +218,8 @@ pub struct Config {
     pub env: Vec<&'static str>,
     /// The working directory.
     pub working_dir: &'static str,
+    /// The paths that it declares as volumes.
+    pub volumes: Vec<&'static str>,
     /// The signal that stops it.
     pub stop_signal: &'static str,
     /// The operating system as a GOOS; empty: linux.
@@ -242,11 +244,16 @@ impl Config {
                 run.insert(key, json!(words));
             }
         }
+        if !self.volumes.is_empty() {
+            let volumes: BTreeMap<&str, Value> = self.volumes.iter().map(|path| (*path, json!({}))).collect();
+            run.insert("Volumes", json!(volumes));
+        }
         json!({
             "created": "2023-11-14T22:13:20Z",
             "architecture": or(self.architecture, ARCHITECTURE),
             "os": or(self.os, "linux"),
             "config": run,
+            "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "testimage"}],
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
         })
     }

@@ -69,13 +69,18 @@ impl Reply {
         Self { status, headers: Vec::new(), body: Contents::Whole(body.into()) }
     }
 
+    /// Whether its body has more than so many bytes.
+    pub(crate) fn is_larger_than(&self, bytes: usize) -> bool {
+        matches!(&self.body, Contents::Whole(body) if body.len() > bytes)
+    }
+
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 }
 
-type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
+pub(crate) type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
 
 /// A server on loopback; it ends with the test's runtime.
 pub(crate) struct Registry {
@@ -113,7 +118,7 @@ impl Registry {
     }
 }
 
-async fn respond(
+pub(crate) async fn respond(
     request: Request<Incoming>,
     answer: Arc<Answer>,
     log: Arc<Mutex<Vec<Seen>>>,

@@ -339,6 +339,10 @@ impl Rootfs for Zfs {
         Ok(target)
     }
 
+    fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.roots.container(id)
+    }
+
     fn keep_spares(&self, most: usize) {
         discard_spares(&self.roots, &self.spares.set_limit(most));
     }
