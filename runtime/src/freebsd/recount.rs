@@ -1,7 +1,6 @@
 //! The memory of a container as the kernel knows it: the resident sets of its processes, what they share, tmpfs file systems,
 //! and shared memory that nobody maps. [`super::memory`] does the arithmetic.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::limits::racct_value;
@@ -43,27 +42,24 @@ impl Holder {
     }
 
     /// Counts its memory, in bytes, given the processes of the node and the kernel's objects.
-    ///
-    /// # Errors
-    /// The kernel cannot be asked.
-    pub(super) fn count(&self, processes: &[Process], objects: &[Object]) -> io::Result<u64> {
+    pub(super) fn count(&self, processes: &[Process], objects: &[Object]) -> u64 {
         let page = kernel::page_size();
         let (mut mappings, mut resident, mut unknown): (Vec<Mapping>, u64, u64) = (Vec::new(), 0, 0);
         for process in processes.iter().filter(|one| one.jid == self.jid && !one.zombie) {
             resident += process.resident * page;
             match table::mappings(process.pid) {
                 Ok(found) => mappings.extend(found),
-                // It ended.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                // It forbids to be looked at (procctl(2), PROC_TRACE_CTL): all of its pages are its own then.
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => unknown += process.resident * page,
-                Err(error) => return Err(error),
+                // It ended, or is just about to run another program (`p_candebug` in kern/kern_prot.c): what it had is
+                // going, and a fork of the one with the shared memory has all of that.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBUSY)) => {}
+                // Nothing can be shown to be shared.
+                Err(_) => unknown += process.resident * page,
             }
         }
         let counted = memory::count(&mappings, objects, &self.root, page);
         let unmapped = segments_of(&self.jail).saturating_sub(counted.segments);
         // Pages of a file that lie in memory without being mapped are seen too.
-        Ok((counted.mapped + unknown).min(resident) + counted.named + unmapped + self.in_tmpfs())
+        (counted.mapped + unknown).min(resident) + counted.named + unmapped + self.in_tmpfs()
     }
 }
 

@@ -100,7 +100,8 @@ impl Counters {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = counts.known.get(id).is_some_and(|known| now.saturating_duration_since(known.at) < COUNT_AGE);
         if !fresh && counts.budget.has_left(now) {
-            if let Ok(counted) = counts.objects().and_then(|objects| holder.count(table, &objects)) {
+            if let Ok(objects) = counts.objects() {
+                let counted = holder.count(table, &objects);
                 counts.known.insert(id.clone(), Count { at: now, sum, counted });
             }
             let ended = Instant::now();

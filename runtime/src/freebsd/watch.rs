@@ -102,8 +102,11 @@ impl MemoryWatch {
         if !self.own.estimate.is_due(began, sum, limit) {
             return false;
         }
-        let counted = process::all().and_then(|table| self.holder.count(&table, &memory::objects()?));
-        let counted = counted.unwrap_or(sum);
+        // What cannot be asked now is asked a quarter of a second later.
+        let Ok((table, objects)) = process::all().and_then(|table| Ok((table, memory::objects()?))) else {
+            return false;
+        };
+        let counted = self.holder.count(&table, &objects);
         self.own.estimate.take(counted, began, Instant::now());
         counted > limit
     }
@@ -167,11 +170,11 @@ impl MemoryWatch {
     fn count_pod(&self, siblings: &[(i32, String)]) -> io::Result<(u64, u64, Largest)> {
         let (table, objects) = (process::all()?, memory::objects()?);
         let containers = self.directory.parent().unwrap_or(&self.directory);
-        let own = self.holder.count(&table, &objects)?;
+        let own = self.holder.count(&table, &objects);
         let (mut total, mut largest): (u64, Largest) = (own, None);
         for (jid, jail) in siblings {
             let Some(holder) = holder_of(jail, *jid, containers) else { continue };
-            let counted = holder.count(&table, &objects)?;
+            let counted = holder.count(&table, &objects);
             total += counted;
             largest = largest.max(Some((counted, jail.clone())));
         }
