@@ -1,4 +1,5 @@
-//! Enforces limits on a container's jail: rctl(4)'s rules and the CPUs and memory domains of its cpuset. The monitor watches the memory ([`super::watch`]).
+//! Enforces limits on a container's jail: rctl(4)'s rules, and the CPUs and memory domains of its cpuset. The monitor watches
+//! the memory ([`super::watch`]).
 
 use std::path::Path;
 

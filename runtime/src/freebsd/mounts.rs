@@ -120,8 +120,8 @@ pub(super) enum Place<'a> {
     File(&'a Path),
 }
 
-/// Mounts a file system. nmount(2) takes a path only, and "." is the directory that the process is in. All of its programs
-/// have absolute paths or start in a directory of their own, so it matters to nobody that it moves.
+/// Mounts a file system. nmount(2) takes a path only, and "." is the directory that the process is in. The server has absolute
+/// paths only, its workers start in `/`, and a tool that starts meanwhile ends soon: it matters to nobody that it moves.
 pub(super) fn nmount(source: &Source, at: Place<'_>, readonly: bool) -> io::Result<()> {
     let (_moving, on) = match at {
         Place::File(path) => (None, path),
