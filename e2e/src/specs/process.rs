@@ -11,6 +11,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "envs join and replace the image's", run: environment },
     Spec { name: "a container over its memory limit ends with 137 and OOMKilled", run: out_of_memory },
     Spec { name: "a container within its memory limit is left alone", run: within_memory },
+    Spec { name: "pids.max limits the processes of a container", run: too_many_processes },
     Spec { name: "exit codes are told with their reasons", run: exit_codes },
 ];
 
@@ -49,6 +50,25 @@ fn environment(stage: &Stage<'_>) -> Result<()> {
 fn limited(config: &mut ContainerConfig) {
     let resources = LinuxContainerResources { memory_limit_in_bytes: LIMIT, ..LinuxContainerResources::default() };
     config.linux.get_or_insert_default().resources = Some(resources);
+}
+
+fn too_many_processes(stage: &Stage<'_>) -> Result<()> {
+    let unified = |config: &mut ContainerConfig| {
+        let unified = [("pids.max".to_owned(), "4".to_owned())].into();
+        let resources = LinuxContainerResources { unified, ..LinuxContainerResources::default() };
+        config.linux.get_or_insert_default().resources = Some(resources);
+    };
+    let script = "for i in 1 2 3 4 5 6 7; do sleep 5 & done; echo all";
+    let pod = stage.pod()?;
+    let printed = pod.output(script, |_| ())?;
+    ensure!(printed.contains("all"), "without a limit: {printed}");
+    let container = pod.container(|config| {
+        unified(config);
+        config.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    })?;
+    container.ended()?;
+    ensure!(!container.log()?.contains("all"), "all processes were started");
+    Ok(())
 }
 
 fn out_of_memory(stage: &Stage<'_>) -> Result<()> {

@@ -117,7 +117,8 @@ fn capabilities(config: &mut ContainerConfig) -> &mut Capability {
 }
 
 fn dropped_capability(stage: &Stage<'_>) -> Result<()> {
-    let pod = stage.pod()?;
+    let sysctls = stage.system.raw_ping.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let pod = stage.pod_with(|config| config.linux.get_or_insert_default().sysctls.extend(sysctls))?;
     pod.container(|_| ())?.exec(PING)?;
     for dropped in ["NET_RAW", "ALL"] {
         let container = pod.container(|config| capabilities(config).drop_capabilities = vec![dropped.to_owned()])?;

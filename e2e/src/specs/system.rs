@@ -18,6 +18,8 @@ pub(super) struct System {
     pub(super) propagates_mounts: bool,
     /// A numeric kernel parameter of each network, and the command that prints it.
     pub(super) pods_parameter: (&'static str, &'static str),
+    /// Kernel parameters with which ping needs a raw socket: by default Linux has another way for every user (icmp(7)).
+    pub(super) raw_ping: &'static [(&'static str, &'static str)],
     /// Kernel parameters of the whole machine.
     pub(super) hosts_parameters: &'static [&'static str],
     /// A capability that no container can have, known or not.
@@ -41,6 +43,7 @@ const SYSTEMS: [System; 2] = [
         shares_segment_keys: true,
         propagates_mounts: true,
         pods_parameter: ("net.ipv4.ip_default_ttl", "cat /proc/sys/net/ipv4/ip_default_ttl"),
+        raw_ping: &[("net.ipv4.ping_group_range", "1 0")],
         hosts_parameters: &["kernel.pid_max", "vm.swappiness"],
         refused_capability: "CAP_FLY",
         interfaces: "ls /sys/class/net",
@@ -54,6 +57,7 @@ const SYSTEMS: [System; 2] = [
         shares_segment_keys: false,
         propagates_mounts: false,
         pods_parameter: ("net.inet.ip.ttl", "sysctl -n net.inet.ip.ttl"),
+        raw_ping: &[],
         hosts_parameters: &["kern.maxproc", "vm.overcommit"],
         refused_capability: "CAP_NET_ADMIN",
         interfaces: "ifconfig -l",
