@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
 pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
 
+/// The root of Linux, which was FreeBSD's too.
+const OLD_ROOT: &str = "/var/lib/cellblock";
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -138,7 +141,7 @@ pub struct StreamingConfig {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            root: "/var/lib/cellblock".into(),
+            root: default_root(std::env::consts::OS).into(),
             state: "/var/run/cellblock".into(),
             address: "unix:///var/run/cellblock/cellblock.sock".to_owned(),
             prefix: Prefix::default(),
@@ -151,6 +154,11 @@ impl Default for Config {
             streaming: StreamingConfig::default(),
         }
     }
+}
+
+/// Where records and images are on a system: hier(7) of FreeBSD has /var/db for them.
+fn default_root(system: &str) -> &'static str {
+    if system == "freebsd" { "/var/db/cellblock" } else { OLD_ROOT }
 }
 
 impl Default for ImageConfig {
@@ -244,6 +252,26 @@ impl Config {
             return Err(ConfigError::Value { key: "streaming.address", reason });
         }
         Ok(())
+    }
+
+    /// Refuses to begin anew where an earlier version's records are, and no root is configured.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub(crate) fn check_old_root(&self, has_records: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
+        self.refuse_old_root(&Self::default().root, has_records)
+    }
+
+    fn refuse_old_root(&self, default: &Path, has_records: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
+        let (old, new) = (Path::new(OLD_ROOT), self.root.as_path());
+        if new != default || new == old || has_records(new) || !has_records(old) {
+            return Ok(());
+        }
+        let reason = format!(
+            "records of an earlier version are in {OLD_ROOT} and none in {}: set root = \"{OLD_ROOT}\", or move them",
+            new.display()
+        );
+        Err(ConfigError::Value { key: "root", reason })
     }
 
     /// The path of the CRI socket.
@@ -372,6 +400,57 @@ mod tests {
         config.streaming.tls_cert = Some("/a \"b\"/c".into());
         config.streaming.tls_key = Some("/k".into());
         assert_eq!(parse(&config.commented()).unwrap(), config);
+    }
+
+    /// What the manual page says of a key's default, as it stands in the configuration.
+    fn documented(manual: &str, section: &str, key: &str) -> Option<String> {
+        let table = if section.is_empty() { "Keys before".to_owned() } else { format!("Table [{section}]") };
+        let (_, rest) = manual.split_once(&format!(".Ss {table}"))?;
+        let (_, rest) = rest.split(".Ss ").next()?.split_once(&format!(".It Va {key}\n"))?;
+        let (_, said) = rest.split(".It Va").next()?.split_once("The default is")?;
+        let said = said.trim_start().lines().next()?.trim_start_matches(".Li ").trim_end_matches('.').trim();
+        Some(said.replace("an empty list", "[]").replace("empty", "").replace("none", ""))
+    }
+
+    #[test]
+    fn the_sample_and_the_manual_page_have_the_defaults() {
+        let freebsd = Config { root: super::default_root("freebsd").into(), ..Config::default() };
+        let table = toml::Value::try_from(&freebsd).unwrap();
+        let value = |section: &str, key: &str| {
+            let place = if section.is_empty() { Some(&table) } else { table.get(section) };
+            place.and_then(|place| place.get(key)).cloned().unwrap_or_else(|| String::new().into())
+        };
+        let manual = include_str!("../../packaging/freebsd/man/cellblock.toml.5");
+        for (section, key, _) in KEYS.iter().filter(|(_, key, _)| !key.is_empty()) {
+            let wanted = value(section, key);
+            let wanted = wanted.as_str().map_or_else(|| wanted.to_string(), str::to_owned);
+            assert_eq!(documented(manual, section, key), Some(wanted), "{section}.{key} in the manual page");
+        }
+        let sample = include_str!("../../packaging/freebsd/cellblock.toml.sample");
+        let mut section = "";
+        for line in sample.lines() {
+            section = line.strip_prefix('[').map_or(section, |name| name.trim_end_matches(']'));
+            let Some((key, said)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) else { continue };
+            assert_eq!(said, value(section, key).to_string(), "{section}.{key} in the sample");
+        }
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_not_left_behind() {
+        let old = std::path::Path::new(super::OLD_ROOT);
+        let config = |root: &str| Config { root: root.into(), ..Config::default() };
+        for root in [super::OLD_ROOT, "/elsewhere"] {
+            config(root).check_old_root(|_| true).unwrap();
+            config(root).check_old_root(|path| path == old).unwrap();
+        }
+        let default = config(super::default_root("freebsd"));
+        assert!(default.refuse_old_root(&default.root, |_| true).is_ok(), "the new place has records");
+        assert!(default.refuse_old_root(&default.root, |_| false).is_ok());
+        let refused = default.refuse_old_root(&default.root, |path| path == old).unwrap_err().to_string();
+        assert!(
+            refused.contains("root = \"/var/lib/cellblock\"") && refused.contains("/var/db/cellblock"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -239,7 +239,7 @@ pub struct Resources {
     pub cpuset_cpus: String,
     /// The memory nodes that it may use.
     pub cpuset_mems: String,
-    /// The number of processes.
+    /// The number of processes; `u64::MAX`: no limit, in an update too.
     pub pids: Option<u64>,
     /// Huge pages by size (`2MB`), in bytes (Linux).
     pub hugepages: BTreeMap<String, u64>,

@@ -24,11 +24,23 @@ struct Group<'a> {
     members: &'a str,
 }
 
-/// Looks up a user in the files below a root. Also returns the user's home directory, or `/`.
+/// What a login of a user has (login(1)).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// The name in the image's passwd; empty: the user is not there, or the kernel takes no name of this length.
+    pub(crate) name: String,
+    /// The home directory, or `/`.
+    pub(crate) home: String,
+}
+
+/// The longest login name, without its NUL (MAXLOGNAME in sys/param.h of FreeBSD is 33).
+const NAME_LENGTH: usize = 32;
+
+/// Looks up a user in the files below a root.
 ///
 /// # Errors
 /// As [`identify`]; the files cannot be read.
-pub(crate) fn look_up(user: &User, root: &OwnedFd) -> Result<(Identity, String), Error> {
+pub(crate) fn look_up(user: &User, root: &OwnedFd) -> Result<(Identity, Login), Error> {
     let read = |path: &str| {
         let text = host::root::read_text(root, Path::new(path), FILE_LIMIT);
         text.map_err(Error::failed(format!("cannot read {path} of the image")))
@@ -41,7 +53,7 @@ pub(crate) fn look_up(user: &User, root: &OwnedFd) -> Result<(Identity, String),
 ///
 /// # Errors
 /// [`Error::Invalid`] names the user or group that the image does not have.
-fn identify(user: &User, passwd: &str, group: &str) -> Result<(Identity, String), Error> {
+fn identify(user: &User, passwd: &str, group: &str) -> Result<(Identity, Login), Error> {
     let account = match &user.user {
         NameOrId::Id(uid) => accounts(passwd).find(|account| account.uid == *uid),
         NameOrId::Name(name) => {
@@ -71,8 +83,9 @@ fn identify(user: &User, passwd: &str, group: &str) -> Result<(Identity, String)
     }
     all.sort_unstable();
     all.dedup();
-    let home = account.map(|account| account.home).filter(|home| !home.is_empty()).unwrap_or("/");
-    Ok((Identity { uid, gid, groups: all }, home.to_owned()))
+    let home = account.as_ref().map(|account| account.home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
+    let name = account.map(|account| account.name).filter(|name| name.len() <= NAME_LENGTH).unwrap_or_default();
+    Ok((Identity { uid, gid, groups: all }, Login { name: name.to_owned(), home }))
 }
 
 fn missing(field: &str, name: &str, what: &str, file: &str) -> Error {
@@ -121,9 +134,10 @@ mod tests {
             (user(id(1000), Some(id(5)), true), (1000, 5, vec![5, 9, 3000])),
         ];
         for (user, (uid, gid, groups)) in cases {
-            let (found, home) = identify(&user, PASSWD, GROUP).unwrap();
+            let (found, login) = identify(&user, PASSWD, GROUP).unwrap();
             assert_eq!(found, Identity { uid, gid, groups }, "{user:?}");
-            assert_eq!(home, if uid == 1000 { "/srv" } else { "/" }, "{user:?}");
+            let wanted = if uid == 1000 { ("web", "/srv") } else { ("", "/") };
+            assert_eq!((login.name.as_str(), login.home.as_str()), wanted, "{user:?}");
         }
     }
 

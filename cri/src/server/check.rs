@@ -9,12 +9,14 @@ use host::Need;
 use crate::config::Config;
 use crate::server::directories;
 use crate::server::serve;
+use crate::state::node;
 
 /// Prints every need of the node and whether it holds. True: all required ones do.
 ///
 /// # Errors
 /// A backend cannot be opened, or the output cannot be written.
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
+    config.check_old_root(node::has_records)?;
     directories::make(config).context("cannot make the server's directories")?;
     let directories = directories::needs(config).context("cannot look at the server's directories")?;
     let (runtime, network, rootfs) = serve::open_boundaries(config)?;

@@ -17,7 +17,7 @@ use crate::config::{Config, RootfsKind};
 use crate::rpc::version::RUNTIME_NAME;
 use crate::server::daemon::{self, Server};
 use crate::server::directories;
-use crate::state::node::{Backends, Opening};
+use crate::state::node::{self, Backends, Opening};
 
 /// The limit on open files: some for each container, exec and stream. It is not higher because containers inherit it, and some
 /// programs close every descriptor below it.
@@ -32,6 +32,7 @@ const BLOCKING_THREADS: usize = 512;
 pub fn run(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config)?;
     raise_file_limit()?;
+    config.check_old_root(node::has_records)?;
     let lock = daemon::lock(&config.root)?;
     directories::close_state(&config)
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;

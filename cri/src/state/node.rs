@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::fault::Faults;
@@ -23,6 +24,11 @@ use crate::state::subscribers::Subscribers;
 
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";
+
+/// Whether a root directory has records.
+pub(crate) fn has_records(root: &Path) -> bool {
+    root.join(RECORDS).exists()
+}
 
 /// The boundaries that a server runs on.
 #[derive(Clone)]

@@ -10,6 +10,9 @@ use super::refusal::{Refusal, invalid, number};
 /// The kernel's range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
+/// The file of a cgroup with the limit on its processes (cgroups(7), version 2).
+const PIDS_MAX: &str = "pids.max";
+
 /// `prefix` is the field of the resources.
 pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) -> Result<Resources, Refusal> {
     let Some(wanted) = wanted else { return Ok(Resources::default()) };
@@ -20,6 +23,7 @@ pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) 
     if !OOM_SCORE_ADJ.contains(&wanted.oom_score_adj) {
         return Err(invalid(field("oom_score_adj"), format!("{} is out of range", wanted.oom_score_adj)));
     }
+    let (pids, unified) = unified(&field("unified"), &wanted.unified)?;
     Ok(Resources {
         cpu_quota: quota(&field("cpu_quota"), wanted.cpu_quota)?,
         cpu_period: set("cpu_period", wanted.cpu_period)?,
@@ -29,10 +33,21 @@ pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) 
         oom_score_adj: Some(number(&field("oom_score_adj"), wanted.oom_score_adj)?),
         cpuset_cpus: cpu_list(&field("cpuset_cpus"), &wanted.cpuset_cpus)?,
         cpuset_mems: cpu_list(&field("cpuset_mems"), &wanted.cpuset_mems)?,
-        pids: None,
+        pids,
         hugepages: hugepages(wanted),
-        unified: wanted.unified.clone(),
+        unified,
     })
+}
+
+/// The limit on processes among the files of a cgroup, which is how kubelet and containerd set one, and the other files.
+fn unified(field: &str, wanted: &BTreeMap<String, String>) -> Result<(Option<u64>, BTreeMap<String, String>), Refusal> {
+    let mut rest = wanted.clone();
+    let Some(text) = rest.remove(PIDS_MAX) else { return Ok((None, rest)) };
+    let pids = if text.trim() == "max" { Some(u64::MAX) } else { text.trim().parse().ok().filter(|count| *count > 0) };
+    match pids {
+        Some(pids) => Ok((Some(pids), rest)),
+        None => Err(invalid(field, format!("{PIDS_MAX}: {text:?} is neither a number of processes nor max"))),
+    }
 }
 
 fn hugepages(wanted: &LinuxContainerResources) -> BTreeMap<String, u64> {
@@ -87,6 +102,25 @@ mod tests {
         assert_eq!((got.cpu_quota, got.cpu_period, got.cpu_shares), (Some(-1), Some(100_000), Some(512)));
         assert_eq!((got.memory, got.oom_score_adj), (Some(1 << 30), Some(-998)));
         assert_eq!(got.cpuset_cpus, "0-1,3");
+    }
+
+    #[test]
+    fn the_number_of_processes_is_taken_from_the_files_of_a_cgroup() {
+        let with = |text: &str| LinuxContainerResources {
+            unified: [("pids.max", text), ("memory.oom.group", "1")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..LinuxContainerResources::default()
+        };
+        for (text, pids) in [("100", 100), ("100\n", 100), ("max", u64::MAX)] {
+            let got = resources("linux.resources", Some(&with(text))).unwrap();
+            assert_eq!(got.pids, Some(pids), "{text}");
+            assert_eq!(Vec::from_iter(got.unified.keys()), ["memory.oom.group"]);
+        }
+        for text in ["many", "0", "-1", ""] {
+            let refusal = resources("linux.resources", Some(&with(text))).unwrap_err().to_string();
+            assert!(refusal.contains(&format!("linux.resources.unified: pids.max: {text:?}")), "{refusal}");
+        }
     }
 
     #[test]

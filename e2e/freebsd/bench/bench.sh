@@ -126,7 +126,7 @@ state = "$dir/bench-state"
 address = "$socket"
 prefix = "cb"
 spares = $spares
-log_level = "info,cri::deliver=debug"
+log_level = "info,cri::server::deliver=debug"
 [image]
 registry_config = "$dir/certs.d"
 rootfs = "$rootfs"
@@ -174,6 +174,8 @@ JSON
         function line(name, value, rest) {printf "  %-18s %8.1f   %s\n", name, value, rest}
         function of(value, other) {return sprintf("%.2f", value / other)}
         END {
+            methods = split("RunPodSandbox CreateContainer StartContainer StopPodSandbox RemovePodSandbox", method, " ")
+            for (i = 1; i <= methods; i++) if (!n[method[i]]) {print "bench.log has no times of " method[i]; exit 1}
             run = mean("RunPodSandbox")
             line("RunPodSandbox", run, of(run, hand) " of by hand, " of(run, floor) " of the floor")
             both = mean("CreateContainer") + mean("StartContainer")

@@ -180,7 +180,7 @@ impl Runtime for FreeBsd {
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
         let (directory, record) = self.containers.running::<ContainerRecord>(id)?;
         let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
-        let usage = self.counters.of(id, &record.jail)?;
+        let usage = self.counters.of(id, &record, self.containers.root())?;
         Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
     }
 

@@ -27,8 +27,6 @@ use crate::spec::Identity;
 /// The descriptors that the child keeps: the pipe to the monitor, and the socket for the terminal.
 const REPORT: RawFd = 3;
 const TERMINAL: RawFd = 4;
-/// The first descriptor that the child closes.
-const FIRST_CLOSED: RawFd = 5;
 /// The first number for descriptors that wait until their places are free.
 const ASIDE: RawFd = 64;
 /// The limit on a report, in bytes.
@@ -45,6 +43,8 @@ pub(super) struct Program<'a> {
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: &'a Path,
     pub(super) identity: &'a Identity,
+    /// The name of its login (getlogin(2)); empty: none.
+    pub(super) login: &'a str,
     pub(super) no_new_privileges: bool,
 }
 
@@ -132,8 +132,16 @@ fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, F
     if ends.terminal.is_some() {
         open_terminal(program.identity).map_err(failed("its terminal"))?;
     }
+    // As runc: first as root, who may enter a directory that its user may not; a file system that knows no root (NFS) may let
+    // only the user in.
+    let entered = chdir(program.cwd);
+    if !matches!(entered, Ok(()) | Err(Errno::EACCES | Errno::EPERM)) {
+        entered.map_err(|errno| failed("its working directory")(errno.into()))?;
+    }
     become_user(program).map_err(failed("its user"))?;
-    chdir(program.cwd).map_err(|errno| failed("its working directory")(errno.into()))?;
+    if entered.is_err() {
+        chdir(program.cwd).map_err(|errno| failed("its working directory")(errno.into()))?;
+    }
     let (code, reason) = execute(program);
     Ok(Failure { report: REPORT, text: format!("{code} {reason}") })
 }
@@ -160,7 +168,7 @@ fn arrange(ends: &Ends<'_>) -> io::Result<()> {
     }
     // Their numbers are closed below: they must not be closed twice.
     moves.into_iter().for_each(|(descriptor, _)| std::mem::forget(descriptor));
-    process::close_from(FIRST_CLOSED);
+    process::close_from(if ends.terminal.is_some() { TERMINAL + 1 } else { REPORT + 1 });
     let report = process::adopt(REPORT);
     let flagged = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     std::mem::forget(report);
@@ -201,6 +209,8 @@ fn become_user(program: &Program<'_>) -> io::Result<()> {
     let groups: Vec<Gid> = groups.map(|group| Gid::from_raw(*group)).collect();
     setgroups(&groups)?;
     setgid(Gid::from_raw(identity.gid))?;
+    // Else it would be that of whoever started the server.
+    process::set_login(program.login)?;
     setuid(Uid::from_raw(identity.uid))?;
     if program.no_new_privileges {
         process::forbid_new_privileges()?;

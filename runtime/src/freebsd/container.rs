@@ -11,19 +11,22 @@ use host::{ContainerId, Failures};
 use super::backend::FreeBsd;
 use super::limits::Limits;
 use super::mount_plan::{self, PlannedMount, Source};
-use super::mounts::{self, Root};
+use super::mounts::{self, Place, Root};
 use super::record::{self, ContainerRecord};
 use super::rights::Rights;
+use super::sys::mount;
 use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
-use crate::spec::{ContainerSpec, Identity, Resources};
+use crate::spec::{ContainerSpec, Identity, MountSource, Resources};
 use crate::{Error, users};
 
 /// The mount of a read-only root, in the container's directory.
 const READONLY_ROOT: &str = "root";
 /// The file that lies over masked files, in the state directory.
 const EMPTY_FILE: &str = "empty-file";
+/// The directory of the emptyDir volumes of a pod (pkg/volume/emptydir of kubelet), each in a directory of its own.
+const KUBELET_EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
 /// Creates a container, or keeps an existing one.
 pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity, Error> {
@@ -53,19 +56,20 @@ fn fill(
     let directory = backend.containers.directory(&spec.id);
     let image = Root::open(&spec.rootfs)?;
     let sources = sources(spec)?;
-    let (identity, home) = users::look_up(&spec.process.user, image.descriptor())?;
+    let (identity, login) = users::look_up(&spec.process.user, image.descriptor())?;
     // The spec first: a server that dies now finds what to remove.
     host::json::replace(&spec_path(&directory), spec)?;
     let (jail, pod_jail) =
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
     let mut record = ContainerRecord::new(jail, pod_jail, image.path.clone(), identity);
-    record.home = home;
+    (record.login, record.home) = (login.name, login.home);
     record.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
     let mut wanted = mount_plan::mounts(spec, &sources, record.ruleset, resolv_conf);
     let links =
         mount_plan::link_below_dev(&mut wanted, |name| Path::new("/dev").join(name).symlink_metadata().is_ok())?;
-    record.root = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
+    (record.root, record.tmpfs) = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
+    record.tmpfs.extend(memory_volumes(&sources));
     cover(backend, spec, &Root::open(&record.root)?)?;
     record::write_limits(&directory, limits)?;
     // The record last: with it the container is whole.
@@ -84,22 +88,23 @@ pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
-/// The sources of the spec's mounts, looked up on the host.
+/// The sources of the spec's mounts, looked up on the host. nullfs(5) mounts directories and regular files only
+/// (`nullfs_mount` in fs/nullfs/null_vfsops.c).
 fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
     let mut sources = Vec::new();
     for mount in &spec.mounts {
-        let mut missing = None;
-        sources.push(mount_plan::source(&mount.source, |path| match path.canonicalize() {
-            Ok(real) if real.is_dir() => Source::Null(real, Kind::Directory),
-            Ok(real) => Source::Null(real, Kind::File),
-            Err(error) => {
-                missing = Some(format!("{}: {error}", path.display()));
-                Source::Null(path.to_owned(), Kind::File)
+        sources.push(match &mount.source {
+            MountSource::Tmpfs { size } => Source::Tmpfs(*size),
+            MountSource::Host(path) => {
+                let invalid = |reason: String| Error::invalid("mounts.source", format!("{}: {reason}", path.display()));
+                let found = path.canonicalize().and_then(|real| Ok((fs::metadata(&real)?.file_type(), real)));
+                let (kind, real) = found.map_err(|error| invalid(error.to_string()))?;
+                match mount_plan::kind(kind) {
+                    Ok(kind) => Source::Null(real, kind),
+                    Err(what) => return Err(invalid(format!("{what} cannot be mounted, only a directory or a file"))),
+                }
             }
-        }));
-        if let Some(reason) = missing {
-            return Err(Error::invalid("mounts.source", reason));
-        }
+        });
     }
     Ok(sources)
 }
@@ -110,8 +115,24 @@ struct Mounting<'a> {
     links: &'a BTreeSet<String>,
 }
 
-/// Makes all mount points, then mounts. The container's root is its rootfs, or a read-only mount of it.
-fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, directory: &Path) -> Result<PathBuf, Error> {
+/// The memory-backed volumes of kubelet among the sources: tmpfs file systems that belong to one pod.
+fn memory_volumes(sources: &[Source]) -> impl Iterator<Item = PathBuf> {
+    let from = |source: &Source| match source {
+        Source::Null(from, Kind::Directory) => Some(from.clone()),
+        _ => None,
+    };
+    let of_kubelet = |path: &PathBuf| path.components().any(|part| part.as_os_str() == KUBELET_EMPTY_DIR);
+    sources.iter().filter_map(from).filter(of_kubelet).filter(|path| mount::used_of_tmpfs(path).is_some())
+}
+
+/// Makes all mount points, then mounts. The container's root is its rootfs, or a read-only mount of it. Also returns the mount
+/// points of tmpfs.
+fn mount_all(
+    image: &Root,
+    spec: &ContainerSpec,
+    mounting: &Mounting<'_>,
+    directory: &Path,
+) -> Result<(PathBuf, Vec<PathBuf>), Error> {
     let wanted = mounting.wanted;
     for (at, mount) in wanted.iter().enumerate() {
         image.make_place(mount, &wanted[..at])?;
@@ -125,13 +146,18 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
         let failed = || format!("cannot mount the read-only root {}", on.display());
         fs::create_dir(&on).map_err(Error::failed(failed()))?;
         let source = Source::Null(image.path.clone(), Kind::Directory);
-        mounts::nmount(&source, &on, true).map_err(Error::failed(failed()))?;
+        let place = host::root::open(&on).map_err(Error::failed(failed()))?;
+        mounts::nmount(&source, Place::Directory(&place), true).map_err(Error::failed(failed()))?;
         Root::open(&on)?
     } else {
         Root::open(&image.path)?
     };
+    let mut tmpfs = Vec::new();
     for mount in wanted {
-        root.mount(mount)?;
+        let on = root.mount(mount)?;
+        if matches!(mount.source, Source::Tmpfs(_)) {
+            tmpfs.push(on);
+        }
         if matches!(mount.source, Source::Devfs(_)) {
             mounting.links.iter().try_for_each(|name| mounts::link_in_dev(&root, name, &mount_plan::linked(name)))?;
         }
@@ -139,7 +165,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
     if in_a_mount {
         make_cwd(&root, spec)?;
     }
-    Ok(root.path)
+    Ok((root.path, tmpfs))
 }
 
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
@@ -160,12 +186,8 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
             (true, Kind::File) => backend.state().join(EMPTY_FILE),
             (false, _) => root.path.join(&found.path),
         };
-        root.mount(&PlannedMount {
-            source: Source::Null(source, kind),
-            destination: path.clone(),
-            place: path.clone(),
-            readonly: true,
-        })?;
+        let (destination, place) = (path.clone(), path.clone());
+        root.mount(&PlannedMount { source: Source::Null(source, kind), destination, place, readonly: true })?;
     }
     Ok(())
 }
@@ -211,10 +233,17 @@ fn belongs(on: &Path, rootfs: Option<&Path>, directory: &Path, id: &ContainerId)
 /// Changes the limits of a container.
 pub(super) fn update(backend: &FreeBsd, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
     let (directory, record) = backend.containers.find::<ContainerRecord>(id)?;
-    let mut limits = record::read_limits(&directory)?;
+    let before = record::read_limits(&directory)?;
+    let mut limits = before.clone();
     limits.update(resources)?;
     record::write_limits(&directory, &limits)?;
-    enforce_again(&directory, &record)
+    let enforced = enforce_again(&directory, &record);
+    if enforced.is_err() {
+        // A later start or update would fail at limits that were refused.
+        record::write_limits(&directory, &before)?;
+        enforce_again(&directory, &record)?;
+    }
+    enforced
 }
 
 /// Enforces the current limits on a running container; the start of another one does.

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use super::limits::Bounds;
 use super::rights::Rights;
 use super::sys::sysctl;
 
 /// The size of a page if the kernel does not say, in bytes.
 const PAGE_SIZE: u64 = 4096;
+/// The bound on what the kernel has no number for: kern.maxthread is older than 15, but not all that it counts.
+const BOUND: u64 = 100_000;
 
 /// Whether rctl(4) counts and limits, which is chosen at boot.
 pub(super) fn accounting() -> bool {
@@ -18,6 +21,22 @@ pub(super) fn accounting() -> bool {
 /// Whether the linuxulator is loaded (linux(4)).
 pub(super) fn runs_linux() -> bool {
     sysctl::exists("compat.linux.osrelease")
+}
+
+/// The bounds of a container: half of what the kernel has for the whole node.
+pub(super) fn bounds() -> Bounds {
+    static BOUNDS: OnceLock<Bounds> = OnceLock::new();
+    let half = |name: &str| sysctl::number(name).map_or(BOUND, |whole| (whole / 2).max(1));
+    *BOUNDS.get_or_init(|| Bounds {
+        processes: half("kern.maxproc"),
+        threads: half("kern.maxthread"),
+        files: half("kern.maxfiles"),
+    })
+}
+
+/// The number of memory domains (numa(4)).
+pub(super) fn domains() -> usize {
+    sysctl::number("vm.ndomains").map_or(1, |count| usize::try_from(count).unwrap_or(1))
 }
 
 /// The size of a page, in bytes.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use host::Failures;
 
 use super::child::{self, Program};
-use super::enforce::{self, MemoryWatch};
+use super::enforce;
 use super::record::{ContainerRecord, pod_directory, state_of};
 use super::rights::Rights;
 use super::sys::{jail, process};
+use super::watch::MemoryWatch;
 use super::{jails, kernel, params};
 use crate::Error;
 use crate::monitor::record::read_spec;
@@ -107,6 +108,7 @@ impl JailLauncher {
             env,
             cwd: &process.cwd,
             identity: &self.record.identity,
+            login: &self.record.login,
             no_new_privileges: self.spec.security.no_new_privileges,
         }
     }

@@ -14,6 +14,10 @@ use crate::spec::Resources;
 const CPU_PERIOD: u64 = 100_000;
 /// The number of CPUs in a cpuset_t (CPU_MAXSIZE).
 const CPU_LIMIT: usize = 1024;
+/// The number of domains in a domainset_t of a program (DOMAINSET_MAXSIZE in sys/_domainset.h).
+const DOMAIN_LIMIT: usize = 256;
+/// The file of a cgroup by which an overrun kills all of it. kubelet asks for it where it takes the node for one with cgroups v2.
+const OOM_GROUP: &str = "memory.oom.group";
 
 /// The enforced limits of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,20 @@ pub(super) struct Limits {
     pub(super) processes: Option<u64>,
     /// The CPUs it may run on.
     pub(super) cpus: Option<BTreeSet<usize>>,
+    /// The memory domains that it takes memory from. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) domains: Option<BTreeSet<usize>>,
+}
+
+/// What a container may have at most of what the kernel has once for the whole node, so that none can take it all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Processes.
+    pub(super) processes: u64,
+    /// Threads.
+    pub(super) threads: u64,
+    /// The sizes of its processes' tables of open files.
+    pub(super) files: u64,
 }
 
 impl Limits {
@@ -36,21 +54,23 @@ impl Limits {
     /// [`Error::Invalid`] and [`Error::Unsupported`] name the field.
     pub(super) fn of(resources: &Resources) -> Result<Self, Error> {
         let unsupported = |what: &str| Err(Error::Unsupported { what: what.to_owned(), backend: NAME });
-        if !resources.cpuset_mems.is_empty() {
-            return unsupported("resources.cpuset_mems");
-        }
         if resources.hugepages.values().any(|bytes| *bytes > 0) {
             return unsupported("resources.hugepages");
         }
-        if !resources.unified.is_empty() {
-            return unsupported("resources.unified");
+        // The whole container is killed in any case.
+        let other = resources.unified.iter().find(|(name, value)| (name.as_str(), value.as_str()) != (OOM_GROUP, "1"));
+        if let Some((name, value)) = other {
+            return unsupported(&format!("resources.unified: {name}={value}"));
         }
-        let cpus = if resources.cpuset_cpus.is_empty() { None } else { Some(cpu_list(&resources.cpuset_cpus)?) };
+        let list = |field: &str, text: &str, limit: usize| {
+            if text.is_empty() { Ok(None) } else { numbers(field, text, limit).map(Some) }
+        };
         Ok(Self {
             cpu_percent: cpu_percent(resources)?,
             memory: resources.memory.filter(|bytes| *bytes > 0),
-            processes: resources.pids.filter(|count| *count > 0),
-            cpus,
+            processes: resources.pids.filter(|count| (1..u64::MAX).contains(count)),
+            cpus: list("resources.cpuset_cpus", &resources.cpuset_cpus, CPU_LIMIT)?,
+            domains: list("resources.cpuset_mems", &resources.cpuset_mems, DOMAIN_LIMIT)?,
         })
     }
 
@@ -61,8 +81,11 @@ impl Limits {
             self.cpu_percent = new.cpu_percent;
         }
         self.memory = new.memory.or(self.memory);
-        self.processes = new.processes.or(self.processes);
+        if resources.pids.is_some() {
+            self.processes = new.processes;
+        }
         self.cpus = new.cpus.or(self.cpus.take());
+        self.domains = new.domains.or(self.domains.take());
         Ok(())
     }
 
@@ -75,15 +98,17 @@ impl Limits {
             memory: lower(self.memory, pod.memory),
             processes: lower(self.processes, pod.processes),
             cpus: self.cpus.clone(),
+            domains: self.domains.clone(),
         }
     }
 
-    /// The rules for a jail, for rctl_add_rule(2). `deny` on pcpu slows processes down; on maxproc it refuses another process.
-    pub(super) fn rules(&self, jail: &str) -> Vec<String> {
+    /// The rules for a jail, for rctl_add_rule(2). `deny` on pcpu slows processes down; on the others it refuses another one.
+    pub(super) fn rules(&self, jail: &str, bounds: Bounds) -> Vec<String> {
         let rule = |resource: &str, amount: u64| format!("jail:{jail}:{resource}:deny={amount}");
         let cpu = self.cpu_percent.map(|percent| rule("pcpu", percent));
-        let processes = self.processes.map(|count| rule("maxproc", count));
-        cpu.into_iter().chain(processes).collect()
+        let processes = self.processes.map_or(bounds.processes, |count| count.min(bounds.processes));
+        let always = [("maxproc", processes), ("nthr", bounds.threads), ("openfiles", bounds.files)];
+        cpu.into_iter().chain(always.into_iter().map(|(resource, amount)| rule(resource, amount))).collect()
     }
 }
 
@@ -105,20 +130,20 @@ fn cpu_percent(resources: &Resources) -> Result<Option<u64>, Error> {
     }
 }
 
-/// Parses `0-3,6`.
-fn cpu_list(text: &str) -> Result<BTreeSet<usize>, Error> {
-    let invalid = || Error::invalid("resources.cpuset_cpus", format!("{text:?} is not a CPU list"));
-    let mut cpus = BTreeSet::new();
+/// Parses `0-3,6`, with numbers below a limit.
+fn numbers(field: &str, text: &str, limit: usize) -> Result<BTreeSet<usize>, Error> {
+    let invalid = || Error::invalid(field, format!("{text:?} is not a list of numbers below {limit}"));
+    let mut found = BTreeSet::new();
     for part in text.split(',') {
         let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
         let first: usize = first.parse().map_err(|_| invalid())?;
         let last: usize = last.parse().map_err(|_| invalid())?;
-        if first > last || last >= CPU_LIMIT {
+        if first > last || last >= limit {
             return Err(invalid());
         }
-        cpus.extend(first..=last);
+        found.extend(first..=last);
     }
-    Ok(cpus)
+    Ok(found)
 }
 
 /// One value of rctl_get_racct(2)'s answer `cputime=3,memoryuse=4096`.
@@ -130,7 +155,7 @@ pub(super) fn racct_value(answer: &str, resource: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Limits, cpu_list, on_sum, racct_value};
+    use super::{Bounds, Limits, numbers, on_sum, racct_value};
     use crate::Error;
     use crate::spec::Resources;
 
@@ -146,7 +171,10 @@ mod tests {
         };
         let limits = Limits::of(&resources).unwrap();
         assert_eq!(limits.memory, Some(1 << 20));
-        assert_eq!(limits.rules("cb1.c2"), ["jail:cb1.c2:pcpu:deny=50", "jail:cb1.c2:maxproc:deny=10"]);
+        let bounds = Bounds { processes: 5000, threads: 6000, files: 7000 };
+        let rules = |limits: &Limits| limits.rules("cb1.c2", bounds).join(" ").replace("jail:cb1.c2:", "");
+        assert_eq!(rules(&limits), "pcpu:deny=50 maxproc:deny=10 nthr:deny=6000 openfiles:deny=7000");
+        assert_eq!(rules(&Limits::default()), "maxproc:deny=5000 nthr:deny=6000 openfiles:deny=7000");
         assert_eq!(Limits::of(&Resources::default()).unwrap(), Limits::default());
     }
 
@@ -169,29 +197,34 @@ mod tests {
 
     #[test]
     fn cpu_lists_are_read() {
-        assert_eq!(cpu_list("0-2,5").unwrap().into_iter().collect::<Vec<_>>(), [0, 1, 2, 5]);
-        for text in ["a", "3-1", "1-", "0-5000", ","] {
-            let error = cpu_list(text).unwrap_err();
+        assert_eq!(numbers("f", "0-2,5", 6).unwrap().into_iter().collect::<Vec<_>>(), [0, 1, 2, 5]);
+        for text in ["a", "3-1", "1-", "0-6", ","] {
+            let error = numbers("f", text, 6).unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
     }
 
     #[test]
     fn what_has_no_counterpart_is_refused() {
-        let mems = Resources { cpuset_mems: "0".to_owned(), ..Resources::default() };
-        let unified =
-            Resources { unified: [("memory.high".to_owned(), "1".to_owned())].into(), ..Resources::default() };
+        let file = |name: &str, value: &str| Resources {
+            unified: [(name.to_owned(), value.to_owned())].into(),
+            ..Resources::default()
+        };
         let pages = Resources { hugepages: [("2MB".to_owned(), 2 << 20)].into(), ..Resources::default() };
-        for resources in [mems, unified, pages] {
+        for resources in [file("memory.high", "1"), file("memory.oom.group", "0"), pages] {
             assert!(matches!(Limits::of(&resources), Err(Error::Unsupported { .. })), "{resources:?}");
         }
         let none = Resources { hugepages: [("2MB".to_owned(), 0)].into(), ..Resources::default() };
-        assert_eq!(Limits::of(&none).unwrap(), Limits::default());
+        for nothing in [none, file("memory.oom.group", "1")] {
+            assert_eq!(Limits::of(&nothing).unwrap(), Limits::default());
+        }
+        let domains = Resources { cpuset_mems: "0-1".to_owned(), ..Resources::default() };
+        assert_eq!(Limits::of(&domains).unwrap().domains, Some([0, 1].into()));
     }
 
     #[test]
     fn an_update_keeps_what_it_does_not_name_and_a_pod_bounds() {
-        let mut limits = Limits { cpu_percent: Some(50), memory: Some(100), processes: Some(5), cpus: None };
+        let mut limits = Limits { cpu_percent: Some(50), memory: Some(100), processes: Some(5), ..Limits::default() };
         limits.update(&Resources { memory: Some(200), ..Resources::default() }).unwrap();
         assert_eq!((limits.cpu_percent, limits.memory, limits.processes), (Some(50), Some(200), Some(5)));
         limits.update(&Resources { cpu_quota: Some(-1), ..Resources::default() }).unwrap();
@@ -199,11 +232,13 @@ mod tests {
         let pod = Limits { cpu_percent: Some(20), memory: Some(150), ..Limits::default() };
         let both = limits.within(&pod);
         assert_eq!((both.cpu_percent, both.memory, both.processes), (None, Some(150), Some(5)));
+        limits.update(&Resources { pids: Some(u64::MAX), ..Resources::default() }).unwrap();
+        assert_eq!(limits.processes, None);
     }
 
     #[test]
     fn a_pods_limit_falls_on_no_container_that_has_none() {
-        let limits = |limit| Limits { cpu_percent: limit, memory: limit, processes: limit, cpus: None };
+        let limits = |limit| Limits { cpu_percent: limit, memory: limit, processes: limit, ..Limits::default() };
         for (own, pod, wanted) in [
             (None, None, None),
             (None, Some(32), None),

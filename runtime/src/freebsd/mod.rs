@@ -4,6 +4,7 @@
 
 mod devices;
 mod limits;
+mod memory;
 mod mount_plan;
 mod names;
 mod params;
@@ -38,11 +39,15 @@ mod needs;
 #[cfg(target_os = "freebsd")]
 mod pod;
 #[cfg(target_os = "freebsd")]
+mod recount;
+#[cfg(target_os = "freebsd")]
 mod rulesets;
 #[cfg(target_os = "freebsd")]
 mod sys;
 #[cfg(target_os = "freebsd")]
 mod usage;
+#[cfg(target_os = "freebsd")]
+mod watch;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use backend::{open, prepare_launch, realtime_signals, worker};

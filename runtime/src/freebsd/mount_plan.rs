@@ -1,18 +1,23 @@
 //! Plans the mounts of a container, in order; [`super::mounts`] makes them.
 
 use std::collections::BTreeSet;
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use host::root::Kind;
 
 use super::devices::is_pattern_of_itself;
 use crate::Error;
-use crate::spec::{ContainerSpec, MountSource, depth};
+use crate::spec::{ContainerSpec, depth};
 
 /// The mount point of devfs.
 const DEV: &str = "/dev";
 /// The directory of the mounts that links in /dev lead to. An image that has it changes only its own containers.
 const LINKED: &str = "/.cellblock.dev";
+
+/// The size of /dev/shm for Linux programs, in bytes, as containerd has it on Linux.
+const SHM_SIZE: u64 = 64 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedMount {
@@ -104,7 +109,7 @@ pub(super) fn mounts(
     if spec.for_linux {
         first.push(pseudo(Source::Pseudo("linprocfs"), "/proc"));
         first.push(pseudo(Source::Pseudo("linsysfs"), "/sys"));
-        first.push(pseudo(Source::Tmpfs(None), "/dev/shm"));
+        first.push(pseudo(Source::Tmpfs(Some(SHM_SIZE)), "/dev/shm"));
     }
     first.retain(|wanted| !own(wanted));
     let callers = spec.mounts.iter().zip(sources);
@@ -165,11 +170,15 @@ fn below_dev(destination: &Path) -> Option<PathBuf> {
     way.strip_prefix("dev").ok().map(Path::to_owned)
 }
 
-/// The source of a mount of the spec; `on_host` looks up a path of the host.
-pub(super) fn source(source: &MountSource, on_host: impl FnOnce(&Path) -> Source) -> Source {
-    match source {
-        MountSource::Host(path) => on_host(path),
-        MountSource::Tmpfs { size } => Source::Tmpfs(*size),
+/// The kind of a mount point for a file of this type; else what it is.
+pub(super) fn kind(of: FileType) -> Result<Kind, &'static str> {
+    match of {
+        _ if of.is_dir() => Ok(Kind::Directory),
+        _ if of.is_file() => Ok(Kind::File),
+        _ if of.is_socket() => Err("a socket"),
+        _ if of.is_fifo() => Err("a fifo"),
+        _ if of.is_block_device() || of.is_char_device() => Err("a device (`devices` shows one)"),
+        _ => Err("a file of an unknown type"),
     }
 }
 
@@ -260,6 +269,26 @@ mod tests {
         spec.mounts = vec![mount("/dev"), mount("/dev/x")];
         let mut all = mounts(&spec, &sources, 9, None);
         assert!(link_below_dev(&mut all, |_| false).unwrap().is_empty(), "the caller's own /dev takes files");
+    }
+
+    #[test]
+    fn only_directories_and_files_are_mounted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let socket = scratch.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let kind = |path: &Path| super::kind(std::fs::metadata(path).unwrap().file_type());
+        assert_eq!(kind(scratch.path()), Ok(Kind::Directory));
+        assert_eq!(kind(&std::env::current_exe().unwrap()), Ok(Kind::File));
+        assert_eq!(kind(&socket), Err("a socket"));
+        assert!(kind(Path::new("/dev/null")).unwrap_err().starts_with("a device"));
+    }
+
+    #[test]
+    fn dev_shm_of_linux_programs_has_a_size() {
+        let linux = crate::spec::ContainerSpec { for_linux: true, ..example() };
+        let all = mounts(&linux, &[], 9, None);
+        let shm = all.iter().find(|wanted| wanted.destination == Path::new("/dev/shm")).unwrap();
+        assert_eq!(shm.source, Source::Tmpfs(Some(64 << 20)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use host::Failures;
 use host::root::{Kind, resolve};
 use nix::mount::{MntFlags, Nmount, unmount};
-use nix::unistd::symlinkat;
+use nix::unistd::{chdir, fchdir, symlinkat};
 
 use super::devices::Rule;
 use super::mount_plan::{PlannedMount, Source};
@@ -24,7 +24,9 @@ const OURS: [&str; 7] = ["nullfs", "tmpfs", "devfs", "fdescfs", "procfs", "linpr
 const ROUNDS: usize = 3;
 
 /// One mount at a time: so a mount that appeared elsewhere is the one that was just made.
-static TURN: Mutex<()> = Mutex::new(());
+static MOUNTING: Mutex<()> = Mutex::new(());
+/// One change of the working directory at a time: the process has one.
+static MOVING: Mutex<()> = Mutex::new(());
 
 /// A container's root.
 pub(super) struct Root {
@@ -60,11 +62,11 @@ impl Root {
         resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
     }
 
-    /// Mounts, and checks the place of the mount.
+    /// Mounts, checks the place of the mount, and returns it, as the host names it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an invalid destination; any error of the kernel.
-    pub(super) fn mount(&self, wanted: &PlannedMount) -> Result<(), Error> {
+    pub(super) fn mount(&self, wanted: &PlannedMount) -> Result<PathBuf, Error> {
         let place = resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map_err(misplaced(wanted))?;
         if place.directory != (wanted.source.kind() == Kind::Directory) {
             let reason = if place.directory { "a directory, its source is a file" } else { "no directory" };
@@ -75,12 +77,13 @@ impl Root {
             let at = wanted.destination.display();
             format!("cannot mount {} on {at} of {}", wanted.source.file_system(), self.path.display())
         };
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
         let below = of(place.file.as_fd()).map_err(Error::failed(failed()))?;
-        nmount(&wanted.source, &on, wanted.readonly).map_err(Error::failed(failed()))?;
+        let at = if place.directory { Place::Directory(&place.file) } else { Place::File(&on) };
+        nmount(&wanted.source, at, wanted.readonly).map_err(Error::failed(failed()))?;
         let arrived = resolve(&self.opened, &wanted.place, None).and_then(|found| of(found.file.as_fd()));
         match arrived {
-            Ok(found) if found.on == on && found.fsid != below.fsid => Ok(()),
+            Ok(found) if found.on == on && found.fsid != below.fsid => Ok(on),
             other => {
                 unmount_newest(wanted).map_err(Error::failed(failed()))?;
                 let seen = other.map_or_else(|error| error.to_string(), |found| found.on.display().to_string());
@@ -108,8 +111,35 @@ fn misplaced(wanted: &PlannedMount) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::invalid("mounts.destination", format!("{at}: {error}"))
 }
 
-/// Mounts a file system at a path of the host.
-pub(super) fn nmount(source: &Source, on: &Path, readonly: bool) -> io::Result<()> {
+/// A mount point.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// An open directory: nobody can put another one into its place.
+    Directory(&'a OwnedFd),
+    /// A file, by its path on the host.
+    File(&'a Path),
+}
+
+/// Mounts a file system. nmount(2) takes a path only, and "." is the directory that the process is in. All of its programs
+/// have absolute paths or start in a directory of their own, so it matters to nobody that it moves.
+pub(super) fn nmount(source: &Source, at: Place<'_>, readonly: bool) -> io::Result<()> {
+    let (_moving, on) = match at {
+        Place::File(path) => (None, path),
+        Place::Directory(place) => {
+            let moving = MOVING.lock().unwrap_or_else(PoisonError::into_inner);
+            fchdir(place)?;
+            (Some(moving), Path::new("."))
+        }
+    };
+    let mounted = nmount_on(source, on, readonly);
+    if matches!(at, Place::Directory(_)) {
+        // It would keep what it is in from being unmounted.
+        chdir("/")?;
+    }
+    mounted
+}
+
+fn nmount_on(source: &Source, on: &Path, readonly: bool) -> io::Result<()> {
     let options = source.options();
     let mut wanted = Nmount::new();
     wanted.str_opt_owned("fstype", source.file_system()).str_opt_owned("fspath", on);
@@ -166,4 +196,33 @@ pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
         }
     }
     failures.result(Error::failed("cannot unmount what a container has"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Place, all, nmount, unmount_one};
+    use crate::freebsd::mount_plan::Source;
+
+    #[test]
+    fn a_directory_that_was_moved_is_mounted_on_all_the_same() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root mounts");
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let below = scratch.path().canonicalize().unwrap();
+        for name in ["a", "elsewhere"] {
+            std::fs::create_dir(below.join(name)).unwrap();
+        }
+        let opened = host::root::open(&below.join("a")).unwrap();
+        std::fs::rename(below.join("a"), below.join("b")).unwrap();
+        std::os::unix::fs::symlink(below.join("elsewhere"), below.join("a")).unwrap();
+        nmount(&Source::Tmpfs(None), Place::Directory(&opened), false).unwrap();
+        let made: Vec<_> = all().unwrap().into_iter().filter(|mounted| mounted.on.starts_with(&below)).collect();
+        made.iter().for_each(|mounted| unmount_one(mounted).unwrap());
+        assert_eq!(made.iter().map(|mounted| mounted.on.as_path()).collect::<Vec<_>>(), [below.join("b")]);
+        assert_eq!(std::env::current_dir().unwrap(), Path::new("/"));
+    }
 }

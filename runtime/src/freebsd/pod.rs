@@ -17,6 +17,9 @@ use crate::spec::{PodSpec, Resources, Scope};
 /// Where the host's own resolver is configured.
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// The last port that only root may bind (V_ipport_reservedhigh in netinet/in_pcb.c, for IPv6 too).
+const LOW_PORTS: &str = "net.inet.ip.portrange.reservedhigh";
+
 /// The record of a spare: its whole id, of which the jail's name has only the beginning.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SpareRecord {
@@ -67,12 +70,23 @@ pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -
     let name = names::pod(backend.prefix(), &spec.id);
     if find(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {
         make(backend, spec, &name, spare)?;
+        if spare.is_none() && spec.network == Scope::Pod {
+            open_low_ports(backend, &name);
+        }
     }
     // In an existing pod too: an earlier call may have failed at one of them.
     for (parameter, value) in &spec.sysctls {
         inside::set(&backend.settings.workers, &name, parameter, value)?;
     }
     Ok(place_of(backend, spec))
+}
+
+/// Lets every user in a pod bind its ports below 1024, as containerd does (enable_unprivileged_ports): they are no other's.
+/// Where the node's securelevel forbids it, they stay root's.
+fn open_low_ports(backend: &FreeBsd, name: &str) {
+    if let Err(error) = inside::set(&backend.settings.workers, name, LOW_PORTS, "0") {
+        tracing::warn!(jail = name, error = host::chain(&error), "only root may bind ports below 1024 in a pod");
+    }
 }
 
 /// Creates the jail of a pod.
@@ -133,6 +147,7 @@ pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error
     if jails::find(&name)?.is_none() {
         let wanted = params::spare(&name, backend.empty(), &kernel::has_parameter);
         jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
+        open_low_ports(backend, &name);
     }
     Ok(Place::Jail(name))
 }

@@ -33,14 +33,30 @@ pub(super) struct ContainerRecord {
     pub(super) identity: Identity,
     /// The home directory of that user in the image.
     pub(super) home: String,
+    /// The name of that user there; empty: none. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) login: String,
     /// Its devfs ruleset; 0: none, it sees every device.
     pub(super) ruleset: u16,
+    /// The tmpfs file systems that its memory is counted with, by their mount points on the host. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) tmpfs: Vec<PathBuf>,
 }
 
 impl ContainerRecord {
     /// The record of a container without a ruleset yet.
     pub(super) fn new(jail: String, pod_jail: String, root: PathBuf, identity: Identity) -> Self {
-        Self { version: VERSION, jail, pod_jail, root, identity, home: "/".to_owned(), ruleset: 0 }
+        Self {
+            version: VERSION,
+            jail,
+            pod_jail,
+            root,
+            identity,
+            home: "/".to_owned(),
+            login: String::new(),
+            ruleset: 0,
+            tmpfs: Vec::new(),
+        }
     }
 
     /// None: there is no whole container.

@@ -147,7 +147,7 @@ mod tests {
             ("255", PodSpec { hostname: Some(long), ..pod_spec() }),
             (
                 "cpuset_mems",
-                PodSpec { resources: Resources { cpuset_mems: "0".into(), ..Resources::default() }, ..pod_spec() },
+                PodSpec { resources: Resources { cpuset_mems: "a".into(), ..Resources::default() }, ..pod_spec() },
             ),
         ];
         for (named, spec) in cases {

@@ -10,8 +10,8 @@ use super::devices::Rule;
 use super::sys::devfs;
 use crate::Error;
 
-/// The first and the last number: those below are for /etc/devfs.rules.
-const FIRST: u16 = 1_000;
+/// The first and the last number: those below are for /etc/devfs.rules and other programs that make jails.
+const FIRST: u16 = 20_000;
 const LAST: u16 = 65_000;
 /// The file with a container's number, in its directory.
 const FILE: &str = "ruleset.json";

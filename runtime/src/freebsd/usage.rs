@@ -1,19 +1,29 @@
 //! The usage of containers: rctl(4)'s counters if the kernel counts, and the process table, whose CPU time is finer than rctl's
-//! whole seconds, and which is all there is without kern.racct.enable.
+//! whole seconds, and which is all there is without kern.racct.enable. The working set has what processes share once, as
+//! counted now and then at a bounded cost.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use host::ContainerId;
 
 use super::limits::racct_value;
-use super::sys::{accounting, process};
+use super::memory::{Budget, Object};
+use super::record::ContainerRecord;
+use super::recount::Holder;
+use super::sys::{accounting, memory, process};
 use super::{jails, kernel};
 use crate::{Error, Usage};
 
 /// How long a copy of the process table serves: it is copied whole, and kubelet asks for every container at once.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a count of what processes share serves.
+const COUNT_AGE: Duration = Duration::from_secs(30);
+/// The least sum of resident sets that is worth a count, in bytes.
+const WORTH_COUNTING: u64 = 16 << 20;
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
 /// The limit on remembered containers, more than a node can have; a forgotten one starts from rctl's seconds again.
@@ -25,6 +35,22 @@ const REMEMBERED: usize = 10_000;
 pub(super) struct Counters {
     table: Mutex<Option<(Instant, Arc<Vec<process::Process>>)>>,
     reported: Mutex<HashMap<ContainerId, u64>>,
+    counts: Mutex<Counts>,
+}
+
+/// The latest counts of memory, and the kernel's objects that they were made with.
+#[derive(Default)]
+struct Counts {
+    budget: Budget,
+    objects: Option<(Instant, Arc<Vec<Object>>)>,
+    known: HashMap<ContainerId, Count>,
+}
+
+/// A count, and the sum of resident sets at its time, in bytes.
+struct Count {
+    at: Instant,
+    sum: u64,
+    counted: u64,
 }
 
 impl Counters {
@@ -32,7 +58,8 @@ impl Counters {
     ///
     /// # Errors
     /// [`Error::Conflict`] when its jail is gone; the kernel cannot be asked.
-    pub(super) fn of(&self, id: &ContainerId, jail: &str) -> Result<Usage, Error> {
+    pub(super) fn of(&self, id: &ContainerId, record: &ContainerRecord, containers: &Path) -> Result<Usage, Error> {
+        let jail = record.jail.as_str();
         let failed = || format!("cannot tell what jail {jail} uses");
         let found = jails::find(jail)?;
         let jid = found.map(|found| found.jid);
@@ -40,10 +67,12 @@ impl Counters {
         let table = self.table().map_err(Error::failed(failed()))?;
         let own = || table.iter().filter(|one| one.jid == jid);
         let resident = own().map(|one| one.resident).sum::<u64>() * kernel::page_size();
+        let holder = Holder::new(record, jid, containers);
+        let working_set = self.working_set(id, &holder, &table, resident);
         let mut usage = Usage {
             cpu_nanoseconds: Some(own().map(|one| one.cpu_us).sum::<u64>() * 1_000),
-            memory_bytes: Some(resident),
-            working_set_bytes: Some(resident),
+            memory_bytes: Some(resident.max(working_set)),
+            working_set_bytes: Some(working_set),
             rss_bytes: Some(resident),
             memory_limit_bytes: None,
             page_faults: Some(own().map(|one| one.minor_faults + one.major_faults).sum()),
@@ -61,7 +90,27 @@ impl Counters {
         Ok(usage)
     }
 
-    fn table(&self) -> std::io::Result<Arc<Vec<process::Process>>> {
+    /// The working set: counted, or the last count and what the sum has grown by since. One process shares with nobody.
+    fn working_set(&self, id: &ContainerId, holder: &Holder, table: &[process::Process], sum: u64) -> u64 {
+        let several = table.iter().filter(|one| one.jid == holder.jid && !one.zombie).nth(1).is_some();
+        if !several || sum < WORTH_COUNTING {
+            return sum + holder.in_tmpfs();
+        }
+        let now = Instant::now();
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = counts.known.get(id).is_some_and(|known| now.saturating_duration_since(known.at) < COUNT_AGE);
+        if !fresh && counts.budget.has_left(now) {
+            if let Ok(counted) = counts.objects().and_then(|objects| holder.count(table, &objects)) {
+                counts.known.insert(id.clone(), Count { at: now, sum, counted });
+            }
+            let ended = Instant::now();
+            counts.budget.spend(ended.saturating_duration_since(now), ended);
+        }
+        let known = counts.known.get(id);
+        known.map_or(sum + holder.in_tmpfs(), |known| known.counted + sum.saturating_sub(known.sum))
+    }
+
+    fn table(&self) -> io::Result<Arc<Vec<process::Process>>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match &*table {
             Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
@@ -85,6 +134,20 @@ impl Counters {
 
     /// Forgets a container.
     pub(super) fn forget(&self, id: &ContainerId) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).known.remove(id);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+impl Counts {
+    fn objects(&mut self) -> io::Result<Arc<Vec<Object>>> {
+        match &self.objects {
+            Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
+            _ => {
+                let known = Arc::new(memory::objects()?);
+                self.objects = Some((Instant::now(), Arc::clone(&known)));
+                Ok(known)
+            }
+        }
     }
 }

@@ -154,6 +154,9 @@ pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
 fn make_namespaces(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
     let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
     unshare(spec).map_err(operation())?;
+    if spec.network == Scope::Pod {
+        sysctl::apply_defaults();
+    }
     sysctl::apply(&spec.sysctls)?;
     pin_namespaces(directory, spec).map_err(operation())
 }

@@ -10,6 +10,10 @@ use crate::spec::{PodSpec, Scope};
 const OF_IPC: &[&str] =
     &["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm*", "fs.mqueue.*"];
 
+/// What every pod with a network of its own has, as in containerd (enable_unprivileged_ports, enable_unprivileged_icmp).
+const DEFAULTS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
 /// Refuses a parameter that is not in one of the pod's namespaces.
 pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
     for name in spec.sysctls.keys() {
@@ -59,6 +63,15 @@ pub(super) fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
             .map_err(|error| Error::invalid("sysctls", format!("{name}={value}: {error}")))?;
     }
     Ok(())
+}
+
+/// Sets what every pod has. A node whose /proc is read-only has pods all the same.
+pub(super) fn apply_defaults() {
+    for (name, value) in DEFAULTS {
+        if let Err(error) = std::fs::write(path(name), value) {
+            tracing::warn!(name, %error, "a pod goes without a parameter that pods have");
+        }
+    }
 }
 
 fn path(name: &str) -> PathBuf {

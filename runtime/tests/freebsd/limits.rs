@@ -73,6 +73,8 @@ fn limits_are_rules_on_the_containers_jail() {
         pids: Some(32),
         cpu_quota: Some(50_000),
         cpuset_cpus: "0".to_owned(),
+        cpuset_mems: "0".to_owned(),
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
         ..Resources::default()
     };
     bench.start(&spec);
@@ -80,7 +82,11 @@ fn limits_are_rules_on_the_containers_jail() {
     let rules = || tool("rctl", &[&format!("jail:{jail}")]);
     assert!(rules().contains(&format!("jail:{jail}:pcpu:deny=50")), "{}", rules());
     assert!(rules().contains(&format!("jail:{jail}:maxproc:deny=32")), "{}", rules());
-    assert!(tool("cpuset", &["-g", "-j", &jail]).contains("mask: 0\n"));
+    for resource in ["nthr", "openfiles"] {
+        assert!(rules().contains(&format!("jail:{jail}:{resource}:deny=")), "{}", rules());
+    }
+    let set = tool("cpuset", &["-g", "-j", &jail]);
+    assert!(set.contains("mask: 0\n") && set.contains("first-touch mask: 0\n"), "{set}");
     assert_eq!(bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes, Some(64 << 20));
     let change = Resources { pids: Some(9), memory: Some(48 << 20), ..Resources::default() };
     bench.runtime.update_container(&spec.id, &change).unwrap();
@@ -88,6 +94,18 @@ fn limits_are_rules_on_the_containers_jail() {
     assert_eq!(bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes, Some(48 << 20));
     let nowhere = Resources { cpuset_cpus: "900".to_owned(), ..Resources::default() };
     assert!(matches!(bench.runtime.update_container(&spec.id, &nowhere), Err(Error::Invalid { .. })));
+    let nowhere = Resources { cpuset_mems: "200".to_owned(), ..Resources::default() };
+    assert!(bench.runtime.update_container(&spec.id, &nowhere).unwrap_err().to_string().contains("cpuset_mems"));
+    bench.remove();
+}
+
+#[test]
+fn a_container_has_as_many_processes_as_it_may() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("for i in 1 2 3 4 5 6; do sleep 100 & done; echo all");
+    spec.resources = Resources { pids: Some(4), ..Resources::default() };
+    let (exit, text) = bench.output(&spec);
+    assert!(exit.code != 0 && !text.contains("all"), "{exit:?} {text}");
     bench.remove();
 }
 
@@ -105,7 +123,7 @@ fn a_container_sees_the_devices_that_it_was_given() {
     assert_eq!(bench.output(&privileged).1, "null\npf\nmem\nfd/1\n");
     let before = tool("devfs", &["rule", "showsets"]);
     bench.remove();
-    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 1000)).count();
+    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 20_000)).count();
     assert!(numbers(&before) >= 2);
 }
 

@@ -8,8 +8,10 @@ mod bench;
 #[path = "../ground/mod.rs"]
 mod ground;
 mod limits;
+mod memory;
 mod mounts;
 mod pods;
 mod process;
 #[path = "../ground/bench.rs"]
 mod shared;
+mod sys;

@@ -211,3 +211,21 @@ fn a_mount_does_not_hide_one_below_it_that_was_named_before_it() {
     assert_eq!(bench.output(&spec).1, format!("{}\n{}\n", outer.display(), inner.display()));
     bench.remove();
 }
+
+#[test]
+fn what_cannot_be_mounted_is_refused_by_name() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let socket = bench.directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let fifo = bench.directory.path().join("fifo");
+    tool("mkfifo", &[fifo.to_str().unwrap()]);
+    for (path, what) in
+        [(socket.as_path(), "a socket"), (fifo.as_path(), "a fifo"), (Path::new("/dev/null"), "a device")]
+    {
+        let mut spec = bench.spec("exit 0");
+        spec.mounts = vec![host_mount(path, "/m", false)];
+        let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
+        assert!(error.contains("mounts.source") && error.contains(what), "{error}");
+    }
+    bench.remove();
+}

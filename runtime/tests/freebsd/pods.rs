@@ -40,6 +40,30 @@ fn a_pod_has_a_name_and_parameters_of_its_own_and_its_ports_are_reached() {
 }
 
 #[test]
+fn any_user_binds_low_ports_in_a_pods_own_network() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let before = tool("sysctl", &["-n", "net.inet.ip.portrange.reservedhigh"]);
+    let spare = PodId::random();
+    bench.runtime.create_spare(&spare).unwrap();
+    let from_spare = PodSpec { id: PodId::random(), ..pod_spec() };
+    bench.runtime.create_pod(&from_spare, Some(&spare)).unwrap();
+    for pod in [&bench.pod, &from_spare.id] {
+        let mut spec = bench.spec("nc -l 127.0.0.1 80 & sleep 1; kill $! && echo bound");
+        spec.pod = pod.clone();
+        add_program(&spec.rootfs, "/usr/bin/nc");
+        spec.process.user.user = runtime::spec::NameOrId::Id(1000);
+        tool(
+            "ifconfig",
+            &["-j", &format!("{}{}", bench.settings.prefix, pod.short()), "lo0", "inet", "127.0.0.1/8", "up"],
+        );
+        assert_eq!(bench.output(&spec).1, "bound\n");
+    }
+    assert_eq!(tool("sysctl", &["-n", "net.inet.ip.portrange.reservedhigh"]), before);
+    bench.runtime.remove_pod(&from_spare.id).unwrap();
+    bench.remove();
+}
+
+#[test]
 fn a_parameter_of_the_host_is_refused() {
     let Some(bench) = Bench::new(|_| ()) else { return };
     for name in ["kern.maxproc", "net.inet.no.such", "net.inet.tcp.hostcache.cachelimit"] {
@@ -122,7 +146,7 @@ fn many_pods_leave_nothing() {
         let jails = tool("jls", &["-d", "name"]);
         !ids.iter().any(|id| jails.contains(id))
     });
-    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 1000)).count();
+    let numbers = |text: &str| text.split_whitespace().filter(|n| n.parse::<u32>().is_ok_and(|n| n >= 20_000)).count();
     assert!(numbers(&rulesets()) <= numbers(&before), "rulesets: {} -> {}", before, rulesets());
     bench.remove();
 }

@@ -30,6 +30,40 @@ fn a_process_is_the_user_that_was_asked_for() {
 }
 
 #[test]
+fn a_working_directory_that_its_user_may_not_enter_is_entered() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let mut spec = bench.spec("/bin/pwd; test -r . || echo closed");
+    add_program(&spec.rootfs, "/bin/pwd");
+    spec.process.user.user = NameOrId::Id(1000);
+    fs::create_dir_all(spec.rootfs.join("work/below")).unwrap();
+    fs::set_permissions(spec.rootfs.join("work/below"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(bench.output(&spec).1, "/work/below\nclosed\n");
+    bench.remove();
+}
+
+#[test]
+fn the_login_is_the_users_and_not_the_servers() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    for (user, wanted) in [(1000, "web\n"), (1001, "none\n")] {
+        let mut spec = bench.spec("logname 2>/dev/null || echo none");
+        add_program(&spec.rootfs, "/usr/bin/logname");
+        fs::create_dir_all(spec.rootfs.join("etc")).unwrap();
+        fs::write(spec.rootfs.join("etc/passwd"), "web:x:1000:2000::/home/web:/bin/sh\n").unwrap();
+        spec.process.user.user = NameOrId::Id(user);
+        assert_eq!(bench.output(&spec).1, wanted);
+    }
+    bench.remove();
+}
+
+#[test]
+fn a_program_has_its_standard_streams_and_no_other_descriptor() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let spec = bench.spec("for d in 3 4 5 6 7 8 9; do (: <&$d) 2>/dev/null && echo $d; done; echo done");
+    assert_eq!(bench.output(&spec).1, "done\n");
+    bench.remove();
+}
+
+#[test]
 fn a_set_user_id_program_gains_nothing_where_it_may_not() {
     let Some(bench) = Bench::new(|_| ()) else { return };
     for (forbidden, wanted) in [(false, "0\n"), (true, "1000\n")] {

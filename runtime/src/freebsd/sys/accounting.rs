@@ -1,4 +1,4 @@
-//! rctl(4)'s system calls (sys/rctl.h) and cpuset_setaffinity(2).
+//! rctl(4)'s system calls (sys/rctl.h), cpuset_setaffinity(2) and cpuset_setdomain(2).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +24,19 @@ unsafe extern "C" {
         output: *mut libc::c_char,
         outlen: usize,
     ) -> libc::c_int;
+    /// sys/cpuset.h; the libc crate has it for some releases only.
+    fn cpuset_setdomain(
+        level: libc::c_int,
+        which: libc::c_int,
+        id: libc::id_t,
+        size: usize,
+        mask: *const libc::c_void,
+        policy: libc::c_int,
+    ) -> libc::c_int;
 }
+
+/// DOMAINSET_POLICY_FIRSTTOUCH in sys/_domainset.h: memory near the CPU that touches it first, as Linux has it.
+const FIRST_TOUCH: libc::c_int = 2;
 
 /// The usage of a jail, as `name=value,…`.
 pub(in crate::freebsd) fn usage(jail: &str) -> io::Result<String> {
@@ -72,6 +84,27 @@ pub(in crate::freebsd) fn confine(jid: i32, cpus: &BTreeSet<usize>) -> io::Resul
             libc::id_t::from(jid),
             size_of_val(&mask),
             mask.as_ptr().cast(),
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Lets a jail take memory from these domains only, whose numbers are below 256 (DOMAINSET_MAXSIZE in sys/_domainset.h).
+pub(in crate::freebsd) fn prefer(jid: i32, domains: &BTreeSet<usize>) -> io::Result<()> {
+    let mut mask = [0u64; 4];
+    for domain in domains {
+        let word = mask.get_mut(domain / 64).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        *word |= 1 << (domain % 64);
+    }
+    // SAFETY: the mask lives through the call and has the size that is given.
+    let result = unsafe {
+        cpuset_setdomain(
+            libc::CPU_LEVEL_WHICH,
+            libc::CPU_WHICH_JAIL,
+            libc::id_t::from(jid),
+            size_of_val(&mask),
+            mask.as_ptr().cast(),
+            FIRST_TOUCH,
         )
     };
     checked(result).map(drop)

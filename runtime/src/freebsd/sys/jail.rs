@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
 use super::{c_string, checked, sysctl};
 use crate::freebsd::params::{Params, Value};
 
@@ -41,7 +43,7 @@ pub(in crate::freebsd) fn create(params: &Params) -> io::Result<Jail> {
         flags |= JAIL_GET_DESC;
     }
     let jid = list.call(libc::jail_set, flags)?;
-    Ok(Jail { jid, descriptor: owned(descriptor) })
+    Ok(Jail { jid, descriptor: owned(descriptor)? })
 }
 
 /// Changes a jail; ENOENT if there is none.
@@ -62,7 +64,7 @@ pub(in crate::freebsd) fn find(name: &str) -> io::Result<Option<Jail>> {
         flags |= JAIL_GET_DESC;
     }
     match list.call(libc::jail_get, flags) {
-        Ok(jid) => Ok(Some(Jail { jid, descriptor: owned(descriptor) })),
+        Ok(jid) => Ok(Some(Jail { jid, descriptor: owned(descriptor)? })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -112,12 +114,16 @@ impl Jail {
     }
 }
 
-fn owned(descriptor: libc::c_int) -> Option<OwnedFd> {
+/// Takes a new descriptor of a jail, which no program that is executed gets: the kernel makes it without the flag
+/// (`jaildesc_alloc` in kern/kern_jaildesc.c) and has none for it.
+fn owned(descriptor: libc::c_int) -> io::Result<Option<OwnedFd>> {
     if descriptor < 0 {
-        return None;
+        return Ok(None);
     }
     // SAFETY: the kernel has just put this descriptor into this process; nothing else owns it.
-    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(Some(descriptor))
 }
 
 fn until_nul(bytes: &[u8]) -> String {
@@ -189,5 +195,31 @@ fn said_by_kernel(error: &io::Error, said: &str) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EEXIST) => io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),
         _ => io::Error::new(error.kind(), format!("{said} ({error})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+    use super::{Jail, create, find};
+    use crate::freebsd::params::Value;
+
+    #[test]
+    fn no_program_that_is_executed_gets_a_jails_descriptor() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root makes jails");
+            return;
+        }
+        let name = format!("zz{}", std::process::id());
+        let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+        let made = create(&vec![text("name", &name), text("path", "/"), ("persist".to_owned(), Value::Flag)]).unwrap();
+        let found = find(&name).unwrap().unwrap();
+        found.remove().unwrap();
+        for Jail { descriptor, .. } in [made, found] {
+            let Some(descriptor) = descriptor else { continue };
+            let flags = FdFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFD).unwrap());
+            assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub(super) mod accounting;
 pub(super) mod devfs;
 pub(super) mod jail;
+pub(super) mod memory;
 pub(super) mod mount;
 pub(super) mod process;
 pub(super) mod sysctl;

@@ -3,10 +3,10 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 
-use super::checked;
+use super::{c_string, checked};
 
 /// Room for mounts that appear between counting and reading them.
 const SPARE: usize = 64;
@@ -46,6 +46,18 @@ pub(in crate::freebsd) fn of(file: BorrowedFd<'_>) -> io::Result<Mounted> {
     checked(unsafe { libc::fstatfs(file.as_raw_fd(), entry.as_mut_ptr()) })?;
     // SAFETY: zeroed or written by the kernel, the structure is numbers and characters only.
     Ok(mounted(unsafe { entry.assume_init_ref() }))
+}
+
+/// The bytes in use on the tmpfs that is mounted on this path; None: it is none, or not there.
+pub(in crate::freebsd) fn used_of_tmpfs(on: &Path) -> Option<u64> {
+    let path = c_string(on.to_str()?).ok()?;
+    let mut entry = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the path ends in a NUL and the buffer has the size of the structure.
+    checked(unsafe { libc::statfs(path.as_ptr(), entry.as_mut_ptr()) }).ok()?;
+    // SAFETY: zeroed or written by the kernel, the structure is numbers and characters only.
+    let entry = unsafe { entry.assume_init_ref() };
+    let found = mounted(entry);
+    (found.kind == "tmpfs" && found.on == on).then(|| entry.f_blocks.saturating_sub(entry.f_bfree) * entry.f_bsize)
 }
 
 fn mounted(entry: &libc::statfs) -> Mounted {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
 
-use super::checked;
+use super::{c_string, checked, sysctl};
 
 nix::ioctl_none_bad!(take_terminal, libc::TIOCSCTTY);
 
@@ -16,10 +16,14 @@ const ZOMBIE: u32 = 0x8;
 const VALID: u32 = 0x1;
 /// The limit on descendants in one call: the next call has others, when these are gone.
 const DESCENDANTS: usize = 4096;
+/// The limit on descendants whose memory is read four times a second.
+const FEW_DESCENDANTS: usize = 64;
 
 /// One process in the table.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::freebsd) struct Process {
+    /// Its number.
+    pub(in crate::freebsd) pid: i32,
     /// Its jail.
     pub(in crate::freebsd) jid: i32,
     /// Whether it waits to be reaped.
@@ -137,38 +141,43 @@ pub(in crate::freebsd) fn kill_descendants() -> io::Result<()> {
 /// Whether a descendant of this process is more than a zombie.
 pub(in crate::freebsd) fn has_living_descendants() -> io::Result<bool> {
     let mut list = vec![PidInfo::default(); DESCENDANTS];
+    fill_descendants(&mut list)?;
+    Ok(list.iter().take_while(|info| info.flags & VALID != 0).any(|info| info.flags & ZOMBIE == 0))
+}
+
+fn fill_descendants(list: &mut [PidInfo]) -> io::Result<()> {
     let count = u32::try_from(list.len()).map_err(io::Error::other)?;
     let mut wanted = Pids { count, padding: [0; 15], pids: list.as_mut_ptr() };
     // SAFETY: the structure is the header's, and its list has `count` entries; both live through the call.
     let result = unsafe { libc::procctl(libc::P_PID, own_id(), libc::PROC_REAP_GETPIDS, (&raw mut wanted).cast()) };
-    checked(result)?;
-    Ok(list.iter().take_while(|info| info.flags & VALID != 0).any(|info| info.flags & ZOMBIE == 0))
+    checked(result).map(drop)
 }
 
 /// Every process of the node.
 pub(in crate::freebsd) fn all() -> io::Result<Vec<Process>> {
-    let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC];
-    let mut bytes: Vec<u8> = Vec::new();
-    loop {
-        let mut length = 0usize;
-        // SAFETY: three numbers name the table; without a buffer the kernel only tells its length.
-        checked(unsafe { libc::sysctl(mib.as_ptr(), 3, null_mut(), &raw mut length, null(), 0) })?;
-        // Room for those that are born meanwhile.
-        bytes.resize(length + length / 4, 0);
-        length = bytes.len();
-        // SAFETY: as above, and the buffer has `length` bytes.
-        match checked(unsafe { libc::sysctl(mib.as_ptr(), 3, bytes.as_mut_ptr().cast(), &raw mut length, null(), 0) }) {
-            Ok(_) => {
-                bytes.truncate(length);
-                break;
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
-            Err(error) => return Err(error),
+    Ok(entries(&sysctl::table(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC], None)?).collect())
+}
+
+/// The descendants of this process, which has acquired reaping, without zombies; at most 64.
+pub(in crate::freebsd) fn descendants() -> io::Result<Vec<Process>> {
+    let mut list = vec![PidInfo::default(); FEW_DESCENDANTS];
+    fill_descendants(&mut list)?;
+    let living = list.iter().take_while(|info| info.flags & VALID != 0).filter(|info| info.flags & ZOMBIE == 0);
+    let of = |info: &PidInfo| -> io::Result<Option<Process>> {
+        let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, info.pid];
+        match sysctl::table(&mib, Some(size_of::<libc::kinfo_proc>())) {
+            Ok(bytes) => Ok(entries(&bytes).next()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(error) => Err(error),
         }
-    }
+    };
+    living.filter_map(|info| of(info).transpose()).collect()
+}
+
+fn entries(bytes: &[u8]) -> impl Iterator<Item = Process> {
     let entries = bytes.chunks_exact(size_of::<libc::kinfo_proc>());
     // SAFETY: each piece is a whole structure that the kernel wrote; it need not be aligned, and all its values are valid.
-    Ok(entries.map(|entry| process(&unsafe { entry.as_ptr().cast::<libc::kinfo_proc>().read_unaligned() })).collect())
+    entries.map(|entry| process(&unsafe { entry.as_ptr().cast::<libc::kinfo_proc>().read_unaligned() }))
 }
 
 fn process(entry: &libc::kinfo_proc) -> Process {
@@ -176,6 +185,7 @@ fn process(entry: &libc::kinfo_proc) -> Process {
     let children = &entry.ki_rusage_ch;
     let time = |at: libc::timeval| unsigned(at.tv_sec) * 1_000_000 + unsigned(at.tv_usec);
     Process {
+        pid: entry.ki_pid,
         jid: entry.ki_jid,
         zombie: entry.ki_stat == libc::SZOMB,
         cpu_us: entry.ki_runtime + time(children.ru_utime) + time(children.ru_stime),
@@ -183,6 +193,13 @@ fn process(entry: &libc::kinfo_proc) -> Process {
         minor_faults: unsigned(entry.ki_rusage.ru_minflt) + unsigned(children.ru_minflt),
         major_faults: unsigned(entry.ki_rusage.ru_majflt) + unsigned(children.ru_majflt),
     }
+}
+
+/// Sets the login name of this session; empty: it has none (getlogin(2)). Only root may.
+pub(in crate::freebsd) fn set_login(name: &str) -> io::Result<()> {
+    let name = c_string(name)?;
+    // SAFETY: the name ends in a NUL, and the kernel only reads it.
+    checked(unsafe { libc::setlogin(name.as_ptr()) }).map(drop)
 }
 
 /// Makes a terminal the controlling one of this session.

@@ -1,6 +1,5 @@
 //! sysctl(3) by name.
 
-use std::ffi::CString;
 use std::io;
 use std::ptr::{null, null_mut};
 
@@ -8,6 +7,8 @@ use super::{c_string, checked};
 
 /// The limit on a value, in bytes.
 const VALUE_LIMIT: usize = 4096;
+/// The limit on a table, in bytes: more than the mappings of any process, or the objects of a full node.
+const TABLE_LIMIT: usize = 256 << 20;
 
 /// A value as its bytes.
 pub(in crate::freebsd) fn get(name: &str) -> io::Result<Vec<u8>> {
@@ -43,12 +44,47 @@ pub(in crate::freebsd) fn text(name: &str) -> io::Result<String> {
 /// Whether a name exists: security.jail.param has the parameters of the kernel. The parent of others (`allow.mount`) is a name
 /// too, without a value.
 pub(in crate::freebsd) fn exists(name: &str) -> bool {
-    let Ok(name) = CString::new(name) else { return false };
-    let mut numbers = [0; libc::CTL_MAXNAME as usize];
+    numbers(name).is_ok()
+}
+
+/// The numbers of a name.
+pub(in crate::freebsd) fn numbers(name: &str) -> io::Result<Vec<libc::c_int>> {
+    let name = c_string(name)?;
+    let mut numbers = vec![0; libc::CTL_MAXNAME as usize];
     let mut length = numbers.len();
     // SAFETY: the name ends in a NUL, and `numbers` has the `length` numbers that may be written.
-    let result = unsafe { libc::sysctlnametomib(name.as_ptr(), numbers.as_mut_ptr(), &raw mut length) };
-    result == 0
+    checked(unsafe { libc::sysctlnametomib(name.as_ptr(), numbers.as_mut_ptr(), &raw mut length) })?;
+    numbers.truncate(length);
+    Ok(numbers)
+}
+
+/// A value of any length, by its numbers. `guess` is the length of the first attempt; None: the kernel is asked for it.
+pub(in crate::freebsd) fn table(mib: &[libc::c_int], guess: Option<usize>) -> io::Result<Vec<u8>> {
+    let count = libc::c_uint::try_from(mib.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0u8; guess.unwrap_or(0)];
+    loop {
+        if guess.is_none() {
+            let mut length = 0usize;
+            // SAFETY: the numbers have their count; without a buffer the kernel only tells the length.
+            checked(unsafe { libc::sysctl(mib.as_ptr(), count, null_mut(), &raw mut length, null(), 0) })?;
+            // Room for what appears meanwhile.
+            bytes = vec![0; length + length / 4];
+        }
+        let mut length = bytes.len();
+        // SAFETY: the numbers have their count, and the buffer has `length` bytes.
+        match checked(unsafe {
+            libc::sysctl(mib.as_ptr(), count, bytes.as_mut_ptr().cast(), &raw mut length, null(), 0)
+        }) {
+            Ok(_) => {
+                bytes.truncate(length);
+                return Ok(bytes);
+            }
+            Err(error) if error.raw_os_error() != Some(libc::ENOMEM) => return Err(error),
+            Err(error) if bytes.len() >= TABLE_LIMIT => return Err(error),
+            Err(_) if guess.is_some() => bytes = vec![0; bytes.len() * 2],
+            Err(_) => {}
+        }
+    }
 }
 
 /// Sets a value, given as its bytes.

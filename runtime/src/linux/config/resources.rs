@@ -31,7 +31,8 @@ pub(crate) fn limits(resources: &Resources, offered: Offered) -> Value {
     insert(&mut all, "memory", memory);
     insert(&mut all, "cpu", cpu(resources));
     if let Some(pids) = resources.pids.filter(|&pids| pids > 0) {
-        all.insert("pids".to_owned(), json!({ "limit": pids }));
+        // -1: `max`.
+        all.insert("pids".to_owned(), json!({ "limit": i64::try_from(pids).unwrap_or(-1) }));
     }
     if !resources.hugepages.is_empty() && offered.hugepages {
         let limit = |(size, limit): (&String, &u64)| json!({ "pageSize": size, "limit": limit });
@@ -98,6 +99,8 @@ mod tests {
             "hugepageLimits": [{ "pageSize": "2MB", "limit": 0 }],
         });
         assert_eq!(limits(&resources, offered), expected);
+        let free = Resources { pids: Some(u64::MAX), ..Resources::default() };
+        assert_eq!(limits(&free, offered), json!({ "pids": { "limit": -1 } }));
         let without = limits(&resources, Offered { swap: false, hugepages: false });
         assert_eq!(without["memory"], json!({ "limit": 1 << 20 }));
         assert!(without.get("hugepageLimits").is_none());
