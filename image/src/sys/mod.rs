@@ -17,7 +17,9 @@ pub(crate) use linux::{
 
 /// Whether a failed look-up of a host's name may succeed later, by the text of getaddrinfo(3): the name server does not answer.
 pub(crate) fn lookup_may_succeed(text: &str) -> bool {
-    // SAFETY: gai_strerror(3) returns a constant text that ends in NUL.
-    let again = unsafe { std::ffi::CStr::from_ptr(libc::gai_strerror(libc::EAI_AGAIN)) };
+    // SAFETY: takes a number.
+    let again = unsafe { libc::gai_strerror(libc::EAI_AGAIN) };
+    // SAFETY: it is a constant text that ends in NUL.
+    let again = unsafe { std::ffi::CStr::from_ptr(again) };
     text.contains(&*again.to_string_lossy())
 }
