@@ -58,6 +58,16 @@ pub enum RootfsKind {
     Overlay,
 }
 
+/// What becomes of a mount whose host path is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingHostPath {
+    /// A directory is made there.
+    Create,
+    /// The container is refused.
+    Refuse,
+}
+
 /// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -76,6 +86,8 @@ pub struct Config {
     pub spares: u32,
     /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
     pub runtime_handlers: Vec<String>,
+    /// What becomes of a mount whose host path is missing.
+    pub missing_host_path: MissingHostPath,
     /// Images.
     pub image: ImageConfig,
     /// The pods' network.
@@ -136,6 +148,7 @@ impl Default for Config {
             log_level: "info".to_owned(),
             spares: 2,
             runtime_handlers: Vec::new(),
+            missing_host_path: MissingHostPath::Create,
             image: ImageConfig::default(),
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
@@ -327,11 +340,16 @@ const KEYS: &[(&str, &str, &str)] = &[
         "Pods made ahead, and images for whose containers a root is (ZFS), where the backend has a use for them\n(FreeBSD); 0: none.",
     ),
     ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
+    (
+        "",
+        "missing_host_path",
+        "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
+    ),
     ("image", "", "Images and root file systems."),
     (
         "image",
         "registry_config",
-        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form.",
+        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form, or HOST/*.crt, *.cert and\n*.key, in Docker's.",
     ),
     (
         "image",
@@ -468,6 +486,7 @@ mod tests {
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
+            ("missing_host_path = 'file'", "missing_host_path"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

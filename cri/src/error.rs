@@ -47,6 +47,9 @@ pub enum Error {
         /// What, and how much there may be.
         what: String,
     },
+    /// A registry does not serve. kubelet tells its events by this first word (`evalCRIPullErr` in pkg/kubelet/images).
+    #[error("RegistryUnavailable")]
+    RegistryUnavailable(#[source] image::Error),
     /// This server does not do it.
     #[error("{what} is not supported")]
     Unsupported {

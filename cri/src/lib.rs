@@ -23,7 +23,7 @@ pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod translate;
 
-pub use config::{Config, DEFAULT_PATH};
+pub use config::{Config, DEFAULT_PATH, MissingHostPath};
 pub use rpc::MESSAGE_LIMIT;
 pub use server::admin::socket as admin_socket;
 pub use server::check::run as check;

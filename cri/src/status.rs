@@ -50,6 +50,8 @@ fn code(error: &Error) -> Code {
         Error::Deadline { .. } => Code::DeadlineExceeded,
         Error::Exhausted { .. } => Code::ResourceExhausted,
         Error::Unsupported { .. } => Code::Unimplemented,
+        // kubelet sees the first word of UNKNOWN alone: it puts the code in front of any other (remote_image.go).
+        Error::RegistryUnavailable(_) => Code::Unknown,
         Error::Backend(Backend::Runtime(error)) => of_runtime(error),
         Error::Backend(Backend::Network(error)) => of_network(error),
         Error::Backend(Backend::Image(error)) => of_image(error),

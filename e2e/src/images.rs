@@ -30,6 +30,9 @@ pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 pub const HTTPD: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
 /// Its user is 1000, a member of group 50000 in the image's group file.
 pub const PREDEFINED_GROUP: &str = "registry.k8s.io/k8s-staging-cri-tools/test-image-predefined-group:latest";
+/// It declares volumes: one whose directory has a file, one whose directory is missing, and one that is a symbolic link's. Its entry
+/// point is one empty word.
+pub const VOLUMES: &str = "registry.k8s.io/e2e-test-images/volumes:1";
 /// Its set-user-id program prints its user id.
 pub const NO_NEW_PRIVS: &str = "registry.k8s.io/e2e-test-images/nonewprivs:1.3";
 
@@ -116,6 +119,7 @@ impl Parts {
             e2e("nginx", "1.14-2", self.nginx),
             e2e("httpd", "2.4.39-4", self.httpd),
             e2e("nonewprivs", "1.3", self.no_new_privs),
+            e2e("volumes", "1", volumes(&self.base, &self.shell)?),
             named("pause".to_owned(), &["3.9"], self.pause),
             latest(&format!("hostnet-nginx-{ARCHITECTURE}"), self.hostnet_nginx),
             latest("test-image-digest", by_digest(self.shell.os)?),
@@ -133,6 +137,22 @@ impl Parts {
             latest("test-image-predefined-group", self.predefined_group),
         ])
     }
+}
+
+/// See [`VOLUMES`].
+fn volumes(base: &Layer, shell: &Config) -> Result<Image> {
+    let tree = Tree::default()
+        .directory("kept", 0o1777)
+        .file("kept/file", "of the image\n")
+        .directory("real/below", 0o755)
+        .with("link", Node::Symlink("/real".into()));
+    let config = Config {
+        entrypoint: vec![""],
+        cmd: vec!["tail", "-f", "/dev/null"],
+        volumes: vec!["/kept", "/missing/below", "/link/below"],
+        ..shell.clone()
+    };
+    Ok(Image::new(&[base.clone(), tree.layer()?], &config))
 }
 
 /// The image that critest pulls by a digest in its source. The upstream image cannot be reproduced, so critest is built with the

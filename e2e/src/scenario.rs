@@ -370,8 +370,8 @@ fn bad_input(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
         change(&mut value);
         files.write(&format!("container-{name}"), &value)
     };
-    let file = created("no-source", &|value| value["mounts"][0]["host_path"] = json!("/no/such/source"))?;
-    says(&["create", pod, &file, pod_file], &["/no/such/source"])?;
+    let file = created("no-source", &|value| value["mounts"][0]["host_path"] = json!("/etc/passwd/source"))?;
+    says(&["create", pod, &file, pod_file], &["/etc/passwd/source"])?;
     let file = created("no-image", &|value| value["image"]["image"] = json!("registry.k8s.io/nothing:1"))?;
     says(&["create", pod, &file, pod_file], &["NotFound", "registry.k8s.io/nothing:1"])?;
     let file =

@@ -14,6 +14,7 @@ use crate::document::{Blob, CONFIG_BYTES_MAX, ImageConfig, configuration};
 use crate::hosts::Hosts;
 use crate::layers::Unpacker;
 use crate::locks::{Locks, hold};
+use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
 use crate::registry::Down;
@@ -81,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) hosts: Hosts,
     pub(crate) registry_timeout: Duration,
     pub(crate) down: Arc<Down>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
     /// Slots of concurrent pulls.
@@ -115,6 +117,7 @@ impl Images {
             hosts: Hosts::new(settings.registry_config),
             registry_timeout: settings.registry_timeout,
             down: Arc::default(),
+            memory: Arc::default(),
             platforms,
             unpacker: Unpacker::new(settings.workers),
             pulls: Semaphore::new(PULLS),
@@ -161,6 +164,7 @@ impl Images {
             records.remove(&id)?;
         }
         self.collect();
+        self.shared.memory.give_back_soon();
         Ok(())
     }
 

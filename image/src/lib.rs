@@ -12,6 +12,7 @@ mod images;
 mod json;
 mod layers;
 mod locks;
+mod memory;
 mod platform;
 mod pull;
 mod records;

@@ -53,6 +53,7 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         self.pins.take();
+        self.shared.memory.give_back_soon();
         if self.kept.load(Ordering::Relaxed) {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use host::reserve::Reserve;
 use serde::{Deserialize, Serialize};
@@ -73,11 +74,19 @@ pub(crate) fn chains<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<Chai
     chains
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Stored {
-    version: u32,
     images: Vec<ImageRecord>,
 }
+
+#[derive(Serialize)]
+struct Storing<'a> {
+    version: u32,
+    images: Vec<&'a ImageRecord>,
+}
+
+/// The images by their ids. A change copies the records that it changes, and no other one.
+type ById = BTreeMap<Digest, Arc<ImageRecord>>;
 
 #[derive(Deserialize)]
 struct Version {
@@ -89,7 +98,7 @@ struct Version {
 pub(crate) struct Records {
     path: PathBuf,
     reserve: Reserve,
-    images: BTreeMap<Digest, ImageRecord>,
+    images: ById,
 }
 
 impl Records {
@@ -109,19 +118,19 @@ impl Records {
             return Err(Error::invalid(path.display().to_string(), reason));
         }
         let stored = Stored::deserialize(value).map_err(Error::unreadable(&path))?;
-        let images = stored.images.into_iter().map(|image| (image.id.clone(), image)).collect();
+        let images = stored.images.into_iter().map(|image| (image.id.clone(), Arc::new(image))).collect();
         Ok(Self { path, reserve, images })
     }
 
     /// All images.
     pub(crate) fn all(&self) -> impl Iterator<Item = &ImageRecord> {
-        self.images.values()
+        self.images.values().map(Arc::as_ref)
     }
 
     /// Finds an image by a reference, an id or a unique prefix of an id.
     pub(crate) fn find(&self, name: &str) -> Result<Option<&ImageRecord>, Error> {
         if let Ok(id) = name.parse::<Digest>() {
-            return Ok(self.images.get(&id));
+            return Ok(self.images.get(&id).map(Arc::as_ref));
         }
         let reference = Reference::parse(name);
         if let Ok(reference) = &reference
@@ -133,7 +142,7 @@ impl Records {
         if digits.is_empty() || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return reference.map(|_| None);
         }
-        let mut matching = self.images.values().filter(|image| image.id.hex().starts_with(digits));
+        let mut matching = self.all().filter(|image| image.id.hex().starts_with(digits));
         match (matching.next(), matching.next()) {
             (Some(_), Some(_)) => Err(Error::invalid("image id", format!("{name:?} is the beginning of several"))),
             (found, _) => Ok(found),
@@ -142,7 +151,7 @@ impl Records {
 
     fn called(&self, reference: &Reference) -> Option<&ImageRecord> {
         let name = reference.to_string();
-        self.images.values().find(|image| image.tags.contains(&name) || image.digests.contains(&name))
+        self.all().find(|image| image.tags.contains(&name) || image.digests.contains(&name))
     }
 
     /// Adds an image that was pulled by this reference, whose document has this digest. A tag moves away from its former image; the
@@ -162,12 +171,12 @@ impl Records {
         image.digests.insert(reference.at(document).to_string());
         if let Target::Tag(_) = reference.target() {
             let tag = reference.to_string();
-            for other in images.values_mut() {
-                other.tags.remove(&tag);
+            for other in images.values_mut().filter(|other| other.tags.contains(&tag)) {
+                Arc::make_mut(other).tags.remove(&tag);
             }
             image.tags.insert(tag);
         }
-        images.insert(image.id.clone(), image.clone());
+        images.insert(image.id.clone(), Arc::new(image.clone()));
         self.write(&images)?;
         self.images = images;
         self.reserve.restore();
@@ -183,9 +192,9 @@ impl Records {
         Ok(())
     }
 
-    fn write(&self, images: &BTreeMap<Digest, ImageRecord>) -> Result<(), Error> {
-        let stored = Stored { version: VERSION, images: images.values().cloned().collect() };
-        let bytes = serde_json::to_vec_pretty(&stored).expect("records have string keys only");
+    fn write(&self, images: &ById) -> Result<(), Error> {
+        let storing = Storing { version: VERSION, images: images.values().map(Arc::as_ref).collect() };
+        let bytes = serde_json::to_vec_pretty(&storing).expect("records have string keys only");
         host::fs::write_atomic(&self.path, &bytes, MODE)
             .map_err(Error::io(format!("cannot write {}", self.path.display())))
     }

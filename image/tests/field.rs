@@ -197,7 +197,7 @@ async fn digests_of_sha512_are_verified_and_kept() {
     let mut store = Store::new();
     let name = format!("{}/t@{digest}", registry.address);
     let image = store.images.pull(&name, None).await.unwrap();
-    assert_eq!(image.repo_digests, [name.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&name));
     store.reopen();
     assert_eq!(store.images.find(&name).unwrap(), Some(image));
     // A byte that changed is seen.

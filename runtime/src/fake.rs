@@ -413,6 +413,12 @@ impl Runtime for Fake {
         })
     }
 
+    fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
+        self.call("describe container", |state| {
+            serde_json::to_value(&state.container(id)?.spec).map_err(Error::failed("cannot describe a container"))
+        })
+    }
+
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
         self.call("container usage", |state| {
             let container = state.running(id)?;

@@ -183,6 +183,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`Error::NotFound`]; [`Error::Unavailable`] when nothing listens.
     fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error>;
 
+    /// What the backend made of the container's spec, for an administrator: on Linux runc's config.json, on FreeBSD the
+    /// parameters of its jail. Only reads.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error>;
+
     /// The container's usage now.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! CreateContainer: translate the request, so that a field is refused before anything exists; then reserve the name, write the
 //! record, prepare the root, and ask the runtime. [`create()`] removes what there is after an error.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +14,7 @@ use runtime::spec::ContainerSpec;
 use tonic::Request;
 
 use super::extensions::delivery;
+use crate::config::MissingHostPath;
 use crate::error::{Backend, Error};
 use crate::lifecycle::create::{Creation, Object, create};
 use crate::lifecycle::events;
@@ -76,10 +80,15 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
         return Err(Error::State { what: format!("sandbox {} is not ready", pod.id.short()) });
     }
     node.store.put_container(record(&wanted))?;
+    if node.config.missing_host_path == MissingHostPath::Create {
+        wanted.config.mounts.iter().try_for_each(|mount| make_host_path(Path::new(&mount.host_path)))?;
+    }
     let rootfs = node.images.prepare(id, &image.id)?;
     let mounted = draft.volumes.iter().zip(volumes);
     let directories = mounted.map(|(volume, image)| node.images.volume(id, &image.id, &volume.sub_path));
-    let spec = draft.complete(rootfs, directories.collect::<Result<_, _>>()?);
+    let declared = draft.declared.iter().map(|path| node.images.declared_volume(id, &rootfs, path));
+    let (directories, declared) = (directories.collect::<Result<_, _>>()?, declared.collect::<Result<_, _>>()?);
+    let spec = draft.complete(rootfs, directories, declared);
     make_log_directory(&spec)?;
     let identity = node.runtime.create_container(&spec)?;
     let created = node.store.change_container(id, |record| {
@@ -89,6 +98,21 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     let removed = || Error::State { what: format!("container {} was removed while it was made", id.short()) };
     events::publish_container(node, &*created.ok_or_else(removed)?, ContainerEventType::ContainerCreatedEvent);
     Ok(())
+}
+
+/// Makes the directory of a mount whose host path is missing: the CRI's comment wants an error, but containerd and CRI-O make it,
+/// and charts rely on that. It stays: nobody else knows whether it may go.
+fn make_host_path(path: &Path) -> Result<(), Error> {
+    // An image volume has none; any other trouble with a path is the backend's to report.
+    if path.as_os_str().is_empty() || !matches!(path.metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    {
+        return Ok(());
+    }
+    tracing::info!("makes the missing host path {} of a mount", path.display());
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| {
+        let operation = format!("cannot make the host path {} of a mount", path.display());
+        Error::Backend(Backend::Host { operation, source })
+    })
 }
 
 /// crictl does not make it, kubelet does. It belongs to the client and stays. CRI-O does the same.

@@ -27,7 +27,10 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request<PullImageRequest>) -
             .map_err(|_| Error::Deadline { what: format!("failed to pull image {reference:?}") })?,
         None => pull.await,
     };
-    let image = pulled?;
+    let image = pulled.map_err(|error| match error {
+        error @ image::Error::Unavailable { .. } if !host::is_exhausted(&error) => Error::RegistryUnavailable(error),
+        error => error.into(),
+    })?;
     info!(id = %image.id, "pulled {reference}");
     Ok(PullImageResponse { image_ref: image.id })
 }

@@ -75,7 +75,7 @@ impl RuntimeService for Service {
     }
 
     async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
-        answer(rpc::container_status::call(&self.0, &request.into_inner()))
+        answer(rpc::container_status::call(&self.0, request.into_inner()).await)
     }
 
     async fn update_container_resources(
@@ -225,7 +225,7 @@ impl ImageService for Service {
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
-        answer(rpc::image_status::call(&self.0, request.into_inner()))
+        answer(rpc::image_status::call(&self.0, request.into_inner()).await)
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {

@@ -30,6 +30,8 @@ pub(crate) struct Draft {
     /// The paths that are missing are empty; [`Draft::complete`] fills them in.
     spec: ContainerSpec,
     pub(crate) volumes: Vec<ImageVolume>,
+    /// The paths that the image declares as volumes; their mounts are the last ones, in this order.
+    pub(crate) declared: Vec<PathBuf>,
     pub(crate) stop_signal: Signal,
 }
 
@@ -38,11 +40,14 @@ impl Draft {
         self.spec.log_path.as_deref()
     }
 
-    /// The spec with its root and the directories of [`Draft::volumes`], in their order.
-    pub(crate) fn complete(&self, rootfs: PathBuf, directories: Vec<PathBuf>) -> ContainerSpec {
+    /// The spec with its root and the directories of [`Draft::volumes`] and [`Draft::declared`], in their order.
+    pub(crate) fn complete(&self, rootfs: PathBuf, volumes: Vec<PathBuf>, declared: Vec<PathBuf>) -> ContainerSpec {
         let mut spec = ContainerSpec { rootfs, ..self.spec.clone() };
-        for (volume, directory) in self.volumes.iter().zip(directories) {
+        for (volume, directory) in self.volumes.iter().zip(volumes) {
             spec.mounts[volume.index].source = MountSource::Host(directory);
+        }
+        for (mount, directory) in spec.mounts.iter_mut().rev().zip(declared.into_iter().rev()) {
+            mount.source = MountSource::Host(directory);
         }
         spec
     }
@@ -57,7 +62,9 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
         let field = "linux.security_context.namespace_options.userns_options";
         security::user_namespace(field, options.userns_options.as_ref())?;
     }
-    let (mounts, volumes) = mounts::mounts(&config.mounts)?;
+    let (mut mounts, volumes) = mounts::mounts(&config.mounts)?;
+    let declared = mounts::declared(&inputs.image.volumes, &config.mounts)?;
+    mounts.extend(declared.iter().map(|path| mounts::of_declared(path)));
     let spec = ContainerSpec {
         id: inputs.id.clone(),
         pod: inputs.pod.id.clone(),
@@ -75,7 +82,7 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
         log_path: log_path(inputs.pod_config, config)?,
     };
     let stop_signal = signal::stop_signal(config.stop_signal, inputs.image.stop_signal.as_deref(), &inputs.image.os)?;
-    Ok(Draft { spec, volumes, stop_signal })
+    Ok(Draft { spec, volumes, declared, stop_signal })
 }
 
 /// For UpdateContainerResources.
@@ -156,7 +163,12 @@ mod tests {
             config,
             pod_config: &pod_config,
             pod: &pod.spec,
-            image: &ImageConfig { user: "www".to_owned(), os: "freebsd".to_owned(), ..ImageConfig::default() },
+            image: &ImageConfig {
+                user: "www".to_owned(),
+                os: "freebsd".to_owned(),
+                volumes: vec!["/data".to_owned(), "/mnt".to_owned()],
+                ..ImageConfig::default()
+            },
         })
     }
 
@@ -179,9 +191,9 @@ mod tests {
         let mounts = vec![mount("/a", None), mount("", image)];
         let draft = translate(&ContainerConfig { mounts, ..config() }).unwrap();
         assert_eq!(draft.volumes[0].image, "busybox");
-        let spec = draft.complete("/root".into(), vec!["/images/busybox".into()]);
+        let spec = draft.complete("/root".into(), vec!["/images/busybox".into()], vec!["/volumes/0".into()]);
         let sources: Vec<_> = spec.mounts.iter().map(|mount| mount.source.clone()).collect();
-        assert_eq!(sources, ["/a", "/images/busybox"].map(|path| MountSource::Host(path.into())));
+        assert_eq!(sources, ["/a", "/images/busybox", "/volumes/0"].map(|path| MountSource::Host(path.into())));
         assert_eq!(spec.rootfs, Path::new("/root"));
     }
 

@@ -1,11 +1,15 @@
 //! Mounts and devices. A mount that names an image has no source yet: its directory comes from the image store.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
 use runtime::spec::{Device, Mount, MountSource, Propagation};
 
 use super::refusal::{Refusal, invalid};
+
+/// Volumes that an image may declare; known ones have a dozen at most.
+const DECLARED_MAX: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageVolume {
@@ -23,6 +27,44 @@ pub(super) fn mounts(wanted: &[WireMount]) -> Result<(Vec<Mount>, Vec<ImageVolum
     let mounts = wanted.iter().zip(&volumes).enumerate();
     let mounts = mounts.map(|(index, (mount, volume))| translate(index, mount, volume.is_some()));
     Ok((mounts.collect::<Result<_, _>>()?, volumes.into_iter().flatten().collect()))
+}
+
+/// The paths that the image declares as volumes and no mount of the request takes, in the form `/a/b`. What the kernel shows (/dev,
+/// /proc, /sys) is no volume, whatever an image says of it.
+pub(super) fn declared(volumes: &[String], wanted: &[WireMount]) -> Result<Vec<PathBuf>, Refusal> {
+    if volumes.len() > DECLARED_MAX {
+        let reason = format!("declares {} volumes, which are more than {DECLARED_MAX}", volumes.len());
+        return Err(invalid("image", reason));
+    }
+    let taken = wanted.iter().map(|mount| normal(&mount.container_path));
+    let mut seen: BTreeSet<PathBuf> = taken.chain(["/".into()]).collect();
+    let kernel = |path: &Path| ["/dev", "/proc", "/sys"].iter().any(|own| path.starts_with(own));
+    let paths = volumes.iter().map(|path| normal(path)).filter(|path| !kernel(path));
+    Ok(paths.filter(|path| seen.insert(path.clone())).collect())
+}
+
+/// The path without `.`, `..` and doubled slashes; a relative one begins at the root.
+fn normal(path: &str) -> PathBuf {
+    let mut normal = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => normal.push(name),
+            Component::ParentDir => drop(normal.pop()),
+            _ => {}
+        }
+    }
+    normal
+}
+
+/// The mount of a declared volume, which has no source yet.
+pub(super) fn of_declared(path: &Path) -> Mount {
+    Mount {
+        destination: path.to_owned(),
+        source: MountSource::Host(PathBuf::new()),
+        readonly: false,
+        recursive_readonly: false,
+        propagation: Propagation::Private,
+    }
 }
 
 fn volume((index, mount): (usize, &WireMount)) -> Result<Option<ImageVolume>, Refusal> {
@@ -96,7 +138,7 @@ mod tests {
     use proto::v1::{Device as WireDevice, IdMapping, ImageSpec, Mount as WireMount};
     use runtime::spec::{MountSource, Propagation};
 
-    use super::{devices, mounts};
+    use super::{DECLARED_MAX, declared, devices, mounts};
 
     fn mount(host_path: &str, container_path: &str) -> WireMount {
         WireMount { host_path: host_path.to_owned(), container_path: container_path.to_owned(), ..WireMount::default() }
@@ -126,6 +168,28 @@ mod tests {
         for wrong in [image_mount("busybox", "../etc"), image_mount("busybox", "/etc")] {
             assert!(mounts(&[wrong]).unwrap_err().to_string().contains("mounts[0].image_sub_path"));
         }
+    }
+
+    #[test]
+    fn declared_volumes_are_those_that_no_mount_takes() {
+        let volumes = [
+            "/data",
+            "/data/",
+            "/a/./b/../c",
+            "relative",
+            "/",
+            "",
+            "/proc/x",
+            "/sys/fs/cgroup",
+            "/dev",
+            "/taken",
+            "/developer",
+        ];
+        let volumes = volumes.map(str::to_owned);
+        let got = declared(&volumes, &[mount("/host", "/taken/"), mount("/host", "/data/sub")]).unwrap();
+        assert_eq!(got, ["/data", "/a/c", "/relative", "/developer"].map(std::path::PathBuf::from));
+        let many: Vec<String> = (0..=DECLARED_MAX).map(|n| format!("/{n}")).collect();
+        assert!(declared(&many, &[]).unwrap_err().to_string().contains("129 volumes"));
     }
 
     #[test]

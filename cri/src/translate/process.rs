@@ -29,9 +29,14 @@ pub(super) fn process(
 
 /// A command replaces the image's entrypoint and its arguments; arguments alone replace the image's arguments.
 fn args(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>, Refusal> {
+    let entrypoint = match image.entrypoint.as_slice() {
+        // Docker writes this for an entry point that was taken away.
+        [word] if word.is_empty() => &[],
+        entrypoint => entrypoint,
+    };
     let (program, rest) = match (config.command.as_slice(), config.args.as_slice()) {
-        ([], []) => (image.entrypoint.as_slice(), image.cmd.as_slice()),
-        ([], args) => (image.entrypoint.as_slice(), args),
+        ([], []) => (entrypoint, image.cmd.as_slice()),
+        ([], args) => (entrypoint, args),
         (command, args) => (command, args),
     };
     let args: Vec<String> = program.iter().chain(rest).cloned().collect();

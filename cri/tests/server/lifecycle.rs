@@ -178,7 +178,8 @@ fn what_is_not_there_is_not_found_or_gone_already() {
 
 #[test]
 fn bad_requests_are_refused_with_their_field_and_leave_nothing() {
-    let world = World::new();
+    let mut world = World::new();
+    world.missing_host_path = cri::MissingHostPath::Refuse;
     let server = world.start();
     server.pull(&world);
     let mut client = server.client();

@@ -6,6 +6,7 @@
 mod admin;
 mod exhausted;
 mod faults;
+mod images;
 mod independent;
 mod lifecycle;
 mod lists;

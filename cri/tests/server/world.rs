@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) networks: Vec<&'static str>,
     /// The image that its registry serves.
     pub(crate) image: String,
+    /// What becomes of a mount whose host path is missing.
+    pub(crate) missing_host_path: cri::MissingHostPath,
 }
 
 /// A server on it.
@@ -68,7 +70,8 @@ impl World {
         let registry = registry_address();
         let image = format!("{registry}/test/pause:latest");
         let networks = vec!["10.20.0.0/24", "fd00:20::/64"];
-        let world = Self { directory, faults, kernel, network, spares, networks, image };
+        let missing_host_path = cri::MissingHostPath::Create;
+        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path };
         world.trust(registry);
         world
     }
@@ -86,6 +89,7 @@ impl World {
             state: self.directory.path().join("state"),
             spares: self.spares,
             runtime_handlers: vec!["other".to_owned()],
+            missing_host_path: self.missing_host_path,
             ..Config::default()
         };
         config.network.pod_cidrs = self.networks.iter().map(|text| text.parse().unwrap()).collect();
@@ -362,5 +366,11 @@ fn contents() -> Contents {
     let mut contents = Contents::new("test/pause");
     contents.add(&image);
     contents.tag("latest", &image.manifest);
+    for (tag, volumes) in [("volumes", vec!["/etc", "/not/there"]), ("file-as-volume", vec!["/etc/hello"])] {
+        let config = testimage::Config { entrypoint: vec![""], volumes, ..config.clone() };
+        let image = Image::new(&[Layer::new(&tar, Compression::Gzip).unwrap()], &config);
+        contents.add(&image);
+        contents.tag(tag, &image.manifest);
+    }
     contents
 }

@@ -2,6 +2,7 @@
 //! containers. critest has such specs for Linux only; these run on both systems, over the server's socket alone. `system.rs` has
 //! the differences.
 
+mod images;
 mod mounts;
 mod namespaces;
 mod network;
@@ -21,12 +22,12 @@ use proto::v1::{ImageSpec, ImageStatusRequest, RemoveImageRequest};
 
 use crate::checks::Checks;
 use crate::client::Client;
-use crate::images::{BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP};
+use crate::images::{BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP, VOLUMES};
 use stage::Stage;
 use system::System;
 
 /// The images of the containers.
-const IMAGES: [&str; 3] = [BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP];
+const IMAGES: [&str; 4] = [BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP, VOLUMES];
 
 /// One spec.
 struct Spec {
@@ -67,6 +68,7 @@ fn all() -> impl Iterator<Item = &'static Spec> {
         namespaces::SPECS,
         network::SPECS,
         mounts::SPECS,
+        images::SPECS,
         process::SPECS,
         refusals::SPECS,
     ];

@@ -121,14 +121,20 @@ impl Container<'_> {
         self.stage.ground.client.container(&self.id).context("ContainerStatus")
     }
 
-    /// The path of its root on the host.
-    pub(super) fn rootfs(&self) -> Result<PathBuf> {
+    /// The verbose part of its status.
+    pub(super) fn info(&self) -> Result<serde_json::Value> {
         let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
         let client = self.stage.ground.client;
         let answer = client.call(client.runtime().container_status(request)).context("ContainerStatus")?.into_inner();
         let info = answer.info.get("info").context("a verbose status has no info")?;
-        let info: serde_json::Value = serde_json::from_str(info)?;
-        let rootfs = info["runtimeSpec"]["rootfs"].as_str();
+        Ok(serde_json::from_str(info)?)
+    }
+
+    /// The path of its root on the host.
+    pub(super) fn rootfs(&self) -> Result<PathBuf> {
+        let info = self.info()?;
+        let spec = &info["runtimeSpec"];
+        let rootfs = spec["root"]["path"].as_str().or_else(|| spec["jail"]["path"].as_str());
         Ok(PathBuf::from(rootfs.with_context(|| format!("no rootfs in {info}"))?))
     }
 

@@ -70,6 +70,22 @@ fn the_rooms_of_cri_are_in_order() {
     none(&imports::check(&sources.map(read).collect::<Vec<_>>()));
 }
 
+/// The lines of docs/field-cases.md end with the file and the name of a test.
+#[test]
+fn every_field_case_has_its_test() {
+    let page = std::fs::read_to_string(root().join("docs/field-cases.md")).unwrap();
+    let is_case = |line: &&str| line.starts_with("| ") && !line.starts_with("| case |");
+    let cases: Vec<&str> = page.lines().filter(is_case).collect();
+    assert!(cases.len() > 40, "the table is lost");
+    let lacks = |line: &&&str| {
+        let last = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default().trim();
+        let Some((file, name)) = last.strip_prefix('`').and_then(|rest| rest.split_once("` ")) else { return true };
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        !text.contains(&format!("fn {name}("))
+    };
+    none(&cases.iter().filter(lacks).map(|line| (*line).to_owned()).collect::<Vec<_>>());
+}
+
 #[test]
 fn nothing_large_lies_in_the_repository() {
     let size = |path: &PathBuf| std::fs::symlink_metadata(root().join(path)).unwrap().len();

@@ -65,6 +65,13 @@ pub(crate) fn sync(_directory: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the allocator keeps freed memory until [`give_back`]: FreeBSD's gives it back by itself, ten seconds later (jemalloc(3),
+/// `opt.dirty_decay_ms`).
+pub(crate) const KEEPS_MEMORY: bool = false;
+
+/// Does nothing.
+pub(crate) fn give_back() {}
+
 /// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.

@@ -7,13 +7,19 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
-pub(crate) use freebsd::{close_from, confine, limit_memory, make_device, set_xattr, sync, xattrs};
+pub(crate) use freebsd::{
+    KEEPS_MEMORY, close_from, confine, give_back, limit_memory, make_device, set_xattr, sync, xattrs,
+};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{close_from, confine, limit_memory, make_device, set_xattr, sync, xattrs};
+pub(crate) use linux::{
+    KEEPS_MEMORY, close_from, confine, give_back, limit_memory, make_device, set_xattr, sync, xattrs,
+};
 
 /// Whether a failed look-up of a host's name may succeed later, by the text of getaddrinfo(3): the name server does not answer.
 pub(crate) fn lookup_may_succeed(text: &str) -> bool {
-    // SAFETY: gai_strerror(3) returns a constant text that ends in NUL.
-    let again = unsafe { std::ffi::CStr::from_ptr(libc::gai_strerror(libc::EAI_AGAIN)) };
+    // SAFETY: takes a number.
+    let again = unsafe { libc::gai_strerror(libc::EAI_AGAIN) };
+    // SAFETY: it is a constant text that ends in NUL.
+    let again = unsafe { std::ffi::CStr::from_ptr(again) };
     text.contains(&*again.to_string_lossy())
 }

@@ -173,6 +173,10 @@ impl Runtime for FreeBsd {
         }
     }
 
+    fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
+        container::describe(self, id)
+    }
+
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
         let (directory, record) = self.containers.running::<ContainerRecord>(id)?;
         let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;

@@ -15,7 +15,7 @@ use super::mounts::{self, Place, Root};
 use super::record::{self, ContainerRecord};
 use super::rights::Rights;
 use super::sys::mount;
-use super::{enforce, jails, names, pod, refuse, rulesets};
+use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, MountSource, Resources};
@@ -75,6 +75,17 @@ fn fill(
     // The record last: with it the container is whole.
     record.write(&directory)?;
     Ok(record.identity)
+}
+
+/// The parameters of the container's jail, as its monitor sets them.
+pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json::Value, Error> {
+    let directory = backend.containers.directory(id);
+    let record = ContainerRecord::read(&directory)?;
+    let ContainerRecord { jail, root, ruleset, .. } =
+        record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
+    let rights = Rights::of(&read_spec(&directory)?.security)?;
+    let set = params::container(&jail, &root, &rights, ruleset, &kernel::has_parameter);
+    Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
 /// The sources of the spec's mounts, looked up on the host. nullfs(5) mounts directories and regular files only

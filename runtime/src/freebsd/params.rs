@@ -151,6 +151,16 @@ pub(super) fn container(
     params
 }
 
+/// The parameters as a JSON object, in which a flag is true.
+pub(super) fn document(params: &Params) -> serde_json::Value {
+    let value = |value: &Value| match value {
+        Value::Flag => serde_json::Value::Bool(true),
+        Value::Number(number) => (*number).into(),
+        Value::Text(text) => text.as_str().into(),
+    };
+    params.iter().map(|(name, of)| (name.clone(), value(of))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -158,7 +168,7 @@ mod tests {
 
     use host::PodId;
 
-    use super::{INHERIT, NEW, Params, Value, container, pod, spare, spare_to_pod};
+    use super::{INHERIT, NEW, Params, Value, container, document, pod, spare, spare_to_pod};
     use crate::freebsd::rights::Rights;
     use crate::spec::{PidScope, PodSpec, Resources, Scope};
 
@@ -252,5 +262,15 @@ mod tests {
         assert_eq!(get(&changed, "sysvsem"), Some(&Value::Number(INHERIT)));
         assert!(spare_to_pod("cb1", &PodSpec { network: Scope::Host, ..spec() }).is_none());
         assert!(spare_to_pod("cb1", &PodSpec { hostname: None, ..spec() }).is_none());
+    }
+
+    #[test]
+    fn parameters_are_shown_by_their_names() {
+        let params: Params = vec![
+            ("name".to_owned(), Value::Text("cb".to_owned())),
+            ("persist".to_owned(), Value::Flag),
+            ("vnet".to_owned(), Value::Number(NEW)),
+        ];
+        assert_eq!(document(&params), serde_json::json!({"name": "cb", "persist": true, "vnet": 1}));
     }
 }

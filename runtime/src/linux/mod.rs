@@ -180,6 +180,11 @@ impl Runtime for Linux {
         connect::connect(&self.place(id)?, port)
     }
 
+    fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
+        let document = host::json::read(&self.containers.directory(id).join(launch::CONFIG))?;
+        document.ok_or_else(|| Error::not_found(format!("container {id}")))
+    }
+
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
         let (_, record) = self.containers.running::<ContainerRecord>(id)?;
         usage::read(&self.hierarchies()?, &record.cgroup)

@@ -30,7 +30,8 @@ pub(crate) fn pod(node: &Node, record: &PodRecord) -> BTreeMap<String, String> {
     BTreeMap::from([(INFO.to_owned(), info.to_string())])
 }
 
-pub(crate) fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<String, String> {
+/// `spec` is what the backend made of the container's spec.
+pub(crate) fn container(node: &Node, record: &ContainerRecord, spec: Option<Value>) -> BTreeMap<String, String> {
     let pid = if let ContainerPhase::Running { pid, .. } = record.phase { pid } else { 0 };
     let info = json!({
         "sandboxID": record.pod,
@@ -40,7 +41,7 @@ pub(crate) fn container(node: &Node, record: &ContainerRecord) -> BTreeMap<Strin
         "snapshotter": node.rootfs,
         "runtimeType": node.runtime.name(),
         "config": pruned(&record.config.0),
-        "runtimeSpec": record.made.as_ref().map(|made| &made.spec),
+        "runtimeSpec": spec,
     });
     BTreeMap::from([(INFO.to_owned(), info.to_string())])
 }

@@ -1,0 +1,137 @@
+//! What an image asks for, what becomes of a missing host path, and what the verbose statuses tell.
+
+use proto::v1::image_service_client::ImageServiceClient;
+use proto::v1::*;
+use serde_json::Value;
+use tonic::Code;
+
+use crate::world::{Running, World, create, run_pod};
+
+/// Pulls another image of the world's repository; its name.
+fn pull(server: &Running, world: &World, tag: &str) -> String {
+    let name = world.image.replace(":latest", &format!(":{tag}"));
+    let image = Some(ImageSpec { image: name.clone(), ..ImageSpec::default() });
+    let mut client = ImageServiceClient::new(server.channel());
+    server.run(client.pull_image(PullImageRequest { image, ..PullImageRequest::default() })).unwrap();
+    name
+}
+
+/// Creates a container; its id, and the spec that it was made from.
+async fn made(
+    server: &Running,
+    world: &World,
+    change: impl FnOnce(&mut ContainerConfig),
+) -> Result<(String, Value), tonic::Status> {
+    let mut client = server.client();
+    let pod = client.run_pod_sandbox(run_pod("web")).await?.into_inner().pod_sandbox_id;
+    let mut request = create(world, &pod, "web", "main", &["forever"]);
+    change(request.config.as_mut().unwrap());
+    let id = client.create_container(request).await?.into_inner().container_id;
+    let request = ContainerStatusRequest { container_id: id.clone(), verbose: true };
+    let answer = client.container_status(request).await?.into_inner();
+    let info: Value = serde_json::from_str(&answer.info["info"]).unwrap();
+    Ok((id, info["runtimeSpec"].clone()))
+}
+
+fn named(image: &str) -> impl FnOnce(&mut ContainerConfig) {
+    let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+    |config| {
+        config.image = image;
+        config.command.clear();
+    }
+}
+
+#[test]
+fn volumes_of_the_image_are_mounted_and_go_with_the_container() {
+    let world = World::new();
+    let server = world.start();
+    let image = pull(&server, &world, "volumes");
+    server.run(async {
+        let (id, spec) = made(&server, &world, named(&image)).await.unwrap();
+        assert_eq!(spec["process"]["args"], serde_json::json!(["forever"]), "an entry point of one empty word is none");
+        let mounts = spec["mounts"].as_array().unwrap();
+        let source = |at: usize| mounts[at]["source"]["host"].as_str().unwrap().to_owned();
+        assert_eq!(
+            (mounts.len(), mounts[0]["destination"].as_str(), mounts[1]["destination"].as_str()),
+            (2, Some("/etc"), Some("/not/there"))
+        );
+        assert!(mounts.iter().all(|mount| mount["readonly"] == false));
+        assert_eq!(std::fs::read_to_string(format!("{}/hello", source(0))).unwrap(), "hi\n");
+        assert!(std::fs::read_dir(source(1)).unwrap().next().is_none());
+        server.client().remove_container(RemoveContainerRequest { container_id: id }).await.unwrap();
+        assert!(!std::path::Path::new(&source(0)).exists());
+    });
+}
+
+#[test]
+fn a_volume_that_is_a_file_is_refused_and_leaves_nothing() {
+    let world = World::new();
+    let server = world.start();
+    let image = pull(&server, &world, "file-as-volume");
+    server.run(async {
+        let refused = made(&server, &world, named(&image)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("\"/etc/hello\": it is no directory"), "{refused}");
+    });
+    assert!(!world.leftovers().iter().any(|left| left.starts_with("container")), "{:?}", world.leftovers());
+}
+
+#[test]
+fn a_missing_host_path_is_made_or_refused_as_configured() {
+    for policy in [cri::MissingHostPath::Create, cri::MissingHostPath::Refuse] {
+        let mut world = World::new();
+        world.missing_host_path = policy;
+        let server = world.start();
+        server.pull(&world);
+        let path = world.state().join("host/path");
+        let mount = Mount {
+            host_path: path.to_string_lossy().into_owned(),
+            container_path: "/data".to_owned(),
+            ..Mount::default()
+        };
+        let made = server.run(made(&server, &world, |config| config.mounts = vec![mount]));
+        match policy {
+            cri::MissingHostPath::Create => {
+                made.unwrap();
+                assert!(path.is_dir());
+            }
+            cri::MissingHostPath::Refuse => {
+                let refused = made.unwrap_err();
+                assert!(refused.message().contains(&*path.to_string_lossy()), "{refused}");
+                assert!(!path.exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_verbose_status_of_an_image_has_its_whole_configuration() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = ImageServiceClient::new(server.channel());
+    let image = Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() });
+    let answer = server.run(client.image_status(ImageStatusRequest { image, verbose: true })).unwrap().into_inner();
+    let info: Value = serde_json::from_str(&answer.info["info"]).unwrap();
+    let spec = &info["imageSpec"];
+    assert_eq!((spec["os"].as_str(), spec["config"]["Cmd"][0].as_str()), (Some("linux"), Some("forever")));
+    assert_eq!(spec["history"][0]["created_by"], "testimage");
+    assert_eq!(spec["created"], "2023-11-14T22:13:20Z");
+    assert_eq!(info["chainIDs"][0], info["chainID"]);
+    assert_eq!(spec["rootfs"]["diff_ids"][0], info["chainID"], "one layer's chain ID is its diff ID");
+}
+
+#[test]
+fn a_registry_that_does_not_serve_is_told_in_kubelets_words() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = ImageServiceClient::new(server.channel());
+    let mut pull = |name: &str| {
+        let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
+        server.run(client.pull_image(PullImageRequest { image, ..PullImageRequest::default() })).unwrap_err()
+    };
+    let refused = pull("127.0.0.1:1/team/tool:1");
+    assert_eq!(refused.code(), Code::Unknown, "kubelet takes the code off this one alone");
+    assert!(refused.message().starts_with("RegistryUnavailable: cannot reach registry 127.0.0.1:1"), "{refused}");
+    assert_eq!(pull(&world.image.replace("latest", "none")).code(), Code::NotFound);
+}
