@@ -9,6 +9,7 @@ mod faults;
 mod independent;
 mod lifecycle;
 mod lists;
+mod network;
 mod restart;
 mod retries;
 #[path = "../../../runtime/host/tests/support/small_disk.rs"]
