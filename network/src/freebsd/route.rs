@@ -16,8 +16,8 @@ const ADD: u8 = 1;
 const DELETE: u8 = 2;
 /// `RTF_UP | RTF_HOST | RTF_STATIC`.
 const FLAGS: i32 = 0x1 | 0x4 | 0x800;
-/// `RTA_DST | RTA_GATEWAY | RTA_IFA`.
-const ADDRESSES: i32 = 0x1 | 0x2 | 0x20;
+/// `RTA_DST | RTA_GATEWAY | RTA_IFP | RTA_IFA`. Without the third the interface would be that of the fourth.
+const ADDRESSES: i32 = 0x1 | 0x2 | 0x10 | 0x20;
 /// Bytes of `struct rt_msghdr` on a 64-bit machine, net/route.h of FreeBSD 14.3 and 15.1.
 const HEADER_LENGTH: usize = 152;
 /// Bytes of `struct sockaddr_dl`; a routing socket pads addresses to eight.
@@ -49,12 +49,14 @@ fn message(kind: u8, to: IpAddr, index: u16, source: IpAddr) -> Vec<u8> {
     bytes[8..12].copy_from_slice(&FLAGS.to_ne_bytes());
     bytes[12..16].copy_from_slice(&ADDRESSES.to_ne_bytes());
     add_address(&mut bytes, to);
-    let start = bytes.len();
-    bytes.resize(start + usize::from(LINK_LENGTH).next_multiple_of(8), 0);
-    bytes[start..start + 2].copy_from_slice(&[LINK_LENGTH, AF_LINK]);
-    bytes[start + 2..start + 4].copy_from_slice(&index.to_ne_bytes());
+    for _ in ["gateway", "interface"] {
+        let start = bytes.len();
+        bytes.resize(start + usize::from(LINK_LENGTH).next_multiple_of(8), 0);
+        bytes[start..start + 2].copy_from_slice(&[LINK_LENGTH, AF_LINK]);
+        bytes[start + 2..start + 4].copy_from_slice(&index.to_ne_bytes());
+    }
     add_address(&mut bytes, source);
-    let length = u16::try_from(bytes.len()).expect("three addresses are short");
+    let length = u16::try_from(bytes.len()).expect("four addresses are short");
     bytes[..2].copy_from_slice(&length.to_ne_bytes());
     bytes
 }
