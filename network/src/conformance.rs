@@ -40,6 +40,7 @@ pub const CASES: &[Case] = &[
     ("a spare that is not used is removed", spare_unused),
     ("a server started anew finds everything", restart),
     ("a pod whose place is gone is detached", place_gone),
+    ("an attached pod is whole, and there is nothing to restore", whole),
     ("pods of former networks keep working", networks_change),
     ("the bridge stays while there are pods", unconfigure_refused),
 ];
@@ -213,6 +214,20 @@ fn restart(stage: &Stage) {
     assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
     assert_eq!(ok("attach again", network.attach(&pod, &place, None)), before);
     ok("detach", (stage.open)().detach(&pod.id, None));
+    (stage.remove_place)(&pod.id);
+}
+
+fn whole(stage: &Stage) {
+    let (network, mut ipam) = ((stage.open)(), addresses(stage));
+    ok("configure", network.configure(&stage.networks));
+    let pod = spec(stage, &mut ipam, vec![port(stage, 7)]);
+    let place = (stage.place)(&pod.id);
+    ok("attach", network.attach(&pod, &place, None));
+    assert_eq!(ok("whole pods", network.whole_pods()), [pod.id.clone()].into());
+    assert_eq!(ok("reconcile", network.reconcile(std::slice::from_ref(&pod.id))), [""; 0]);
+    ok("changes", network.changes());
+    ok("detach", network.detach(&pod.id, None));
+    assert_eq!(ok("whole pods", network.whole_pods()), [].into());
     (stage.remove_place)(&pod.id);
 }
 

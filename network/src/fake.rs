@@ -1,7 +1,10 @@
 //! An in-memory network for tests. Its interfaces and host ports outlive the server (clone the [`FakeKernel`] and open
 //! it again), and it fails where the shared [`Faults`] say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::fault::Faults;
@@ -25,6 +28,10 @@ struct State {
     /// Pods with an entry in the ruleset, those on the host's network included.
     rules: BTreeMap<PodId, NetworkSpec>,
     ports: Ports,
+    /// Shared parts that are missing, and whether they can be restored.
+    lost: Vec<String>,
+    stuck: bool,
+    subscribers: Vec<UnixStream>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +58,25 @@ impl FakeKernel {
     pub fn holds(&self, id: &PodId) -> bool {
         let state = self.lock();
         state.interfaces.contains_key(id) || state.rules.contains_key(id)
+    }
+
+    /// Removes a pod's interface, as an administrator may.
+    pub fn cut(&self, id: &PodId) {
+        self.lock().interfaces.remove(id);
+    }
+
+    /// Removes a shared part, as an administrator may, and tells the subscribers. With `for_good` no one can restore it.
+    pub fn lose(&self, part: &str, for_good: bool) {
+        let mut state = self.lock();
+        state.lost.push(part.to_owned());
+        state.stuck = for_good;
+        // One whose server is gone is of no interest.
+        state.subscribers.retain(|mut subscriber| subscriber.write_all(b"!").is_ok());
+    }
+
+    /// Lets the next reconciliation restore what was lost for good.
+    pub fn unstick(&self) {
+        self.lock().stuck = false;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -85,7 +111,10 @@ impl FakeNetwork {
 
 impl Network for FakeNetwork {
     fn needs(&self) -> Vec<Need> {
-        vec![Need { name: "memory".to_owned(), found: "enough".to_owned(), required: true, remedy: None }]
+        let need = |name: &str, found: String, remedy| Need { name: name.to_owned(), found, required: true, remedy };
+        let lost = self.kernel.lock().lost.join(", ");
+        let remedy = (!lost.is_empty()).then(|| "wait".to_owned());
+        vec![need("memory", "enough".to_owned(), None), need("the node's network", lost, remedy)]
     }
 
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
@@ -145,6 +174,27 @@ impl Network for FakeNetwork {
             ids.dedup();
             Ok(ids)
         })
+    }
+
+    // The two below run by the clock and not by a request: they take no turn in the plan of faults.
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
+        Ok(self.kernel.lock().interfaces.keys().cloned().collect())
+    }
+
+    fn reconcile(&self, _pods: &[PodId]) -> Result<Vec<String>, Error> {
+        let mut state = self.kernel.lock();
+        if state.stuck {
+            return Err(Error::failed(format!("cannot restore {}", state.lost.join(", ")))("it is lost for good"));
+        }
+        Ok(std::mem::take(&mut state.lost))
+    }
+
+    fn changes(&self) -> Result<OwnedFd, Error> {
+        let failed = || "cannot subscribe";
+        let (ours, theirs) = UnixStream::pair().map_err(Error::failed(failed()))?;
+        theirs.set_nonblocking(true).map_err(Error::failed(failed()))?;
+        self.kernel.lock().subscribers.push(ours);
+        Ok(theirs.into())
     }
 
     fn unconfigure(&self) -> Result<(), Error> {

@@ -16,6 +16,7 @@ pub mod nft;
 mod node;
 pub mod pf;
 pub mod ports;
+mod repair;
 mod state;
 pub mod vnet;
 
@@ -26,7 +27,9 @@ mod platform;
 #[path = "linux/mod.rs"]
 mod platform;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -107,6 +110,27 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// The interfaces or rules cannot be listed.
     fn inventory(&self) -> Result<Vec<PodId>, Error>;
+
+    /// Returns the attached pods whose interface the kernel still has. Reads only, and is cheap enough for every second.
+    ///
+    /// # Errors
+    /// The interfaces cannot be listed.
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error>;
+
+    /// Compares what configure and attach made with what the kernel holds, and restores what is missing of the shared parts and
+    /// of the routes, rules and listeners of these pods. Returns what was restored. Idempotent. Before the first configure there
+    /// is nothing to restore.
+    ///
+    /// # Errors
+    /// The kernel cannot be read; every part that cannot be restored, after the others were.
+    fn reconcile(&self, pods: &[PodId]) -> Result<Vec<String>, Error>;
+
+    /// Returns a descriptor that becomes readable when interfaces, addresses or routes change, for [`Network::reconcile`]; what
+    /// is read from it means nothing. It does not block. Not every change is told: rulesets change in silence.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn changes(&self) -> Result<OwnedFd, Error>;
 
     /// Removes what [`Network::configure`] created (demo, tests). Idempotent.
     ///

@@ -17,6 +17,8 @@ const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
+const GET_ROUTE: u16 = 26;
+const NEW_NEIGHBOUR: u16 = 28;
 
 // Attributes of a link, linux/if_link.h.
 pub(crate) const LINK_ADDRESS: u16 = 1;
@@ -44,6 +46,13 @@ const TABLE: u8 = 0;
 const PROTOCOL_STATIC: u8 = 4;
 const TYPE_UNICAST: u8 = 1;
 const SCOPE_LINK: u8 = 253;
+const ROUTE_SOURCE: u16 = 7;
+
+// Attributes, state and flag of a neighbour, linux/neighbour.h. Linux goes by the state, FreeBSD by the flag.
+const NEIGHBOUR_ADDRESS: u16 = 1;
+const NEIGHBOUR_MAC: u16 = 2;
+const NEIGHBOUR_PERMANENT: u16 = 0x80;
+const NEIGHBOUR_STICKY: u8 = 0x40;
 
 /// `IFF_UP`.
 pub(crate) const UP: u32 = 1;
@@ -58,6 +67,7 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) alias: String,
+    pub(crate) up: bool,
     pub(crate) stats: Stats,
 }
 
@@ -171,14 +181,42 @@ impl Links {
         Ok(answers.iter().filter_map(address_of).collect())
     }
 
-    /// Sets the default route of the gateway's family.
-    pub(crate) fn add_default_route(&self, index: u32, gateway: IpAddr) -> io::Result<()> {
-        let family = family(gateway.is_ipv4());
-        let header = [family, 0, 0, 0, TABLE, PROTOCOL_STATIC, 0, TYPE_UNICAST, 0, 0, 0, 0];
-        let message = Message::new(NEW_ROUTE, flag::CREATE | flag::REPLACE, &header)
-            .with(ROUTE_DESTINATION, &vec![0; octets(gateway).len()])
-            .with(ROUTE_GATEWAY, &octets(gateway))
-            .with_u32(ROUTE_INTERFACE, index);
+    /// Sets the route to a network by a gateway.
+    pub(crate) fn add_route(&self, index: u32, to: &IpNetwork, gateway: IpAddr) -> io::Result<()> {
+        let message = route(index, to.network(), to.prefix(), 0).with(ROUTE_GATEWAY, &octets(gateway));
+        self.request(&message)
+    }
+
+    /// Sets the route to an address that is on the link. `source` is the source of what this machine sends there; only
+    /// Linux takes one.
+    pub(crate) fn add_host_route(&self, index: u32, to: IpAddr, source: Option<IpAddr>) -> io::Result<()> {
+        let length = if to.is_ipv4() { 32 } else { 128 };
+        let message = route(index, to, length, SCOPE_LINK);
+        let message = source.iter().fold(message, |message, source| message.with(ROUTE_SOURCE, &octets(*source)));
+        self.request(&message)
+    }
+
+    /// Returns the index of the interface that leads to an address; None without a route.
+    pub(crate) fn route_to(&self, address: IpAddr) -> io::Result<Option<u32>> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let header = [family(address.is_ipv4()), length, 0, 0, TABLE, 0, 0, 0, 0, 0, 0, 0];
+        let message = Message::new(GET_ROUTE, 0, &header).with(ROUTE_DESTINATION, &octets(address));
+        let answer = match self.connection.get(&message) {
+            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable || is_missing(&error) => return Ok(None),
+            answer => answer?,
+        };
+        let attributes = answer.attributes(header.len());
+        let interface = attributes.iter().find(|(kind, _)| *kind == ROUTE_INTERFACE);
+        Ok(interface.and_then(|(_, value)| value.first_chunk().copied()).map(u32::from_ne_bytes))
+    }
+
+    /// Sets a permanent neighbour: nothing on the link is asked for its MAC, and nothing there can change it.
+    pub(crate) fn add_neighbour(&self, index: u32, address: IpAddr, mac: [u8; 6]) -> io::Result<()> {
+        let ([a, b, c, d], [e, f]) = (index.to_ne_bytes(), NEIGHBOUR_PERMANENT.to_ne_bytes());
+        let header = [family(address.is_ipv4()), 0, 0, 0, a, b, c, d, e, f, NEIGHBOUR_STICKY, 0];
+        let message = Message::new(NEW_NEIGHBOUR, flag::CREATE | flag::REPLACE, &header)
+            .with(NEIGHBOUR_ADDRESS, &octets(address))
+            .with(NEIGHBOUR_MAC, &mac);
         self.request(&message)
     }
 }
@@ -201,6 +239,14 @@ pub(crate) fn header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
     header[12..16].copy_from_slice(&change.to_ne_bytes());
     header
+}
+
+/// Starts a request for a route, replacing an existing one (`struct rtmsg`).
+fn route(index: u32, to: IpAddr, length: u8, scope: u8) -> Message {
+    let header = [family(to.is_ipv4()), length, 0, 0, TABLE, PROTOCOL_STATIC, scope, TYPE_UNICAST, 0, 0, 0, 0];
+    Message::new(NEW_ROUTE, flag::CREATE | flag::REPLACE, &header)
+        .with(ROUTE_DESTINATION, &octets(to))
+        .with_u32(ROUTE_INTERFACE, index)
 }
 
 /// `struct ifaddrmsg`.
@@ -227,8 +273,9 @@ fn address_of(answer: &Answer) -> Option<(u32, IpNetwork)> {
 
 fn link(answer: &Answer) -> Link {
     let mut link = Link::default();
-    if let Some([_, _, _, _, a, b, c, d]) = answer.body.first_chunk::<8>() {
+    if let Some([_, _, _, _, a, b, c, d, e, f, g, h]) = answer.body.first_chunk::<12>() {
         link.index = u32::from_ne_bytes([*a, *b, *c, *d]);
+        link.up = u32::from_ne_bytes([*e, *f, *g, *h]) & UP != 0;
     }
     for (kind, value) in answer.attributes(LINK_HEADER) {
         match kind {

@@ -17,6 +17,17 @@ pub(crate) fn bridge(prefix: &Prefix) -> String {
     format!("{prefix}br0")
 }
 
+/// Returns the interface group of the host's ends of all pods' interfaces: FreeBSD names it (not ending in a digit,
+/// ifconfig(8)), and Linux numbers it.
+pub(crate) fn pod_group(prefix: &Prefix) -> String {
+    format!("{prefix}pods")
+}
+
+pub(crate) fn pod_group_number(prefix: &Prefix) -> u32 {
+    let letters = prefix.as_str().as_bytes();
+    u32::from_be_bytes([b'c', b'b', letters[0], letters[1]])
+}
+
 /// Returns the name of the host's end of a pod's interface.
 pub(crate) fn host_end(prefix: &Prefix, id: &PodId) -> String {
     format!("{prefix}{}{HOST_END}", id.short())

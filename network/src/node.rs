@@ -1,6 +1,7 @@
 //! Shared by the backends: records, pod networks, host ports and listeners.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,8 +11,9 @@ use ipnetwork::IpNetwork;
 use crate::hostport::Reach;
 use crate::links::Link;
 use crate::ports::Ports;
+use crate::repair::{Missing, Watched};
 use crate::state::State;
-use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, names};
+use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, ipam, names};
 
 /// The name of the pod's interface.
 pub(crate) const INTERFACE: &str = "eth0";
@@ -91,6 +93,43 @@ impl Node {
         Ok(before)
     }
 
+    /// Returns the recorded ones of these pods, to be looked after. An unreadable record is logged and left alone.
+    pub(crate) fn watched(&self, pods: &[PodId]) -> Vec<Watched> {
+        let read = |id: &PodId| match self.state.load_routed(id) {
+            Ok(found) => found.map(|(spec, routed)| Watched { spec, interface: self.host_end(id), routed }),
+            Err(error) => {
+                tracing::warn!(pod = %id, error = host::chain(&error), "a pod's network is unreadable");
+                None
+            }
+        };
+        pods.iter().filter_map(read).collect()
+    }
+
+    /// Returns which of these pods lack what `is_ruled` denies, or their listener.
+    pub(crate) fn missing_of(
+        &self,
+        pods: &[Watched],
+        is_ruled: impl Fn(&NetworkSpec) -> bool,
+    ) -> Result<Vec<Missing>, Error> {
+        let mut missing = Vec::new();
+        for pod in pods {
+            if !is_ruled(&pod.spec) {
+                missing.push(Missing::PodRules(pod.spec.id.clone()));
+            }
+            let needed = !hostport::relays(&pod.spec, self.reach).is_empty();
+            if needed && !hostport::running(&self.state.directory_of(&pod.spec.id))? {
+                missing.push(Missing::Listener(pod.spec.id.clone()));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Returns the attached pods and spares whose interface is in this list.
+    pub(crate) fn whole_pods(&self, links: &[Link]) -> Result<BTreeSet<PodId>, Error> {
+        let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        Ok(self.state.pods()?.into_iter().filter(|id| names.contains(self.host_end(id).as_str())).collect())
+    }
+
     /// Starts the pod's listener if it needs one. Idempotent.
     pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let directory = self.state.directory_of(&spec.id);
@@ -148,6 +187,21 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
 /// Ignores poisoning: each change of these maps is one call, so a panic leaves no partial change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the network that the pod reaches by the gateway of this address: everything, or without a route its own network.
+pub(crate) fn reach(address: &IpNetwork, route: bool) -> IpNetwork {
+    let (ip, prefix) = if route { (unspecified(address), 0) } else { (address.network(), address.prefix()) };
+    ipam::with_prefix(ip, prefix)
+}
+
+fn unspecified(address: &IpNetwork) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// Returns an address as the only one of its network: a pod has no neighbours on its link.
+pub(crate) fn alone(address: &IpNetwork) -> IpNetwork {
+    ipam::with_prefix(address.ip(), if address.is_ipv4() { 32 } else { 128 })
 }
 
 /// Runs every step and joins the errors. A failed step does not stop the others.

@@ -19,6 +19,9 @@ const SPEC: &str = "spec.json";
 struct Stored {
     version: u32,
     network: NetworkSpec,
+    /// Whether the host routes its addresses to it. Older servers put pods on the bridge and did not write this.
+    #[serde(default)]
+    routed: bool,
 }
 
 /// The records of all pods.
@@ -50,12 +53,17 @@ impl State {
     pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
         self.add(&spec.id)?;
         let path = self.directory_of(&spec.id).join(SPEC);
-        Ok(host::json::replace(&path, &Stored { version: VERSION, network: spec.clone() })?)
+        Ok(host::json::replace(&path, &Stored { version: VERSION, network: spec.clone(), routed: true })?)
     }
 
     /// Reads a pod's spec; None for a spare or an unknown pod.
     pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
         load(&self.directory_of(id))
+    }
+
+    /// Reads a pod's spec, with whether it is routed.
+    pub(crate) fn load_routed(&self, id: &PodId) -> Result<Option<(NetworkSpec, bool)>, Error> {
+        Ok(read(&self.directory_of(id))?.map(|stored| (stored.network, stored.routed)))
     }
 
     /// Removes a pod's record, once its kernel objects are gone. Idempotent.
@@ -85,13 +93,17 @@ impl State {
 
 /// Reads the spec in a pod's directory.
 pub(crate) fn load(directory: &Path) -> Result<Option<NetworkSpec>, Error> {
+    Ok(read(directory)?.map(|stored| stored.network))
+}
+
+fn read(directory: &Path) -> Result<Option<Stored>, Error> {
     let path = directory.join(SPEC);
     let Some(stored) = host::json::read::<Stored>(&path)? else { return Ok(None) };
     if stored.version != VERSION {
         let reason = format!("the version is {}, not {VERSION}", stored.version);
         return Err(Error::failed(format!("cannot read {}", path.display()))(reason));
     }
-    Ok(Some(stored.network))
+    Ok(Some(stored))
 }
 
 #[cfg(test)]
@@ -135,8 +147,11 @@ mod tests {
         state.add(&id).unwrap();
         let text = VERSION_1.replace("ID", id.as_str());
         std::fs::write(state.directory_of(&id).join("spec.json"), &text).unwrap();
-        let read = state.load(&id).unwrap().unwrap();
+        let (read, routed) = state.load_routed(&id).unwrap().unwrap();
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
+        assert!(!routed, "it is on the bridge");
+        state.save(&read).unwrap();
+        assert_eq!(state.load_routed(&id).unwrap(), Some((read, true)));
         std::fs::write(state.directory_of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2"))
             .unwrap();
         assert!(host::chain(&state.load(&id).unwrap_err()).contains("the version is 2"));

@@ -1,5 +1,5 @@
-//! Finds the pods that the kernel loses while the server runs, because somebody removed a jail, unmounted a namespace or killed an
-//! init. Each second it asks the runtime which pods are whole. A ready pod that is not becomes not ready, with a reason and an event;
+//! Finds the pods that the kernel loses while the server runs, because somebody removed a jail, unmounted a namespace, killed an
+//! init or destroyed an interface. Each second it asks the runtime and the network which pods are whole. A ready pod that is not becomes not ready, with a reason and an event;
 //! its client creates another and stops this one, which removes the rest.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::state::record::PodPhase;
 /// As often as kubelet lists pods.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Why a pod is not ready.
+const CUT: &str = "the kernel has lost its network interface: somebody removed it";
 const LOST: &str = "the kernel has lost it: somebody removed its jail or a namespace, or killed its init";
 
 /// Reconciles each [`INTERVAL`] until the server stops.
@@ -44,12 +45,20 @@ fn reconcile(node: &Node) -> Result<(), Error> {
         return Ok(());
     }
     let whole = node.runtime.whole_pods()?;
-    ready.iter().filter(|pod| !whole.contains(&pod.id)).for_each(|pod| mark_lost(node, &pod.id));
+    let joined = node.network.whole_pods()?;
+    for pod in &ready {
+        let has_interface = pod.attachment.as_ref().is_some_and(|attachment| attachment.host_interface.is_some());
+        if !whole.contains(&pod.id) {
+            mark_lost(node, &pod.id, LOST);
+        } else if has_interface && !joined.contains(&pod.id) {
+            mark_lost(node, &pod.id, CUT);
+        }
+    }
     Ok(())
 }
 
 /// Marks a pod as not ready, even if the disk fails: after a restart the server finds the same.
-fn mark_lost(node: &Node, id: &PodId) {
+fn mark_lost(node: &Node, id: &PodId, why: &str) {
     // Containers first, since the pod's event shows them.
     for container in node.store.containers_of(id) {
         if let Err(error) = exits::record(node, &container.id) {
@@ -58,14 +67,14 @@ fn mark_lost(node: &Node, id: &PodId) {
     }
     let (changed, written) = node.store.learn_pod(id, |pod| {
         if pod.phase == PodPhase::Ready {
-            (pod.phase, pod.reason, pod.attachment) = (PodPhase::Stopping, LOST.to_owned(), None);
+            (pod.phase, pod.reason, pod.attachment) = (PodPhase::Stopping, why.to_owned(), None);
         }
     });
     if let Err(error) = written {
         warn!(pod = id.short(), "it is not ready, and that is not on disk: {}", host::chain(&error));
     }
     if changed && let Some(record) = node.store.pod(id) {
-        warn!(pod = id.short(), "it is not ready: {LOST}");
+        warn!(pod = id.short(), "it is not ready: {why}");
         events::publish_pod(node, &record, ContainerEventType::ContainerStoppedEvent);
     }
 }

@@ -44,6 +44,14 @@ fn runtime_needs(node: &Node) -> Vec<Need> {
 
 fn network_needs(node: &Node) -> Vec<Need> {
     let mut needs = node.network.needs();
+    if let Some(failure) = &node.network_repairs().failure {
+        needs.push(Need {
+            name: "repair of the network".to_owned(),
+            found: failure.clone(),
+            required: true,
+            remedy: Some("remove what stands in the way; the server tries again every few seconds".to_owned()),
+        });
+    }
     let networks = node.pod_networks();
     let found = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let remedy = "set network.pod_cidrs in the configuration, or wait for kubelet to send the node's pod CIDR";
@@ -85,12 +93,14 @@ fn info(node: &Node, runtime: &[Need], network: &[Need]) -> BTreeMap<String, Str
         .iter()
         .map(|record| json!({"table": record.table, "key": record.key, "reason": record.reason}))
         .collect();
+    let repairs = node.network_repairs().clone();
     // crictl shows JSON objects as such, and everything else as text.
     let own = json!({
         "backend": node.runtime.name(),
         "rootfs": node.rootfs,
         "needs": runtime.iter().chain(network).map(need).collect::<Vec<_>>(),
         "podNetworks": node.pod_networks(),
+        "networkRepairs": {"count": repairs.count, "last": repairs.last},
         "unreadableRecords": unreadable,
     });
     let entries = [("config", json!(node.config)), ("cellblock", own)];

@@ -16,6 +16,7 @@ use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
+use crate::lifecycle::network;
 use crate::lifecycle::reconcile;
 use crate::lifecycle::recover;
 use crate::lifecycle::spares;
@@ -103,7 +104,11 @@ impl Server {
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
-        let keepers = [tokio::spawn(spares::refill(node.clone())), tokio::spawn(reconcile::run(node.clone()))];
+        let keepers = [
+            tokio::spawn(spares::refill(node.clone())),
+            tokio::spawn(reconcile::run(node.clone())),
+            tokio::spawn(network::run(node.clone())),
+        ];
         let ended = tokio::select! {
             () = stop => None,
             ended = &mut serving => Some(ended),

@@ -64,6 +64,7 @@ pub struct Node {
     /// Pods made ahead.
     pub(crate) spares: SparePool,
     pub(crate) samples: Samples,
+    network_repairs: Mutex<Repairs>,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
     addresses: Mutex<Addresses>,
@@ -77,6 +78,27 @@ struct Addresses {
     pool: Option<Ipam>,
     /// Whether the kernel has the shared part of the network. If the start could not make it, the next pod tries again.
     configured: bool,
+}
+
+/// The repairs of the network since the start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Repairs {
+    /// Parts that were restored.
+    pub(crate) count: u64,
+    /// Those of the last repair.
+    pub(crate) last: Vec<String>,
+    /// Why the network could not be restored; None: it is whole.
+    pub(crate) failure: Option<String>,
+}
+
+impl Repairs {
+    pub(crate) fn succeed(&mut self, restored: Vec<String>) {
+        self.failure = None;
+        if !restored.is_empty() {
+            self.count += restored.len() as u64;
+            self.last = restored;
+        }
+    }
 }
 
 /// What a server needs beside its backends.
@@ -105,6 +127,7 @@ impl Node {
             exits: watch::channel(0).0,
             spares: SparePool::new(config.spares),
             samples: Samples::default(),
+            network_repairs: Mutex::default(),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),
             config,
@@ -171,6 +194,11 @@ impl Node {
         self.network.configure(&networks)?;
         self.addresses().configured = true;
         Ok(())
+    }
+
+    /// The repairs of the network.
+    pub(crate) fn network_repairs(&self) -> MutexGuard<'_, Repairs> {
+        self.network_repairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Allocates addresses for a pod, one of each family.

@@ -10,6 +10,7 @@ mod images;
 mod independent;
 mod lifecycle;
 mod lists;
+mod network;
 mod restart;
 mod retries;
 #[path = "../../../runtime/host/tests/support/small_disk.rs"]

@@ -33,7 +33,7 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     /// Its pods and containers.
     pub(crate) kernel: Kernel,
-    network: FakeKernel,
+    pub(crate) network: FakeKernel,
     spares: u32,
     /// The pod networks of its configuration; none: kubelet must name them.
     pub(crate) networks: Vec<&'static str>,

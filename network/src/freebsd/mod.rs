@@ -4,13 +4,14 @@
 
 mod pair;
 mod pfctl;
+mod route;
 mod sys;
 mod tcp;
 mod vnet;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::run::Tool;
@@ -22,6 +23,7 @@ use self::vnet::{Entry, Vnet};
 use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
+use crate::repair::{self, Inventory, Missing, Watched, on};
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
@@ -42,13 +44,13 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork { node, loaded: AtomicBool::new(false), prepared: Mutex::default() }))
+    Ok(Arc::new(FreebsdNetwork { node, loaded: Mutex::default(), prepared: Mutex::default() }))
 }
 
 struct FreebsdNetwork {
     node: Node,
-    /// Whether the shared rules are loaded: pf may start after the server.
-    loaded: AtomicBool,
+    /// The shared rules as they were loaded last; None: not yet, since pf may start after the server.
+    loaded: Mutex<Option<String>>,
     /// Sockets of spares made by this server. An open one keeps the jail from being removed.
     prepared: Mutex<HashMap<PodId, Vnet>>,
 }
@@ -57,6 +59,10 @@ impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
         let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
+        if !networks.is_empty() {
+            let missing = open_node_vnet().and_then(|vnet| self.missing_shared(&vnet, &[]));
+            needs.push(repair::need(&missing.unwrap_or_default()));
+        }
         for (ipv4, name, line) in FORWARDING {
             // IPv4 is assumed before the pod networks are known.
             if networks.is_empty() && ipv4 || networks.iter().any(|network| network.is_ipv4() == ipv4) {
@@ -69,18 +75,13 @@ impl Network for FreebsdNetwork {
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
         ipam::check(pod_networks)?;
         let vnet = open_node_vnet()?;
-        let bridge = names::bridge(&self.node.settings.prefix);
-        let index = self.add_bridge(&vnet, &bridge)?;
-        let gateways: Vec<IpNetwork> = pod_networks.iter().map(ipam::gateway).collect();
-        add_addresses(&vnet, &bridge, index, &gateways)?;
+        self.add_bridge(&vnet, pod_networks)?;
         self.node.set_networks(pod_networks);
-        self.loaded.store(false, Ordering::Release);
         // Without pf the bridge still works; `needs` reports what is missing.
         if pfctl::is_loaded() {
             self.load_node_rules(&vnet)?;
-            self.repair()?;
         }
-        Ok(())
+        self.reconcile(&self.node.state.pods()?).map(drop)
     }
 
     fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
@@ -149,6 +150,39 @@ impl Network for FreebsdNetwork {
         Ok(ids)
     }
 
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
+        self.node.whole_pods(&open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
+    fn reconcile(&self, pods: &[PodId]) -> Result<Vec<String>, Error> {
+        let networks = self.node.networks();
+        if networks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (vnet, pods) = (open_node_vnet()?, self.node.watched(pods));
+        let mut missing = self.missing_shared(&vnet, &pods)?;
+        let prefix = &self.node.settings.prefix;
+        let anchored = pfctl::pods(prefix)?;
+        missing.extend(self.node.missing_of(&pods, |pod| {
+            rules::pod(prefix, pod).is_none()
+                || !pfctl::is_loaded()
+                || anchored.iter().any(|short| short == pod.id.short())
+        })?);
+        let restored = missing.iter().map(|part| match part {
+            Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&vnet, &networks),
+            Missing::NodeRules => self.load_node_rules(&vnet),
+            Missing::Route(id, _) => on(&pods, id, |pod| route_to_pod(&vnet, &pod.interface, &pod.spec)),
+            Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(&vnet, None, &pod.spec)),
+            Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
+        });
+        node::run_all("cannot restore the network", restored)?;
+        Ok(missing.iter().map(ToString::to_string).collect())
+    }
+
+    fn changes(&self) -> Result<OwnedFd, Error> {
+        route::subscribe().map_err(Error::failed("cannot subscribe to changes of the network"))
+    }
+
     fn unconfigure(&self) -> Result<(), Error> {
         node::check_unused(&self.inventory()?)?;
         let prefix = &self.node.settings.prefix;
@@ -157,7 +191,7 @@ impl Network for FreebsdNetwork {
         let flush = if pfctl::is_loaded() { pfctl::flush(&rules::node_anchor(prefix), true) } else { Ok(()) };
         let removed = pair::destroy(&vnet, &bridge);
         self.node.set_networks(&[]);
-        self.loaded.store(false, Ordering::Release);
+        *self.loaded() = None;
         node::run_all("cannot remove the node's network", [flush, removed])
     }
 }
@@ -181,12 +215,14 @@ impl FreebsdNetwork {
             _ => pair::make(&self.node, vnet, &mut inside, jail, &spec.id)?,
         }
         bring_up_loopback(inside.vnet()?)?;
-        configure_inside(inside.vnet()?, spec)
+        configure_inside(inside.vnet()?, spec)?;
+        route_to_pod(vnet, &self.node.host_end(&spec.id), spec)
     }
 
-    /// Creates the bridge and brings it up. Idempotent.
-    fn add_bridge(&self, vnet: &Vnet, name: &str) -> Result<u32, Error> {
+    /// Creates the bridge, which holds the gateways' addresses, and brings it up. Idempotent.
+    fn add_bridge(&self, vnet: &Vnet, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
+        let name = &*names::bridge(&settings.prefix);
         let failed = || format!("cannot make bridge {name}");
         let find = || vnet.links.find(name).map_err(Error::failed(failed()));
         if find()?.is_none() {
@@ -201,45 +237,56 @@ impl FreebsdNetwork {
             .and_then(|()| links.set_mtu(index, settings.mtu))
             .and_then(|()| links.bring_up(index))
             .map_err(Error::failed(failed()))?;
-        Ok(index)
+        add_addresses(vnet, name, index, &networks.iter().map(ipam::gateway).collect::<Vec<_>>())
     }
 
-    /// Loads the shared rules, for the pod networks and the former networks of pods.
+    fn loaded(&self) -> MutexGuard<'_, Option<String>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the shared rules.
     fn load_node_rules(&self, vnet: &Vnet) -> Result<(), Error> {
+        // Locked while they are written, so that older ones never replace newer ones.
+        let mut loaded = self.loaded();
+        let rules = self.node_rules(vnet)?;
+        pfctl::load(&rules::node_anchor(&self.node.settings.prefix), &rules)?;
+        *loaded = Some(rules);
+        Ok(())
+    }
+
+    /// Returns what is missing of the shared parts and the routes to these pods. Without pf no rules are missing: `needs` says
+    /// that pf is.
+    fn missing_shared(&self, vnet: &Vnet, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
+        let prefix = &self.node.settings.prefix;
+        let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
+        let inventory = Inventory::read(&vnet.links, pods)?;
+        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        if pfctl::is_loaded() {
+            let known = Some(self.node_rules(vnet)?) == *self.loaded();
+            if !known || !pfctl::has_rules(&rules::node_anchor(prefix))? {
+                missing.push(Missing::NodeRules);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Returns the shared rules for the pod networks and the former networks of pods, and for the node's addresses of now.
+    fn node_rules(&self, vnet: &Vnet) -> Result<String, Error> {
         let settings = &self.node.settings;
         let pods = self.node.state.specs()?;
         let networks = ipam::with_former(&self.node.networks(), pods.iter().flat_map(|pod| &pod.addresses));
         let interfaces = list_uplinks(vnet, &names::bridge(&settings.prefix))?;
         let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
-        let rules = rules::node(&networks, &unrouted, &settings.untranslated, &interfaces);
-        pfctl::load(&rules::node_anchor(&settings.prefix), &rules)?;
-        self.loaded.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Restores missing anchors and listeners, after a flushed ruleset or a dead listener. Idempotent.
-    fn repair(&self) -> Result<(), Error> {
-        let prefix = &self.node.settings.prefix;
-        let anchored = pfctl::pods(prefix)?;
-        for pod in self.node.state.specs()? {
-            if let Some(rules) =
-                rules::pod(prefix, &pod).filter(|_| !anchored.iter().any(|short| short == pod.id.short()))
-            {
-                pfctl::load(&rules::pod_anchor(prefix, &pod.id), &rules)?;
-            }
-            self.node.listen(&pod)?;
-        }
-        Ok(())
+        Ok(rules::node(&settings.prefix, &networks, &unrouted, &settings.untranslated, &interfaces))
     }
 
     /// Loads the pod's anchor, or flushes one that it no longer needs.
     fn apply_rules(&self, vnet: &Vnet, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
-        if !self.loaded.load(Ordering::Acquire) {
-            // The shared rules include this pod's route: its spec is recorded already.
+        let unloaded = self.loaded().is_none();
+        if unloaded || !spec.route || before.is_some_and(|before| !before.route) {
+            // The shared rules name the pods without a route: this one's spec is recorded already.
             self.load_node_rules(vnet)?;
-        } else if !spec.route || before.is_some_and(|before| !before.route) {
-            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(spec), spec.route)?;
         }
         let anchor = rules::pod_anchor(prefix, &spec.id);
         match rules::pod(prefix, spec) {
@@ -258,9 +305,6 @@ impl FreebsdNetwork {
         let known = read.ok().flatten();
         if is_spare || !pfctl::is_loaded() {
             return Ok(());
-        }
-        if let Some(unrouted) = known.as_ref().filter(|known| !known.route) {
-            pfctl::set_routed(&rules::node_anchor(prefix), addresses_of(unrouted), true)?;
         }
         if known.as_ref().is_some_and(|known| rules::pod(prefix, known).is_none()) {
             return Ok(());
@@ -323,16 +367,38 @@ fn configure_inside(inside: &Vnet, spec: &NetworkSpec) -> Result<(), Error> {
     let index = inside.index(INTERFACE)?;
     inside.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
     let present = inside.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
-    for (_, address) in present.iter().filter(|(of, address)| *of == index && !spec.addresses.contains(address)) {
+    let own: Vec<IpNetwork> = spec.addresses.iter().map(node::alone).collect();
+    for (_, address) in present.iter().filter(|(of, address)| *of == index && !own.contains(address)) {
         if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
             continue;
         }
         inside.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
     }
-    add_addresses(inside, INTERFACE, index, &spec.addresses)?;
-    for gateway in spec.addresses.iter().filter(|_| spec.route).map(|address| ipam::gateway(address).ip()) {
-        let failed = format!("cannot route pod {} by {gateway}", spec.id);
-        inside.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
+    add_addresses(inside, INTERFACE, index, &own)?;
+    for address in &spec.addresses {
+        let gateway = ipam::gateway(address).ip();
+        inside
+            .links
+            .add_host_route(index, gateway, None)
+            .and_then(|()| inside.links.add_neighbour(index, gateway, names::host_mac(&spec.id)))
+            .and_then(|()| inside.links.add_route(index, &node::reach(address, spec.route), gateway))
+            .map_err(Error::failed(format!("cannot route pod {} by {gateway}", spec.id)))?;
+    }
+    Ok(())
+}
+
+/// Routes a pod's addresses to the host's end of its interface. Idempotent.
+fn route_to_pod(vnet: &Vnet, name: &str, spec: &NetworkSpec) -> Result<(), Error> {
+    let index = vnet.index(name)?;
+    vnet.links.bring_up(index).map_err(Error::failed(format!("cannot bring up {name}")))?;
+    if spec.addresses.iter().any(IpNetwork::is_ipv6) {
+        sys::set_nd6_flags(&vnet.inet6, name, ND6_SET, ND6_CLEAR)
+            .map_err(Error::failed(format!("cannot switch IPv6 on for {name}")))?;
+    }
+    for address in &spec.addresses {
+        route::set(address.ip(), index, ipam::gateway(address).ip())
+            .and_then(|()| vnet.links.add_neighbour(index, address.ip(), names::pod_mac(&spec.id)))
+            .map_err(Error::failed(format!("cannot route {} to {name}", address.ip())))?;
     }
     Ok(())
 }

@@ -45,9 +45,9 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entry, jail: &str, id:
         .and_then(|()| links.set_mac(inner_index, names::pod_mac(id)))
         .and_then(|()| links.set_mtu(outer_index, settings.mtu))
         .and_then(|()| links.set_mtu(inner_index, settings.mtu))
+        .and_then(|()| sys::add_to_group(&vnet.inet, &name, &names::pod_group(&settings.prefix)))
         .and_then(|()| links.bring_up(outer_index))
         .map_err(Error::failed(failed()))?;
-    join(vnet, &names::bridge(&settings.prefix), &name)?;
     let failed = || format!("cannot move {inner} into jail {jail}");
     sys::move_to_jail(&vnet.inet, &inner, jail_id(jail)?).map_err(Error::failed(failed()))?;
     sys::rename(&inside.vnet()?.inet, &inner, INTERFACE).map_err(Error::failed(failed()))
@@ -111,15 +111,6 @@ fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
         }
     }
     Err(Error::Exhausted { what: format!("{TRIES} epair units are all taken") })
-}
-
-fn join(vnet: &Vnet, bridge: &str, member: &str) -> Result<(), Error> {
-    match sys::add_member(&vnet.inet, bridge, member) {
-        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
-            Err(Error::failed(format!("cannot add {member} to bridge {bridge}"))(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn find(vnet: &Vnet, name: &str) -> Result<bool, Error> {

@@ -75,18 +75,19 @@ pub(super) fn flush(anchor: &str, tables: bool) -> Result<(), Error> {
     }
 }
 
-/// Excludes addresses from the translation, by negating them in the table of the pod networks, or includes them again.
-/// Idempotent. A missing table is no error when including: its rules are not loaded.
-pub(super) fn set_routed(anchor: &str, addresses: impl Iterator<Item = IpAddr>, routed: bool) -> Result<(), Error> {
-    let mut args = vec!["-q", "-a", anchor, "-t", rules::PODS, "-T", if routed { "delete" } else { "add" }];
-    let negated: Vec<String> = addresses.map(|address| format!("!{address}")).collect();
-    args.extend(negated.iter().map(String::as_str));
-    match run(&args, "") {
-        Err(error) if !(routed && exited_with(&error, 1)) => {
-            Err(Error::failed(format!("cannot change table {} of anchor {anchor}", rules::PODS))(error))
+/// Whether an anchor has translation and filter rules.
+pub(super) fn has_rules(anchor: &str) -> Result<bool, Error> {
+    for kind in ["nat", "rules"] {
+        match run(&["-q", "-a", anchor, "-s", kind], "") {
+            // It exits with 1 if the anchor is missing.
+            Err(error) if !exited_with(&error, 1) => {
+                return Err(Error::failed(format!("cannot read anchor {anchor}"))(error));
+            }
+            Ok(printed) if !printed.trim().is_empty() => (),
+            _ => return Ok(false),
         }
-        _ => Ok(()),
     }
+    Ok(true)
 }
 
 /// Removes the states towards a pod, so that a new pod on the same host port gets new ones.

@@ -1,7 +1,7 @@
 //! System calls that libc has no safe form of: interface ioctls, jail_attach(2), jail_get(2), sysctl(3). Numbers and
 //! layouts come from the headers of FreeBSD 14.3 and 15.1, amd64, which agree; arm64 has the same layouts (LP64).
 
-use std::ffi::{CString, c_void};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -9,18 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 const SIOCIFCREATE2: libc::c_ulong = 0xc020_697c;
 const SIOCSIFNAME: libc::c_ulong = 0x8020_6928;
 const SIOCSIFVNET: libc::c_ulong = 0xc020_695a;
-const SIOCSDRVSPEC: libc::c_ulong = 0x8028_697b;
+const SIOCAIFGROUP: libc::c_ulong = 0x8028_6987;
 const SIOCGIFINFO_IN6: libc::c_ulong = 0xc048_696c;
 const SIOCSIFINFO_IN6: libc::c_ulong = 0xc048_696d;
-/// `BRDGADD`, net/if_bridgevar.h.
-const BRIDGE_ADD: libc::c_ulong = 0;
 /// `IFNAMSIZ`.
 const NAME_LENGTH: usize = 16;
 /// Words of `struct nd_ifinfo` after the name, and the index of its flags (netinet6/nd6.h).
 const ND6_WORDS: usize = 14;
 const ND6_FLAGS: usize = 5;
-/// Bytes of `struct ifbreq` after the member's name (net/if_bridgevar.h).
-const MEMBER_REST: usize = 64;
 
 /// `struct ifreq` (net/if.h): a name, and a pointer or a number.
 #[repr(C)]
@@ -37,20 +33,12 @@ struct NeighbourRequest {
     words: [u32; ND6_WORDS],
 }
 
-/// `struct ifbreq`.
-#[repr(C, align(4))]
-struct Member {
+/// `struct ifgroupreq` (net/if.h).
+#[repr(C, align(8))]
+struct GroupRequest {
     name: [u8; NAME_LENGTH],
-    rest: [u8; MEMBER_REST],
-}
-
-/// `struct ifdrv`.
-#[repr(C)]
-struct DriverRequest {
-    name: [u8; NAME_LENGTH],
-    command: libc::c_ulong,
-    length: usize,
-    data: *mut c_void,
+    length: [u32; 2],
+    group: [u8; NAME_LENGTH],
 }
 
 /// Creates an interface and returns its name: `epair7` creates `epair7a` and `epair7b` and returns the first.
@@ -73,16 +61,13 @@ pub(super) fn move_to_jail(socket: &impl AsFd, name: &str, jail: i32) -> io::Res
     ioctl(socket, SIOCSIFVNET, &mut Request { name: name_bytes(name)?, value, rest: 0 })
 }
 
-/// Adds an interface to a bridge; EEXIST if it is a member.
-pub(super) fn add_member(socket: &impl AsFd, bridge: &str, member: &str) -> io::Result<()> {
-    let mut member = Member { name: name_bytes(member)?, rest: [0; MEMBER_REST] };
-    let mut request = DriverRequest {
-        name: name_bytes(bridge)?,
-        command: BRIDGE_ADD,
-        length: size_of::<Member>(),
-        data: (&raw mut member).cast(),
-    };
-    ioctl(socket, SIOCSDRVSPEC, &mut request)
+/// Adds an interface to a group. Idempotent.
+pub(super) fn add_to_group(socket: &impl AsFd, name: &str, group: &str) -> io::Result<()> {
+    let mut request = GroupRequest { name: name_bytes(name)?, length: [0; 2], group: name_bytes(group)? };
+    match ioctl(socket, SIOCAIFGROUP, &mut request) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Sets and clears flags of neighbour discovery; `socket` is of the family INET6.

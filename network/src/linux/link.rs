@@ -1,7 +1,10 @@
 //! Bridges and veth pairs by Linux's rtnetlink(7).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{NetlinkAddr, bind};
+use socket2::{Domain, Socket, Type};
 
 use crate::links::{LINK_ADDRESS, LINK_MTU, LINK_NAME, Link, Links, NEW_LINK, UP, header};
 use crate::netlink::{Connection, Message, flag};
@@ -9,22 +12,18 @@ use crate::netlink::{Connection, Message, flag};
 /// `RTM_SETLINK`, linux/rtnetlink.h.
 const SET_LINK: u16 = 19;
 // Attributes of a link, linux/if_link.h.
-const LINK_MASTER: u16 = 10;
-const LINK_PORT: u16 = 12;
 const LINK_INFO: u16 = 18;
+const LINK_GROUP: u16 = 27;
 const LINK_NETNS: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
-/// `IFLA_BRPORT_MODE`, and the flag of its nest (`NLA_F_NESTED`).
-const PORT_HAIRPIN: u16 = 4;
-const NESTED: u16 = 0x8000;
 
 /// The spec of a veth pair.
 pub(super) struct Veth<'a> {
     pub(super) name: &'a str,
     pub(super) mac: [u8; 6],
-    pub(super) bridge: u32,
+    pub(super) group: u32,
     pub(super) mtu: u32,
     pub(super) peer_name: &'a str,
     pub(super) peer_mac: [u8; 6],
@@ -34,6 +33,20 @@ pub(super) struct Veth<'a> {
 /// Opens the calling thread's namespace.
 pub(super) fn open() -> io::Result<Links> {
     Ok(Links::new(Connection::open(libc::AF_NETLINK, libc::NETLINK_ROUTE)?))
+}
+
+/// Opens a socket that is told of changes of links, addresses and routes.
+pub(super) fn subscribe() -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(libc::NETLINK_ROUTE.into()))?;
+    let groups = libc::RTMGRP_LINK
+        | libc::RTMGRP_IPV4_IFADDR
+        | libc::RTMGRP_IPV4_ROUTE
+        | libc::RTMGRP_IPV6_IFADDR
+        | libc::RTMGRP_IPV6_ROUTE;
+    let groups = u32::try_from(groups).map_err(io::Error::other)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 /// Creates a bridge and brings it up. Idempotent.
@@ -52,7 +65,7 @@ pub(super) fn add_bridge(links: &Links, name: &str, mac: [u8; 6], mtu: u32) -> i
     Ok(link)
 }
 
-/// Creates a veth pair: one end here, on the bridge, the other in the pod's namespace.
+/// Creates a veth pair: one end here, in the pods' group, the other in the pod's namespace.
 pub(super) fn add_veth(links: &Links, veth: &Veth<'_>) -> io::Result<()> {
     let netns = u32::try_from(veth.netns.as_raw_fd()).map_err(io::Error::other)?;
     let peer = Message::nest(&header(0, 0, 0))
@@ -66,18 +79,9 @@ pub(super) fn add_veth(links: &Links, veth: &Veth<'_>) -> io::Result<()> {
         .with_text(LINK_NAME, veth.name)
         .with(LINK_ADDRESS, &veth.mac)
         .with_u32(LINK_MTU, veth.mtu)
-        .with_u32(LINK_MASTER, veth.bridge)
+        .with_u32(LINK_GROUP, veth.group)
         .with_nested(LINK_INFO, &info);
     links.request(&message)
-}
-
-/// Enables hairpin mode: a pod may then call its own host port also where bridged frames pass netfilter (br_netfilter,
-/// which Kubernetes nodes load).
-pub(super) fn set_hairpin(links: &Links, index: u32) -> io::Result<()> {
-    let mut header = header(index, 0, 0);
-    header[0] = u8::try_from(libc::AF_BRIDGE).map_err(io::Error::other)?;
-    let port = Message::nest(&[]).with(PORT_HAIRPIN, &[1]);
-    links.request(&Message::new(SET_LINK, 0, &header).with_nested(NESTED | LINK_PORT, &port))
 }
 
 /// Changes name and MAC; the interface is down for a moment.

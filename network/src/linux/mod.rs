@@ -7,10 +7,11 @@ mod link;
 mod netfilter;
 mod netns;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::nft::rules;
 use crate::node::{self, INTERFACE, Node};
+use crate::repair::{self, Inventory, Missing, Watched, on};
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
@@ -48,35 +50,19 @@ impl Network for LinuxNetwork {
         let mut needs = vec![program_need()];
         needs.extend(forwarding::needs(&networks));
         if !networks.is_empty() {
-            needs.push(self.table_need());
+            let missing = open_links().and_then(|links| self.missing_shared(&links, &[]));
+            needs.push(repair::need(&missing.unwrap_or_default()));
         }
         needs
     }
 
     fn configure(&self, pod_networks: &[IpNetwork]) -> Result<(), Error> {
         ipam::check(pod_networks)?;
-        let settings = &self.node.settings;
-        let bridge = names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {bridge}");
-        let links = open_links()?;
-        let mac = names::bridge_mac(&settings.prefix);
-        let link = link::add_bridge(&links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
-        for network in pod_networks {
-            let gateway = ipam::gateway(network);
-            let failed = format!("cannot give bridge {bridge} the address {gateway}");
-            links.add_address(link.index, &gateway).map_err(Error::failed(failed))?;
-        }
-        forwarding::enable(&settings.state, pod_networks)?;
-        let pods = self.node.state.specs()?;
-        let rules = rules::node(
-            &settings.prefix,
-            &ipam::with_former(pod_networks, pods.iter().flat_map(|pod| &pod.addresses)),
-            &settings.untranslated,
-        );
-        netfilter::apply("the ruleset of the node", &rules)?;
-        self.repair(&pods)?;
+        self.add_bridge(&open_links()?, pod_networks)?;
+        forwarding::enable(&self.node.settings.state, pod_networks)?;
+        self.load_node_rules(pod_networks)?;
         self.node.set_networks(pod_networks);
-        Ok(())
+        self.reconcile(&self.node.state.pods()?).map(drop)
     }
 
     fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
@@ -95,9 +81,7 @@ impl Network for LinuxNetwork {
         }
         inside.bring_up_loopback()?;
         inside.configure(spec)?;
-        if let Some(link) = find(&links, &name)?.filter(|_| !spec.host_ports.is_empty()) {
-            link::set_hairpin(&links, link.index).map_err(Error::failed(format!("cannot set {name} to hairpin")))?;
-        }
+        route_to_pod(&links, &name, spec)?;
         self.apply_rules(before.as_ref(), spec)?;
         self.node.listen(spec)?;
         Ok(self.node.attachment(spec))
@@ -153,6 +137,38 @@ impl Network for LinuxNetwork {
         Ok(ids)
     }
 
+    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
+        self.node.whole_pods(&open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
+    fn reconcile(&self, pods: &[PodId]) -> Result<Vec<String>, Error> {
+        let networks = self.node.networks();
+        if networks.is_empty() {
+            return Ok(Vec::new());
+        }
+        forwarding::enable(&self.node.settings.state, &networks)?;
+        let (links, pods) = (open_links()?, self.node.watched(pods));
+        let mut missing = self.missing_shared(&links, &pods)?;
+        let tables = list_tables()?;
+        let prefix = &self.node.settings.prefix;
+        missing.extend(self.node.missing_of(&pods, |pod| {
+            rules::pod(prefix, pod).is_none() || tables.contains(&rules::pod_table(prefix, &pod.id))
+        })?);
+        let restored = missing.iter().map(|part| match part {
+            Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&links, &networks),
+            Missing::NodeRules => self.load_node_rules(&networks),
+            Missing::Route(id, _) => on(&pods, id, |pod| route_to_pod(&links, &pod.interface, &pod.spec)),
+            Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(None, &pod.spec)),
+            Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
+        });
+        node::run_all("cannot restore the network", restored)?;
+        Ok(missing.iter().map(ToString::to_string).collect())
+    }
+
+    fn changes(&self) -> Result<OwnedFd, Error> {
+        link::subscribe().map_err(Error::failed("cannot subscribe to changes of the network"))
+    }
+
     fn unconfigure(&self) -> Result<(), Error> {
         node::check_unused(&self.inventory()?)?;
         let settings = &self.node.settings;
@@ -176,16 +192,49 @@ impl Network for LinuxNetwork {
 }
 
 impl LinuxNetwork {
+    /// Creates the bridge, which holds the gateways' addresses. Idempotent.
+    fn add_bridge(&self, links: &Links, networks: &[IpNetwork]) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let bridge = names::bridge(&settings.prefix);
+        let failed = || format!("cannot make bridge {bridge}");
+        let mac = names::bridge_mac(&settings.prefix);
+        let link = link::add_bridge(links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
+        for network in networks {
+            let gateway = ipam::gateway(network);
+            let failed = format!("cannot give bridge {bridge} the address {gateway}");
+            links.add_address(link.index, &gateway).map_err(Error::failed(failed))?;
+        }
+        Ok(())
+    }
+
+    /// Loads the shared table, for the pod networks and the former networks of pods.
+    fn load_node_rules(&self, networks: &[IpNetwork]) -> Result<(), Error> {
+        let settings = &self.node.settings;
+        let pods = self.node.state.specs()?;
+        let networks = ipam::with_former(networks, pods.iter().flat_map(|pod| &pod.addresses));
+        netfilter::apply("the ruleset of the node", &rules::node(&settings.prefix, &networks, &settings.untranslated))
+    }
+
+    /// Returns what is missing of the shared parts and the routes to these pods.
+    fn missing_shared(&self, links: &Links, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
+        let prefix = &self.node.settings.prefix;
+        let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
+        let inventory = Inventory::read(links, pods)?;
+        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        if !list_tables()?.contains(&rules::node_table(prefix)) {
+            missing.push(Missing::NodeRules);
+        }
+        Ok(missing)
+    }
+
     /// Creates a pod's veth pair.
     fn add_pair(&self, links: &Links, inside: &Inside, id: &PodId) -> Result<(), Error> {
         let settings = &self.node.settings;
-        let bridge = names::bridge(&settings.prefix);
-        let bridge = find(links, &bridge)?.ok_or_else(|| Error::NotFound { what: format!("bridge {bridge}") })?;
         let name = self.node.host_end(id);
         let veth = Veth {
             name: &name,
             mac: names::host_mac(id),
-            bridge: bridge.index,
+            group: names::pod_group_number(&settings.prefix),
             mtu: settings.mtu,
             peer_name: INTERFACE,
             peer_mac: names::pod_mac(id),
@@ -232,27 +281,21 @@ impl LinuxNetwork {
         }
         netfilter::apply(&format!("the removal of table {table}"), &rules::delete_table(&table))
     }
+}
 
-    /// Restores missing tables and listeners, after a flushed ruleset or a dead listener. Idempotent.
-    fn repair(&self, pods: &[NetworkSpec]) -> Result<(), Error> {
-        let tables = list_tables()?;
-        for pod in pods {
-            if !tables.contains(&rules::pod_table(&self.node.settings.prefix, &pod.id)) {
-                self.apply_rules(None, pod)?;
-            }
-            self.node.listen(pod)?;
-        }
-        Ok(())
+/// Routes a pod's addresses to the host's end of its interface. Idempotent.
+fn route_to_pod(links: &Links, name: &str, spec: &NetworkSpec) -> Result<(), Error> {
+    let link = find(links, name)?.ok_or_else(|| Error::NotFound { what: format!("interface {name}") })?;
+    let failed = |address| format!("cannot route {address} to {name}");
+    links.bring_up(link.index).map_err(Error::failed(format!("cannot bring up {name}")))?;
+    for address in &spec.addresses {
+        let source = Some(ipam::gateway(address).ip());
+        links
+            .add_host_route(link.index, address.ip(), source)
+            .and_then(|()| links.add_neighbour(link.index, address.ip(), names::pod_mac(&spec.id)))
+            .map_err(Error::failed(failed(address.ip())))?;
     }
-
-    /// Reports whether the shared table is loaded: a firewall reload may flush it.
-    fn table_need(&self) -> Need {
-        let table = rules::node_table(&self.node.settings.prefix);
-        let there = list_tables().is_ok_and(|tables| tables.contains(&table));
-        let remedy = (!there).then(|| "restart cellblock, which loads it again".to_owned());
-        let found = if there { "loaded" } else { "missing" }.to_owned();
-        Need { name: format!("nftables table {table}"), found, required: true, remedy }
-    }
+    Ok(())
 }
 
 fn netns(place: &Place) -> Result<Option<&Path>, Error> {

@@ -11,8 +11,8 @@ use nix::sched::{CloneFlags, setns};
 
 use super::link;
 use crate::links::Links;
-use crate::node::INTERFACE;
-use crate::{Error, NetworkSpec, ipam};
+use crate::node::{self, INTERFACE};
+use crate::{Error, NetworkSpec, ipam, names};
 
 /// The index of lo: the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
@@ -66,16 +66,18 @@ impl Inside {
         self.links.bring_up(index).map_err(Error::failed("cannot bring up eth0"))?;
         let present = self.links.addresses().map_err(Error::failed("cannot list the addresses of eth0"))?;
         let present = present.iter().filter(|(of, _)| *of == index).map(|(_, address)| address);
-        for address in present.filter(|address| !spec.addresses.contains(address)) {
+        let own: Vec<IpNetwork> = spec.addresses.iter().map(node::alone).collect();
+        for address in present.filter(|address| !own.contains(address)) {
             self.links.remove_address(index, address).map_err(Error::failed(format!("cannot remove {address}")))?;
         }
-        for address in &spec.addresses {
-            self.links.add_address(index, address).map_err(Error::failed(failed(address)))?;
-            if spec.route {
-                let gateway = ipam::gateway(address).ip();
-                let failed = format!("cannot route pod {} by {gateway}", spec.id);
-                self.links.add_default_route(index, gateway).map_err(Error::failed(failed))?;
-            }
+        for (address, own) in spec.addresses.iter().zip(&own) {
+            self.links.add_address(index, own).map_err(Error::failed(failed(own)))?;
+            let gateway = ipam::gateway(address).ip();
+            self.links
+                .add_host_route(index, gateway, None)
+                .and_then(|()| self.links.add_neighbour(index, gateway, names::host_mac(&spec.id)))
+                .and_then(|()| self.links.add_route(index, &node::reach(address, spec.route), gateway))
+                .map_err(Error::failed(format!("cannot route pod {} by {gateway}", spec.id)))?;
         }
         Ok(())
     }

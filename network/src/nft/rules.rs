@@ -9,7 +9,7 @@ use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ipam::plain;
-use crate::{HostPort, NetworkSpec};
+use crate::{HostPort, NetworkSpec, names};
 
 /// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
@@ -41,7 +41,9 @@ pub fn delete_table(name: &str) -> String {
     format!("table inet {name} {{}}\ndelete table inet {name}\n")
 }
 
-/// Returns the shared table: traffic from pods to other than pods and the cluster gets the node's address.
+/// Returns the shared table: what arrives from a pod with another source than its own addresses is dropped (the route back
+/// does not lead to its interface), no redirects are sent to pods, and traffic from pods to other than pods and the cluster
+/// gets the node's address.
 #[must_use]
 pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> String {
     let name = node_table(prefix);
@@ -71,7 +73,22 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
         let _ = writeln!(rules, "    {family} saddr @pods-{family} {family} daddr != @direct-{family} masquerade");
     }
     let _ = writeln!(text, "  chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;");
-    text + &rules + "  }\n}\n"
+    let group = names::pod_group_number(prefix);
+    text + &rules
+        + &format!(
+            "  }}
+  chain spoofed {{
+    type filter hook prerouting priority raw; policy accept;
+    iifgroup {group} fib saddr . iif oif missing drop
+  }}
+  chain redirects {{
+    type filter hook output priority filter; policy accept;
+    oifgroup {group} icmp type redirect drop
+    oifgroup {group} icmpv6 type nd-redirect drop
+  }}
+}}
+"
+        )
 }
 
 /// Returns a pod's table; None if it needs none.
@@ -94,8 +111,8 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
         }
         let pod = address.ip();
         if !spec.host_ports.is_empty() {
-            // Without this, a pod on the bridge (also the pod itself) would get the answer from the pod's address
-            // instead of the one it called. The pod sees the gateway as the caller.
+            // Without this, a pod (also the pod itself) would get the answer from the pod's address instead of the one
+            // it called. The pod sees the gateway as the caller.
             let network = plain(address);
             let _ = writeln!(leaving, "    {family} saddr {network} {family} daddr {pod} ct status dnat masquerade");
         }
@@ -167,6 +184,15 @@ table inet cellblock-cb {
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @pods-ip ip daddr != @direct-ip masquerade
+  }
+  chain spoofed {
+    type filter hook prerouting priority raw; policy accept;
+    iifgroup 1667392354 fib saddr . iif oif missing drop
+  }
+  chain redirects {
+    type filter hook output priority filter; policy accept;
+    oifgroup 1667392354 icmp type redirect drop
+    oifgroup 1667392354 icmpv6 type nd-redirect drop
   }
 }
 ";

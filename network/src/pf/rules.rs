@@ -1,6 +1,5 @@
 //! Builds the pf.conf(5) rules of the node and of a pod, as text for pfctl(8), and parses pfctl's output. Pure. All
-//! rules are below one anchor. The main ruleset is the operator's; it is only checked for the two lines that lead
-//! there.
+//! rules are below one anchor. The main ruleset is the operator's; it is only checked for the lines that lead there.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -84,8 +83,14 @@ pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
 /// gets the interface's address. The table negates the addresses of pods without a route, since `no nat` in a pod's
 /// anchor does not stop later anchors (FreeBSD 15). An interface is its name and whether it has IPv4 and IPv6
 /// addresses.
+///
+/// Filter rules come after them. What no operator may allow is quick: from a pod, another source than its own addresses
+/// (the route back does not lead to its interface); to a pod, a redirect. What pods need passes, without quick: rules of
+/// the operator after the anchor win. A tag takes pods' own traffic past the translation; `PODS` in it, since the root's
+/// name tags redirected connections.
 #[must_use]
 pub fn node(
+    prefix: &Prefix,
     pods: &[IpNetwork],
     unrouted: &[IpAddr],
     untranslated: &[IpNetwork],
@@ -103,6 +108,23 @@ pub fn node(
             }
         }
     }
+    let (group, root) = (names::pod_group(prefix), root(prefix));
+    for (family, protocol, redirect) in [("inet", 1, 5), ("inet6", 58, 137)] {
+        let _ = writeln!(
+            text,
+            "block drop in quick on {group} {family} from urpf-failed to any
+block drop out quick on {group} {family} proto {protocol} all {}-type {redirect}",
+            if protocol == 1 { "icmp" } else { "icmp6" }
+        );
+    }
+    let _ = writeln!(
+        text,
+        "pass in on {group} from <{PODS}> to any ! tagged {root} tag {root}-{PODS}
+pass in from <direct> to <{PODS}>
+pass in tagged {root}
+pass out on {group}
+pass out tagged {root}-{PODS}"
+    );
     text
 }
 
@@ -130,19 +152,16 @@ fn redirect(prefix: &Prefix, port: &HostPort, address: &IpNetwork, nat: &mut Str
     let family = if address.is_ipv4() { "inet" } else { "inet6" };
     // By number: for a name pfctl reads /etc/nsswitch.conf and /etc/protocols, which doubles its run time.
     let (protocol, from, to) = (port.protocol.number(), port.host_port, port.container_port);
-    let (pod, tag, bridge) = (address.ip(), root(prefix), names::bridge(prefix));
+    let (pod, tag) = (address.ip(), root(prefix));
     let on = port.only_on().map_or_else(|| "(self)".to_owned(), |host_ip| host_ip.to_string());
     // The listener serves the node's own connections: an answer from the pod would not return by lo0.
     let _ = writeln!(rdr, "no rdr on lo0 {family} proto {protocol} from any to any port {from}");
     let _ = writeln!(rdr, "rdr {family} proto {protocol} from any to {on} port {from} tag {tag} -> {pod} port {to}");
-    // Without this, a pod on the bridge (also the pod itself) would get the answer from the pod's address instead of
-    // the one it called. The pod sees the gateway as the caller. The tag marks redirected connections.
+    // Without this, a pod (also the pod itself) would get the answer from the pod's address instead of the one it
+    // called. The pod sees the gateway as the caller. The tag marks redirected connections.
     let gateway = crate::ipam::gateway(address).ip();
     let network = plain(address);
-    let _ = writeln!(
-        nat,
-        "nat on {bridge} {family} proto {protocol} from {network} to {pod} port {to} tagged {tag} -> {gateway}"
-    );
+    let _ = writeln!(nat, "nat {family} proto {protocol} from {network} to {pod} port {to} tagged {tag} -> {gateway}");
 }
 
 /// Returns the remedy in `cellblock check` for missing lines.
@@ -213,6 +232,7 @@ mod tests {
     fn what_leaves_the_pods_is_translated_on_each_interface() {
         let interfaces = [("em0".to_owned(), true, false), ("em1".to_owned(), true, true)];
         let text = node(
+            &Prefix::default(),
             &networks(&["10.1.2.3/16", "fd00::/64"]),
             &["10.1.0.7".parse().unwrap()],
             &networks(&["10.96.0.0/12"]),
@@ -224,6 +244,15 @@ table <direct> { 10.1.0.0/16 fd00::/64 10.96.0.0/12 224.0.0.0/4 ff00::/8 }
 nat on em0 inet from <pods> to ! <direct> -> (em0:0)
 nat on em1 inet from <pods> to ! <direct> -> (em1:0)
 nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
+block drop in quick on cbpods inet from urpf-failed to any
+block drop out quick on cbpods inet proto 1 all icmp-type 5
+block drop in quick on cbpods inet6 from urpf-failed to any
+block drop out quick on cbpods inet6 proto 58 all icmp6-type 137
+pass in on cbpods from <pods> to any ! tagged cellblock tag cellblock-pods
+pass in from <direct> to <pods>
+pass in tagged cellblock
+pass out on cbpods
+pass out tagged cellblock-pods
 ";
         assert_eq!(text, expected);
     }
@@ -249,9 +278,9 @@ nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
             port(Protocol::Tcp, Some("127.0.0.1"), 81),
         ];
         let expected = "\
-nat on cbbr0 inet proto 6 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
-nat on cbbr0 inet proto 17 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
-nat on cbbr0 inet6 proto 6 from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
+nat inet proto 6 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat inet proto 17 from 10.1.0.0/16 to 10.1.0.5 port 80 tagged cellblock -> 10.1.0.1
+nat inet6 proto 6 from fd00::/64 to fd00::5 port 80 tagged cellblock -> fd00::1
 no rdr on lo0 inet proto 6 from any to any port 8080
 rdr inet proto 6 from any to (self) port 8080 tag cellblock -> 10.1.0.5 port 80
 no rdr on lo0 inet proto 17 from any to any port 53

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use network::conformance::{self, Stage};
 use network::{Network, Protocol};
 
-use crate::platform::{OUTSIDE_NAME, kernel, place, remove_place, serve};
-
-use crate::platform;
+use crate::platform::{self, OUTSIDE_NAME, kernel, place, remove_place, serve};
 use crate::world::{CLUSTER, GATEWAY, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port, sh};
+use crate::{repair, spoofing};
 
 use Protocol::{Sctp, Tcp, Udp};
 
@@ -19,11 +18,15 @@ pub(crate) const CASES: &[Case] = &[
     ("conformance", conformance_suite),
     ("a pod reaches its gateway, another pod, the outside and the cluster", ways_out),
     ("a pod without route reaches its neighbours only", without_route),
+    ("a pod sends from its own addresses only", spoofing::forged_sources),
+    ("a pod cannot take the gateway's or a neighbour's address", spoofing::claimed_addresses),
     ("a host port answers from everywhere", host_ports),
     ("a host port of one address answers there only", host_ip),
     ("a port that a process of the node has is refused", taken_by_the_node),
     ("a host port does not take what is meant for others", no_hijack),
     ("a host port outlives the server and a dead listener is repaired", listener),
+    ("what an administrator breaks is restored", repair::restored),
+    ("a change of the network is told", repair::told),
     ("a new pod on an old port gets what is sent to it", port_again),
     ("counters are as the pod sees them", counters),
     ("an attach is quick", quick),
@@ -33,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Runs a case and asserts that the kernel is unchanged.
-fn in_world(what: impl FnOnce(&mut World, &dyn Network)) {
+pub(crate) fn in_world(what: impl FnOnce(&mut World, &dyn Network)) {
     let mut world = World::new();
     let before = kernel();
     let network = world.open();

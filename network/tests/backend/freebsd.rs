@@ -2,7 +2,7 @@
 //! vnet whose root is the machine's, so that programs run in them by jexec(8).
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Child;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -43,7 +43,16 @@ pub(crate) fn isolate() {
         "mkdir -p {STATE}; kldload -n pf
          if [ -z \"$(pfctl -s nat)$(pfctl -s rules)\" ]; then
              touch {STATE}/ruleset
-             printf 'nat-anchor \"cellblock-{PREFIX}/*\"\\nrdr-anchor \"cellblock-{PREFIX}/*\"\\npass all\\n' | pfctl -q -f -
+             pfctl -q -f - <<'END'
+nat-anchor \"cellblock-{PREFIX}/*\"
+rdr-anchor \"cellblock-{PREFIX}/*\"
+pass out all
+block in all
+pass quick on lo0 all
+pass in quick proto tcp from any to any port 22
+pass in quick inet6 proto icmp6 all
+anchor \"cellblock-{PREFIX}/*\"
+END
          fi
          pfctl -s info | grep -q 'Status: Enabled' || {{ touch {STATE}/enabled; pfctl -q -e; }}
          for name in {FORWARDING}; do
@@ -111,9 +120,38 @@ pub(crate) fn add_default_route(name: &str, gateway: &str) {
     sh(&format!("jexec {name} route -q add default {gateway}"));
 }
 
+/// Gives a pod an address that is not its own.
+pub(crate) fn add_pod_address(name: &str, address: &str) {
+    let (family, length, flags) = if address.contains(':') { ("inet6", 128, "no_dad") } else { ("inet", 32, "") };
+    sh(&format!("jexec {name} ifconfig eth0 {family} {address}/{length} {flags} alias"));
+}
+
+fn flushed() -> String {
+    format!(
+        "for a in $(pfctl -a cellblock-{PREFIX} -s Anchors); do pfctl -q -a $a -F nat; pfctl -q -a $a -F rules; done"
+    )
+}
+
 /// Flushes all rules, as an operator may.
 pub(crate) fn flush_rules() {
-    sh(&format!("for a in $(pfctl -a cellblock-{PREFIX} -s Anchors); do pfctl -q -a $a -F nat; done"));
+    sh(&flushed());
+}
+
+/// What may happen to the network behind the server's back; `name` is a pod.
+pub(crate) fn damages(name: &str) -> [(&'static str, String); 6] {
+    [
+        ("the anchors flushed", flushed()),
+        ("the bridge removed", format!("ifconfig {PREFIX}br0 destroy")),
+        ("an address removed", format!("ifconfig {PREFIX}br0 inet 10.77.0.1 -alias")),
+        ("another address of the node", "ifconfig node0 inet 203.0.113.7/32 alias; ifconfig node0 inet 203.0.113.7 -alias; ifconfig lo1 create inet 203.0.113.8/32".to_owned()),
+        ("a pod's interface down", format!("ifconfig {name}o down; route -q delete -host $(jexec {name} ifconfig eth0 | awk '$1 == \"inet\" {{ print $2 }}')")),
+        ("a pod's route removed", format!("route -q -6 delete -host $(jexec {name} ifconfig eth0 | awk '$1 == \"inet6\" && $2 !~ /%/ {{ print $2 }}')")),
+    ]
+}
+
+/// Destroys a pod's interface, and what the above made.
+pub(crate) fn destroy(name: &str) -> String {
+    format!("ifconfig {name}o destroy; ifconfig lo1 destroy")
 }
 
 /// Describes a process's memory.
@@ -192,6 +230,13 @@ pub(crate) fn ask(from: Option<&str>, protocol: Protocol, to: SocketAddr, wait: 
     let (program, args) = wire(from, &["ask", protocol.name(), &to.to_string(), &wait.as_millis().to_string()]);
     let output = Tool::new(program).args(args).run().map_err(|error| error.to_string())?;
     Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// Sends a datagram from a jail, by a source address.
+pub(crate) fn send(from: &str, source: IpAddr, to: SocketAddr) {
+    let (program, args) = wire(Some(from), &["send", &source.to_string(), &to.to_string()]);
+    // The kernel may know already that nothing leads there.
+    let _ = Tool::new(program).args(args).run();
 }
 
 /// Opens a connection from a jail, on which something is sent a little later.

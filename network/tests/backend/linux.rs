@@ -2,7 +2,7 @@
 //! enters the namespace of a pod.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread;
@@ -82,9 +82,37 @@ pub(crate) fn add_default_route(name: &str, gateway: &str) {
     sh(&format!("ip -n {name} route add default via {gateway}"));
 }
 
+/// Gives a pod an address that is not its own.
+pub(crate) fn add_pod_address(name: &str, address: &str) {
+    let length = if address.contains(':') { ("128", " nodad") } else { ("32", "") };
+    sh(&format!("ip -n {name} addr add {address}/{} dev eth0{}", length.0, length.1));
+}
+
 /// Flushes all rules, as a firewall reload does.
 pub(crate) fn flush_rules() {
     sh("nft flush ruleset");
+}
+
+/// What may happen to the network behind the server's back; `name` is a pod.
+pub(crate) fn damages(name: &str) -> [(&'static str, String); 6] {
+    [
+        ("the ruleset flushed", "nft flush ruleset".to_owned()),
+        ("the bridge removed", "ip link del ctbr0".to_owned()),
+        ("the bridge down", "ip link set ctbr0 down".to_owned()),
+        ("an address removed", "ip addr del 10.77.0.1/16 dev ctbr0".to_owned()),
+        ("a pod's interface down", format!("ip link set ct{name}o down")),
+        (
+            "a pod's route removed",
+            format!(
+                "ip route flush dev ct{name}o; ip -6 route del $(ip -6 route | grep -o '^fd00:77::[^ ]* dev ct{name}o')"
+            ),
+        ),
+    ]
+}
+
+/// Destroys a pod's interface.
+pub(crate) fn destroy(name: &str) -> String {
+    format!("ip link del ct{name}o")
 }
 
 /// Describes a process's memory.
@@ -133,6 +161,12 @@ pub(crate) fn serve(netns: Option<&str>, port: u16) {
 
 pub(crate) fn ask(from: Option<&str>, protocol: Protocol, to: SocketAddr, wait: Duration) -> Result<String, String> {
     inside(from, move || wire::ask(protocol, to, wait)).map_err(|error| error.to_string())
+}
+
+/// Sends a datagram from a namespace, by a source address.
+pub(crate) fn send(from: &str, source: IpAddr, to: SocketAddr) {
+    // The kernel may know already that nothing leads there.
+    let _ = inside(Some(from), move || wire::send(source, to));
 }
 
 /// Opens a connection from a namespace to one that will never answer it again.

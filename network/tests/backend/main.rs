@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test program with a main of its own is a test all the same")]
 
 mod cases;
+mod repair;
+mod spoofing;
 mod wire;
 mod world;
 

@@ -85,8 +85,14 @@ fn ask_udp(address: SocketAddr, wait: Duration) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
+/// Sends a datagram from a source address.
+pub(crate) fn send(source: IpAddr, to: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind((source, 0))?.send_to(source.to_string().as_bytes(), to)?;
+    Ok(())
+}
+
 /// For networks that only a process can be in: `wire serve PORT`, which says `ready`; `wire ask PROTOCOL ADDRESS
-/// MILLISECONDS`; `wire stall ADDRESS`, which opens a connection, sends what is never acknowledged, and waits.
+/// MILLISECONDS`; `wire send SOURCE ADDRESS`; `wire stall ADDRESS`, which opens a connection, sends what is never acknowledged, and waits.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
     match words[..] {
@@ -103,6 +109,12 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
                     eprintln!("{error}");
                     return ExitCode::FAILURE;
                 }
+            }
+        }
+        ["send", source, to] => {
+            if let Err(error) = send(source.parse().unwrap(), to.parse().unwrap()) {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
             }
         }
         ["stall", address] => {

@@ -1,0 +1,89 @@
+//! Keeps the node's network as it was made. Administrators, other programs and time change it behind the server's back: an address
+//! goes, a bridge, a ruleset. The kernel tells of changes of interfaces, addresses and routes; it tells nobody of a flushed
+//! ruleset, so the network is looked at every few seconds besides. What is missing is restored, logged and counted.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tracing::{error, info, warn};
+
+use crate::error::Error;
+use crate::lifecycle::exits;
+use crate::state::node::Node;
+use crate::state::record::PodPhase;
+
+/// The longest time between two looks: with the repair itself, at most five seconds from the damage.
+const PERIOD: Duration = Duration::from_secs(3);
+/// After news: changes come in crowds, and each pod that comes or goes brings some.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Looks after the network until the server stops.
+pub(crate) async fn run(node: Arc<Node>) {
+    let changes = match subscribe(&node).await {
+        Ok(changes) => Some(changes),
+        Err(error) => {
+            warn!("changes of the network are seen late: {}", host::chain(&error));
+            None
+        }
+    };
+    loop {
+        let _ = tokio::time::timeout(PERIOD, wait(changes.as_ref())).await;
+        node.block(|node| reconcile(node)).await;
+    }
+}
+
+async fn subscribe(node: &Arc<Node>) -> Result<AsyncFd<File>, Error> {
+    let descriptor = node.block(|node| node.network.changes()).await?;
+    let changes = exits::make_awaitable(descriptor);
+    Ok(changes.map_err(network::Error::failed("cannot wait for changes of the network"))?)
+}
+
+/// Waits for news and until no more are queued.
+async fn wait(changes: Option<&AsyncFd<File>>) {
+    let Some(changes) = changes else { return std::future::pending().await };
+    // An error of the descriptor is not news: the clock goes on.
+    let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
+    tokio::time::sleep(SETTLE).await;
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match changes.get_ref().read(&mut buffer) {
+            // Lost messages (ENOBUFS) are news too.
+            Ok(1..) => (),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => (),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            _ => return std::future::pending().await,
+        }
+    }
+    ready.clear_ready();
+}
+
+/// Restores what is missing of the shared parts and of the ready pods' routes and rules. Blocking.
+fn reconcile(node: &Node) {
+    // What the start could not make is made now.
+    let outcome = node.configure_network().and_then(|()| {
+        let ready = node.store.pods().into_iter().filter(|pod| pod.phase == PodPhase::Ready);
+        Ok(node.network.reconcile(&ready.map(|pod| pod.id.clone()).collect::<Vec<_>>())?)
+    });
+    let was_broken = node.network_repairs().failure.is_some();
+    match outcome {
+        Ok(restored) => {
+            if !restored.is_empty() {
+                warn!("the network had lost, and has again: {}", restored.join(", "));
+            } else if was_broken {
+                info!("the network is whole again");
+            }
+            node.network_repairs().succeed(restored);
+        }
+        Err(failed) => {
+            let failed = host::chain(&failed);
+            // One error, not one every few seconds.
+            if !was_broken {
+                error!("the network is broken: {failed}");
+            }
+            node.network_repairs().failure = Some(failed);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The network changes behind the server's back.
+
+use std::time::{Duration, Instant};
+
+use proto::v1::{PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest, RuntimeCondition, StatusRequest};
+
+use crate::world::{Running, World, run_pod};
+
+/// Repairs take less.
+const SOON: Duration = Duration::from_secs(5);
+
+fn network_ready(server: &Running) -> (RuntimeCondition, String) {
+    let mut client = server.client();
+    let answer = server.run(client.status(StatusRequest { verbose: true })).unwrap().into_inner();
+    let conditions = answer.status.unwrap().conditions;
+    let condition = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
+    (condition, answer.info["cellblock"].clone())
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < SOON, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_the_network_loses_is_told_restored_and_counted() {
+    let world = World::new();
+    let server = world.start();
+    assert!(network_ready(&server).0.status);
+    world.network.lose("bridge", false);
+    let (broken, _) = network_ready(&server);
+    assert!(!broken.status && broken.message.contains("bridge"), "{broken:?}");
+    wait_for("it was not restored", || network_ready(&server).0.status);
+    let (_, info) = network_ready(&server);
+    assert!(info.contains(r#""networkRepairs":{"count":1,"last":["bridge"]}"#), "{info}");
+}
+
+#[test]
+fn what_cannot_be_restored_is_not_ready_and_is_tried_again() {
+    let world = World::new();
+    let server = world.start();
+    world.network.lose("address", true);
+    wait_for("nobody tried", || network_ready(&server).0.message.contains("it is lost for good"));
+    assert!(!network_ready(&server).0.status);
+    world.network.unstick();
+    wait_for("it was not tried again", || network_ready(&server).0.status);
+}
+
+#[test]
+fn a_pod_whose_interface_is_destroyed_is_not_ready() {
+    let world = World::new();
+    let server = world.start();
+    let mut client = server.client();
+    let id = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+    world.network.cut(&id.parse().unwrap());
+    let request = || PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
+    wait_for("it is still ready", || {
+        let answer = server.run(client.clone().pod_sandbox_status(request())).unwrap().into_inner();
+        let lost = answer.status.unwrap().state == i32::from(PodSandboxState::SandboxNotready);
+        assert!(!lost || answer.info.values().any(|info| info.contains("network interface")), "{:?}", answer.info);
+        lost
+    });
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id })).unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
