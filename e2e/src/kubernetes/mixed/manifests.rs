@@ -1,35 +1,22 @@
 //! The scenario's manifests for the FreeBSD node: each pod asks for it and tolerates its taint.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Nodes;
-use super::steps::Step;
+use crate::kubernetes::kubectl::Kubectl;
 
 /// Objects of shared manifests that mean something on Linux only, by kind and name.
 const LINUX_ONLY: [(&str, &str); 4] =
     [("DaemonSet", "agent"), ("Pod", "host-network"), ("Pod", "probes"), ("Pod", "noisy")];
-/// The manifest of our own.
-const OURS: &str = include_str!("../../../kubernetes/manifests/freebsd.yaml");
-/// A pod on the Linux node.
-const LINUX: &str = include_str!("../../../kubernetes/manifests/linux-client.yaml");
 
-/// Applies all manifests at once, so that each step waits for its own pods only.
-pub(super) fn apply(nodes: &Nodes<'_, '_, '_>, steps: &[Step]) -> Result<()> {
-    let kubectl = nodes.cluster.kubectl;
-    let mut texts: Vec<&str> = steps.iter().filter_map(Step::shared_manifest).collect();
-    texts.sort_unstable();
-    texts.dedup();
-    texts.push(OURS);
-    let command = kubectl.command(&["create", "--dry-run=client", "-o", "json", "-f", "-"]);
-    let all = command.stdin(texts.join("\n---\n")).run()?;
+/// A manifest for the FreeBSD node, as JSON.
+pub(super) fn for_freebsd(kubectl: &Kubectl, manifest: &str) -> Result<String> {
+    let all = kubectl.command(&["create", "--dry-run=client", "-o", "json", "-f", "-"]).stdin(manifest).run()?;
     // kubectl prints one document after the other, or a list.
     let documents = serde_json::Deserializer::from_str(&all).into_iter::<Value>().collect::<Result<Vec<_>, _>>()?;
     let mut objects: Vec<Value> = documents.into_iter().flat_map(items).filter(|object| !linux_only(object)).collect();
     objects.iter_mut().for_each(ask_for_freebsd);
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    kubectl.apply(&list.to_string()).context("the pods for FreeBSD")?;
-    kubectl.apply(LINUX)
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
 }
 
 fn items(document: Value) -> Vec<Value> {

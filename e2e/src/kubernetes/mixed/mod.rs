@@ -110,12 +110,7 @@ fn freebsd_node(ground: &Ground<'_>, nodes: &mut Nodes<'_, '_, '_>, plan: &Plan,
     let before = checks.check("what the FreeBSD machine has", || inventory(remote));
     let joined = checks.check("the FreeBSD node is Ready", || join(ground, remote, plan, kubectl));
     if let Some(cidrs) = &joined {
-        let steps = steps::selected(plan.only.as_deref());
-        if checks.check("the pods of the scenario are made", || manifests::apply(nodes, &steps)).is_some() {
-            for step in &steps {
-                checks.check(&format!("FreeBSD: {}", step.name()), || step.run(nodes));
-            }
-        }
+        scenario(nodes, plan, checks);
         checks.check("all pods go", || {
             cluster::all_go(nodes.cluster.site, kubectl)?;
             let left = remote.crictl("pods -q")?;
@@ -139,6 +134,27 @@ fn freebsd_node(ground: &Ground<'_>, nodes: &mut Nodes<'_, '_, '_>, plan: &Plan,
                 ensure!(after == before, "before:\n{before}after:\n{after}");
                 Ok(())
             })
+        });
+    }
+}
+
+/// Runs the steps, each with its objects; an emulated machine is too slow for all of them at once.
+fn scenario(nodes: &mut Nodes<'_, '_, '_>, plan: &Plan, checks: &mut Checks) {
+    let kubectl = nodes.cluster.kubectl;
+    let steps = steps::selected(plan.only.as_deref());
+    let mut applied: Option<(&str, String)> = None;
+    for step in &steps {
+        checks.check(&format!("FreeBSD: {}", step.name()), || {
+            if applied.as_ref().is_none_or(|(text, _)| *text != step.manifest()) {
+                if let Some((_, old)) = applied.take() {
+                    let delete = kubectl.command(&["delete", "--ignore-not-found", "--wait=false", "-f", "-"]);
+                    delete.stdin(old).run()?;
+                }
+                let json = manifests::for_freebsd(kubectl, step.manifest())?;
+                kubectl.apply(&json)?;
+                applied = Some((step.manifest(), json));
+            }
+            step.run(nodes)
         });
     }
 }

@@ -241,7 +241,11 @@ impl Remote {
         for network in routes {
             self.run(&format!("route -q delete -net {network} {} >/dev/null 2>&1; true", self.gateway))?;
         }
-        self.run("umount node/kubelet/.descriptors 2>/dev/null; ifconfig cbbr0 destroy 2>/dev/null; rm -rf node")
-            .map(drop)
+        // After a failed run kubelet's volumes are still mounted.
+        self.run(
+            "mount -p | awk -v dir=\"$PWD/node/\" 'index($2, dir) == 1 {print $2}' | tail -r | xargs -n 1 umount -f
+             ifconfig cbbr0 destroy 2>/dev/null; rm -rf node",
+        )
+        .map(drop)
     }
 }

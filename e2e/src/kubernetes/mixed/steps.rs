@@ -15,12 +15,11 @@ use crate::scenario::get;
 use crate::wait::until;
 
 /// The steps of the Linux node that ask nothing of Linux.
-const SHARED: [&str; 15] = [
+const SHARED: [&str; 14] = [
     "a Deployment rolls, scales and is undone",
     "a StatefulSet keeps its names",
     "Jobs complete and fail",
     "init containers and sidecars",
-    "a liveness probe that fails restarts",
     "crash loops and termination messages",
     "a container without memory is OOMKilled",
     "a pod that writes too much is evicted",
@@ -41,48 +40,63 @@ const LONG: Duration = Duration::from_secs(600);
 /// How long killed programs do not run.
 const DOWN: Duration = Duration::from_secs(2);
 
+/// Manifests of steps of our own.
+const OURS_TEXT: &str = include_str!("../../../kubernetes/manifests/freebsd.yaml");
+const LINUX_TEXT: &str = include_str!("../../../kubernetes/manifests/linux-client.yaml");
+const STREAMS: &str = include_str!("../../../kubernetes/manifests/streams.yaml");
+const PORTS: &str = include_str!("../../../kubernetes/manifests/network.yaml");
+const WORKLOADS: &str = include_str!("../../../kubernetes/manifests/workloads.yaml");
+
 type Run = fn(&mut Nodes<'_, '_, '_>) -> Result<()>;
 
-const OURS: [(&str, Run); 12] = [
-    ("exec, http and tcp probes", probes),
-    ("volumes of every kind", volumes),
-    ("users, groups, a read-only root", user),
-    ("kubectl exec, exec -it", exec),
-    ("a DaemonSet on the host's network", host_network),
-    ("pods of both nodes reach each other, and host ports", network),
-    ("kubelet is killed and started", kubelet_killed),
-    ("Cellblock is killed and started", cellblock_killed),
-    ("both are killed and started", both_killed),
-    ("the network is cut for a minute", network_cut),
-    ("the node is drained", drained),
-    ("the machine restarts", restarted),
+const OURS: [Own; 12] = [
+    Own { name: "exec, http and tcp probes", manifest: OURS_TEXT, run: probes },
+    Own { name: "volumes of every kind", manifest: OURS_TEXT, run: volumes },
+    Own { name: "users, groups, a read-only root", manifest: OURS_TEXT, run: user },
+    Own { name: "a DaemonSet on the host's network", manifest: OURS_TEXT, run: host_network },
+    Own { name: "pods of both nodes reach each other, and host ports", manifest: PORTS, run: network },
+    Own { name: "kubectl exec, exec -it", manifest: STREAMS, run: exec },
+    Own { name: "kubelet is killed and started", manifest: STREAMS, run: kubelet_killed },
+    Own { name: "Cellblock is killed and started", manifest: STREAMS, run: cellblock_killed },
+    Own { name: "both are killed and started", manifest: STREAMS, run: both_killed },
+    Own { name: "the network is cut for a minute", manifest: STREAMS, run: network_cut },
+    Own { name: "the node is drained", manifest: WORKLOADS, run: drained },
+    Own { name: "the machine restarts", manifest: WORKLOADS, run: restarted },
 ];
+
+/// A step of the FreeBSD node alone.
+pub(super) struct Own {
+    name: &'static str,
+    manifest: &'static str,
+    run: Run,
+}
 
 /// One step.
 pub(super) enum Step {
     Shared(&'static steps::Step),
-    Ours(&'static str, Run),
+    Own(&'static Own),
 }
 
 impl Step {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Shared(step) => step.name,
-            Self::Ours(name, _) => name,
+            Self::Own(step) => step.name,
         }
     }
 
-    pub(super) fn shared_manifest(&self) -> Option<&'static str> {
+    /// The manifest of its objects.
+    pub(super) fn manifest(&self) -> &'static str {
         match self {
-            Self::Shared(step) => Some(step.manifest),
-            Self::Ours(..) => None,
+            Self::Shared(step) => step.manifest,
+            Self::Own(step) => step.manifest,
         }
     }
 
     pub(super) fn run(&self, nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
         match self {
             Self::Shared(step) => (step.run)(&mut nodes.cluster),
-            Self::Ours(_, run) => run(nodes),
+            Self::Own(step) => (step.run)(nodes),
         }
     }
 }
@@ -90,7 +104,7 @@ impl Step {
 /// The steps whose name contains a text.
 pub(super) fn selected(only: Option<&str>) -> Vec<Step> {
     let shared = steps::STEPS.iter().filter(|step| SHARED.contains(&step.name)).map(Step::Shared);
-    let all = shared.chain(OURS.iter().map(|(name, run)| Step::Ours(name, *run)));
+    let all = shared.chain(OURS.iter().map(Step::Own));
     all.filter(|step| only.is_none_or(|only| step.name().contains(only))).collect()
 }
 
@@ -175,6 +189,7 @@ fn host_network(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
 
 fn network(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
     let kubectl = nodes.cluster.kubectl;
+    kubectl.apply(LINUX_TEXT)?;
     let address = |name: &str| -> Result<String> {
         kubectl.wait(&format!("pod/{name}"), "condition=Ready", PATIENCE)?;
         let pod = kubectl.get(&[&format!("pod/{name}")])?;
@@ -221,10 +236,10 @@ fn unharmed(nodes: &Nodes<'_, '_, '_>, before: &Running, pod: &str) -> Result<()
 }
 
 fn run_there(kubectl: &Kubectl, pod: &str) -> Result<()> {
-    let spec = format!(
-        "{{\"spec\": {{\"nodeSelector\": {{\"kubernetes.io/os\": \"freebsd\"}}, \
-         \"tolerations\": [{{\"operator\": \"Exists\", \"effect\": \"NoSchedule\"}}]}}}}"
-    );
+    let spec = serde_json::json!({"spec": {
+        "nodeSelector": {"kubernetes.io/os": "freebsd"},
+        "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
+    }});
     let image = format!("--image={BUSYBOX}");
     kubectl.run(&["run", pod, &image, "--restart=Never", &format!("--overrides={spec}"), "--", "echo", "new"])?;
     kubectl.until(&format!("pod/{pod}"), LONG, |pod| pod["status"]["phase"] == "Succeeded").map(drop)
