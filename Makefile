@@ -63,7 +63,7 @@ freebsd-e2e:
 	sh e2e/freebsd/run.sh
 
 # The control plane and a node on this machine, and that machine as a second node: FREEBSD_SSH, FREEBSD_NODE and FREEBSD_GATEWAY.
-e2e-cluster: deps
+e2e-cluster: deps kubelet-freebsd
 	sh e2e/freebsd/run.sh cluster
 
 # What a pod costs there: by hand, by the bare system calls, by Cellblock.

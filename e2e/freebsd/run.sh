@@ -143,6 +143,8 @@ case " $* " in
 " cluster ")
     [ -n "${FREEBSD_SSH:-}" ] && [ -n "${FREEBSD_NODE:-}" ] && [ -n "${FREEBSD_GATEWAY:-}" ] ||
         { say "cluster wants FREEBSD_SSH, FREEBSD_NODE and FREEBSD_GATEWAY; see $here/run.sh" >&2; exit 2; }
+    kubelet=$tree/target/kubelet/kubelet-freebsd-amd64
+    [ -e "$kubelet" ] || { say "no $kubelet: make kubelet-freebsd" >&2; exit 2; }
     ;;
 *" bench "* | *" cluster "*) say "bench and cluster run alone, not with other parts: $*" >&2; exit 2 ;;
 esac
@@ -173,8 +175,7 @@ if [ "$*" = bench ]; then
     send "$(sh "$here/bench/build-floor.sh" "$work")" floor
     $FREEBSD_SSH "CELLBLOCK_BENCH_ZFS=${FREEBSD_ZFS:-} sh $remote/bench.sh" </dev/null || code=$?
 elif [ "$*" = cluster ]; then
-    sh "$tree/packaging/kubelet/build.sh" "$work/kubelet"
-    $FREEBSD_SSH "cat >$remote/kubelet && chmod 755 $remote/kubelet" <"$work/kubelet"
+    $FREEBSD_SSH "cat >$remote/kubelet && chmod 755 $remote/kubelet" <"$kubelet"
     "$tree_target/debug/e2e" cluster --ssh "$FREEBSD_SSH" --dir "$remote" --address "$FREEBSD_NODE" --gateway "$FREEBSD_GATEWAY" \
         ${FREEBSD_ZFS:+--zfs "$FREEBSD_ZFS"} ${FREEBSD_ONLY:+--only "$FREEBSD_ONLY"} </dev/null || code=$?
 else
