@@ -62,6 +62,10 @@ kubelet-freebsd-check:
 freebsd-e2e:
 	sh e2e/freebsd/run.sh
 
+# The control plane and a node on this machine, and that machine as a second node: FREEBSD_SSH, FREEBSD_NODE and FREEBSD_GATEWAY.
+e2e-cluster: deps kubelet-freebsd
+	sh e2e/freebsd/run.sh cluster
+
 # What a pod costs there: by hand, by the bare system calls, by Cellblock.
 bench-freebsd:
 	sh e2e/freebsd/run.sh bench
@@ -93,4 +97,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean

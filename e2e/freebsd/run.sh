@@ -5,15 +5,17 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench alone.
+# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench or cluster alone.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
 # FREEBSD_ACCEL   how QEMU runs it: kvm (where /dev/kvm can be written) or tcg, where KVM boots no FreeBSD
 # FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
 # FREEBSD_FOCUS   only the specs of critest that match
-# FREEBSD_ONLY    only our own specs whose names contain this
+# FREEBSD_ONLY    only our own specs, or steps of cluster, whose names contain this
 # FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soak (60)
+# FREEBSD_NODE    for cluster: the machine's address on a network with this one, and FREEBSD_GATEWAY this one's; neither may be
+#                 translated on the way
 # PROFILE         dev or release
 set -eu
 
@@ -138,7 +140,13 @@ serve_images() {
 [ $# -gt 0 ] || set -- suites demo scenario linux loop service soak upgrade specs critest
 case " $* " in
 " bench ") ;;
-*" bench "*) say "bench runs alone, not with other parts: $*" >&2; exit 2 ;;
+" cluster ")
+    [ -n "${FREEBSD_SSH:-}" ] && [ -n "${FREEBSD_NODE:-}" ] && [ -n "${FREEBSD_GATEWAY:-}" ] ||
+        { say "cluster wants FREEBSD_SSH, FREEBSD_NODE and FREEBSD_GATEWAY; see $here/run.sh" >&2; exit 2; }
+    kubelet=$tree/target/kubelet/kubelet-freebsd-amd64
+    [ -e "$kubelet" ] || { say "no $kubelet: make kubelet-freebsd" >&2; exit 2; }
+    ;;
+*" bench "* | *" cluster "*) say "bench and cluster run alone, not with other parts: $*" >&2; exit 2 ;;
 esac
 tree_target=$CARGO_TARGET_DIR
 build "$@"
@@ -169,6 +177,10 @@ code=0
 if [ "$*" = bench ]; then
     send "$(sh "$here/bench/build-floor.sh" "$work")" floor
     $FREEBSD_SSH "CELLBLOCK_BENCH_ZFS=${FREEBSD_ZFS:-} sh $remote/bench.sh" </dev/null || code=$?
+elif [ "$*" = cluster ]; then
+    $FREEBSD_SSH "cat >$remote/kubelet && chmod 755 $remote/kubelet" <"$kubelet"
+    "$tree_target/debug/e2e" cluster --ssh "$FREEBSD_SSH" --dir "$remote" --address "$FREEBSD_NODE" --gateway "$FREEBSD_GATEWAY" \
+        ${FREEBSD_ZFS:+--zfs "$FREEBSD_ZFS"} ${FREEBSD_ONLY:+--only "$FREEBSD_ONLY"} </dev/null || code=$?
 else
     $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi

@@ -49,6 +49,14 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// A cluster of this machine and a FreeBSD machine, which `e2e/freebsd/run.sh cluster` prepares.
+    Cluster {
+        #[command(flatten)]
+        plan: kubernetes::mixed::Plan,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Compares exec and port-forward with a containerd that it starts. Only a release build gives meaningful figures.
     BenchStreaming {
         /// The socket (`unix://PATH`) of another, running server with the image busybox.
@@ -139,6 +147,7 @@ struct Parts {
     soak: Option<soak::Plan>,
     upgrade: Option<soak::upgrade::Plan>,
     kubernetes: Option<kubernetes::Plan>,
+    cluster: Option<kubernetes::mixed::Plan>,
 }
 
 /// The soak of `all`: long enough for dozens of faults, with enough pods to notice a slow recovery.
@@ -160,7 +169,8 @@ fn command(command: Command) -> Result<()> {
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
-            let all = Parts { crictl: true, specs, critest: true, soak: Some(SHORT_SOAK), upgrade, kubernetes: None };
+            let soak = Some(SHORT_SOAK);
+            let all = Parts { crictl: true, specs, critest: true, soak, upgrade, ..Parts::default() };
             run(&all, &options)
         }
         Command::Crictl(options) => run(&Parts { crictl: true, ..Parts::default() }, &options),
@@ -168,6 +178,9 @@ fn command(command: Command) -> Result<()> {
         Command::Specs(options) => run_specs(options),
         Command::Kubernetes { plan, keep } => {
             run(&Parts { kubernetes: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
+        }
+        Command::Cluster { plan, keep } => {
+            run(&Parts { cluster: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
         Command::Soak { plan, registry_config: Some(certs), keep } => {
             without_registry(&certs, plan.zfs.as_deref(), keep, |site, checks| soak_at(site, None, &plan, checks))
@@ -257,6 +270,9 @@ fn run(parts: &Parts, options: &Options) -> Result<()> {
     }
     if let Some(plan) = &parts.kubernetes {
         kubernetes::run(&site, &tools, plan, &mut checks)?;
+    }
+    if let Some(plan) = &parts.cluster {
+        kubernetes::mixed::run(&site, &tools, plan, &mut checks)?;
     }
     if let Some(plan) = &parts.soak {
         soak_at(&site, Some(&mut registry), plan, &mut checks);

@@ -10,7 +10,7 @@ use crate::process::Program;
 /// The extensions of the two kinds of certificates.
 const CONFIG: &str = "[req]\ndistinguished_name = name\n[name]\n\
     [authority]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = critical,keyCertSign,digitalSignature\n\
-    [program]\nbasicConstraints = CA:FALSE\nextendedKeyUsage = serverAuth,clientAuth\nsubjectAltName = IP:ADDRESS\n";
+    [program]\nbasicConstraints = CA:FALSE\nextendedKeyUsage = serverAuth,clientAuth\nsubjectAltName = ADDRESSES\n";
 
 /// A directory of keys and certificates.
 #[derive(Debug)]
@@ -20,11 +20,14 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes the authority, and the key that signs the tokens of service accounts (`accounts`).
-    pub(crate) fn create(dir: &Path, address: &str) -> Result<Self> {
+    /// Makes the authority, and the key that signs the tokens of service accounts (`accounts`). Programs serve on these addresses,
+    /// the API server on the first.
+    pub(crate) fn create(dir: &Path, addresses: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        std::fs::write(dir.join("openssl.cnf"), CONFIG.replace("ADDRESS", address))?;
-        let certificates = Self { dir: dir.to_owned(), address: address.to_owned() };
+        let names: Vec<String> = addresses.iter().map(|address| format!("IP:{address}")).collect();
+        std::fs::write(dir.join("openssl.cnf"), CONFIG.replace("ADDRESSES", &names.join(",")))?;
+        let address = (*addresses.first().context("no address")?).to_owned();
+        let certificates = Self { dir: dir.to_owned(), address };
         certificates.request("authority", "/CN=cellblock-e2e", &["-extensions", "authority"])?;
         certificates.program("accounts", "/CN=accounts")?;
         Ok(certificates)

@@ -14,8 +14,8 @@ use crate::process::tail;
 use crate::server::Site;
 use crate::wait::until;
 
-/// The time-out of a pod's start or end, on two busy cores.
-pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+/// The time-out of a pod's start or end, on two busy cores, also of an emulated machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The cluster under test.
 pub(super) struct Cluster<'a, 'b> {
@@ -62,7 +62,7 @@ pub(super) fn run(ground: &Ground<'_>, server: &mut Server<'_>, plan: &Plan, che
     checks.check("the control plane stops", || plane.stop());
 }
 
-fn start_plane(ground: &Ground<'_>) -> Result<Plane> {
+pub(super) fn start_plane(ground: &Ground<'_>) -> Result<Plane> {
     let plane = Plane::start(ground.site, ground.machine, ground.programs, ground.certificates)?;
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
     // The controller manager makes it; no pod is admitted before.
@@ -70,7 +70,7 @@ fn start_plane(ground: &Ground<'_>) -> Result<Plane> {
     Ok(plane)
 }
 
-fn node_ready(mut kubelet: Kubelet, kubectl: &Kubectl) -> Result<Kubelet> {
+pub(super) fn node_ready(mut kubelet: Kubelet, kubectl: &Kubectl) -> Result<Kubelet> {
     kubelet.start()?;
     let node = kubectl.until(&format!("node/{NODE}"), PATIENCE, |node| has(node, "Ready"));
     let node = node.with_context(|| format!("kubelet's log ends:\n{}", tail(&kubelet.log())))?;
@@ -92,7 +92,7 @@ fn host_dir(site: &Site) -> std::path::PathBuf {
 }
 
 /// Removes every pod of the cluster, and waits until Cellblock has none.
-fn all_go(site: &Site, kubectl: &Kubectl) -> Result<()> {
+pub(super) fn all_go(site: &Site, kubectl: &Kubectl) -> Result<()> {
     kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
     until(2 * PATIENCE, || {
         let gone = kubectl.output(&["get", "namespace", NAMESPACE])?;

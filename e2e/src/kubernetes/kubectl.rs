@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::process::{Output, Program};
 use crate::wait::until;
 
+/// How much longer than its own time-out kubectl may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// kubectl with its kubeconfig.
 #[derive(Debug)]
 pub(crate) struct Kubectl {
@@ -70,7 +73,8 @@ impl Kubectl {
     /// Waits for a condition, or another argument of kubectl's `--for`.
     pub(crate) fn wait(&self, what: &str, wanted: &str, timeout: Duration) -> Result<()> {
         let seconds = format!("--timeout={}s", timeout.as_secs());
-        let waited = self.run(&["wait", what, &format!("--for={wanted}"), &seconds]);
+        let args = ["wait", what, &format!("--for={wanted}"), &seconds];
+        let waited = self.command(&args).timeout(timeout + TIMEOUT).run();
         waited.map(drop).with_context(|| format!("{what} is not {wanted}; it is {}", self.state(what)))
     }
 

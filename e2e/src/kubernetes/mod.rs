@@ -6,6 +6,7 @@ mod cluster;
 mod kubectl;
 mod kubelet;
 mod machine;
+pub mod mixed;
 mod plane;
 mod programs;
 mod stand_alone;
@@ -54,7 +55,7 @@ pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Resu
     println!("kubelet {}", programs::version()?);
     let mut before = Inventory::take(site)?;
     let mut machine = Machine::prepare(site)?;
-    let certificates = Certificates::create(&site.dir().join("certificates"), machine.address())?;
+    let certificates = Certificates::create(&site.dir().join("certificates"), &[machine.address()])?;
     let ground = Ground { site, machine: &machine, programs: &programs, certificates: &certificates };
     let mut server = Server { site, running: None };
     if checks.check("the server starts for kubelet", || server.start()).is_some() {

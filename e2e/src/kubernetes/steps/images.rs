@@ -9,8 +9,8 @@ use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
 use crate::wait::until;
 
-/// kubelet collects images every 5 minutes, and may lack statistics the first time.
-const IMAGE_GC: Duration = Duration::from_secs(330);
+/// kubelet collects images every 5 minutes. A round fails when kubelet removes a container between its list and its status.
+const IMAGE_GC: Duration = Duration::from_secs(660);
 /// The image of a finished pod, which nothing else uses.
 const UNUSED: &str = "test-image-2";
 

@@ -4,7 +4,7 @@ mod images;
 mod network;
 mod pods;
 mod resources;
-mod restarts;
+pub(super) mod restarts;
 mod streams;
 mod volumes;
 mod workloads;
@@ -41,7 +41,7 @@ macro_rules! steps {
 }
 
 /// quick: true where a step is part of `e2e all`.
-const STEPS: &[Step] = steps! {
+pub(super) const STEPS: &[Step] = steps! {
     "workloads":
         "a Deployment rolls, scales and is undone" true workloads::deployment,
         "a Service answers its own pods too" true workloads::service,

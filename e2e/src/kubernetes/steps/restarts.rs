@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::images::BUSYBOX;
+use crate::kubernetes::NODE;
 use crate::kubernetes::cluster::{Cluster, PATIENCE};
 use crate::kubernetes::kubectl::container;
 
@@ -18,7 +19,15 @@ const DOWN: Duration = Duration::from_secs(2);
 
 /// Every running container by its pod and name, with its id and its restart count.
 fn running(cluster: &Cluster<'_, '_>) -> Result<BTreeMap<String, (String, u64)>> {
-    let pods = cluster.kubectl.get(&["pods"])?;
+    running_on(cluster, NODE)
+}
+
+/// The same, of a node.
+pub(in crate::kubernetes) fn running_on(
+    cluster: &Cluster<'_, '_>,
+    node: &str,
+) -> Result<BTreeMap<String, (String, u64)>> {
+    let pods = cluster.kubectl.get(&["pods", "--field-selector", &format!("spec.nodeName={node}")])?;
     let mut all = BTreeMap::new();
     for pod in pods["items"].as_array().context("no list")? {
         let name = pod["metadata"]["name"].as_str().context("a pod has a name")?;

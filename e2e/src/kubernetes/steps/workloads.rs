@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 fn rolled_out(cluster: &Cluster<'_, '_>, what: &str) -> Result<()> {
     let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-    let waited = cluster.kubectl.run(&["rollout", "status", what, &timeout]);
+    let waited = cluster.kubectl.command(&["rollout", "status", what, &timeout]).timeout(2 * PATIENCE).run();
     let pods = || cluster.kubectl.run(&["get", "pods", "-o", "wide"]).unwrap_or_default();
     waited.map(drop).with_context(|| format!("{what} does not roll out:\n{}", pods()))
 }
