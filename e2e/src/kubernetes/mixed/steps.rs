@@ -10,12 +10,12 @@ use super::remote::Service;
 use super::{Cluster, Kubectl, LINUX, NAMESPACE, NODE, Nodes, PATIENCE, has};
 use crate::images::BUSYBOX;
 use crate::kubernetes::kubectl::container;
-use crate::kubernetes::steps::{self, restarts};
+use crate::kubernetes::steps::{self, restarts, streams};
 use crate::scenario::get;
 use crate::wait::until;
 
 /// The steps of the Linux node that ask nothing of Linux.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 12] = [
     "a Deployment rolls, scales and is undone",
     "a StatefulSet keeps its names",
     "Jobs complete and fail",
@@ -25,11 +25,9 @@ const SHARED: [&str; 14] = [
     "a pod that writes too much is evicted",
     "DNS and hosts",
     "pull policies",
-    "kubectl logs, logs -f, logs --previous",
     "kubectl attach",
     "kubectl port-forward",
     "a CronJob runs",
-    "dead containers are collected",
 ];
 /// As in the manifest.
 const HOST_PORT: u16 = 18_421;
@@ -49,12 +47,13 @@ const WORKLOADS: &str = include_str!("../../../kubernetes/manifests/workloads.ya
 
 type Run = fn(&mut Nodes<'_, '_, '_>) -> Result<()>;
 
-const OURS: [Own; 12] = [
+const OURS: [Own; 13] = [
     Own { name: "exec, http and tcp probes", manifest: OURS_TEXT, run: probes },
     Own { name: "volumes of every kind", manifest: OURS_TEXT, run: volumes },
     Own { name: "users, groups, a read-only root", manifest: OURS_TEXT, run: user },
     Own { name: "a DaemonSet on the host's network", manifest: OURS_TEXT, run: host_network },
     Own { name: "pods of both nodes reach each other, and host ports", manifest: PORTS, run: network },
+    Own { name: "kubectl logs, logs -f", manifest: STREAMS, run: logs },
     Own { name: "kubectl exec, exec -it", manifest: STREAMS, run: exec },
     Own { name: "kubelet is killed and started", manifest: STREAMS, run: kubelet_killed },
     Own { name: "Cellblock is killed and started", manifest: STREAMS, run: cellblock_killed },
@@ -143,7 +142,7 @@ fn volumes(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
         ensure!(seen.trim() == wanted, "{script}: {seen:?} instead of {wanted:?}");
     }
     let mounts = nodes.remote.run("mount -t tmpfs")?;
-    ensure!(mounts.contains("~memory"), "the memory-backed volume is no tmpfs:\n{mounts}");
+    ensure!(mounts.contains("empty-dir/memory "), "the memory-backed volume is no tmpfs:\n{mounts}");
     kubectl.run(&["patch", "configmap/colours", "-p", "{\"data\": {\"colour\": \"blue\"}}"])?;
     until(LONG, || {
         let seen = kubectl.exec("mounted", "cat /settings/colour")?;
@@ -158,6 +157,10 @@ fn user(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
     let seen = kubectl.exec("somebody", "id -u; id -g; id -G; touch /new 2>/dev/null || echo read-only")?;
     ensure!(seen == "1234\n2345\n2345 3456\nread-only\n", "the user sees {seen:?}");
     Ok(())
+}
+
+fn logs(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
+    streams::counted(&nodes.cluster)
 }
 
 fn exec(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {

@@ -5,7 +5,7 @@ mod network;
 mod pods;
 mod resources;
 pub(super) mod restarts;
-mod streams;
+pub(super) mod streams;
 mod volumes;
 mod workloads;
 

@@ -22,6 +22,13 @@ fn for_seconds(seconds: &str, line: &str) -> Result<String> {
 }
 
 pub(super) fn logs(cluster: &mut Cluster<'_, '_>) -> Result<()> {
+    counted(cluster)?;
+    let restarted = |pod: &Value| container(pod, "unwell")["restartCount"].as_u64() >= Some(1);
+    cluster.kubectl.until("pod/unwell", PATIENCE, restarted).map(drop)
+}
+
+/// A log from its beginning, its end, and as it grows.
+pub(in crate::kubernetes) fn counted(cluster: &Cluster<'_, '_>) -> Result<()> {
     let kubectl = cluster.kubectl;
     kubectl.wait("pod/counter", "condition=Ready", PATIENCE)?;
     let head = until(PATIENCE, || {
@@ -34,7 +41,7 @@ pub(super) fn logs(cluster: &mut Cluster<'_, '_>) -> Result<()> {
     let numbers: Vec<u32> = followed.lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
     ensure!(numbers.len() >= 6, "logs -f for 4 s: {followed:?}");
     ensure!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "logs -f left something out: {numbers:?}");
-    kubectl.until("pod/unwell", PATIENCE, |pod| container(pod, "unwell")["restartCount"].as_u64() >= Some(1)).map(drop)
+    Ok(())
 }
 
 pub(super) fn exec(cluster: &mut Cluster<'_, '_>) -> Result<()> {
