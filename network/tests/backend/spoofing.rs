@@ -53,17 +53,17 @@ pub(crate) fn claimed_addresses() {
         let (a, b) = (world.pod(network, true, vec![]), world.pod(network, true, vec![]));
         // An address that is added is announced: by a gratuitous ARP, by an unsolicited neighbour advertisement.
         a.serve(1003);
-        for family in 0..2 {
-            for claimed in [GATEWAY[family], &b.address(family)] {
+        for (family, gateway) in GATEWAY.iter().enumerate() {
+            for claimed in [gateway, &*b.address(family)] {
                 add_pod_address(&a.inside(), claimed);
             }
         }
         serve(None, 1004);
         b.serve(80);
-        for family in 0..2 {
-            assert_eq!(call(Some(&b.inside()), Tcp, GATEWAY[family], 1004).as_deref(), Ok(&*b.address(family)));
-            call_in_vain(Some(&b.inside()), Tcp, GATEWAY[family], 1003);
-            assert_eq!(call(None, Tcp, &b.address(family), 80).as_deref(), Ok(GATEWAY[family]));
+        for (family, gateway) in GATEWAY.iter().enumerate() {
+            assert_eq!(call(Some(&b.inside()), Tcp, gateway, 1004).as_deref(), Ok(&*b.address(family)));
+            call_in_vain(Some(&b.inside()), Tcp, gateway, 1003);
+            assert_eq!(call(None, Tcp, &b.address(family), 80).as_deref(), Ok(*gateway));
             call_in_vain(None, Tcp, &b.address(family), 1003);
         }
         a.remove(network);
