@@ -11,7 +11,7 @@ use host::run::{RunError, Tool, exited_with};
 
 use super::sys;
 use crate::Error;
-use crate::pf::rules;
+use crate::pf::rules::{self, Filter};
 use crate::pf::sizes::Sizes;
 
 /// pfctl(8).
@@ -132,8 +132,22 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
             (!enabled).then(|| "run: sysrc pf_enable=YES; service pf start".to_owned()),
         ),
         need("pf anchors", &anchored, true, (!missing.is_empty()).then(|| rules::remedy(&missing))),
+        filter_need(prefix, &printed(&["-s", "rules"])),
         table_need(),
     ]
+}
+
+/// Reports whether the filter rules of the anchor count. Required only where all pods are without a network otherwise.
+fn filter_need(prefix: &Prefix, printed: &str) -> Need {
+    let (found, required) = match rules::filter(prefix, printed) {
+        Filter::Heard => return need("pf filter", "there", true, None),
+        Filter::Unnamed => ("missing: pods can send from addresses that are not theirs", false),
+        Filter::Blocked => ("missing or too early: pods are blocked", true),
+    };
+    let line = rules::filter_line(prefix);
+    let remedy =
+        format!("add to /etc/pf.conf, after the rules that block everything:\n{line}\nthen run: service pf reload");
+    need("pf filter", found, required, Some(remedy))
 }
 
 /// Reports the table sizes. Optional: pods run with any size.

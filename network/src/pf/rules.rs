@@ -55,6 +55,42 @@ pub fn missing_lines(prefix: &Prefix, printed: &str) -> Vec<String> {
     required_lines(prefix).into_iter().filter(|line| !stands(line)).collect()
 }
 
+/// Returns the line that the main ruleset needs among its filter rules.
+#[must_use]
+pub fn filter_line(prefix: &Prefix) -> String {
+    format!("anchor \"{}/*\"", root(prefix))
+}
+
+/// What the output of `pfctl -s rules` does to the anchor's filter rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// They count.
+    Heard,
+    /// They are not named. Pods have their network, and may forge their sources.
+    Unnamed,
+    /// They are not named, or overruled by a later line, and a line blocks everything: no pod has a network.
+    Blocked,
+}
+
+/// Says what the main ruleset does to the anchor's filter rules. Only lines that block everything count: what else an
+/// operator blocks is meant so.
+#[must_use]
+pub fn filter(prefix: &Prefix, printed: &str) -> Filter {
+    let exact = format!("{} all", filter_line(prefix));
+    let lines: Vec<&str> = printed.lines().map(str::trim).collect();
+    let anchor = lines.iter().rposition(|line| *line == exact || *line == "anchor \"*\" all");
+    let blocks = |line: &&str| {
+        let mut words = line.split(' ').filter(|word| !matches!(*word, "drop" | "return" | "in" | "out" | "log"));
+        words.next() == Some("block") && words.next() == Some("all")
+    };
+    match (anchor, lines.iter().rposition(blocks)) {
+        (Some(anchor), Some(block)) if anchor < block => Filter::Blocked,
+        (Some(_), _) => Filter::Heard,
+        (None, Some(_)) => Filter::Blocked,
+        (None, None) => Filter::Unnamed,
+    }
+}
+
 /// Whether the output of `pfctl -s info` says that pf is enabled.
 #[must_use]
 pub fn is_enabled(printed: &str) -> bool {
@@ -201,6 +237,25 @@ mod tests {
         }
         let other: Prefix = "cc".parse().unwrap();
         assert_eq!(missing_lines(&other, NAT)[0], "nat-anchor \"cellblock-cc/*\"");
+    }
+
+    #[test]
+    fn filter_rules_are_heard_after_what_blocks_everything() {
+        use super::Filter::{Blocked, Heard, Unnamed};
+        let cases = [
+            ("", Unnamed),
+            ("pass all flags S/SA keep state\n", Unnamed),
+            ("block drop in quick from <bad> to any\n", Unnamed),
+            ("block drop in all\n", Blocked),
+            ("block return all\npass out all flags S/SA keep state\n", Blocked),
+            ("block drop in log all\nanchor \"cellblock/*\" all\n", Heard),
+            ("block drop all\nanchor \"*\" all\nblock drop in on em0 proto tcp from any to any port = 22\n", Heard),
+            ("anchor \"cellblock/*\" all\nblock drop in all\n", Blocked),
+            ("block drop all\nanchor \"cellblock\" all\n", Blocked),
+        ];
+        for (printed, expected) in cases {
+            assert_eq!(super::filter(&Prefix::default(), printed), expected, "{printed}");
+        }
     }
 
     #[test]
