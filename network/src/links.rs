@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
@@ -41,6 +42,9 @@ const FOREVER: [u8; 16] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0,
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_INTERFACE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
+/// How long a forwarding table may be older than the routes, twice, and how often it is asked.
+const ROUTE_DELAY: Duration = Duration::from_secs(2);
+const ROUTE_POLL: Duration = Duration::from_millis(5);
 /// The default table of both systems.
 const TABLE: u8 = 0;
 const PROTOCOL_STATIC: u8 = 4;
@@ -217,7 +221,17 @@ impl Links {
         let message = Message::new(NEW_NEIGHBOUR, flag::CREATE | flag::REPLACE, &header)
             .with(NEIGHBOUR_ADDRESS, &octets(address))
             .with(NEIGHBOUR_MAC, &mac);
-        self.request(&message)
+        // FreeBSD asks its forwarding table whether the address is on this link, and ENOMEM says that it is not. That table
+        // follows the routes a second later at most (net.route.algo.fib_max_sync_delay_ms).
+        let end = Instant::now() + ROUTE_DELAY;
+        loop {
+            match self.request(&message) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < end => {
+                    std::thread::sleep(ROUTE_POLL);
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 
