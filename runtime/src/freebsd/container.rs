@@ -17,7 +17,7 @@ use super::rights::Rights;
 use super::{enforce, jails, names, pod, refuse, rulesets};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
-use crate::spec::{ContainerSpec, Identity, Resources};
+use crate::spec::{ContainerSpec, Identity, MountOptions, Propagation, Resources};
 use crate::{Error, users};
 
 /// The mount of a read-only root, in the container's directory.
@@ -33,6 +33,7 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     if let Some(record) = ContainerRecord::read(&directory)? {
         return Ok(record.identity);
     }
+    warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
@@ -41,6 +42,17 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
         remove(backend, &spec.id)?;
     }
     made
+}
+
+/// nullfs(5) shows no file system that is mounted below its source.
+fn warn_of_propagation(spec: &ContainerSpec) {
+    for mount in spec.mounts.iter().filter(|mount| mount.propagation == Propagation::HostToContainer) {
+        let at = mount.destination.display();
+        tracing::warn!(
+            container = spec.id.short(),
+            "later mounts on the host will not appear at {at} (HostToContainer)"
+        );
+    }
 }
 
 fn fill(
@@ -114,7 +126,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
         let failed = || format!("cannot mount the read-only root {}", on.display());
         fs::create_dir(&on).map_err(Error::failed(failed()))?;
         let source = Source::Null(image.path.clone(), Kind::Directory);
-        mounts::nmount(&source, &on, true).map_err(Error::failed(failed()))?;
+        mounts::nmount(&source, &on, mounts::flags(true, MountOptions::default())).map_err(Error::failed(failed()))?;
         Root::open(&on)?
     } else {
         Root::open(&image.path)?
@@ -134,7 +146,7 @@ fn mount_all(image: &Root, spec: &ContainerSpec, mounting: &Mounting<'_>, direct
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
     let cwd = &spec.process.cwd;
     let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
-    made.map(drop).map_err(|error| Error::invalid("process.cwd", format!("{}: {error}", cwd.display())))
+    made.map(drop).map_err(|error| Error::of_value("process.cwd", cwd.display(), error))
 }
 
 /// Masks paths, which then read as empty, and makes paths read-only, as far as the image has them.
@@ -154,6 +166,7 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
             destination: path.clone(),
             place: path.clone(),
             readonly: true,
+            options: MountOptions::default(),
         })?;
     }
     Ok(())
