@@ -34,9 +34,19 @@ pub(crate) fn lagged(lost: u64) -> Status {
     Status::data_loss(format!("{lost} events came faster than they were read"))
 }
 
-/// Whether clients get this code all the time: kubelet asks for containers that are gone.
-pub(crate) fn is_routine(code: Code) -> bool {
-    matches!(code, Code::NotFound | Code::Unimplemented)
+/// Whether clients get this code from this RPC all the time: kubelet asks for containers that are gone, and a probe of its may
+/// fail every few seconds (no such program, a time-out, an end of the container meanwhile).
+pub(crate) fn is_routine(rpc: &str, code: Code) -> bool {
+    match code {
+        Code::NotFound | Code::Unimplemented => true,
+        Code::Unknown | Code::DeadlineExceeded | Code::FailedPrecondition => rpc == "ExecSync",
+        _ => false,
+    }
+}
+
+/// Whether the request itself says how long the RPC takes: a grace period, a command, the size of an image.
+pub(crate) fn is_long(rpc: &str) -> bool {
+    matches!(rpc, "StopContainer" | "StopPodSandbox" | "ExecSync" | "PullImage")
 }
 
 fn code(error: &Error) -> Code {
@@ -113,6 +123,7 @@ mod tests {
 
     use tonic::{Code, Status};
 
+    use super::is_routine;
     use crate::error::{Backend, Error};
 
     #[test]
@@ -131,6 +142,14 @@ mod tests {
         }
         let other = runtime::Error::failed("cannot start a monitor")(io::Error::from_raw_os_error(nix::libc::EIO));
         assert_eq!(Status::from(Error::from(other)).code(), Code::Internal);
+    }
+
+    #[test]
+    fn a_failing_probe_is_routine_and_a_failing_pod_is_not() {
+        for code in [Code::Unknown, Code::DeadlineExceeded, Code::FailedPrecondition] {
+            assert!(is_routine("ExecSync", code) && !is_routine("RunPodSandbox", code), "{code:?}");
+        }
+        assert!(is_routine("ContainerStatus", Code::NotFound) && !is_routine("ExecSync", Code::Internal));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The Kubernetes CRI v1 API, complete for Kubernetes 1.36, and `cellblock.admin.v1`, with the types, clients and servers that
+//! The Kubernetes CRI v1 API, complete for Kubernetes 1.38 (beta), and `cellblock.admin.v1`, with the types, clients and servers that
 //! are generated from them; no logic.
 //!
-//! `cri.proto` is the source, compiled by the build script; `cri-v1.36.txt` is the table of the wire interface that the tests
+//! `cri.proto` is the source, compiled by the build script; `cri-v1.38.txt` is the table of the wire interface that the tests
 //! hold it against. Only this crate, `cri` and `e2e` know these types.
 
 /// Package `runtime.v1`: the messages, `runtime_service_{client,server}` and `image_service_{client,server}`.

@@ -78,6 +78,15 @@ impl Error {
         Self::Invalid { field: field.into(), reason: reason.into() }
     }
 
+    /// The kernel's error about a field's value: [`Error::Invalid`], but for what is used up (a full disk), which is no fault
+    /// of the value.
+    pub(crate) fn of_value(field: impl Into<String>, value: impl std::fmt::Display, error: std::io::Error) -> Self {
+        if host::is_exhausted(&error) {
+            return Self::Failed { operation: format!("{}: {value}", field.into()), source: error.into() };
+        }
+        Self::invalid(field, format!("{value}: {error}"))
+    }
+
     /// A [`Error::Conflict`].
     pub(crate) fn conflict(what: impl Into<String>) -> Self {
         Self::Conflict { what: what.into() }
@@ -89,5 +98,23 @@ impl Error {
     ) -> impl FnOnce(E) -> Self {
         let operation = operation.into();
         move |source| Self::Failed { operation, source: source.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::Error;
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_value_that_met_it() {
+        let of = |errno: i32| Error::of_value("mounts.destination", "/data", io::Error::from_raw_os_error(errno));
+        for errno in [libc::ENOSPC, libc::EDQUOT] {
+            let error = of(errno);
+            assert!(matches!(error, Error::Failed { .. }) && host::is_exhausted(&error), "{error:?}");
+        }
+        let error = of(libc::ENOTDIR);
+        assert!(matches!(error, Error::Invalid { .. }) && !host::is_exhausted(&error), "{error:?}");
     }
 }

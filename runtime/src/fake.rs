@@ -16,13 +16,15 @@ use host::fault::Faults;
 use host::{ContainerId, Need, Place, PodId};
 
 use crate::spec::{
-    ContainerSpec, ExecSpec, Identity, MountSource, NameOrId, PidScope, PodSpec, Resources, Scope, Signal,
+    ContainerSpec, ExecSpec, Identity, MountSource, NameOrId, PidScope, PodSpec, Profile, Resources, Scope, Signal,
 };
-use crate::{ContainerState, Error, Exit, Features, Inventory, Runtime, Session, Started, Usage};
+use crate::{ContainerState, Details, Error, Exit, Features, Inventory, Runtime, Session, Started, Usage};
 pub(crate) use session::Ended;
 
 /// The name of this backend in its errors.
 const BACKEND: &str = "fake";
+/// A kernel parameter that this kernel lacks, for tests of refusals.
+const MISSING_SYSCTL: &str = "net.missing";
 /// Shells add it to a signal's number to make an exit code.
 const SIGNALLED: i32 = 128;
 
@@ -240,11 +242,29 @@ impl Runtime for Fake {
         Features { recursive_read_only_mounts: true, supplemental_groups_policy: true }
     }
 
-    fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
-        self.call("create pod", |state| {
-            if matches!(spec.pid, PidScope::Target(_)) {
-                return Err(Error::Unsupported { what: "a pod with pid TARGET".to_owned(), backend: BACKEND });
+    /// No fault strikes here: it asks nothing of the kernel.
+    fn check_pod(&self, spec: &PodSpec) -> Result<(), Error> {
+        if matches!(spec.pid, PidScope::Target(_)) {
+            return Err(Error::Unsupported { what: "a pod with pid TARGET".to_owned(), backend: BACKEND });
+        }
+        if spec.sysctls.contains_key(MISSING_SYSCTL) {
+            return Err(Error::invalid("sysctls", format!("{MISSING_SYSCTL} does not exist")));
+        }
+        Ok(())
+    }
+
+    fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        match &spec.security.apparmor {
+            Profile::Localhost(name) => {
+                Err(Error::Unsupported { what: format!("AppArmor profile {name:?}"), backend: BACKEND })
             }
+            _ => Ok(()),
+        }
+    }
+
+    fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
+        self.check_pod(spec)?;
+        self.call("create pod", |state| {
             if let Ok(pod) = state.pod(&spec.id) {
                 return Ok(pod.place.clone());
             }
@@ -296,6 +316,7 @@ impl Runtime for Fake {
     }
 
     fn create_container(&self, spec: &ContainerSpec) -> Result<Identity, Error> {
+        self.check_container(spec)?;
         self.call("create container", |state| {
             state.pod(&spec.pod)?;
             if let Some(container) = state.containers.get(&spec.id) {
@@ -416,6 +437,13 @@ impl Runtime for Fake {
     fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
         self.call("describe container", |state| {
             serde_json::to_value(&state.container(id)?.spec).map_err(Error::failed("cannot describe a container"))
+        })
+    }
+
+    fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
+        self.call("container details", |state| {
+            state.running(id)?;
+            Ok(Details { throttled_nanoseconds: Some(1_500_000_000), limit_hits: Some(2), ..Details::default() })
         })
     }
 

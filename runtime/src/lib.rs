@@ -7,6 +7,7 @@
 //! killed finds everything again by [`Runtime::inventory`].
 
 pub mod conformance;
+mod details;
 mod error;
 pub mod fake;
 #[cfg(target_os = "freebsd")]
@@ -27,6 +28,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+pub use details::{Details, DeviceUsage};
 pub use error::Error;
 use host::{ContainerId, Need, Place, PodId, Prefix};
 pub use platform::open;
@@ -58,6 +60,19 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Its optional features.
     fn features(&self) -> Features;
+
+    /// Whether the pod's spec can be honoured, as far as that can be told before anything is made. Only reads.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::Invalid`], as [`Runtime::create_pod`] gives them.
+    fn check_pod(&self, spec: &PodSpec) -> Result<(), Error>;
+
+    /// Whether the container's spec can be honoured, as far as that can be told without its root and the sources of its
+    /// mounts, which need not exist yet. Only reads.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::Invalid`], as [`Runtime::create_container`] gives them.
+    fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
 
     /// Creates the pod without its network. With `spare`, a pod made ahead by [`Runtime::create_spare`] becomes this pod and
     /// takes its names; if it cannot, the call fails and the spare stays. Idempotent: an existing pod is kept and its place
@@ -195,6 +210,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] when it is not running.
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error>;
+
+    /// The details of the container's usage now, for metrics.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when it is not running.
+    fn container_details(&self, id: &ContainerId) -> Result<Details, Error>;
 
     /// Everything that the kernel and the state directory hold under this server's prefix.
     ///

@@ -168,6 +168,20 @@ pub struct Mount {
     pub recursive_readonly: bool,
     /// Whether later mounts on one side appear on the other.
     pub propagation: Propagation,
+    /// What its files may not be used for.
+    #[serde(default)]
+    pub options: MountOptions,
+}
+
+/// What the files of a mount may not be used for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOptions {
+    /// They cannot be executed.
+    pub noexec: bool,
+    /// Their set-user-id and set-group-id bits do not count.
+    pub nosuid: bool,
+    /// Device nodes among them cannot be opened.
+    pub nodev: bool,
 }
 
 /// The depth of a destination. Mounts are made in its order, those of equal depth in the caller's: a mount on /m after one on

@@ -31,9 +31,12 @@ pub(crate) async fn call(
     let delivery = delivery(&request);
     let request = request.into_inner();
     let fingerprint = Fingerprint::of(&request);
-    let config = request.config.ok_or_else(|| Error::missing("config"))?;
+    let mut config = request.config.ok_or_else(|| Error::missing("config"))?;
     let metadata = config.metadata.clone().ok_or_else(|| Error::missing("config.metadata"))?;
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
+    if config.linux.is_none() {
+        config.linux = translate::annotations::section(&metadata.name, &pod.config.annotations)?;
+    }
     let name = names::of_container(&metadata, &pod.config.metadata.clone().unwrap_or_default());
     let wanted = Wanted::of(node, node.store.new_container_id(), pod, config)?;
     let object = Object::Container { id: wanted.id.clone(), pod: wanted.pod.id.clone() };
@@ -53,7 +56,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Decides about the whole request, from memory alone.
+    /// Decides about the whole request, before anything is made.
     fn of(node: &Node, id: ContainerId, pod: Arc<PodRecord>, config: ContainerConfig) -> Result<Self, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty());
         let image = find_image(node, name.ok_or_else(|| Error::missing("config.image.image"))?)?;
@@ -64,6 +67,7 @@ impl Wanted {
             pod: &pod.spec,
             image: &image.config,
         })?;
+        node.runtime.check_container(&draft.sketch())?;
         let volumes = draft.volumes.iter().map(|volume| find_image(node, &volume.image)).collect::<Result<_, _>>()?;
         Ok(Self { id, pod, config, image, draft, volumes })
     }

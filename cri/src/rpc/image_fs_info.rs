@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use image::FsUsage;
 use proto::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse};
 
 use super::container_stats::value;
@@ -9,14 +10,31 @@ use crate::error::Error;
 use crate::state::clock::now;
 use crate::state::node::Node;
 
-/// Images and containers share one file system, which is therefore in both lists.
+/// Images and containers are on one file system, with numbers of their own.
 pub(crate) async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
-    let usage = node.block(|node| node.images.usage()).await?;
-    let file_system = FilesystemUsage {
+    let (images, containers) = node.block(|node| Ok::<_, Error>((node.images.usage()?, written(node)?))).await?;
+    let file_system = |usage: FsUsage| FilesystemUsage {
         timestamp: now(),
         fs_id: Some(FilesystemIdentifier { mountpoint: node.images.mountpoint().display().to_string() }),
         used_bytes: value(Some(usage.bytes)),
         inodes_used: value(Some(usage.inodes)),
     };
-    Ok(ImageFsInfoResponse { image_filesystems: vec![file_system.clone()], container_filesystems: vec![file_system] })
+    Ok(ImageFsInfoResponse {
+        image_filesystems: vec![file_system(images)],
+        container_filesystems: vec![file_system(containers)],
+    })
+}
+
+/// What all containers have written to their roots.
+fn written(node: &Node) -> Result<FsUsage, Error> {
+    let mut sum = FsUsage { bytes: 0, inodes: 0 };
+    for id in node.images.containers()? {
+        // One that was removed meanwhile has written nothing.
+        let Some(written) = node.samples.written(&id, now(), || node.images.container_usage(&id).ok()) else {
+            continue;
+        };
+        sum.bytes += written.usage.bytes;
+        sum.inodes += written.usage.inodes;
+    }
+    Ok(sum)
 }

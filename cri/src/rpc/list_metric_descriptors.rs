@@ -2,15 +2,14 @@
 
 use proto::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor};
 
-use super::list_pod_sandbox_metrics::{CONTAINER_METRICS, Descriptor, POD_METRICS};
+use super::metrics::{CONTAINER, Descriptor, POD};
 use crate::error::Error;
 
 pub(crate) fn call(_request: ListMetricDescriptorsRequest) -> Result<ListMetricDescriptorsResponse, Error> {
-    let descriptor = |metric: &Descriptor| MetricDescriptor {
-        name: metric.name.to_owned(),
-        help: metric.help.to_owned(),
-        label_keys: metric.labels.iter().map(|label| (*label).to_owned()).collect(),
-    };
-    let descriptors = CONTAINER_METRICS.iter().chain(POD_METRICS).map(descriptor).collect();
+    let descriptors = CONTAINER.iter().map(describe).chain(POD.iter().map(describe)).collect();
     Ok(ListMetricDescriptorsResponse { descriptors })
+}
+
+fn describe<T>(metric: &Descriptor<T>) -> MetricDescriptor {
+    MetricDescriptor { name: metric.name.to_owned(), help: metric.help.to_owned(), label_keys: metric.labels() }
 }

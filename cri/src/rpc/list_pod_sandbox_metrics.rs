@@ -1,18 +1,15 @@
-//! ListPodSandboxMetrics: the usage of pods and containers as metrics with cAdvisor's names, which dashboards look for. Numbers are
-//! integers, as CRI has them; what the kernel does not report is left out.
+//! ListPodSandboxMetrics: the usage of pods and containers as metrics. What the kernel does not report is left out.
 
 use std::sync::Arc;
 
-use network::Counters;
+use nix::sys::statvfs::statvfs;
 use proto::v1::{
-    ContainerMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, Metric, MetricType,
-    PodSandboxMetrics, UInt64Value,
+    ContainerMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, Metric, PodSandboxMetrics,
 };
-use runtime::Usage;
 
 use super::limit;
+use super::metrics::{self, CONTAINER, POD, metrics};
 use crate::error::Error;
-
 use crate::state::clock::now;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, PodPhase, PodRecord};
@@ -27,124 +24,55 @@ pub(crate) async fn call(
 pub(crate) async fn all(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
     let mut pods = node.store.pods();
     pods.retain(|pod| pod.phase == PodPhase::Ready);
-    node.block(move |node| pods.iter().map(|pod| of(node, pod)).collect()).await
-}
-
-/// A metric's name, meaning and labels.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Descriptor {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    /// In the order of their values.
-    pub(crate) labels: &'static [&'static str],
-    kind: MetricType,
-}
-
-/// containerd's labels in its order, for readers of its metrics.
-const CONTAINER_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image"];
-const POD_LABELS: &[&str] = &["pod", "namespace", "container", "id", "image", "interface"];
-const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
-
-const fn container(name: &'static str, help: &'static str, kind: MetricType) -> Descriptor {
-    Descriptor { name, help, labels: CONTAINER_LABELS, kind }
-}
-
-const fn pod(name: &'static str, help: &'static str) -> Descriptor {
-    Descriptor { name, help, labels: POD_LABELS, kind: MetricType::Counter }
-}
-
-/// In the order of [`container_values`].
-pub(crate) const CONTAINER_METRICS: &[Descriptor] = &[
-    container("container_cpu_usage_seconds_total", "CPU time, in seconds", MetricType::Counter),
-    container("container_memory_usage_bytes", "Memory in use, in bytes", MetricType::Gauge),
-    container("container_memory_working_set_bytes", "Memory that cannot be reclaimed, in bytes", MetricType::Gauge),
-    container("container_memory_rss", "Resident memory, in bytes", MetricType::Gauge),
-    container("container_memory_swap", "Swap in use, in bytes", MetricType::Gauge),
-    container("container_spec_memory_limit_bytes", "The limit on memory, in bytes", MetricType::Gauge),
-    container("container_processes", "Processes", MetricType::Gauge),
-];
-
-/// In the order of [`pod_values`].
-pub(crate) const POD_METRICS: &[Descriptor] = &[
-    pod("container_network_receive_bytes_total", "Bytes received"),
-    pod("container_network_receive_packets_total", "Packets received"),
-    pod("container_network_receive_errors_total", "Packets received in error"),
-    pod("container_network_receive_packets_dropped_total", "Received packets dropped"),
-    pod("container_network_transmit_bytes_total", "Bytes sent"),
-    pod("container_network_transmit_packets_total", "Packets sent"),
-    pod("container_network_transmit_errors_total", "Packets that could not be sent"),
-    pod("container_network_transmit_packets_dropped_total", "Packets dropped before they were sent"),
-];
-
-fn container_values(usage: &Usage) -> [Option<u64>; CONTAINER_METRICS.len()] {
-    [
-        usage.cpu_nanoseconds.map(|nanoseconds| nanoseconds / NANOSECONDS_PER_SECOND),
-        usage.memory_bytes,
-        usage.working_set_bytes,
-        usage.rss_bytes,
-        usage.swap_bytes,
-        usage.memory_limit_bytes,
-        usage.processes,
-    ]
-}
-
-fn pod_values(counters: &Counters) -> [Option<u64>; POD_METRICS.len()] {
-    [
-        counters.rx_bytes,
-        counters.rx_packets,
-        counters.rx_errors,
-        counters.rx_dropped,
-        counters.tx_bytes,
-        counters.tx_packets,
-        counters.tx_errors,
-        counters.tx_dropped,
-    ]
-    .map(Some)
+    node.block(move |node| pods.iter().map(|pod| of_pod(node, pod)).collect()).await
 }
 
 /// The metrics of a pod and its running containers. Blocking.
-pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxMetrics {
-    let metadata = pod.config.metadata.clone().unwrap_or_default();
-    let of_interface = node.network.counters(&pod.id).ok().map(|counters| {
-        let labels = [
-            metadata.name.clone(),
-            metadata.namespace.clone(),
-            String::new(),
-            pod.id.to_string(),
-            String::new(),
-            counters.interface.clone(),
-        ];
-        metrics(POD_METRICS, &pod_values(&counters), &labels)
-    });
-    let mut containers = node.store.containers_of(&pod.id);
-    containers.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));
+fn of_pod(node: &Node, pod: &PodRecord) -> PodSandboxMetrics {
+    let containers = node.store.containers_of(&pod.id);
     PodSandboxMetrics {
         pod_sandbox_id: pod.id.to_string(),
-        metrics: of_interface.unwrap_or_default(),
+        metrics: of_network(node, pod),
         container_metrics: containers.iter().filter_map(|one| of_container(node, pod, one)).collect(),
     }
 }
 
-fn of_container(node: &Node, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
-    let usage = node.runtime.container_usage(&record.id).ok()?;
+/// None for a pod on the host's network.
+fn of_network(node: &Node, pod: &PodRecord) -> Vec<Metric> {
+    let Ok(counters) = node.network.counters(&pod.id) else { return Vec::new() };
     let metadata = pod.config.metadata.clone().unwrap_or_default();
-    let name = record.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    let image = record.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-    let labels = [metadata.name, metadata.namespace, name, record.id.to_string(), image];
-    let metrics = metrics(CONTAINER_METRICS, &container_values(&usage), &labels);
-    Some(ContainerMetrics { container_id: record.id.to_string(), metrics })
+    let labels = [metadata.name, metadata.namespace, String::new(), pod.id.to_string(), String::new()];
+    metrics(POD, &counters, &labels, now())
 }
 
-fn metrics(descriptors: &[Descriptor], values: &[Option<u64>], labels: &[String]) -> Vec<Metric> {
-    let timestamp = now();
-    let metric = |(descriptor, value): (&Descriptor, &Option<u64>)| {
-        Some(Metric {
-            name: descriptor.name.to_owned(),
-            timestamp,
-            metric_type: descriptor.kind.into(),
-            label_values: labels.to_vec(),
-            value: Some(UInt64Value { value: (*value)? }),
-        })
+/// None for a container that does not run, or has just ended.
+fn of_container(node: &Node, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
+    let ContainerPhase::Running { started_at, .. } = record.phase else { return None };
+    let (now, mountpoint) = (now(), node.images.mountpoint());
+    let written = node.samples.written(&record.id, now, || node.images.container_usage(&record.id).ok());
+    let reading = metrics::Container {
+        usage: node.runtime.container_usage(&record.id).ok()?,
+        details: node.runtime.container_details(&record.id).ok()?,
+        resources: record.resources.0.clone(),
+        written: written.map(|written| written.usage),
+        disk: statvfs(&mountpoint).ok(),
+        mountpoint: mountpoint.display().to_string(),
+        started_at,
+        now,
     };
-    descriptors.iter().zip(values).filter_map(metric).collect()
+    let metadata = pod.config.metadata.clone().unwrap_or_default();
+    let name = record.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    let labels = [metadata.name, metadata.namespace, name, record.id.to_string(), image_name(node, record)];
+    Some(ContainerMetrics { container_id: record.id.to_string(), metrics: metrics(CONTAINER, &reading, &labels, now) })
+}
+
+/// The image's name as a person gave it. kubelet asks for containers by the image's id, and names it in a field of its own.
+fn image_name(node: &Node, record: &ContainerRecord) -> String {
+    let image = record.config.image.clone().unwrap_or_default();
+    let known = || node.images.find(&record.image_id).ok().flatten();
+    let first = || known().and_then(|image| image.repo_tags.into_iter().chain(image.repo_digests).next());
+    match image.user_specified_image {
+        name if !name.is_empty() => name,
+        _ => first().unwrap_or(image.image),
+    }
 }

@@ -3,7 +3,6 @@
 
 pub(crate) mod attach;
 pub(crate) mod capture;
-pub(crate) mod checkpoint_container;
 pub(crate) mod container_stats;
 pub(crate) mod container_status;
 pub(crate) mod create_container;
@@ -21,6 +20,7 @@ pub(crate) mod list_pod_sandbox;
 pub(crate) mod list_pod_sandbox_metrics;
 pub(crate) mod list_pod_sandbox_stats;
 pub(crate) mod list_snapshots;
+pub(crate) mod metrics;
 pub(crate) mod pod_sandbox_stats;
 pub(crate) mod pod_sandbox_status;
 pub(crate) mod port_forward;
@@ -85,6 +85,11 @@ where
         }
         if next.is_empty() { None } else { Some(Ok(part(next))) }
     })))
+}
+
+/// The answer to an RPC that no backend can serve yet; docs/coverage.md says why.
+pub(crate) fn unsupported<T>(rpc: &str) -> Result<T, Error> {
+    Err(Error::Unsupported { what: rpc.to_owned() })
 }
 
 /// Refuses an answer that exceeds one message, which its client would refuse without advice. `instead` is the RPC that streams it.

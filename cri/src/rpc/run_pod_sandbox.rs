@@ -30,6 +30,8 @@ pub(crate) async fn call(
     let metadata = config.metadata.clone().ok_or_else(|| Error::missing("config.metadata"))?;
     let id = node.store.new_pod_id();
     let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config.runtime_handlers)?;
+    // Before it costs an address, a record and a spare.
+    node.runtime.check_pod(&pod.spec)?;
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler };
     let creation = Creation { object: Object::Pod(id), name: names::of_pod(&metadata), fingerprint, delivery };
     let made = create(node, creation, move |node| make(node, wanted)).await;

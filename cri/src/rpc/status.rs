@@ -32,6 +32,9 @@ pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<Sta
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: features.supplemental_groups_policy,
             user_namespaces_host_network: false,
+            mount_options: true,
+            cgroup_mount_mode: false,
+            seccomp_profile_oci: false,
         }),
     })
 }
@@ -80,7 +83,8 @@ fn condition(kind: &str, reason: &str, needs: &[Need]) -> RuntimeCondition {
 
 fn handlers(node: &Node) -> Vec<RuntimeHandler> {
     let recursive_read_only_mounts = node.runtime.features().recursive_read_only_mounts;
-    let features = RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces: false };
+    let features =
+        RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces: false, cgroup_namespaces: false };
     let names = std::iter::once(String::new()).chain(node.config.runtime_handlers.iter().cloned());
     names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use host::ContainerId;
 use proto::v1::{StopContainerRequest, StopContainerResponse};
 use runtime::spec::Signal;
-use tracing::info;
+use tracing::debug;
 
 use crate::error::Error;
 use crate::lifecycle::exits;
@@ -31,7 +31,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StopContainerRequest) -> Res
         if signal_and_wait(node, &id, signal, grace).await? {
             return Ok(StopContainerResponse {});
         }
-        info!(container = id.short(), "it did not stop within {} s and is killed", grace.as_secs());
+        debug!(container = id.short(), "it did not stop within {} s and is killed", grace.as_secs());
     }
     node.block(move |node| teardown::stop_container(node, &id)).await?;
     Ok(StopContainerResponse {})

@@ -115,11 +115,11 @@ where
     let elapsed = started.elapsed();
     let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     match Status::from_header_map(response.headers()).filter(|status| status.code() != tonic::Code::Ok) {
-        Some(status) if status::is_routine(status.code()) => {
+        Some(status) if status::is_routine(method, status.code()) => {
             debug!(milliseconds, code = ?status.code(), "{method}: {}", status.message());
         }
         Some(status) => warn!(milliseconds, code = ?status.code(), "{method}: {}", status.message()),
-        None if elapsed > SLOW => tracing::info!(milliseconds, "{method} took long"),
+        None if elapsed > SLOW && !status::is_long(method) => tracing::info!(milliseconds, "{method} took long"),
         None => debug!(milliseconds, "{method}"),
     }
     Ok(response)

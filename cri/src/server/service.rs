@@ -143,9 +143,17 @@ impl RuntimeService for Service {
 
     async fn checkpoint_container(
         &self,
-        request: Request<CheckpointContainerRequest>,
+        _request: Request<CheckpointContainerRequest>,
     ) -> Answer<CheckpointContainerResponse> {
-        answer(rpc::checkpoint_container::call(&request.into_inner()))
+        answer(rpc::unsupported("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(&self, _request: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
+        answer(rpc::unsupported("CheckpointPod"))
+    }
+
+    async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> Answer<RestorePodResponse> {
+        answer(rpc::unsupported("RestorePod"))
     }
 
     async fn list_metric_descriptors(
@@ -238,6 +246,27 @@ impl ImageService for Service {
 
     async fn image_fs_info(&self, request: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
         answer(rpc::image_fs_info::call(&self.0, request.into_inner()).await)
+    }
+
+    async fn pull_security_profile(
+        &self,
+        _request: Request<PullSecurityProfileRequest>,
+    ) -> Answer<PullSecurityProfileResponse> {
+        answer(rpc::unsupported("PullSecurityProfile"))
+    }
+
+    async fn list_security_profiles(
+        &self,
+        _request: Request<ListSecurityProfilesRequest>,
+    ) -> Answer<ListSecurityProfilesResponse> {
+        answer(rpc::unsupported("ListSecurityProfiles"))
+    }
+
+    async fn remove_security_profile(
+        &self,
+        _request: Request<RemoveSecurityProfileRequest>,
+    ) -> Answer<RemoveSecurityProfileResponse> {
+        answer(rpc::unsupported("RemoveSecurityProfile"))
     }
 
     async fn stream_images(&self, request: Request<StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {

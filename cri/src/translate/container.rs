@@ -40,6 +40,12 @@ impl Draft {
         self.spec.log_path.as_deref()
     }
 
+    /// The spec for [`runtime::Runtime::check_container`]: with directories that exist in place of those that are not made yet.
+    pub(crate) fn sketch(&self) -> ContainerSpec {
+        let any = PathBuf::from("/");
+        self.complete(any.clone(), vec![any.clone(); self.volumes.len()], vec![any; self.declared.len()])
+    }
+
     /// The spec with its root and the directories of [`Draft::volumes`] and [`Draft::declared`], in their order.
     pub(crate) fn complete(&self, rootfs: PathBuf, volumes: Vec<PathBuf>, declared: Vec<PathBuf>) -> ContainerSpec {
         let mut spec = ContainerSpec { rootfs, ..self.spec.clone() };

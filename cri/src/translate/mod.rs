@@ -2,6 +2,7 @@
 //! here and only here: the field is honoured, refused with its name and value, or listed with a reason in docs/coverage.md. All of it
 //! is pure: the backends ask the file system and the kernel.
 
+pub(crate) mod annotations;
 pub(crate) mod answer;
 mod container;
 mod dns;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
-use runtime::spec::{Device, Mount, MountSource, Propagation};
+use runtime::spec::{Device, Mount, MountOptions, MountSource, Propagation};
 
 use super::refusal::{Refusal, invalid};
 
@@ -64,6 +64,7 @@ pub(super) fn of_declared(path: &Path) -> Mount {
         readonly: false,
         recursive_readonly: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     }
 }
 
@@ -96,7 +97,21 @@ fn translate(index: usize, mount: &WireMount, is_image: bool) -> Result<Mount, R
         readonly: mount.readonly || is_image,
         recursive_readonly: mount.recursive_read_only,
         propagation,
+        options: options(&field("mount_options"), &mount.mount_options)?,
     })
+}
+
+fn options(field: &str, wanted: &[String]) -> Result<MountOptions, Refusal> {
+    let mut options = MountOptions::default();
+    for option in wanted {
+        match option.as_str() {
+            "noexec" => options.noexec = true,
+            "nosuid" => options.nosuid = true,
+            "nodev" => options.nodev = true,
+            _ => return Err(invalid(field, format!("{option:?} is none of noexec, nodev, nosuid"))),
+        }
+    }
+    Ok(options)
 }
 
 fn absolute(field: &str, text: &str) -> Result<PathBuf, Refusal> {
@@ -136,7 +151,7 @@ pub(super) fn devices(wanted: &[WireDevice]) -> Result<Vec<Device>, Refusal> {
 #[cfg(test)]
 mod tests {
     use proto::v1::{Device as WireDevice, IdMapping, ImageSpec, Mount as WireMount};
-    use runtime::spec::{MountSource, Propagation};
+    use runtime::spec::{MountOptions, MountSource, Propagation};
 
     use super::{DECLARED_MAX, declared, devices, mounts};
 
@@ -147,6 +162,19 @@ mod tests {
     fn image_mount(image: &str, sub_path: &str) -> WireMount {
         let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
         WireMount { image, image_sub_path: sub_path.to_owned(), ..mount("", "/volume") }
+    }
+
+    #[test]
+    fn mount_options_are_read_by_name() {
+        let with = |names: &[&str]| {
+            let mount_options = names.iter().map(|name| (*name).to_owned()).collect();
+            mounts(&[WireMount { mount_options, ..mount("/a", "/b") }])
+        };
+        assert_eq!(with(&[]).unwrap().0[0].options, MountOptions::default());
+        let wanted = MountOptions { noexec: true, nosuid: false, nodev: true };
+        assert_eq!(with(&["nodev", "noexec"]).unwrap().0[0].options, wanted);
+        let refusal = with(&["noexec", "sync"]).unwrap_err().to_string();
+        assert_eq!(refusal, r#"mounts[0].mount_options: "sync" is none of noexec, nodev, nosuid"#);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
 use super::refusal::{Refusal, invalid, labels, name, required};
-use super::{dns, resources, security};
+use super::{annotations, dns, resources, security};
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -26,6 +26,9 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers
     check_metadata(config)?;
     if config.windows.is_some() {
         return Err(invalid("windows", "this is no Windows node"));
+    }
+    if config.linux.is_none() {
+        annotations::check(&config.annotations)?;
     }
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();

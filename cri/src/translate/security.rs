@@ -3,7 +3,8 @@
 use host::ContainerId;
 use proto::v1::security_profile::ProfileType;
 use proto::v1::{
-    LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, UserNamespace,
+    CgroupMountMode, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile,
+    UserNamespace,
 };
 use runtime::spec::{PidScope, Profile, Scope, Security};
 
@@ -17,6 +18,7 @@ pub(super) fn security(context: &LinuxContainerSecurityContext, pod_privileged: 
         return Err(invalid(format!("{FIELD}.privileged"), reason));
     }
     selinux(&format!("{FIELD}.selinux_options"), context.selinux_options.as_ref())?;
+    cgroups(context)?;
     let capabilities = context.capabilities.clone().unwrap_or_default();
     let mut security = Security {
         privileged: context.privileged,
@@ -72,6 +74,14 @@ fn apparmor(context: &LinuxContainerSecurityContext) -> Result<Profile, Refusal>
 }
 
 fn parse_profile(field: &str, profile: &SecurityProfile) -> Result<Option<Profile>, Refusal> {
+    // Each belongs to a profile of type OCI alone.
+    if !profile.oci_ref.is_empty() {
+        let reason = format!("{:?}: profiles of a registry are not supported", profile.oci_ref);
+        return Err(invalid(format!("{field}.oci_ref"), reason));
+    }
+    if profile.base_profile.is_some() {
+        return Err(invalid(format!("{field}.base_profile"), "set: profiles of a registry are not supported"));
+    }
     match ProfileType::try_from(profile.profile_type) {
         Ok(ProfileType::RuntimeDefault) => Ok(Some(Profile::RuntimeDefault)),
         Ok(ProfileType::Unconfined) => Ok(Some(Profile::Unconfined)),
@@ -79,6 +89,9 @@ fn parse_profile(field: &str, profile: &SecurityProfile) -> Result<Option<Profil
             Err(invalid(format!("{field}.localhost_ref"), "empty, and the profile type is Localhost"))
         }
         Ok(ProfileType::Localhost) => Ok(Some(localhost(&profile.localhost_ref))),
+        Ok(ProfileType::Oci) => {
+            Err(invalid(format!("{field}.profile_type"), "OCI: profiles of a registry are not supported"))
+        }
         Err(_) => Err(invalid(format!("{field}.profile_type"), format!("{} is no type", profile.profile_type))),
     }
 }
@@ -98,11 +111,32 @@ fn localhost(name: &str) -> Profile {
     Profile::Localhost(name.strip_prefix("localhost/").unwrap_or(name).to_owned())
 }
 
+/// Refuses a demand for a view of the cgroups: Status reports neither feature. Unset, a container has the backend's default.
+fn cgroups(context: &LinuxContainerSecurityContext) -> Result<(), Refusal> {
+    const FIELD: &str = "linux.security_context";
+    let namespace = context.namespace_options.as_ref().and_then(|options| options.cgroupns_options.as_ref());
+    if let Some(options) = namespace {
+        let mode = NamespaceMode::try_from(options.mode)
+            .map_or_else(|_| options.mode.to_string(), |mode| mode.as_str_name().to_owned());
+        let field = format!("{FIELD}.namespace_options.cgroupns_options.mode");
+        return Err(invalid(field, format!("{mode}: the cgroup namespace cannot be chosen")));
+    }
+    match CgroupMountMode::try_from(context.cgroup_mount_mode) {
+        Ok(CgroupMountMode::Unspecified) => Ok(()),
+        mode => {
+            let name =
+                mode.map_or_else(|_| context.cgroup_mount_mode.to_string(), |mode| mode.as_str_name().to_owned());
+            Err(invalid(format!("{FIELD}.cgroup_mount_mode"), format!("{name}: the mode cannot be chosen")))
+        }
+    }
+}
+
 /// Refuses every SELinux label: no backend has SELinux, and the container would be less confined than its user believes.
 pub(super) fn selinux(field: &str, options: Option<&SeLinuxOption>) -> Result<(), Refusal> {
     match options {
         Some(options) if *options != SeLinuxOption::default() => {
-            Err(invalid(field, format!("{options:?}: SELinux labels are not supported")))
+            let SeLinuxOption { user, role, r#type, level } = options;
+            Err(invalid(field, format!("{user}:{role}:{type}:{level}: SELinux labels are not supported")))
         }
         _ => Ok(()),
     }
@@ -152,8 +186,8 @@ pub(super) fn user_namespace(field: &str, options: Option<&UserNamespace>) -> Re
 mod tests {
     use proto::v1::security_profile::ProfileType;
     use proto::v1::{
-        Capability, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile,
-        UserNamespace,
+        Capability, CgroupNamespace, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption,
+        SecurityProfile, SecurityProfileBase, UserNamespace,
     };
     use runtime::spec::{PidScope, Profile, Scope};
 
@@ -164,7 +198,11 @@ mod tests {
     }
 
     fn profile(profile_type: ProfileType, name: &str) -> Option<SecurityProfile> {
-        Some(SecurityProfile { profile_type: profile_type.into(), localhost_ref: name.to_owned() })
+        Some(SecurityProfile {
+            profile_type: profile_type.into(),
+            localhost_ref: name.to_owned(),
+            ..SecurityProfile::default()
+        })
     }
 
     #[test]
@@ -222,11 +260,42 @@ mod tests {
     fn what_nobody_can_give_is_refused() {
         let label = SeLinuxOption { level: "s0".to_owned(), ..SeLinuxOption::default() };
         let selinux = LinuxContainerSecurityContext { selinux_options: Some(label), ..context() };
-        assert!(security(&selinux, false).is_err());
+        let refusal = security(&selinux, false).unwrap_err().to_string();
+        assert_eq!(refusal, "linux.security_context.selinux_options: :::s0: SELinux labels are not supported");
         let empty = LinuxContainerSecurityContext { selinux_options: Some(SeLinuxOption::default()), ..context() };
         assert!(security(&empty, false).is_ok());
         let nameless = LinuxContainerSecurityContext { apparmor: profile(ProfileType::Localhost, ""), ..context() };
         assert!(security(&nameless, false).unwrap_err().to_string().contains("localhost_ref"));
+    }
+
+    #[test]
+    fn what_came_with_kubernetes_1_38_is_refused_by_name() {
+        let of_registry =
+            |profile: SecurityProfile| LinuxContainerSecurityContext { seccomp: Some(profile), ..context() };
+        let namespace = |mode: NamespaceMode| LinuxContainerSecurityContext {
+            namespace_options: Some(NamespaceOption {
+                cgroupns_options: Some(CgroupNamespace { mode: mode.into() }),
+                ..NamespaceOption::default()
+            }),
+            ..context()
+        };
+        let mount = |mode: i32| LinuxContainerSecurityContext { cgroup_mount_mode: mode, ..context() };
+        let oci = SecurityProfile { profile_type: ProfileType::Oci.into(), ..SecurityProfile::default() };
+        let reference = SecurityProfile { oci_ref: "r/p@sha256:0".to_owned(), ..SecurityProfile::default() };
+        let base = SecurityProfile { base_profile: Some(SecurityProfileBase::default()), ..SecurityProfile::default() };
+        for (wanted, field) in [
+            (of_registry(oci), "seccomp.profile_type: OCI"),
+            (of_registry(reference), "seccomp.oci_ref: \"r/p@sha256:0\""),
+            (of_registry(base), "seccomp.base_profile: set"),
+            (namespace(NamespaceMode::Pod), "cgroupns_options.mode: POD"),
+            (namespace(NamespaceMode::Node), "cgroupns_options.mode: NODE"),
+            (mount(1), "cgroup_mount_mode: CGROUP_MOUNT_MODE_READ_ONLY"),
+            (mount(9), "cgroup_mount_mode: 9"),
+        ] {
+            let refusal = security(&wanted, false).unwrap_err().to_string();
+            assert!(refusal.contains(field), "{refusal}");
+        }
+        assert!(security(&mount(0), false).is_ok());
     }
 
     #[test]

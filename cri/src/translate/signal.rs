@@ -30,10 +30,10 @@ pub(super) fn stop_signal(wanted: i32, image: Option<&str>, os: &str) -> Result<
     }
 }
 
-/// `SIGRTMINPLUS3` is `RTMIN+3` everywhere else.
+/// `SIGNAL_SIGRTMINPLUS3` is `RTMIN+3` everywhere else.
 fn from_wire(signal: WireSignal) -> String {
     let name = signal.as_str_name();
-    name.strip_prefix("SIG").unwrap_or(name).replace("PLUS", "+").replace("MINUS", "-")
+    name.strip_prefix("SIGNAL_SIG").unwrap_or(name).replace("PLUS", "+").replace("MINUS", "-")
 }
 
 fn named(text: &str, os: &str) -> Option<Signal> {

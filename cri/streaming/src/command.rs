@@ -112,7 +112,8 @@ pub(super) async fn serve_spdy(
     let outcome = tokio::select! {
         outcome = run(&command, &mut streams, &context.backend) => outcome,
         () = refuse_all(&mut session) => return Err(io::ErrorKind::ConnectionReset.into()),
-        () = context.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.hangup.happened() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.stopped.cancelled() => stopped(),
     };
     for output in [&mut streams.stdout, &mut streams.stderr].into_iter().flatten() {
         // A client that has reset one of them still waits for the exit status.
@@ -163,7 +164,8 @@ pub(super) async fn serve_websocket(
     let outcome = tokio::select! {
         outcome = run(&command, &mut streams, &context.backend) => outcome,
         () = ended.cancelled() => return Err(io::ErrorKind::ConnectionReset.into()),
-        () = context.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.hangup.happened() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = context.stopped.cancelled() => stopped(),
     };
     streams.error.finish(&outcome.encode(format)).await?;
     drop(streams);
@@ -189,6 +191,11 @@ impl Context {
             () = self.stopped.cancelled() => {}
         }
     }
+}
+
+/// A client reads an error stream that only ends as success.
+fn stopped() -> Outcome {
+    Outcome::Failed("the server stopped before the command had ended".to_owned())
 }
 
 async fn run(command: &Command, streams: &mut Streams, backend: &Arc<dyn Runtime>) -> Outcome {

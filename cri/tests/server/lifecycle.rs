@@ -277,6 +277,61 @@ fn a_command_runs_to_its_end_or_to_its_time_out() {
 }
 
 #[test]
+fn a_pods_status_lists_its_newest_container_first() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let (pod_sandbox_id, first) = made(&mut client, &world, &["forever"]).await;
+        let mut ids = vec![first];
+        for attempt in 1..4 {
+            let mut request = create(&world, &pod_sandbox_id, "web", "main", &["forever"]);
+            request.config.as_mut().unwrap().metadata.as_mut().unwrap().attempt = attempt;
+            ids.insert(0, client.create_container(request).await.unwrap().into_inner().container_id);
+        }
+        let request = PodSandboxStatusRequest { pod_sandbox_id, verbose: false };
+        let status = client.pod_sandbox_status(request).await.unwrap().into_inner();
+        assert!(status.timestamp > 0);
+        assert_eq!(status.containers_statuses.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), ids);
+    });
+}
+
+#[test]
+fn annotations_speak_for_a_kubelet_without_a_linux_section() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let mut request = run_pod("web");
+        let annotate = |request: &mut RunPodSandboxRequest, key: &str, value: &str| {
+            request.config.as_mut().unwrap().annotations.insert(key.to_owned(), value.to_owned());
+        };
+        annotate(&mut request, "resources.cellblock/memory.main", "lots");
+        let refused = client.run_pod_sandbox(request.clone()).await.unwrap_err();
+        assert!(refused.message().starts_with("annotations[resources.cellblock/memory.main]: \"lots\""), "{refused}");
+        annotate(&mut request, "resources.cellblock/memory.main", "64Mi");
+        annotate(&mut request, "security.cellblock/run-as-user", "80");
+        let pod = client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+        let plain = create(&world, &pod, "web", "main", &["forever"]);
+        let mut with_section = create(&world, &pod, "web", "other", &["forever"]);
+        with_section.config.as_mut().unwrap().linux = Some(LinuxContainerConfig::default());
+        let container_id = client.create_container(plain).await.unwrap().into_inner().container_id;
+        let other = client.create_container(with_section).await.unwrap().into_inner().container_id;
+        let specs = world.kernel.specs();
+        let of = |id: &str| specs.iter().find(|spec| spec.id.as_str() == id).unwrap();
+        let user = |id: &str| of(id).process.user.user.clone();
+        assert_eq!(of(&container_id).resources.memory, Some(64 << 20));
+        assert_eq!(user(&container_id), runtime::spec::NameOrId::Id(80));
+        assert!(of(&other).resources.memory.is_none() && user(&other) != user(&container_id));
+        let request = ContainerStatusRequest { container_id, verbose: false };
+        let status = client.container_status(request).await.unwrap().into_inner().status.unwrap();
+        assert_eq!(status.resources.unwrap().linux.unwrap().memory_limit_in_bytes, 64 << 20);
+    });
+}
+
+#[test]
 fn a_server_stops_at_once_under_a_client_that_listens() {
     let world = World::new();
     let server = world.start();

@@ -118,6 +118,59 @@ fn a_node_says_what_it_is() {
     });
 }
 
+/// What critest 1.37 looks for, without what the runtimes that it is run on do not have either.
+const METRICS: &str = "blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total \
+    cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total cpu_user_seconds_total \
+    file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes \
+    fs_writes_bytes_total fs_writes_total last_seen memory_cache memory_failcnt memory_failures_total \
+    memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_usage_bytes \
+    memory_working_set_bytes network_receive_bytes_total network_receive_errors_total \
+    network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total \
+    network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total \
+    oom_events_total processes sockets spec_cpu_period spec_cpu_shares spec_memory_limit_bytes \
+    spec_memory_swap_limit_bytes start_time_seconds threads threads_max";
+
+#[test]
+fn metrics_have_cadvisors_names_their_labels_and_fractions() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let (pod_sandbox_id, first) = made(&mut client, &world, &["forever"]).await;
+        let first = ContainerStatusRequest { container_id: first, verbose: false };
+        let image = client.container_status(first).await.unwrap().into_inner().status.unwrap().image_id;
+        let mut request = create(&world, &pod_sandbox_id, "web", "side", &["forever"]);
+        let config = request.config.as_mut().unwrap();
+        // As kubelet asks: by the image's id, with its name beside.
+        let image = ImageSpec { image, user_specified_image: "web:1".to_owned(), ..ImageSpec::default() };
+        config.image = Some(image);
+        let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: container_id.clone() }).await.unwrap();
+        let described = client.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap().into_inner();
+        let keys: BTreeMap<_, _> = described.descriptors.into_iter().map(|one| (one.name, one.label_keys)).collect();
+        for name in METRICS.split_whitespace() {
+            assert!(keys.contains_key(&format!("container_{name}")), "{name}");
+        }
+        let request = ListPodSandboxMetricsRequest {};
+        let pods = client.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
+        assert_eq!((pods.len(), pods[0].pod_sandbox_id.as_str()), (1, pod_sandbox_id.as_str()));
+        let [container] = &pods[0].container_metrics[..] else { panic!("one container runs: {pods:?}") };
+        for metric in pods[0].metrics.iter().chain(&container.metrics) {
+            assert_eq!(metric.label_values.len(), keys[&metric.name].len(), "{metric:?}");
+        }
+        let of = |name: &str| container.metrics.iter().find(|one| one.name == format!("container_{name}")).unwrap();
+        assert_eq!(of("last_seen").label_values, ["web", "default", "side", &container_id, "web:1"]);
+        let cpu = of("cpu_usage_seconds_total");
+        assert_eq!((cpu.value.unwrap().value, cpu.double_value.unwrap().value), (0, 0.001));
+        let throttled = of("cpu_cfs_throttled_seconds_total");
+        assert_eq!((throttled.value.unwrap().value, throttled.double_value.unwrap().value), (1, 1.5));
+        assert_eq!((of("memory_failcnt").value.unwrap().value, of("memory_failcnt").double_value), (2, None));
+        assert!(of("start_time_seconds").value.unwrap().value > 1_700_000_000);
+        assert!(of("fs_limit_bytes").value.unwrap().value > 0);
+    });
+}
+
 #[test]
 fn the_stats_of_a_pod_read_each_container_once() {
     let world = World::new();

@@ -266,3 +266,35 @@ fn a_pod_whose_roll_back_failed_stays_so_over_a_restart_that_cannot_remove_it() 
     server.run(server.client().run_pod_sandbox(run_pod("web"))).unwrap();
     assert_eq!(world.leftovers().len(), 2, "{:?}", world.leftovers());
 }
+
+#[test]
+fn what_only_the_backend_refuses_costs_no_address_no_record_and_no_root() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(run_pod("web")).await.unwrap().into_inner().pod_sandbox_id;
+        let mut refused = run_pod("refused");
+        let sysctls = [("net.missing".to_owned(), "1".to_owned())].into();
+        refused.config.as_mut().unwrap().linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
+        let mut container = create(&world, &id, "web", "main", &["forever"]);
+        let profile = SecurityProfile {
+            profile_type: security_profile::ProfileType::Localhost.into(),
+            localhost_ref: "strict".to_owned(),
+            ..SecurityProfile::default()
+        };
+        let context = LinuxContainerSecurityContext { apparmor: Some(profile), ..Default::default() };
+        let linux = LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+        container.config.as_mut().unwrap().linux = Some(linux);
+        let calls = world.faults.calls();
+        for _retry in 0..3 {
+            let pod = client.run_pod_sandbox(refused.clone()).await.unwrap_err();
+            assert_eq!((pod.code(), pod.message()), (Code::InvalidArgument, "sysctls: net.missing does not exist"));
+            let container = client.create_container(container.clone()).await.unwrap_err();
+            assert_eq!(container.code(), Code::InvalidArgument, "{container}");
+            assert!(container.message().contains("AppArmor profile \"strict\""), "{container}");
+        }
+        assert_eq!(world.faults.calls(), calls, "no backend was asked to make anything");
+    });
+}

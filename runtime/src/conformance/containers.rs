@@ -3,7 +3,7 @@
 use host::ContainerId;
 
 use super::{Bench, Check, Subject, eventually, readable};
-use crate::spec::{Mount, MountSource, NameOrId, Propagation, Resources, Signal};
+use crate::spec::{Mount, MountOptions, MountSource, NameOrId, Propagation, Resources, Signal};
 use crate::{ContainerState, Error};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -75,6 +75,7 @@ fn no_source(subject: &Subject) {
         readonly: false,
         recursive_readonly: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     });
     let error = bench.runtime.create_container(&spec).expect_err("a missing source is refused");
     assert!(matches!(&error, Error::Invalid { .. }) && error.to_string().contains("/no/such/source"), "{error:?}");

@@ -11,11 +11,11 @@ use host::{ContainerId, Need, Place, PodId, Prefix};
 
 use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
-use super::{NAME, container, enforce, inside, inventory, kernel, launch, names, needs, pod};
+use super::{NAME, container, enforce, inside, inventory, kernel, launch, names, needs, pod, refuse};
 use crate::monitor::record::read_spec;
 use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
-use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
+use crate::{ContainerState, Details, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
 /// The root of every pod's jail, in the state directory: an empty directory, in which no process runs.
 const EMPTY: &str = "empty";
@@ -92,6 +92,14 @@ impl Runtime for FreeBsd {
     /// nullfs does not show mounts below its source: read-only is always recursive.
     fn features(&self) -> Features {
         Features { recursive_read_only_mounts: true, supplemental_groups_policy: true }
+    }
+
+    fn check_pod(&self, spec: &PodSpec) -> Result<(), Error> {
+        refuse::pod(spec)
+    }
+
+    fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        refuse::container(spec).map(drop)
     }
 
     fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
@@ -175,6 +183,11 @@ impl Runtime for FreeBsd {
 
     fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
         container::describe(self, id)
+    }
+
+    /// The kernel counts none of it for a jail.
+    fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
+        self.containers.running::<ContainerRecord>(id).map(|_| Details::default())
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {

@@ -18,7 +18,7 @@ use super::sys::mount;
 use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
-use crate::spec::{ContainerSpec, Identity, MountSource, Resources};
+use crate::spec::{ContainerSpec, Identity, MountOptions, MountSource, Propagation, Resources};
 use crate::{Error, users};
 
 /// The mount of a read-only root, in the container's directory.
@@ -36,6 +36,7 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     if let Some(record) = ContainerRecord::read(&directory)? {
         return Ok(record.identity);
     }
+    warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
@@ -44,6 +45,17 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
         remove(backend, &spec.id)?;
     }
     made
+}
+
+/// nullfs(5) shows no file system that is mounted below its source.
+fn warn_of_propagation(spec: &ContainerSpec) {
+    for mount in spec.mounts.iter().filter(|mount| mount.propagation == Propagation::HostToContainer) {
+        let at = mount.destination.display();
+        tracing::warn!(
+            container = spec.id.short(),
+            "later mounts on the host will not appear at {at} (HostToContainer)"
+        );
+    }
 }
 
 fn fill(
@@ -147,7 +159,8 @@ fn mount_all(
         fs::create_dir(&on).map_err(Error::failed(failed()))?;
         let source = Source::Null(image.path.clone(), Kind::Directory);
         let place = host::root::open(&on).map_err(Error::failed(failed()))?;
-        mounts::nmount(&source, Place::Directory(&place), true).map_err(Error::failed(failed()))?;
+        mounts::nmount(&source, Place::Directory(&place), mounts::flags(true, MountOptions::default()))
+            .map_err(Error::failed(failed()))?;
         Root::open(&on)?
     } else {
         Root::open(&image.path)?
@@ -171,7 +184,7 @@ fn mount_all(
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
     let cwd = &spec.process.cwd;
     let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
-    made.map(drop).map_err(|error| Error::invalid("process.cwd", format!("{}: {error}", cwd.display())))
+    made.map(drop).map_err(|error| Error::of_value("process.cwd", cwd.display(), error))
 }
 
 /// Masks paths, which then read as empty, and makes paths read-only, as far as the image has them.
@@ -186,8 +199,8 @@ fn cover(backend: &FreeBsd, spec: &ContainerSpec, root: &Root) -> Result<(), Err
             (true, Kind::File) => backend.state().join(EMPTY_FILE),
             (false, _) => root.path.join(&found.path),
         };
-        let (destination, place) = (path.clone(), path.clone());
-        root.mount(&PlannedMount { source: Source::Null(source, kind), destination, place, readonly: true })?;
+        let (destination, place, options) = (path.clone(), path.clone(), MountOptions::default());
+        root.mount(&PlannedMount { source: Source::Null(source, kind), destination, place, readonly: true, options })?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use host::root::Kind;
 
 use super::devices::is_pattern_of_itself;
 use crate::Error;
-use crate::spec::{ContainerSpec, depth};
+use crate::spec::{ContainerSpec, MountOptions, depth};
 
 /// The mount point of devfs.
 const DEV: &str = "/dev";
@@ -29,6 +29,8 @@ pub(super) struct PlannedMount {
     pub(super) place: PathBuf,
     /// Whether it is read-only.
     pub(super) readonly: bool,
+    /// What its files may not be used for; a device node works in devfs only, so `nodev` always holds.
+    pub(super) options: MountOptions,
 }
 
 /// The source of a mount.
@@ -98,6 +100,7 @@ pub(super) fn mounts(
         destination: at.to_owned(),
         place: at.to_owned(),
         readonly,
+        options: MountOptions::default(),
     };
     let pseudo = |source: Source, at: &str| wanted(source, Path::new(at), false);
     let own = |ours: &PlannedMount| {
@@ -113,7 +116,10 @@ pub(super) fn mounts(
     }
     first.retain(|wanted| !own(wanted));
     let callers = spec.mounts.iter().zip(sources);
-    let callers = callers.map(|(mount, source)| wanted(source.clone(), &mount.destination, mount.readonly));
+    let callers = callers.map(|(mount, source)| PlannedMount {
+        options: mount.options,
+        ..wanted(source.clone(), &mount.destination, mount.readonly)
+    });
     let resolv_conf =
         resolv_conf.map(|path| wanted(Source::Null(path.to_owned(), Kind::File), Path::new("/etc/resolv.conf"), true));
     let mut rest: Vec<PlannedMount> = callers.chain(resolv_conf.filter(|wanted| !own(wanted))).collect();
@@ -204,7 +210,7 @@ mod tests {
     use std::path::Path;
 
     use super::{PlannedMount, Source, example, link_below_dev, mounts};
-    use crate::spec::{Mount, MountSource, Propagation};
+    use crate::spec::{Mount, MountOptions, MountSource, Propagation};
     use host::root::Kind;
 
     fn mount(destination: &str) -> Mount {
@@ -214,6 +220,7 @@ mod tests {
             readonly: true,
             recursive_readonly: false,
             propagation: Propagation::Private,
+            options: MountOptions::default(),
         }
     }
 

@@ -17,6 +17,7 @@ use super::mount_plan::{PlannedMount, Source};
 use super::sys::devfs;
 use super::sys::mount::{Mounted, all, of};
 use crate::Error;
+use crate::spec::MountOptions;
 
 /// The file systems that this backend mounts: it unmounts no other.
 const OURS: [&str; 7] = ["nullfs", "tmpfs", "devfs", "fdescfs", "procfs", "linprocfs", "linsysfs"];
@@ -42,8 +43,7 @@ impl Root {
     /// [`Error::Invalid`] when it is not a directory.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let opened = path.canonicalize().and_then(|path| Ok((host::root::open(&path)?, path)));
-        let (opened, path) =
-            opened.map_err(|error| Error::invalid("rootfs", format!("{}: {error}", path.display())))?;
+        let (opened, path) = opened.map_err(|error| Error::of_value("rootfs", path.display(), error))?;
         Ok(Self { path, opened })
     }
 
@@ -80,7 +80,7 @@ impl Root {
         let _turn = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
         let below = of(place.file.as_fd()).map_err(Error::failed(failed()))?;
         let at = if place.directory { Place::Directory(&place.file) } else { Place::File(&on) };
-        nmount(&wanted.source, at, wanted.readonly).map_err(Error::failed(failed()))?;
+        nmount(&wanted.source, at, flags(wanted.readonly, wanted.options)).map_err(Error::failed(failed()))?;
         let arrived = resolve(&self.opened, &wanted.place, None).and_then(|found| of(found.file.as_fd()));
         match arrived {
             Ok(found) if found.on == on && found.fsid != below.fsid => Ok(on),
@@ -108,7 +108,17 @@ pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), 
 
 fn misplaced(wanted: &PlannedMount) -> impl FnOnce(io::Error) -> Error {
     let at = wanted.destination.display().to_string();
-    move |error| Error::invalid("mounts.destination", format!("{at}: {error}"))
+    move |error| Error::of_value("mounts.destination", at, error)
+}
+
+/// The flags of a mount (mount(2)). There is none for devices: a node works in devfs only.
+pub(super) fn flags(readonly: bool, options: MountOptions) -> MntFlags {
+    let all = [
+        (readonly, MntFlags::MNT_RDONLY),
+        (options.noexec, MntFlags::MNT_NOEXEC),
+        (options.nosuid, MntFlags::MNT_NOSUID),
+    ];
+    all.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect()
 }
 
 /// A mount point.
@@ -122,7 +132,7 @@ pub(super) enum Place<'a> {
 
 /// Mounts a file system. nmount(2) takes a path only, and "." is the directory that the process is in. The server has absolute
 /// paths only, its workers start in `/`, and a tool that starts meanwhile ends soon: it matters to nobody that it moves.
-pub(super) fn nmount(source: &Source, at: Place<'_>, readonly: bool) -> io::Result<()> {
+pub(super) fn nmount(source: &Source, at: Place<'_>, flags: MntFlags) -> io::Result<()> {
     let (_moving, on) = match at {
         Place::File(path) => (None, path),
         Place::Directory(place) => {
@@ -131,7 +141,7 @@ pub(super) fn nmount(source: &Source, at: Place<'_>, readonly: bool) -> io::Resu
             (Some(moving), Path::new("."))
         }
     };
-    let mounted = nmount_on(source, on, readonly);
+    let mounted = nmount_on(source, on, flags);
     if matches!(at, Place::Directory(_)) {
         // It would keep what it is in from being unmounted.
         chdir("/")?;
@@ -139,14 +149,13 @@ pub(super) fn nmount(source: &Source, at: Place<'_>, readonly: bool) -> io::Resu
     mounted
 }
 
-fn nmount_on(source: &Source, on: &Path, readonly: bool) -> io::Result<()> {
+fn nmount_on(source: &Source, on: &Path, flags: MntFlags) -> io::Result<()> {
     let options = source.options();
     let mut wanted = Nmount::new();
     wanted.str_opt_owned("fstype", source.file_system()).str_opt_owned("fspath", on);
     for (name, value) in &options {
         wanted.str_opt_owned(*name, value.as_str());
     }
-    let flags = if readonly { MntFlags::MNT_RDONLY } else { MntFlags::empty() };
     wanted.nmount(flags).map_err(|error| {
         let said = error.errmsg().unwrap_or_default().to_owned();
         let error = io::Error::from(error);

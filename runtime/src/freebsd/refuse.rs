@@ -78,8 +78,9 @@ pub(super) fn container(spec: &ContainerSpec) -> Result<(Rights, Limits), Error>
         if mount.destination.components().all(|part| matches!(part, Component::RootDir | Component::CurDir)) {
             return Err(invalid("mounts.destination", format!("{at} is the container's root")));
         }
-        if mount.propagation != Propagation::Private {
-            return Err(unsupported(format!("mount propagation ({at})")));
+        // HostToContainer is accepted: the agents that ask for it read what is mounted already. container::create says so.
+        if mount.propagation == Propagation::Bidirectional {
+            return Err(unsupported(format!("bidirectional mount propagation ({at})")));
         }
         if let MountSource::Host(source) = &mount.source
             && !source.is_absolute()
@@ -107,7 +108,8 @@ mod tests {
     use crate::Error;
     use crate::freebsd::mount_plan::example;
     use crate::spec::{
-        ContainerSpec, Device, Mount, MountSource, PidScope, PodSpec, Profile, Propagation, Resources, Scope,
+        ContainerSpec, Device, Mount, MountOptions, MountSource, PidScope, PodSpec, Profile, Propagation, Resources,
+        Scope,
     };
 
     fn pod_spec() -> PodSpec {
@@ -132,6 +134,7 @@ mod tests {
             readonly: true,
             recursive_readonly: true,
             propagation: Propagation::Private,
+            options: MountOptions::default(),
         }
     }
 
@@ -162,7 +165,7 @@ mod tests {
     #[test]
     fn what_a_container_cannot_have_is_refused() {
         let mut spec = example();
-        spec.mounts = vec![mount("/data")];
+        spec.mounts = vec![mount("/data"), Mount { propagation: Propagation::HostToContainer, ..mount("/host") }];
         spec.security.seccomp = Profile::Unconfined;
         container(&spec).unwrap();
         let cases: [Case; 9] = [

@@ -106,12 +106,12 @@ pub(super) fn offered(linux: &Linux) -> Offered {
 }
 
 /// The rights that this process can pass on.
-struct OwnStatus {
-    capabilities: u64,
+pub(super) struct OwnStatus {
+    pub(super) capabilities: u64,
     oom_score_adj: i32,
 }
 
-fn own_status() -> OwnStatus {
+pub(super) fn own_status() -> OwnStatus {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -124,8 +124,8 @@ fn own_status() -> OwnStatus {
 
 /// Looks up the user in the container's root.
 fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
-    let root = host::root::open(&spec.rootfs)
-        .map_err(|error| Error::invalid("rootfs", format!("{}: {error}", spec.rootfs.display())))?;
+    let root =
+        host::root::open(&spec.rootfs).map_err(|error| Error::of_value("rootfs", spec.rootfs.display(), error))?;
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 

@@ -5,6 +5,7 @@ mod cgroup;
 mod config;
 mod connect;
 mod container;
+mod details;
 mod init;
 mod inventory;
 mod launch;
@@ -33,7 +34,7 @@ use self::record::ContainerRecord;
 use self::runc::Runc;
 use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
-use crate::{ContainerState, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
+use crate::{ContainerState, Details, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
 
 /// The backend's name in errors and Status.
 const NAME: &str = "linux (development)";
@@ -102,6 +103,14 @@ impl Runtime for Linux {
 
     fn features(&self) -> Features {
         Features { recursive_read_only_mounts: needs::has_recursive_read_only(), supplemental_groups_policy: true }
+    }
+
+    fn check_pod(&self, spec: &PodSpec) -> Result<(), Error> {
+        pod::check(spec)
+    }
+
+    fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        config::check(spec, container::own_status().capabilities)
     }
 
     fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
@@ -183,6 +192,11 @@ impl Runtime for Linux {
     fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {
         let document = host::json::read(&self.containers.directory(id).join(launch::CONFIG))?;
         document.ok_or_else(|| Error::not_found(format!("container {id}")))
+    }
+
+    fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
+        let (_, record) = self.containers.running::<ContainerRecord>(id)?;
+        Ok(details::read(&self.hierarchies()?, &record.cgroup))
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {

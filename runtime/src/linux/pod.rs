@@ -48,7 +48,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
 }
 
 /// Refuses what cannot be honoured, before anything is made.
-fn check(spec: &PodSpec) -> Result<(), Error> {
+pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
     if matches!(spec.pid, PidScope::Target(_)) {
         return Err(Error::Unsupported {
             what: "a pod in another container's process namespace".to_owned(),

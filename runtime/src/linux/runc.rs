@@ -105,6 +105,10 @@ fn explained(message: &str, program: &str) -> Error {
     } else {
         NOT_EXECUTABLE
     };
+    // strerror(3) of ENOSPC and EDQUOT, as Go writes it: runc makes the destinations of mounts.
+    if message.contains("no space left on device") || message.contains("disk quota exceeded") {
+        return Error::failed("cannot run the container with runc")(host::Exhausted(message.to_owned()));
+    }
     if of_the_program {
         Error::Command { program: program.to_owned(), reason: message.to_owned(), exit_code }
     } else {
@@ -123,6 +127,16 @@ mod tests {
             {\"level\":\"error\",\"msg\":\"second\"}\n{\"level\":\"info\",\"msg\":\"i\"}\nnot json\n";
         assert_eq!(last_error(log).unwrap(), "second");
         assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_its_text() {
+        let text = "error during container init: error mounting \"/a\" to rootfs at \"/b\": mkdir /r/b: ";
+        for (errno, full) in
+            [("no space left on device", true), ("disk quota exceeded", true), ("not a directory", false)]
+        {
+            assert_eq!(host::is_exhausted(&explained(&format!("{text}{errno}"), "sh")), full, "{errno}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(super) fn memory_kills(hierarchies: &Hierarchies, cgroup: &Path) -> u64 {
 }
 
 /// The number after a key; one key per line.
-fn keyed(text: &str, key: &str) -> Option<u64> {
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

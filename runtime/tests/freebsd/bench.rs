@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use host::run::Tool;
-use runtime::spec::{ContainerSpec, Mount, MountSource, PodSpec, Propagation};
+use runtime::spec::{ContainerSpec, Mount, MountOptions, MountSource, PodSpec, Propagation};
 
 pub(crate) use crate::shared::{Bench, PATIENCE, eventually, readable};
 
@@ -73,6 +73,7 @@ pub(crate) fn host_mount(source: impl Into<PathBuf>, destination: &str, readonly
         readonly,
         recursive_readonly: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use runtime::spec::{ContainerSpec, Mount, MountSource, Propagation, Resources};
+use runtime::spec::{ContainerSpec, Mount, MountOptions, MountSource, Propagation, Resources};
 
 use crate::bench::{Bench, PATIENCE, add_program, eventually, tool};
 use crate::sys;
@@ -149,6 +149,7 @@ fn memory_that_no_process_maps_counts_too() {
         readonly: false,
         recursive_readonly: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     }];
     bench.start(&filled);
     assert!(bench.wait(&filled).out_of_memory, "a tmpfs");

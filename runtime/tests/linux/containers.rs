@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use host::run::Tool;
 use runtime::ContainerState;
 use runtime::conformance::pod_spec;
-use runtime::spec::{Mount, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
+use runtime::spec::{Mount, MountOptions, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
 
 use crate::bench::{eventually, in_pod};
 
@@ -16,6 +16,7 @@ fn host_mount(source: PathBuf, destination: &str, readonly: bool) -> Mount {
         readonly,
         recursive_readonly: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     }
 }
 

@@ -102,6 +102,6 @@ fn user(record: &ContainerRecord) -> ContainerUser {
 
 fn signal(record: &ContainerRecord) -> Signal {
     let name = record.made.as_ref().map_or("TERM", |made| made.stop_signal.0.as_str());
-    let name = format!("SIG{}", name.replace('+', "PLUS").replace('-', "MINUS"));
+    let name = format!("SIGNAL_SIG{}", name.replace('+', "PLUS").replace('-', "MINUS"));
     Signal::from_str_name(&name).unwrap_or(Signal::RuntimeDefault)
 }

@@ -56,8 +56,11 @@ pub(crate) fn attributes(record: &PodRecord) -> PodSandboxAttributes {
     }
 }
 
+/// The statuses of a pod's containers, the newest first: with EventedPLEG kubelet takes the first of a name for the current one
+/// (kuberuntime's findContainerStatusByName).
 pub(crate) fn containers(node: &Node, id: &PodId) -> Vec<ContainerStatus> {
-    let containers = node.store.containers_of(id);
+    let mut containers = node.store.containers_of(id);
+    containers.sort_by_key(|one| std::cmp::Reverse(one.created_at));
     let seen = containers.iter().filter(|one| one.phase != ContainerPhase::Creating);
     seen.map(|one| super::container::status(node, one)).collect()
 }

@@ -87,6 +87,18 @@ async fn base64_carries_channels_as_digits() {
 }
 
 #[tokio::test]
+async fn a_command_that_the_server_ends_with_itself_ends_in_an_error() {
+    let fixture = Fixture::new().await;
+    let mut client = connect(&fixture.exec(&["block"], true), "v5.channel.k8s.io").await;
+    // The empty message that begins every connection.
+    client.next().await.unwrap().unwrap();
+    let ((), all) = futures::join!(fixture.server.stop(), rest(&mut client));
+    let status: serde_json::Value = serde_json::from_slice(&channel(&all, 3)).unwrap();
+    assert_eq!(status["status"], "Failure", "{status}");
+    assert!(status["message"].as_str().unwrap().contains("the server stopped"), "{status}");
+}
+
+#[tokio::test]
 async fn pings_are_answered_between_messages() {
     let fixture = Fixture::new().await;
     let mut client = connect(&fixture.exec(&["copy"], true), "v4.channel.k8s.io").await;

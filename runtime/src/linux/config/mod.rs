@@ -39,6 +39,20 @@ pub(super) struct Surroundings {
     pub(super) lowest_oom_score: Option<i32>,
 }
 
+/// Refuses what needs neither the container's root nor its pod to be refused. `capabilities`: as in [`Surroundings`].
+///
+/// # Errors
+/// Those of [`document`].
+pub(super) fn check(spec: &ContainerSpec, capabilities: u64) -> Result<(), Error> {
+    let capabilities = capabilities::sets(&spec.security, capabilities)?;
+    devices::devices(&spec.devices, spec.security.privileged)?;
+    refuse_apparmor(&spec.security)?;
+    if !spec.security.privileged {
+        seccomp::filter(&spec.security.seccomp, &capabilities.held)?;
+    }
+    Ok(())
+}
+
 /// Assembles the document.
 ///
 /// # Errors

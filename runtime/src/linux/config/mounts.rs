@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::mountinfo::{self, Peers};
 use crate::Error;
-use crate::spec::{ContainerSpec, Mount, MountSource, Propagation, depth};
+use crate::spec::{ContainerSpec, Mount, MountOptions, MountSource, Propagation, depth};
 
 /// The files that the pod's containers share.
 #[derive(Debug)]
@@ -98,10 +98,12 @@ fn asked_for(mount: &Mount) -> Result<Value, Error> {
             let source = std::fs::canonicalize(path)
                 .map_err(|error| invalid(mount, &format!("mount source {}: {error}", path.display())))?;
             let propagation = propagation(mount, &source)?;
-            Ok(bind(&source, &mount.destination, &["rbind", propagation, access]))
+            let all = ["rbind", propagation, access].into_iter().chain(options(mount));
+            Ok(bind(&source, &mount.destination, &all.collect::<Vec<_>>()))
         }
         MountSource::Tmpfs { size } => {
             let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), access.replace("rro", "ro")];
+            options.extend(mount.options.noexec.then(|| "noexec".to_owned()));
             options.extend(size.map(|bytes| format!("size={bytes}")));
             Ok(json!({ "destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options }))
         }
@@ -119,6 +121,12 @@ fn propagation(mount: &Mount, source: &Path) -> Result<&'static str, Error> {
         Propagation::HostToContainer => Err(invalid(mount, "the source is not on a shared or slave mount")),
         Propagation::Bidirectional => Err(invalid(mount, "the source is not on a shared mount")),
     }
+}
+
+/// The options beside access and propagation, as mount(8) names them.
+fn options(mount: &Mount) -> impl Iterator<Item = &'static str> {
+    let MountOptions { noexec, nosuid, nodev } = mount.options;
+    [(noexec, "noexec"), (nosuid, "nosuid"), (nodev, "nodev")].into_iter().filter(|(set, _)| *set).map(|(_, name)| name)
 }
 
 fn bind(source: &Path, destination: &Path, options: &[&str]) -> Value {
