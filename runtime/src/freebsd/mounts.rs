@@ -211,6 +211,8 @@ pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
 mod tests {
     use std::path::Path;
 
+    use nix::mount::MntFlags;
+
     use super::{Place, all, nmount, unmount_one};
     use crate::freebsd::mount_plan::Source;
 
@@ -228,7 +230,7 @@ mod tests {
         let opened = host::root::open(&below.join("a")).unwrap();
         std::fs::rename(below.join("a"), below.join("b")).unwrap();
         std::os::unix::fs::symlink(below.join("elsewhere"), below.join("a")).unwrap();
-        nmount(&Source::Tmpfs(None), Place::Directory(&opened), false).unwrap();
+        nmount(&Source::Tmpfs(None), Place::Directory(&opened), MntFlags::empty()).unwrap();
         let made: Vec<_> = all().unwrap().into_iter().filter(|mounted| mounted.on.starts_with(&below)).collect();
         made.iter().for_each(|mounted| unmount_one(mounted).unwrap());
         assert_eq!(made.iter().map(|mounted| mounted.on.as_path()).collect::<Vec<_>>(), [below.join("b")]);
