@@ -208,7 +208,7 @@ run_scenario() {
     check "a vnet jail for the pod" sh -c "jls -j $jail vnet | grep -x new"
     check "a child jail for the container" sh -c "jls -q name | grep '^$jail[.]'"
     check "no process of the pod itself" test -z "$(ps -J "$jail" -o pid= | head -1)"
-    check "an epair on the bridge" sh -c "ifconfig cbbr0 | grep -q 'member: ${jail}o'"
+    check "a route to the pod by its epair" sh -c "route -n get $address | grep 'interface: ${jail}o'"
     # pfctl(8) shows no anchor below one that has no rules of its own: 'cellblock/*' would print nothing.
     check "an anchor for the pod" sh -c "pfctl -a cellblock/${jail#cb} -sn | grep 18411"
     check "exec -s" exec_sync "$id"
