@@ -139,7 +139,7 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let parsed = text.split_once(':').and_then(|(_, digits)| Self::from_hex(digits));
-        // The name must be that of the algorithm with so many digits.
+        // The algorithm in the name must be the one whose digests have this length.
         parsed.filter(|digest| digest.0 == text).ok_or_else(|| {
             let expected = "sha256: and 64, or sha512: and 128 lower-case hexadecimal digits";
             Error::invalid("digest", format!("{text:?} is not {expected}"))

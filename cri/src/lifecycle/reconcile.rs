@@ -1,6 +1,6 @@
 //! Finds the pods that the kernel loses while the server runs, because somebody removed a jail, unmounted a namespace, killed an
-//! init or destroyed an interface. Each second it asks the runtime and the network which pods are whole. A ready pod that is not becomes not ready, with a reason and an event;
-//! its client creates another and stops this one, which removes the rest.
+//! init or destroyed an interface. Each second it asks the runtime and the network which pods are whole. A ready pod that is not
+//! becomes not ready, with a reason and an event; its client creates another and stops this one, which removes the rest.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, statvfs};
 use proto::v1::{
     ContainerMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, Metric, PodSandboxMetrics,
 };
@@ -24,16 +24,33 @@ pub(crate) async fn call(
 pub(crate) async fn all(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
     let mut pods = node.store.pods();
     pods.retain(|pod| pod.phase == PodPhase::Ready);
-    node.block(move |node| pods.iter().map(|pod| of_pod(node, pod)).collect()).await
+    node.block(move |node| {
+        let roots = Roots::look(node);
+        pods.iter().map(|pod| of_pod(node, &roots, pod)).collect()
+    })
+    .await
+}
+
+/// The file system of all containers' roots: one for each listing.
+struct Roots {
+    mountpoint: String,
+    disk: Option<Statvfs>,
+}
+
+impl Roots {
+    fn look(node: &Node) -> Self {
+        let mountpoint = node.images.mountpoint();
+        Self { disk: statvfs(&mountpoint).ok(), mountpoint: mountpoint.display().to_string() }
+    }
 }
 
 /// The metrics of a pod and its running containers. Blocking.
-fn of_pod(node: &Node, pod: &PodRecord) -> PodSandboxMetrics {
+fn of_pod(node: &Node, roots: &Roots, pod: &PodRecord) -> PodSandboxMetrics {
     let containers = node.store.containers_of(&pod.id);
     PodSandboxMetrics {
         pod_sandbox_id: pod.id.to_string(),
         metrics: of_network(node, pod),
-        container_metrics: containers.iter().filter_map(|one| of_container(node, pod, one)).collect(),
+        container_metrics: containers.iter().filter_map(|one| of_container(node, roots, pod, one)).collect(),
     }
 }
 
@@ -46,17 +63,17 @@ fn of_network(node: &Node, pod: &PodRecord) -> Vec<Metric> {
 }
 
 /// None for a container that does not run, or has just ended.
-fn of_container(node: &Node, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
+fn of_container(node: &Node, roots: &Roots, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
     let ContainerPhase::Running { started_at, .. } = record.phase else { return None };
-    let (now, mountpoint) = (now(), node.images.mountpoint());
+    let now = now();
     let written = node.samples.written(&record.id, now, || node.images.container_usage(&record.id).ok());
     let reading = metrics::Container {
         usage: node.runtime.container_usage(&record.id).ok()?,
         details: node.runtime.container_details(&record.id).ok()?,
         resources: record.resources.0.clone(),
         written: written.map(|written| written.usage),
-        disk: statvfs(&mountpoint).ok(),
-        mountpoint: mountpoint.display().to_string(),
+        disk: roots.disk,
+        mountpoint: roots.mountpoint.clone(),
         started_at,
         now,
     };

@@ -69,7 +69,7 @@ impl Reply {
         Self { status, headers: Vec::new(), body: Contents::Whole(body.into()) }
     }
 
-    /// Whether its body has more than so many bytes.
+    /// Whether its body has more than this number of bytes.
     pub(crate) fn is_larger_than(&self, bytes: usize) -> bool {
         matches!(&self.body, Contents::Whole(body) if body.len() > bytes)
     }
