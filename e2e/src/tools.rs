@@ -194,7 +194,7 @@ impl Tools {
         }
         std::fs::create_dir_all(self.cache.join("partial"))?;
         println!("making {}", target.display());
-        make(&partial).with_context(|| format!("cannot make {}", target.display()))?;
+        make(&partial).with_context(|| format!("cannot create {}", target.display()))?;
         Ok(std::fs::rename(partial, target)?)
     }
 }

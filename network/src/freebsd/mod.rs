@@ -223,7 +223,7 @@ impl FreebsdNetwork {
     fn add_bridge(&self, vnet: &Vnet, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let name = &*names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {name}");
+        let failed = || format!("cannot create bridge {name}");
         let find = || vnet.links.find(name).map_err(Error::failed(failed()));
         if find()?.is_none() {
             load_modules(&["if_bridge", "if_epair"])?;

@@ -196,7 +196,7 @@ impl LinuxNetwork {
     fn add_bridge(&self, links: &Links, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {bridge}");
+        let failed = || format!("cannot create bridge {bridge}");
         let mac = names::bridge_mac(&settings.prefix);
         let link = link::add_bridge(links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in networks {
@@ -240,7 +240,7 @@ impl LinuxNetwork {
             peer_mac: names::pod_mac(id),
             netns: inside.namespace().as_fd(),
         };
-        let failed = || format!("cannot make interface {name} of pod {id}");
+        let failed = || format!("cannot create interface {name} of pod {id}");
         link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
         self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
