@@ -7,6 +7,7 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+mod former;
 pub mod hostport;
 pub mod ipam;
 mod links;

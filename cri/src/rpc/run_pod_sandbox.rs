@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use network::NetworkSpec;
+use network::ipam::Named;
 use proto::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use runtime::spec::Scope;
 use tonic::Request;
@@ -49,12 +50,13 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     if !wanted.pod.network.host {
         node.configure_network()?;
     }
-    let record = record(node, wanted)?;
+    let name = wanted.config.metadata.as_ref().map(names::of_addresses).unwrap_or_default();
+    let (record, forgotten) = record(node, &name, wanted)?;
     let id = record.id.clone();
     let (spec, wanted) = (record.spec.clone(), record.network.clone());
     let mut spare = record.spare.clone();
-    if let Err(error) = node.store.put_pod(record) {
-        node.release(&wanted.addresses);
+    if let Err(error) = node.store.put_pod(record, forgotten.as_deref()) {
+        node.release(&name, &wanted.addresses);
         spare.iter().for_each(|spare| spares::discard(node, spare));
         return Err(error.into());
     }
@@ -80,12 +82,14 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// Allocates the addresses and the spare of a new pod. They belong to its record from here on.
-fn record(node: &Node, wanted: Wanted) -> Result<PodRecord, Error> {
+/// Allocates the addresses and the spare of a new pod. They belong to its record from here on. Returns the name whose former
+/// addresses are not remembered any more, too.
+fn record(node: &Node, name: &str, wanted: Wanted) -> Result<(PodRecord, Option<String>), Error> {
     let translate::Pod { spec, network } = wanted.pod;
-    let addresses = if network.host { Vec::new() } else { node.allocate(&network.addresses)? };
+    let none = || Ok(Named { addresses: Vec::new(), forgotten: None });
+    let Named { addresses, forgotten } = if network.host { none() } else { node.allocate(name, &network.addresses) }?;
     let spare = if spec.network == Scope::Pod { node.spares.take() } else { None };
-    Ok(PodRecord {
+    let record = PodRecord {
         id: spec.id.clone(),
         phase: PodPhase::Creating,
         created_at: now(),
@@ -96,5 +100,6 @@ fn record(node: &Node, wanted: Wanted) -> Result<PodRecord, Error> {
         attachment: None,
         spare,
         reason: String::new(),
-    })
+    };
+    Ok((record, forgotten))
 }
