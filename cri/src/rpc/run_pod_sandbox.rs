@@ -30,7 +30,7 @@ pub(crate) async fn call(
     let config = request.config.ok_or_else(|| Error::missing("config"))?;
     let metadata = config.metadata.clone().ok_or_else(|| Error::missing("config.metadata"))?;
     let id = node.store.new_pod_id();
-    let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config.runtime_handlers)?;
+    let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler };
@@ -95,7 +95,13 @@ fn record(node: &Node, name: &str, wanted: Wanted) -> Result<(PodRecord, Option<
         created_at: now(),
         config: Wire(wanted.config),
         runtime_handler: wanted.runtime_handler,
-        network: NetworkSpec { id: spec.id.clone(), addresses, route: network.route, host_ports: network.host_ports },
+        network: NetworkSpec {
+            id: spec.id.clone(),
+            addresses,
+            route: network.route,
+            host_ports: network.host_ports,
+            firewall: network.firewall,
+        },
         spec,
         attachment: None,
         spare,

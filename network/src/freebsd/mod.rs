@@ -24,7 +24,7 @@ use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "freebsd";
@@ -289,8 +289,17 @@ impl FreebsdNetwork {
             self.load_node_rules(vnet)?;
         }
         let anchor = rules::pod_anchor(prefix, &spec.id);
+        if spec.firewall != Firewall::Open {
+            pfctl::check_filter(prefix)?;
+        }
         match rules::pod(prefix, spec) {
-            Some(rules) => pfctl::load(&anchor, &rules),
+            Some(rules) => {
+                pfctl::load(&anchor, &rules)?;
+                // What another pod of the same address answered passes any rule.
+                let closed =
+                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
+                addresses_of(spec).filter(|_| closed).try_for_each(pfctl::forget_states)
+            }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
         }
