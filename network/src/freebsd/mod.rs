@@ -2,6 +2,7 @@
 //! pf for translation and host ports. ioctl(2) and netlink(4) configure interfaces, addresses and routes; pf has no
 //! stable interface but pfctl(8). The host's end has the whole id as its description.
 
+mod ipfw;
 mod pair;
 mod pfctl;
 mod route;
@@ -44,7 +45,8 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork { node, loaded: Mutex::default(), prepared: Mutex::default() }))
+    let (loaded, prepared, opened) = (Mutex::default(), Mutex::default(), Mutex::default());
+    Ok(Arc::new(FreebsdNetwork { node, loaded, prepared, opened }))
 }
 
 struct FreebsdNetwork {
@@ -53,12 +55,15 @@ struct FreebsdNetwork {
     loaded: Mutex<Option<String>>,
     /// Sockets of spares made by this server. An open one keeps the jail from being removed.
     prepared: Mutex<HashMap<PodId, Vnet>>,
+    /// The module of ipfw that all pods' vnets were taken out of.
+    opened: Mutex<Option<i32>>,
 }
 
 impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
         let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
+        needs.extend(ipfw::need(&self.node.settings.prefix));
         if !networks.is_empty() {
             let missing = open_node_vnet().and_then(|vnet| self.missing_shared(&vnet, &[]));
             needs.push(repair::need(&missing.unwrap_or_default()));
@@ -175,8 +180,11 @@ impl Network for FreebsdNetwork {
             Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(&vnet, None, &pod.spec)),
             Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
         });
-        node::run_all("cannot restore the network", restored)?;
-        Ok(missing.iter().map(ToString::to_string).collect())
+        let opened = self.open_vnets(&pods);
+        let mut names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        names.extend(opened.as_ref().ok().cloned().flatten());
+        node::run_all("cannot restore the network", restored.chain([opened.map(drop)]))?;
+        Ok(names)
     }
 
     fn changes(&self) -> Result<OwnedFd, Error> {
@@ -217,6 +225,29 @@ impl FreebsdNetwork {
         bring_up_loopback(inside.vnet()?)?;
         configure_inside(inside.vnet()?, spec)?;
         route_to_pod(vnet, &self.node.host_end(&spec.id), spec)
+    }
+
+    /// Takes these pods' vnets out of ipfw if it was loaded since the last time; returns what was done. Idempotent.
+    fn open_vnets(&self, pods: &[Watched]) -> Result<Option<String>, Error> {
+        let module = ipfw::module();
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if *opened == module {
+            return Ok(None);
+        }
+        // A spare's sockets say that it was entered before: it is entered anew.
+        self.prepared().clear();
+        let workers = &self.node.settings.workers;
+        let open = |pod: &Watched| match Entry::begin(workers, &names::pod(&self.node.settings.prefix, &pod.spec.id)) {
+            // `whole_pods` and the runtime tell of a pod that is gone.
+            Err(Error::NotFound { .. }) => Ok(()),
+            entry => entry?.vnet().map(drop),
+        };
+        if module.is_some() {
+            let own = pods.iter().filter(|pod| !pod.spec.addresses.is_empty());
+            node::run_all("cannot take the pods out of ipfw", own.map(open))?;
+        }
+        *opened = module;
+        Ok(module.map(|_| "the pods' networks, which ipfw closed".to_owned()))
     }
 
     /// Creates the bridge, which holds the gateways' addresses, and brings it up. Idempotent.

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
@@ -23,7 +23,7 @@ use self::link::Veth;
 use self::netns::Inside;
 use crate::hostport::Reach;
 use crate::links::{Link, Links};
-use crate::nft::rules;
+use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
 use crate::repair::{self, Inventory, Missing, Watched, on};
 use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
@@ -32,7 +32,7 @@ use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Setting
 const BACKEND: &str = "linux (development)";
 
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)? }))
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)?, loaded: Mutex::default() }))
 }
 
 /// Linux has no such worker: EX_USAGE.
@@ -42,6 +42,8 @@ pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
 
 struct LinuxNetwork {
     node: Node,
+    /// The rules of the shared table as they were loaded last.
+    loaded: Mutex<Counts>,
 }
 
 impl Network for LinuxNetwork {
@@ -50,7 +52,7 @@ impl Network for LinuxNetwork {
         let mut needs = vec![program_need()];
         needs.extend(forwarding::needs(&networks));
         if !networks.is_empty() {
-            let missing = open_links().and_then(|links| self.missing_shared(&links, &[]));
+            let missing = open_links().and_then(|links| self.missing_shared(&links, &[], &count_rules()?));
             needs.push(repair::need(&missing.unwrap_or_default()));
         }
         needs
@@ -148,11 +150,11 @@ impl Network for LinuxNetwork {
         }
         forwarding::enable(&self.node.settings.state, &networks)?;
         let (links, pods) = (open_links()?, self.node.watched(pods));
-        let mut missing = self.missing_shared(&links, &pods)?;
-        let tables = list_tables()?;
+        let kernel = count_rules()?;
+        let mut missing = self.missing_shared(&links, &pods, &kernel)?;
         let prefix = &self.node.settings.prefix;
         missing.extend(self.node.missing_of(&pods, |pod| {
-            rules::pod(prefix, pod).is_none() || tables.contains(&rules::pod_table(prefix, &pod.id))
+            rules::pod(prefix, pod).is_none_or(|made| rules::has_all(&kernel, &rules::count(&made)))
         })?);
         let restored = missing.iter().map(|part| match part {
             Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&links, &networks),
@@ -212,16 +214,19 @@ impl LinuxNetwork {
         let settings = &self.node.settings;
         let pods = self.node.state.specs()?;
         let networks = ipam::with_former(networks, pods.iter().flat_map(|pod| &pod.addresses));
-        netfilter::apply("the ruleset of the node", &rules::node(&settings.prefix, &networks, &settings.untranslated))
+        let ruleset = rules::node(&settings.prefix, &networks, &settings.untranslated);
+        netfilter::apply("the ruleset of the node", &ruleset)?;
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = rules::count(&ruleset);
+        Ok(())
     }
 
     /// Returns what is missing of the shared parts and the routes to these pods.
-    fn missing_shared(&self, links: &Links, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
+    fn missing_shared(&self, links: &Links, pods: &[Watched], kernel: &Counts) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
         let inventory = Inventory::read(links, pods)?;
         let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
-        if !list_tables()?.contains(&rules::node_table(prefix)) {
+        if !rules::has_all(kernel, &self.loaded.lock().unwrap_or_else(PoisonError::into_inner)) {
             missing.push(Missing::NodeRules);
         }
         Ok(missing)
@@ -320,6 +325,10 @@ fn open_links() -> Result<Links, Error> {
 
 fn list_tables() -> Result<Vec<String>, Error> {
     netfilter::list_tables().map_err(Error::failed("cannot list the tables of nftables"))
+}
+
+fn count_rules() -> Result<Counts, Error> {
+    netfilter::count_rules().map_err(Error::failed("cannot list the rules of nftables"))
 }
 
 fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {

@@ -2,6 +2,7 @@
 //! translates outgoing traffic. A pod with host ports or without a route has its own table, named by its id, so that
 //! one transaction creates or removes it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -13,6 +14,9 @@ use crate::{Firewall, HostPort, NetworkSpec, Protocol, names};
 
 /// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
+
+/// The number of rules by table and chain.
+pub type Counts = BTreeMap<(String, String), usize>;
 
 /// The prefix of every server's table names.
 pub const TABLES: &str = "cellblock-";
@@ -159,6 +163,34 @@ fn firewall(prefix: &Prefix, spec: &NetworkSpec) -> String {
     text + &format!("    {to} drop\n  }}\n")
 }
 
+/// Counts the rules of a ruleset that this module made.
+#[must_use]
+pub fn count(ruleset: &str) -> Counts {
+    let mut counts = Counts::new();
+    let (mut table, mut chain) = ("", None);
+    for line in ruleset.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["table", "inet", name, "{"] => table = name,
+            ["chain", name, "{"] => chain = Some(name),
+            ["}"] => chain = None,
+            ["type", ..] => (),
+            _ => {
+                if let Some(chain) = chain {
+                    *counts.entry((table.to_owned(), chain.to_owned())).or_default() += 1;
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// Whether the kernel has every rule of `made`. An administrator may delete a chain or a single rule.
+#[must_use]
+pub fn has_all(kernel: &Counts, made: &Counts) -> bool {
+    made.iter().all(|(chain, rules)| kernel.get(chain) == Some(rules))
+}
+
 /// Returns the rule of one host port and one address of the pod.
 fn redirect(port: &HostPort, address: &IpNetwork) -> String {
     let family = family(address);
@@ -183,7 +215,7 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{node, pod, pod_of_table, pod_table};
+    use super::{count, has_all, node, pod, pod_of_table, pod_table};
     use crate::{Firewall, HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
@@ -219,6 +251,22 @@ table inet cellblock-cb {
 }
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_missing_chain_or_rule_is_seen() {
+        let made = count(&node(&Prefix::default(), &networks(&["10.1.2.3/16", "fd00::3/64"]), &[]));
+        let key = |chain: &str| ("cellblock-cb".to_owned(), chain.to_owned());
+        let expected = [(key("postrouting"), 2), (key("redirects"), 2), (key("spoofed"), 1)];
+        assert_eq!(made, expected.into());
+        let mut kernel = made.clone();
+        kernel.insert(("other".to_owned(), "chain".to_owned()), 3);
+        assert!(has_all(&kernel, &made));
+        kernel.insert(key("redirects"), 1);
+        assert!(!has_all(&kernel, &made));
+        kernel = made.clone();
+        kernel.remove(&key("spoofed"));
+        assert!(!has_all(&kernel, &made));
     }
 
     #[test]
