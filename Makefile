@@ -71,7 +71,7 @@ bench-freebsd:
 	sh e2e/freebsd/run.sh bench
 
 # How fast exec and port-forward are beside containerd, on this machine.
-bench-streaming: deps-bench
+bench-streaming: deps
 	$(CARGO) build --release --workspace
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
@@ -90,11 +90,8 @@ deps:
 deps-demo:
 	sh ci/deps.sh demo
 
-deps-bench:
-	sh ci/deps.sh bench
-
 clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo clean

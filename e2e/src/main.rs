@@ -382,7 +382,7 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
     let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
     let peer = match beside {
         Some(_) => None,
-        None => Some(Containerd::start(&dir.path().join("containerd"), registry.certs())?),
+        None => Some(Containerd::start(&tools, &dir.path().join("containerd"), registry.certs())?),
     };
     let address = beside.or(peer.as_ref().map(Containerd::address)).context("there is another server")?;
     let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
