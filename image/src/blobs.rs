@@ -187,6 +187,11 @@ impl Ingest {
         cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
     }
 
+    /// The bytes so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Writes the next bytes; refuses more than the blob's size.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.written += bytes.len() as u64;

@@ -11,7 +11,7 @@ use crate::images::{Image, Shared};
 use crate::locks::hold;
 use crate::pull::{Work, blocking, fetch_image};
 use crate::registry::Source;
-use crate::{Error, Reference};
+use crate::{Error, Observer, Reference};
 
 /// The reference in the errors of an archive that has not been read yet.
 const UNREAD: &str = "archive";
@@ -25,7 +25,7 @@ pub(crate) async fn import(
     name.as_deref().map(Reference::parse).transpose()?;
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let source = Source::of_archive(&Reference::parse(UNREAD)?);
-    let work = Work::new(shared, source);
+    let work = Work::new(shared, source, Observer::default());
     let reader = Arc::clone(&work);
     let named = blocking(move || {
         let contents = intake::read(&reader.shared, reader.pins(), archive)?;
