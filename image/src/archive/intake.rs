@@ -39,8 +39,8 @@ pub(super) struct Contents {
     pub(super) layout: Option<Vec<u8>>,
     pub(super) index: Option<Vec<u8>>,
     pub(super) docker: Option<Vec<u8>>,
-    files: HashMap<String, File>,
-    links: HashMap<String, String>,
+    pub(super) files: HashMap<String, File>,
+    pub(super) links: HashMap<String, String>,
 }
 
 /// A file that became a blob.
