@@ -13,6 +13,7 @@ use e2e::client::Client;
 use e2e::containerd::Containerd;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
+use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
@@ -331,6 +332,7 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     before.add_directories(site);
     if parts.crictl {
         scenario::run(site, checks)?;
+        grpcio::check(site, tools, checks);
         if let Some(server) = running.take() {
             running = scenario::restart(site, server, checks)?;
         }
