@@ -3,6 +3,7 @@
 
 CARGO = cargo
 SOAK_SECONDS = 300
+HOSTILE =
 FUZZ_SECONDS = 60
 
 all: build
@@ -33,8 +34,9 @@ e2e-kubernetes: deps build
 	"$$target/debug/e2e" kubernetes
 
 # Pods come and go under kills and other faults; then 110 pods under a server that is killed. Nothing may be lost or left.
+# HOSTILE=1: instead, an administrator does things to the node: flushed rulesets, destroyed interfaces, a full disk.
 soak: deps build
-	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS)
+	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS) $(HOSTILE:1=--hostile)
 
 # The fuzz targets, two at a time, each for so long. cargo-fuzz is installed into the target directory when it is not there.
 fuzz: deps

@@ -13,6 +13,7 @@ use e2e::client::Client;
 use e2e::containerd::Containerd;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
+use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
@@ -151,7 +152,7 @@ struct Parts {
 }
 
 /// The soak of `all`: long enough for dozens of faults, with enough pods to notice a slow recovery.
-const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, zfs: None };
+const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, hostile: false, zfs: None };
 
 fn main() -> ExitCode {
     match command(Arguments::parse().command) {
@@ -186,6 +187,13 @@ fn command(command: Command) -> Result<()> {
             without_registry(&certs, plan.zfs.as_deref(), keep, |site, checks| soak_at(site, None, &plan, checks))
         }
         Command::Soak { plan, registry_config: None, keep } => {
+            if plan.hostile {
+                // There is no network there: what the run needs is built before.
+                let tools = Tools::open()?;
+                (tools.crictl()?, images::all(&tools)?);
+                drop(tools);
+                soak::hostile::be_alone()?;
+            }
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
         Command::Upgrade { plan, registry_config: Some(certs), keep } => {
@@ -293,6 +301,10 @@ fn run_directory() -> Result<tempfile::TempDir> {
 }
 
 fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, checks: &mut Checks) {
+    if plan.hostile {
+        checks.check("a soak under an administrator", || soak::hostile::run(site, plan));
+        return;
+    }
     checks.check("a soak", || soak::run(site, registry, plan));
     checks.check("a server killed under many pods", || soak::many::run(site, plan.pods));
 }
@@ -331,6 +343,7 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     before.add_directories(site);
     if parts.crictl {
         scenario::run(site, checks)?;
+        grpcio::check(site, tools, checks);
         if let Some(server) = running.take() {
             running = scenario::restart(site, server, checks)?;
         }

@@ -161,6 +161,12 @@ impl Program {
         Ok(Background { child, name, log: log.to_owned() })
     }
 
+    /// Becomes it; returns why it could not.
+    pub fn replace(mut self) -> anyhow::Error {
+        let error = self.command.exec();
+        anyhow::Error::new(error).context(format!("cannot start {self}"))
+    }
+
     fn input(&self) -> Result<File> {
         let mut file = tempfile::tempfile()?;
         file.write_all(&self.stdin)?;
