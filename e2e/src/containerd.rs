@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use crate::images::PAUSE;
@@ -68,6 +68,11 @@ impl Containerd {
     /// `unix://` and the path of its socket.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Ends it, and removes its pods' bridge if it made one.
