@@ -5,6 +5,8 @@ CARGO = cargo
 SOAK_SECONDS = 300
 HOSTILE =
 FUZZ_SECONDS = 60
+BENCH_PODS = 110
+BENCH_SECONDS = 900
 
 all: build
 
@@ -78,6 +80,12 @@ bench-streaming: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
+# What 110 pods under the stock kubelet cost beside containerd, for 15 minutes each: BENCH_PODS, BENCH_SECONDS.
+bench-kubelet: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-kubelet --pods $(BENCH_PODS) --seconds $(BENCH_SECONDS)
+
 # Lines of product, tests and e2e by crate.
 lines:
 	@sh ci/lines.sh
@@ -96,4 +104,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet dependencies deps deps-demo clean

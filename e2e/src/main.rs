@@ -58,6 +58,11 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Compares what many pods under kubelet cost with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchKubelet {
+        #[command(flatten)]
+        plan: kubernetes::bench::Plan,
+    },
     /// Compares exec and port-forward with a containerd that it starts. Only a release build gives meaningful figures.
     BenchStreaming {
         /// The socket (`unix://PATH`) of another, running server with the image busybox.
@@ -167,6 +172,7 @@ fn main() -> ExitCode {
 fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
+        Command::BenchKubelet { plan } => bench_kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
@@ -408,6 +414,17 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
         other.run(["rmp", "--all", "--force"])?;
         peer.stop()?;
     }
+    registry.stop()?;
+    compared
+}
+
+/// Compares a new server with a new containerd under kubelet.
+fn bench_kubelet(plan: &kubernetes::bench::Plan) -> Result<()> {
+    let tools = Tools::open()?;
+    let dir = run_directory()?;
+    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
+    let compared = kubernetes::bench::run(&site, &dir.path().join("other"), registry.certs(), &tools, plan);
     registry.stop()?;
     compared
 }
