@@ -195,9 +195,7 @@ fn command(command: Command) -> Result<()> {
         Command::Soak { plan, registry_config: None, keep } => {
             if plan.hostile {
                 // There is no network there: what the run needs is built before.
-                let tools = Tools::open()?;
-                (tools.crictl()?, images::all(&tools)?);
-                drop(tools);
+                prepare_tools()?;
                 soak::hostile::be_alone()?;
             }
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
@@ -219,33 +217,47 @@ fn command(command: Command) -> Result<()> {
             println!("{}", tools.critest(&image.manifest.digest)?.display());
             Ok(())
         }
-        Command::Registry { dir, base } => {
-            let tools = Tools::open()?;
-            let images = match base {
-                Some(base) => {
-                    let mut images = base_images::all(&base)?;
-                    images.push(images::linux_shell(&tools)?);
-                    images
-                }
-                None => images::all(&tools)?,
-            };
-            let registry = registry(&std::path::absolute(dir)?, &images)?;
-            println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
-            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
-            registry.stop()
-        }
-        Command::Judge { report } => {
-            let report = std::fs::read_to_string(&report).with_context(|| format!("no report {}", report.display()))?;
-            let specs = parse(&report);
-            let passed = specs.iter().filter(|spec| spec.status == "passed").count();
-            println!("critest: {passed} of {} specs passed", specs.len());
-            let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
-            others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
-            let wrong = judge(&specs, Ran::Freebsd)?;
-            ensure!(wrong.is_empty(), "{} specs are not as expected:\n  {}", wrong.len(), wrong.join("\n  "));
-            Ok(())
-        }
+        Command::Registry { dir, base } => serve_registry(dir, base.as_deref()),
+        Command::Judge { report } => judge_report(&report),
     }
+}
+
+/// Makes what a run without a network needs.
+fn prepare_tools() -> Result<()> {
+    let tools = Tools::open()?;
+    tools.crictl()?;
+    images::all(&tools)?;
+    Ok(())
+}
+
+/// Serves the test images until its standard input ends.
+fn serve_registry(dir: PathBuf, base: Option<&Path>) -> Result<()> {
+    let tools = Tools::open()?;
+    let images = match base {
+        Some(base) => {
+            let mut images = base_images::all(base)?;
+            images.push(images::linux_shell(&tools)?);
+            images
+        }
+        None => images::all(&tools)?,
+    };
+    let registry = registry(&std::path::absolute(dir)?, &images)?;
+    println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    registry.stop()
+}
+
+/// Compares critest's report with what is expected on FreeBSD.
+fn judge_report(report: &Path) -> Result<()> {
+    let report = std::fs::read_to_string(report).with_context(|| format!("no report {}", report.display()))?;
+    let specs = parse(&report);
+    let passed = specs.iter().filter(|spec| spec.status == "passed").count();
+    println!("critest: {passed} of {} specs passed", specs.len());
+    let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
+    others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
+    let wrong = judge(&specs, Ran::Freebsd)?;
+    ensure!(wrong.is_empty(), "{} specs are not as expected:\n  {}", wrong.len(), wrong.join("\n  "));
+    Ok(())
 }
 
 fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
