@@ -98,7 +98,15 @@ impl Server {
         let (stopping, stopped) = tokio::sync::watch::channel(false);
         let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
         let mut serving = tokio::spawn(serving);
-        node.block(move |node| recover::run(node, &loaded)).await?;
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            recovered = node.block(move |node| recover::run(node, &loaded)) => recovered?,
+            () = &mut stop => {
+                warn!("stopped before recovery has ended: the next start begins it again");
+                node.close_records();
+                return Ok(());
+            }
+        }
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
@@ -108,7 +116,7 @@ impl Server {
             tokio::spawn(network::run(node.clone())),
         ];
         let ended = tokio::select! {
-            () = stop => None,
+            () = &mut stop => None,
             ended = &mut serving => Some(ended),
         };
         info!("stopping; containers keep running");

@@ -41,7 +41,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     // Inside the runtime, since sockets are registered with it. Nobody waits yet for what blocks here.
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let socket = config.socket()?;
         let backends = open_backends(&config)?;
         announce(&config, &backends);
@@ -50,7 +50,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         let server = Server::open(locks, &socket, backends, opening)?;
         server.run(wait_for_stop()?).await?;
         Ok(())
-    })
+    });
+    // Its destructor would wait for every call that the server left behind.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Opens the backends of this kernel by the configuration.

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use cri::Config;
+use host::fault::Fault;
 use proto::v1::*;
 
 use crate::lifecycle::exited;
@@ -223,6 +224,16 @@ fn only_root_may_use_the_socket_and_only_one_server_the_directories_and_the_pref
     host::fs::set_mode(&root, 0o711).unwrap();
     assert!(world.lock(&config).is_ok());
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
+}
+
+#[test]
+fn a_server_stops_when_told_though_its_recovery_hangs() {
+    let world = World::new();
+    let server = world.begin(|| world.faults.arm(1, Fault::HangBefore));
+    assert!(world.faults.wait_until_hung(PATIENCE));
+    server.stop();
+    world.faults.release();
+    world.start().stop();
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

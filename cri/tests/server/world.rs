@@ -118,26 +118,31 @@ impl World {
 
     /// Starts a server, and waits until it has recovered.
     pub(crate) fn start(&self) -> Running {
+        let running = self.begin(|| ());
+        running.wait_until_ready();
+        running
+    }
+
+    /// Starts a server; `opened` runs before its recovery.
+    pub(crate) fn begin(&self, opened: impl FnOnce()) -> Running {
         let config = self.config();
         let locks = self.wait_for_locks();
         let admin_socket = cri::admin_socket(&config.state);
         let socket = self.directory.path().join("cri.sock");
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let opened = tokio.block_on(async {
+        let server = tokio.block_on(async {
             let backends = self.backends();
             let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
             let opening = Opening { config, streaming, faults: self.faults.clone() };
             Server::open(locks, &socket, backends, opening).unwrap()
         });
-        let node = opened.node().clone();
+        opened();
+        let node = server.node().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio.spawn(opened.run(async move {
+        let served = tokio.spawn(server.run(async move {
             let _ = stopped.await;
         }));
-        let running =
-            Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket };
-        running.wait_until_ready();
-        running
+        Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket }
     }
 
     /// Takes the locks of its servers.
@@ -262,6 +267,7 @@ impl Running {
         let _ = self.stop.take().map(|stop| stop.send(()));
         let (tokio, served) = (self.tokio.take().expect("it runs"), self.served.take().expect("it runs"));
         tokio.block_on(async { tokio::time::timeout(PATIENCE, served).await }).unwrap().unwrap().unwrap();
+        tokio.shutdown_background();
     }
 
     /// Ends it as SIGKILL does, as far as that can be done to threads: nothing more reaches its records.
