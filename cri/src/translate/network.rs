@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::{Refusal, invalid};
 
+/// Every annotation here begins with this.
+const PREFIX: &str = "network.cellblock/";
 /// The annotation for static addresses: at most one of each family, separated by a comma.
 pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
 /// The annotation for a pod without a default route and without translation: `none`.
@@ -30,6 +32,10 @@ pub(super) fn wish(
     annotations: &BTreeMap<String, String>,
     mappings: &[PortMapping],
 ) -> Result<NetworkWish, Refusal> {
+    let known = [ADDRESS_ANNOTATION, ROUTE_ANNOTATION];
+    if let Some(key) = annotations.keys().find(|key| key.starts_with(PREFIX) && !known.contains(&key.as_str())) {
+        return Err(invalid(format!("annotations[{key}]"), format!("is none of {}", known.join(", "))));
+    }
     Ok(NetworkWish {
         host,
         addresses: addresses(annotations)?,
@@ -159,9 +165,12 @@ mod tests {
         assert_eq!(static_address.addresses.len(), 2);
         assert!(static_address.route);
         assert!(!wish(false, &annotation(ROUTE_ANNOTATION, "none"), &[]).unwrap().route);
-        for (key, value) in
-            [(ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"), (ADDRESS_ANNOTATION, "ten"), (ROUTE_ANNOTATION, "default")]
-        {
+        for (key, value) in [
+            (ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"),
+            (ADDRESS_ANNOTATION, "ten"),
+            (ROUTE_ANNOTATION, "default"),
+            ("network.cellblock/rout", "none"),
+        ] {
             let refusal = wish(false, &annotation(key, value), &[]).unwrap_err().to_string();
             assert!(refusal.contains(key), "{refusal}");
         }
