@@ -34,7 +34,7 @@ pub enum ConfigError {
     #[error("configuration {}: {source}", path.display())]
     Parse {
         path: PathBuf,
-        /// What is wrong, with its line and the name of the key.
+        /// The fault, with its line and the name of the key.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -43,7 +43,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: &'static str,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
 }
@@ -62,7 +62,7 @@ pub enum RootfsKind {
     Overlay,
 }
 
-/// What becomes of a mount whose host path is missing.
+/// The treatment of a mount whose host path is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingHostPath {
@@ -90,7 +90,7 @@ pub enum FirewallPolicy {
 pub struct Config {
     /// Records and images.
     pub root: PathBuf,
-    /// What is lost at a reboot: sockets, specs of what runs.
+    /// Sockets, and the specs of running pods and containers; lost at a reboot.
     pub state: PathBuf,
     /// The CRI socket, as `unix://PATH`.
     pub address: String,
@@ -102,7 +102,7 @@ pub struct Config {
     pub spares: u32,
     /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
     pub runtime_handlers: Vec<String>,
-    /// What becomes of a mount whose host path is missing.
+    /// The treatment of a mount whose host path is missing.
     pub missing_host_path: MissingHostPath,
     /// Images.
     pub image: ImageConfig,
@@ -233,11 +233,13 @@ impl Config {
     /// [`ConfigError::Value`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let value = |key, reason: String| Err(ConfigError::Value { key, reason });
-        if !self.root.is_absolute() {
-            return value("root", format!("{} is not an absolute path", self.root.display()));
+        let directories =
+            [("root", &self.root), ("state", &self.state), ("image.registry_config", &self.image.registry_config)];
+        if let Some((key, path)) = directories.into_iter().find(|(_, path)| !path.is_absolute()) {
+            return value(key, format!("{} is not an absolute path", path.display()));
         }
-        if !self.state.is_absolute() {
-            return value("state", format!("{} is not an absolute path", self.state.display()));
+        if self.root == self.state {
+            return value("state", format!("{} is the root directory too", self.state.display()));
         }
         self.socket()?;
         if self.spares > MOST_SPARES {
@@ -292,7 +294,6 @@ impl Config {
         Err(ConfigError::Value { key: "root", reason })
     }
 
-    /// The path of the CRI socket.
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
@@ -440,6 +441,8 @@ mod tests {
             ("address = 'tcp://1.2.3.4:5'", "tcp://1.2.3.4:5"),
             ("prefix = 'cellblock'", "cellblock"),
             ("root = 'var'", "root: var"),
+            ("root = '/a'\nstate = '/a/'", "state: /a/ is the root"),
+            ("[image]\nregistry_config = 'certs.d'", "image.registry_config: certs.d"),
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
             ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),

@@ -17,7 +17,6 @@ use crate::wait::until;
 
 /// The host port of the web server.
 const HOST_PORT: u16 = 18_411;
-/// The forwarded port.
 const FORWARDED_PORT: u16 = 18_412;
 /// The time-out of anything asynchronous.
 const PATIENCE: Duration = Duration::from_secs(15);

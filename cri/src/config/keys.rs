@@ -3,7 +3,7 @@
 /// Every key by its section, with its comment; an empty key begins the section.
 pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ("", "root", "Records and images; kept over a reboot."),
-    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
+    ("", "state", "Sockets, and the specs of running pods and containers; lost at a reboot."),
     ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
     (
         "",

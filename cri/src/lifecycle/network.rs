@@ -1,6 +1,6 @@
 //! Keeps the node's network as it was made. Administrators, other programs and time change it behind the server's back: an address
 //! goes, a bridge, a ruleset. The kernel tells of changes of interfaces, addresses and routes; it tells nobody of a flushed
-//! ruleset, so the network is looked at every few seconds besides. What is missing is restored, logged and counted.
+//! ruleset, so the network is also checked every few seconds. Missing parts are restored, logged and counted.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -60,7 +60,7 @@ async fn wait(changes: Option<&AsyncFd<File>>) {
     ready.clear_ready();
 }
 
-/// Restores what is missing of the shared parts and of the ready pods' routes and rules. Blocking.
+/// Restores missing shared parts, and missing routes and rules of the ready pods. Blocking.
 fn reconcile(node: &Node) {
     // What the start could not make is made now.
     let outcome = node.configure_network().and_then(|()| {

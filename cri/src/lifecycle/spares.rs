@@ -60,14 +60,14 @@ fn make(node: &Node) -> Result<(), Error> {
     if node.spares.is_wanted() { Ok(()) } else { remove_all(node) }
 }
 
-/// Removes a spare that could not be used. The next start sweeps what is left. Blocking.
+/// Removes a spare that could not be used. The next start sweeps the rest. Blocking.
 pub(crate) fn discard(node: &Node, id: &PodId) {
     if let Err(error) = teardown::spare(node, id) {
         warn!(spare = id.short(), "cannot remove it: {}", host::chain(&error));
     }
 }
 
-/// Removes all spares and creates no more, because the server stops. Reports all errors; the next start sweeps what is left.
+/// Removes all spares and creates no more, because the server stops. Reports all errors; the next start sweeps the rest.
 /// Blocking.
 pub(crate) fn remove_all(node: &Node) -> Result<(), Error> {
     let spares = node.spares.close();

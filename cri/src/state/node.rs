@@ -200,7 +200,6 @@ impl Node {
         Ok(())
     }
 
-    /// The repairs of the network.
     pub(crate) fn network_repairs(&self) -> MutexGuard<'_, Repairs> {
         self.network_repairs.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxCo
 use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
-use super::refusal::{Refusal, invalid, labels, name, required};
+use super::refusal::{Refusal, absolute, invalid, labels, name, required};
 use super::{annotations, dns, resources, security};
 use crate::config::Config;
 
@@ -24,6 +24,9 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
         return Err(invalid("runtime_handler", format!("no runtime for {handler:?} is configured")));
     }
     check_metadata(config)?;
+    if !config.log_directory.is_empty() {
+        absolute("log_directory", &config.log_directory)?;
+    }
     if config.windows.is_some() {
         return Err(invalid("windows", "this is no Windows node"));
     }
@@ -97,8 +100,8 @@ fn sysctls(
 }
 
 fn cgroup_parent(text: &str) -> Result<Option<String>, Refusal> {
-    if text.split('/').any(|part| part == "..") {
-        return Err(invalid("linux.cgroup_parent", format!("{text:?} leaves the hierarchy")));
+    if text.split('/').any(|part| part == "..") || text.contains('\0') {
+        return Err(invalid("linux.cgroup_parent", format!("{text:?} is no path in the hierarchy")));
     }
     Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
 }
@@ -180,6 +183,10 @@ mod tests {
             (PodSandboxConfig { metadata: Some(PodSandboxMetadata::default()), ..config() }, "metadata.name: empty"),
             (PodSandboxConfig { hostname: "a b".to_owned(), ..config() }, "hostname: \"a b\""),
             (with_name(&"n".repeat(1025)), "metadata.name: has 1025 bytes, at most 1024"),
+            (
+                PodSandboxConfig { log_directory: "logs".to_owned(), ..config() },
+                "log_directory: \"logs\" is not an absolute path",
+            ),
             (PodSandboxConfig { labels: large.clone(), ..config() }, "labels: have 1048577 bytes"),
             (PodSandboxConfig { annotations: large, ..config() }, "annotations: have 1048577 bytes"),
             (PodSandboxConfig { windows: Some(WindowsPodSandboxConfig::default()), ..config() }, "windows"),

@@ -91,7 +91,6 @@ impl Kubelet {
         self.running.take().context("kubelet does not run")?.kill()
     }
 
-    /// The path of its log.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("kubelet.log")
     }

@@ -27,7 +27,6 @@ use crate::tools::Tools;
 
 /// The name of the node.
 const NODE: &str = "cellblock-e2e";
-/// The namespace of the scenario.
 const NAMESPACE: &str = "scenario";
 /// The usual port of the API server, on the node's address.
 const API_PORT: u16 = 6443;

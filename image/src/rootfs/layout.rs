@@ -16,7 +16,6 @@ use crate::{Digest, Error, sys};
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
 
-/// The record of a chain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {
     version: u32,
@@ -32,7 +31,6 @@ pub(super) struct ContainerRecord {
     version: u32,
     /// The chain of its root; None while it has volumes only.
     pub(super) chain: Option<ChainId>,
-    /// The chains of its image volumes.
     pub(super) volumes: Vec<ChainId>,
     /// Usage of the new root, in bytes and inodes.
     pub(super) made: (u64, u64),
@@ -54,7 +52,6 @@ impl Layout {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// The path of the directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -83,7 +80,6 @@ impl Layout {
         Ok(self.chain(chain)?.is_dir())
     }
 
-    /// The record of a chain.
     pub(super) fn chain_record(&self, chain: &ChainId) -> Result<ChainRecord, Error> {
         let record = read(&self.chain(chain)?.join("chain.json"))?;
         record.ok_or_else(|| Error::not_found(format!("layer chain {}", chain.0)))
@@ -152,7 +148,6 @@ impl Layout {
         Ok(())
     }
 
-    /// The record of a container.
     pub(super) fn container_record(&self, id: &ContainerId) -> Result<Option<ContainerRecord>, Error> {
         read(&self.container(id).join("container.json"))
     }

@@ -22,7 +22,6 @@ const EMPTY: &str = "empty";
 /// The first and the last real-time signal (SIGRTMIN and SIGRTMAX in sys/signal.h).
 const REALTIME: (i32, i32) = (65, 126);
 
-/// The backend.
 pub(super) struct FreeBsd {
     pub(super) settings: Settings,
     pub(super) containers: Supervised,

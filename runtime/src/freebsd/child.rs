@@ -209,7 +209,7 @@ fn become_user(program: &Program<'_>) -> io::Result<()> {
     let groups: Vec<Gid> = groups.map(|group| Gid::from_raw(*group)).collect();
     setgroups(&groups)?;
     setgid(Gid::from_raw(identity.gid))?;
-    // Else it would be that of whoever started the server.
+    // Else it would be the login name of the server's process.
     process::set_login(program.login)?;
     setuid(Uid::from_raw(identity.uid))?;
     if program.no_new_privileges {

@@ -219,10 +219,12 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     for (_, name) in failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| own(name)) {
         failures.keep(jails::end(&name));
     }
-    if let Some(record) = failures.keep(ContainerRecord::read(&directory)).flatten() {
-        failures.keep(jails::remove_rules(&record.jail));
+    // From the spec, which is written first: the record may be missing or damaged.
+    let spec = read_spec(&directory).ok();
+    if let Some(spec) = &spec {
+        failures.keep(jails::remove_rules(&names::container(backend.prefix(), &spec.pod, id)));
     }
-    let rootfs = read_spec(&directory).ok().and_then(|spec| spec.rootfs.canonicalize().ok());
+    let rootfs = spec.and_then(|spec| spec.rootfs.canonicalize().ok());
     failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
     if failures.is_empty() {
         failures.keep(rulesets::remove(&directory));

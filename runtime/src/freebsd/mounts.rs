@@ -143,7 +143,7 @@ pub(super) fn nmount(source: &Source, at: Place<'_>, flags: MntFlags) -> io::Res
     };
     let mounted = nmount_on(source, on, flags);
     if matches!(at, Place::Directory(_)) {
-        // It would keep what it is in from being unmounted.
+        // It would keep the mount around it from being unmounted.
         chdir("/")?;
     }
     mounted

@@ -36,7 +36,6 @@ pub(super) fn find(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     read.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a whole pod.
 pub(super) fn find_whole(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     let spec = find(backend, id)?;
     jails::find(&names::pod(backend.prefix(), id))?.map(|_| spec).ok_or_else(|| not_found(id))

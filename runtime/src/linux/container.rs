@@ -12,7 +12,7 @@ use super::names::PINS;
 use super::record::ContainerRecord;
 use super::{Linux, launch, pod};
 use crate::monitor::client;
-use crate::monitor::record::{SPEC, spec_path};
+use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, Mount, MountSource, PidScope, PodSpec, Propagation};
 use crate::{ContainerState, Error, users};
 
@@ -152,13 +152,22 @@ fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 
+/// The cgroup of a container, from its record; where that is damaged, as it was computed.
+fn cgroup(linux: &Linux, id: &ContainerId) -> Option<PathBuf> {
+    let directory = linux.containers.directory(id);
+    if let Ok(record) = ContainerRecord::read(&directory) {
+        return record.map(|record| record.cgroup);
+    }
+    let pod = pod::find(&linux.names, &read_spec(&directory).ok()?.pod).ok()?;
+    Some(pod::cgroup(&linux.names, &pod).join(id.short()))
+}
+
 /// Removes what exists of a container.
 pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
     let directory = linux.containers.directory(id);
     let mut failures = Failures::<Error>::default();
     failures.keep(client::kill(&directory));
-    let cgroup = failures.keep(ContainerRecord::read(&directory)).flatten().map(|record| record.cgroup);
-    let cgroup = cgroup.and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
+    let cgroup = cgroup(linux, id).and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
     if let Some((hierarchies, cgroup)) = &cgroup {
         // An exec whose monitor was killed is in it too.
         failures.keep(hierarchies.kill(cgroup));

@@ -71,7 +71,6 @@ pub(super) fn find(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
     host::json::read::<PodSpec>(&names.pod(id).join(SPEC))?.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a whole pod.
 pub(super) fn find_whole(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
     let spec = find(names, id)?;
     if is_whole(&names.pod(id), &spec)? { Ok(spec) } else { Err(not_found(id)) }

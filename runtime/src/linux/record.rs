@@ -12,7 +12,6 @@ pub(super) const FILE: &str = "launch.json";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ContainerRecord {
-    /// The pod it is in.
     pub(super) pod: PodId,
     /// The backend's state directory.
     pub(super) state: PathBuf,

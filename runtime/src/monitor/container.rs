@@ -311,7 +311,7 @@ impl Monitor {
         if Instant::now() < *at {
             return;
         }
-        // Whoever removed the directory needs no record, and must not keep a monitor for ever.
+        // A caller that removed the directory needs no record, and must not keep a monitor for ever.
         self.phase = if record::write_exit(&self.directory, exit).is_ok() || !self.directory.exists() {
             self.listener = None;
             Phase::Recorded(exit.clone())

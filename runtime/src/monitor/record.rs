@@ -14,7 +14,6 @@ pub(crate) const SPEC: &str = "spec.json";
 const START: &str = "start.json";
 /// The end of the container.
 const EXIT: &str = "exit.json";
-/// The monitor's socket.
 const SOCKET: &str = "monitor.sock";
 /// The exit code after an unobserved end, as in containerd.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;

@@ -17,6 +17,10 @@ use crate::{ContainerState, Error, Inventory, Session, Settings, Started};
 /// machine, and a server that was killed is waited for.
 const ASKED_AT_ONCE: usize = 16;
 
+fn not_found(id: &ContainerId) -> Error {
+    Error::not_found(format!("container {}", id.short()))
+}
+
 /// The client of all monitors of one state directory.
 #[derive(Debug)]
 pub(crate) struct Supervised {
@@ -49,11 +53,11 @@ impl Supervised {
     pub(crate) fn find<T: DeserializeOwned>(&self, id: &ContainerId) -> Result<(PathBuf, T), Error> {
         let directory = self.directory(id);
         let record = host::json::read(&directory.join(self.record))?;
-        let record = record.ok_or_else(|| Error::not_found(format!("container {}", id.short())))?;
+        let record = record.ok_or_else(|| not_found(id))?;
         Ok((directory, record))
     }
 
-    /// Likewise of one that runs.
+    /// The directory and the record of a running container.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`].
@@ -65,8 +69,14 @@ impl Supervised {
         }
     }
 
+    /// The directory of a whole container. Its record is not read: a container is stopped even if that is damaged.
     fn whole(&self, id: &ContainerId) -> Result<PathBuf, Error> {
-        self.find::<IgnoredAny>(id).map(|(directory, _)| directory)
+        let directory = self.directory(id);
+        match directory.join(self.record).try_exists() {
+            Ok(true) => Ok(directory),
+            Ok(false) => Err(not_found(id)),
+            Err(error) => Err(Error::failed(format!("cannot look at {}", directory.display()))(error)),
+        }
     }
 
     pub(crate) fn start(&self, id: &ContainerId) -> Result<Started, Error> {
@@ -111,7 +121,7 @@ impl Supervised {
         client::attach(&self.whole(id)?, stdin)
     }
 
-    /// Adds every container to an inventory, and every directory without a readable spec to what is unknown.
+    /// Adds every container to an inventory, and every directory without a readable spec to the unknown objects.
     pub(crate) fn add_to(&self, inventory: &mut Inventory) -> Result<(), Error> {
         let all = host::json::read_each::<ContainerSpec>(&self.directory, SPEC)?;
         let share = all.len().div_ceil(ASKED_AT_ONCE).max(1);

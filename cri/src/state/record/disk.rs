@@ -35,7 +35,6 @@ const CACHE: usize = 4 << 20;
 /// Bytes held in reserve for changes that free space: a hundred usual records, or three of the largest.
 const RESERVE: usize = 1 << 20;
 
-/// One change of the records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change<'a> {
     PutPod(&'a PodRecord),

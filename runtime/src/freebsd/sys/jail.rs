@@ -20,7 +20,6 @@ const NAME_LENGTH: usize = 256;
 /// JAIL_ERRMSGLEN in lib/libjail/jail.h.
 const MESSAGE_LENGTH: usize = 1024;
 
-/// A jail.
 #[derive(Debug)]
 pub(in crate::freebsd) struct Jail {
     /// Its number.
