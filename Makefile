@@ -4,6 +4,7 @@
 CARGO = cargo
 SOAK_SECONDS = 300
 FUZZ_SECONDS = 60
+BENCH_PODS = 0,100,200,400
 
 all: build
 
@@ -76,6 +77,12 @@ bench-streaming: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
+# What pods cost beside containerd, and how that grows with the pods of the node; two containers each.
+bench-pods: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pods --pods $(BENCH_PODS)
+
 # Lines of product, tests and e2e by crate.
 lines:
 	@sh ci/lines.sh
@@ -94,4 +101,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pods dependencies deps deps-demo clean

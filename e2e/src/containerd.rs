@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use crate::images::PAUSE;
@@ -63,6 +63,11 @@ impl Containerd {
             .background(&dir.join("containerd.log"))?;
         process.until(TIMEOUT, || socket.exists())?;
         Ok(Self { process, address: format!("unix://{}", socket.display()) })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// `unix://` and the path of its socket.

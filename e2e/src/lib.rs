@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod images;
 pub mod inventory;
 pub mod kubernetes;
+pub mod pods;
 pub mod process;
 pub mod random;
 pub mod registry;
