@@ -3,8 +3,11 @@
 
 CARGO = cargo
 SOAK_SECONDS = 300
+HOSTILE =
 FUZZ_SECONDS = 60
-BENCH_PODS = 0,100,200,400
+BENCH_PODS = 110
+BENCH_SECONDS = 900
+BENCH_STEPS = 0,100,200,400
 
 all: build
 
@@ -34,8 +37,9 @@ e2e-kubernetes: deps build
 	"$$target/debug/e2e" kubernetes
 
 # Pods come and go under kills and other faults; then 110 pods under a server that is killed. Nothing may be lost or left.
+# HOSTILE=1: instead, an administrator does things to the node: flushed rulesets, destroyed interfaces, a full disk.
 soak: deps build
-	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS)
+	$(CARGO) run -q -p e2e -- soak --seconds $(SOAK_SECONDS) $(HOSTILE:1=--hostile)
 
 # The fuzz targets, two at a time, each for so long. cargo-fuzz is installed into the target directory when it is not there.
 fuzz: deps
@@ -77,11 +81,17 @@ bench-streaming: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
-# What pods cost beside containerd, and how that grows with the pods of the node; two containers each.
+# What pods cost beside containerd, and how that grows with the pods of the node; two containers each: BENCH_STEPS.
 bench-pods: deps
 	$(CARGO) build --release --workspace
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
-	"$$target/release/e2e" bench-pods --pods $(BENCH_PODS)
+	"$$target/release/e2e" bench-pods --pods $(BENCH_STEPS)
+
+# What 110 pods under the stock kubelet cost beside containerd, for 15 minutes each: BENCH_PODS, BENCH_SECONDS.
+bench-kubelet: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-kubelet --pods $(BENCH_PODS) --seconds $(BENCH_SECONDS)
 
 # Lines of product, tests and e2e by crate.
 lines:
@@ -101,4 +111,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pods dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pods bench-kubelet dependencies deps deps-demo clean

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::document::Blob;
 use crate::{Algorithm, Digest, Error, Hash};
@@ -17,17 +18,21 @@ const MODE: u32 = 0o600;
 pub(crate) struct Blobs {
     root: PathBuf,
     begun: PathBuf,
+    /// Files of archives whose digest is not known yet.
+    imports: PathBuf,
 }
 
 impl Blobs {
     /// Opens the store, creates its directories, and removes interrupted downloads.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.join("blobs"), begun: root.join("ingest") };
+        let store = Self { root: root.join("blobs"), begun: root.join("ingest"), imports: root.join("import") };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
-        if let Err(error) = host::fs::remove_dir_all(&store.begun) {
-            tracing::warn!(%error, path = %store.begun.display(), "cannot remove interrupted downloads");
+        for unfinished in [&store.begun, &store.imports] {
+            if let Err(error) = host::fs::remove_dir_all(unfinished) {
+                tracing::warn!(%error, path = %unfinished.display(), "cannot remove interrupted downloads");
+            }
         }
-        for directory in store.directories().iter().chain([&store.begun]) {
+        for directory in store.directories().iter().chain([&store.begun, &store.imports]) {
             fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
         }
         Ok(store)
@@ -80,15 +85,27 @@ impl Blobs {
     /// Begins a blob. The caller holds the lock of the digest.
     pub(crate) fn begin(&self, blob: Blob) -> Result<Ingest, Error> {
         let path = self.begun.join(blob.digest.hex());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(MODE)
-            .open(&path)
-            .map_err(Error::io(format!("cannot create {}", path.display())))?;
+        let file = create(&path)?;
         let hash = blob.digest.algorithm().start();
         Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash })
+    }
+
+    /// Begins a blob whose digest shows at its end.
+    pub(crate) fn begin_unnamed(&self, algorithm: Algorithm) -> Result<Unnamed, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let path = self.imports.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = create(&path)?;
+        Ok(Unnamed { begun: Begun(path), file, hash: algorithm.start() })
+    }
+
+    /// Keeps a blob that is written, unless it is there. The caller holds the lock of the digest.
+    pub(crate) fn finish_unnamed(&self, unnamed: Unnamed) -> Result<(), Error> {
+        let digest = unnamed.digest();
+        if self.has(&digest) {
+            return Ok(());
+        }
+        let kept = unnamed.file.sync_all().and_then(|()| fs::rename(&unnamed.begun.0, self.path(&digest)));
+        kept.map_err(Error::io(format!("cannot keep blob {digest}")))
     }
 
     /// Removes a blob. Idempotent.
@@ -125,6 +142,32 @@ pub(crate) struct Ingest {
     hash: Hash,
 }
 
+/// A blob that is being written before its digest is known. Dropping it removes its file.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    begun: Begun,
+    file: File,
+    hash: Hash,
+}
+
+impl Unnamed {
+    /// Writes the next bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(Error::io(format!("cannot write {}", self.begun.0.display())))
+    }
+
+    /// The digest of the bytes so far.
+    pub(crate) fn digest(&self) -> Digest {
+        self.hash.clone().finish()
+    }
+}
+
+fn create(path: &Path) -> Result<File, Error> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
+    opened.map_err(Error::io(format!("cannot create {}", path.display())))
+}
+
 /// The temporary file of a blob; dropping it removes the file unless it was renamed.
 #[derive(Debug)]
 struct Begun(PathBuf);
@@ -142,6 +185,11 @@ impl Ingest {
         (self.written, self.hash) = (0, self.blob.digest.algorithm().start());
         let cut = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
         cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
+    }
+
+    /// The bytes so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Writes the next bytes; refuses more than the blob's size.

@@ -1,6 +1,7 @@
 //! Images: references, pulls from registries into a content-addressed store, usage, garbage collection, and the root file systems
 //! of containers.
 
+mod archive;
 mod blobs;
 mod credentials;
 mod digest;
@@ -14,6 +15,7 @@ mod layers;
 mod locks;
 mod memory;
 mod platform;
+mod progress;
 mod pull;
 mod records;
 mod reference;
@@ -30,5 +32,6 @@ pub use error::Error;
 pub use hosts::{Endpoint, Parsed as ParsedHosts, parse as parse_hosts};
 pub use images::{Image, Images, Settings};
 pub use platform::Platform;
+pub use progress::{Observer, Phase, Progress};
 pub use reference::{Reference, Target};
 pub use rootfs::FsUsage;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
@@ -16,12 +17,14 @@ use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
 use crate::registry::{Asking, Piece, Source};
-use crate::{Credentials, Digest, Error, Reference, Target, garbage};
+use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
 
 /// Concurrent downloads of one image, as in containerd.
 const DOWNLOADS: usize = 3;
 /// Pieces of a download that wait for the disk: bounds the memory of a download.
 const PIECES_WAITING: usize = 16;
+/// How often an observer is told of arriving bytes.
+const TELLING: Duration = Duration::from_millis(100);
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
@@ -37,16 +40,30 @@ struct Plan {
 }
 
 /// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
-struct Work {
-    shared: Arc<Shared>,
+pub(crate) struct Work {
+    pub(crate) shared: Arc<Shared>,
     source: Source,
+    observer: Observer,
     pins: Option<Pins>,
     kept: AtomicBool,
 }
 
 impl Work {
+    pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
+        let pins = Some(shared.locks.pin());
+        Arc::new(Self { shared: Arc::clone(shared), source, observer, pins, kept: false.into() })
+    }
+
+    pub(crate) fn pins(&self) -> &Pins {
+        self.pins.as_ref().expect("pins are taken at the end only")
+    }
+
     fn pin(&self, name: &str) {
-        self.pins.as_ref().expect("pins are taken at the end only").add(name);
+        self.pins().add(name);
+    }
+
+    fn tell(&self, blob: &Blob, phase: Phase, done: u64) {
+        self.observer.tell(&blob.digest, phase, done, blob.size);
     }
 }
 
@@ -71,33 +88,20 @@ impl Drop for Work {
 }
 
 /// Pulls an image.
-pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credentials) -> Result<Image, Error> {
+pub(crate) async fn pull(
+    shared: &Arc<Shared>,
+    text: &str,
+    credentials: Credentials,
+    observer: Observer,
+) -> Result<Image, Error> {
     let reference = Reference::parse(text)?;
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let asked = Arc::clone(shared);
     let named = reference.clone();
     let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
     let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
-    let pins = Some(shared.locks.pin());
-    let work = Arc::new(Work { shared: Arc::clone(shared), source, pins, kept: false.into() });
-    let plan = plan(&work, &reference).await?;
-    let layers: Vec<Layer> = plan
-        .layers
-        .iter()
-        .zip(&plan.config.diff_ids)
-        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
-        .collect();
-    make(&work, &plan, &layers).await?;
-    let record = ImageRecord {
-        id: plan.config_blob.digest.clone(),
-        tags: [].into(),
-        digests: [].into(),
-        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
-        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
-        layers,
-        config: plan.config.image,
-    };
-    let meant = plan.documents[0].digest.clone();
+    let work = Work::new(shared, source, observer);
+    let (record, meant) = fetch_image(&work, &reference).await?;
     let keeper = Arc::clone(&work);
     let record = blocking(move || {
         let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;
@@ -108,8 +112,34 @@ pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credenti
     Ok(Image::from(&record))
 }
 
+/// Makes all of an image but its record: its blobs, its chains. Returns the record without names, and the digest that the reference
+/// leads to.
+pub(crate) async fn fetch_image(work: &Arc<Work>, reference: &Reference) -> Result<(ImageRecord, Digest), Error> {
+    let plan = plan(work, reference).await?;
+    let layers: Vec<Layer> = plan
+        .layers
+        .iter()
+        .zip(&plan.config.diff_ids)
+        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
+        .collect();
+    make(work, &plan, &layers).await?;
+    let record = ImageRecord {
+        id: plan.config_blob.digest.clone(),
+        tags: [].into(),
+        digests: [].into(),
+        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
+        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
+        layers,
+        config: plan.config.image,
+    };
+    let meant = plan.documents[0].digest.clone();
+    Ok((record, meant))
+}
+
 /// Runs blocking work on a thread, to its end even if the pull is cancelled.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(Error::failed("cannot finish a pull"))?
 }
 
@@ -142,7 +172,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             }
         }
     };
-    fetch(work, &config_blob).await?;
+    fetch(work, &config_blob, &Observer::default()).await?;
     let shared = Arc::clone(&work.shared);
     let blob = config_blob.clone();
     let mut config =
@@ -183,7 +213,7 @@ fn chosen(
 
 /// Gets a manifest or an index. Always requests the first one, even if it is stored: the registry may deny this client access.
 async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<u8>, Error> {
-    if let (Target::Digest(digest), false) = (target, first) {
+    if let (Target::Digest(digest), false) = (target, first && !work.source.is_archive()) {
         work.pin(digest.as_str());
         let (shared, digest) = (Arc::clone(&work.shared), digest.clone());
         let read = move || shared.blobs.read(&Blob::new(digest, crate::document::MANIFEST_BYTES_MAX));
@@ -208,20 +238,30 @@ async fn keep(work: &Arc<Work>, blob: Blob, bytes: Vec<u8>) -> Result<(), Error>
 }
 
 /// Downloads a blob, unless it is stored or another pull downloads it.
-async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
+async fn fetch(work: &Arc<Work>, blob: &Blob, observer: &Observer) -> Result<(), Error> {
     work.pin(blob.digest.as_str());
     let lock = work.shared.locks.lock(blob.digest.as_str()).await;
     if work.shared.blobs.has(&blob.digest) {
         return Ok(());
     }
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let (writing, expected) = (Arc::clone(work), blob.clone());
+    let (writing, expected, observer) = (Arc::clone(work), blob.clone(), observer.clone());
     let writer = spawn_blocking(move || {
         let _lock = lock;
+        let (digest, total) = (expected.digest.clone(), expected.size);
+        let tell = |done| observer.tell(&digest, Phase::Downloading, done, total);
+        tell(0);
+        let mut told = Instant::now();
         let mut ingest = writing.shared.blobs.begin(expected)?;
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
-                Piece::Bytes(bytes) => ingest.write(&bytes)?,
+                Piece::Bytes(bytes) => {
+                    ingest.write(&bytes)?;
+                    if told.elapsed() > TELLING {
+                        told = Instant::now();
+                        tell(ingest.written());
+                    }
+                }
                 Piece::Restart => ingest.restart()?,
                 Piece::End => return ingest.finish(),
             }
@@ -246,6 +286,9 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     chains.iter().for_each(|chain| work.pin(&chain.0));
     let rootfs = Arc::clone(&work.shared.rootfs);
     let asked = chains.clone();
+    for blob in &plan.layers {
+        work.tell(blob, Phase::Waiting, 0);
+    }
     // A complete chain implies all chains below it.
     let there = blocking(move || {
         for (at, chain) in asked.iter().enumerate().rev() {
@@ -256,20 +299,24 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
         Ok(0)
     })
     .await?;
+    for blob in plan.layers.iter().take(there) {
+        work.tell(blob, Phase::Complete, blob.size);
+    }
     let missing: Vec<(Option<Blob>, Job)> = jobs(layers, &chains)
         .into_iter()
         .enumerate()
         .skip(there)
         .map(|(at, job)| (plan.layers.get(at).cloned(), job))
         .collect();
-    let (arrived, mut ready) = mpsc::channel::<Job>(missing.len().max(1));
+    let (arrived, mut ready) = mpsc::channel::<(Option<Blob>, Job)>(missing.len().max(1));
     let downloads = async move {
         let mut downloads = stream::iter(missing)
             .map(|(blob, job)| async move {
-                if let Some(blob) = blob {
-                    fetch(work, &blob).await?;
+                if let Some(blob) = &blob {
+                    fetch(work, blob, &work.observer).await?;
+                    work.tell(blob, Phase::Unpacking, blob.size);
                 }
-                Ok::<_, Error>(job)
+                Ok::<_, Error>((blob, job))
             })
             .buffered(DOWNLOADS);
         while let Some(job) = downloads.try_next().await? {
@@ -279,8 +326,9 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
         Ok(())
     };
     let unpacking = async {
-        while let Some(job) = ready.recv().await {
+        while let Some((blob, job)) = ready.recv().await {
             unpack(work, job).await?;
+            blob.inspect(|blob| work.tell(blob, Phase::Complete, blob.size));
         }
         Ok(())
     };

@@ -45,7 +45,7 @@ pub(super) fn free() -> io::Result<usize> {
 /// # Errors
 /// Any error of the kernel; [`Error::Unavailable`] when no number is free.
 pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
-    let failed = || "cannot make a devfs ruleset".to_owned();
+    let failed = || "cannot create a devfs ruleset".to_owned();
     let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
     let devfs = devfs::open().map_err(Error::failed(failed()))?;
     let is_used = |number: u16| Ok(devfs::next(&devfs, number - 1)? == Some(number));
