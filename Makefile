@@ -7,6 +7,7 @@ HOSTILE =
 FUZZ_SECONDS = 60
 BENCH_PODS = 110
 BENCH_SECONDS = 900
+BENCH_STEPS = 0,100,200,400
 
 all: build
 
@@ -80,6 +81,12 @@ bench-streaming: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
+# What pods cost beside containerd, and how that grows with the pods of the node; two containers each: BENCH_STEPS.
+bench-pods: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pods --pods $(BENCH_STEPS)
+
 # What 110 pods under the stock kubelet cost beside containerd, for 15 minutes each: BENCH_PODS, BENCH_SECONDS.
 bench-kubelet: deps
 	$(CARGO) build --release --workspace
@@ -104,4 +111,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pods bench-kubelet dependencies deps deps-demo clean

@@ -10,6 +10,7 @@ pub mod grpcio;
 pub mod images;
 pub mod inventory;
 pub mod kubernetes;
+pub mod pods;
 pub mod process;
 pub mod random;
 pub mod registry;

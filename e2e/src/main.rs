@@ -17,6 +17,7 @@ use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
+use e2e::pods;
 use e2e::process::tail;
 use e2e::registry::Registry;
 use e2e::scenario;
@@ -68,6 +69,12 @@ enum Command {
         /// The socket (`unix://PATH`) of another, running server with the image busybox.
         #[arg(long)]
         beside: Option<String>,
+    },
+    /// Times the calls of pods with more and more of them, beside a containerd that it starts. Only a release build gives
+    /// meaningful figures.
+    BenchPods {
+        #[command(flatten)]
+        plan: pods::Plan,
     },
     /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
@@ -172,6 +179,7 @@ fn main() -> ExitCode {
 fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
+        Command::BenchPods { plan } => bench_pods(&plan),
         Command::BenchKubelet { plan } => bench_kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
@@ -426,6 +434,17 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
         other.run(["rmp", "--all", "--force"])?;
         peer.stop()?;
     }
+    registry.stop()?;
+    compared
+}
+
+/// Compares a new server with a new containerd, one after the other.
+fn bench_pods(plan: &pods::Plan) -> Result<()> {
+    let tools = Tools::open()?;
+    let dir = run_directory()?;
+    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
+    let compared = pods::compare(plan, &tools, &site, registry.certs());
     registry.stop()?;
     compared
 }

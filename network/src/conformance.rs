@@ -115,8 +115,10 @@ fn attach_and_detach(stage: &Stage) {
     assert!(attachment.host_interface.is_some_and(|name| name.contains(pod.id.short())));
     assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
     assert_eq!(ok("counters", network.counters(&pod.id)).interface, "eth0");
+    assert_eq!(ok("all counters", network.all_counters())[&pod.id].interface, "eth0");
     ok("detach", network.detach(&pod.id, Some(&place)));
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })), "counters of a pod that is gone");
+    assert!(!ok("all counters", network.all_counters()).contains_key(&pod.id), "counters of a pod that is gone");
     (stage.remove_place)(&pod.id);
 }
 

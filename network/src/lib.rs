@@ -28,7 +28,7 @@ mod platform;
 #[path = "linux/mod.rs"]
 mod platform;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -105,6 +105,12 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// [`Error::NotFound`].
     fn counters(&self, id: &PodId) -> Result<Counters, Error>;
+
+    /// Returns the traffic of every attached pod that has an interface, from one list of the interfaces.
+    ///
+    /// # Errors
+    /// The interfaces cannot be listed.
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error>;
 
     /// Returns the pods and spares that have anything in the kernel or a record.
     ///

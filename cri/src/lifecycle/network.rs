@@ -30,7 +30,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
     };
     loop {
-        let _ = tokio::time::timeout(PERIOD, wait(changes.as_ref())).await;
+        let _ = tokio::time::timeout(PERIOD, wait(&node, changes.as_ref())).await;
         node.block(|node| reconcile(node)).await;
     }
 }
@@ -42,10 +42,12 @@ async fn subscribe(node: &Arc<Node>) -> Result<AsyncFd<File>, Error> {
 }
 
 /// Waits for news and until no more are queued.
-async fn wait(changes: Option<&AsyncFd<File>>) {
+async fn wait(node: &Node, changes: Option<&AsyncFd<File>>) {
     let Some(changes) = changes else { return std::future::pending().await };
     // An error of the descriptor is not news: the clock goes on.
     let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
+    // Status tells the damage before it is repaired.
+    node.needs.wake();
     tokio::time::sleep(SETTLE).await;
     let mut buffer = [0; 16 << 10];
     loop {
@@ -68,6 +70,9 @@ fn reconcile(node: &Node) {
         Ok(node.network.reconcile(&ready.map(|pod| pod.id.clone()).collect::<Vec<_>>())?)
     });
     let was_broken = node.network_repairs().failure.is_some();
+    if was_broken || !matches!(&outcome, Ok(restored) if restored.is_empty()) {
+        node.needs.wake();
+    }
     match outcome {
         Ok(restored) => {
             if !restored.is_empty() {

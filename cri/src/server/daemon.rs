@@ -15,6 +15,7 @@ use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
+use crate::lifecycle::needs;
 use crate::lifecycle::network;
 use crate::lifecycle::reconcile;
 use crate::lifecycle::recover;
@@ -114,6 +115,7 @@ impl Server {
             tokio::spawn(spares::refill(node.clone())),
             tokio::spawn(reconcile::run(node.clone())),
             tokio::spawn(network::run(node.clone())),
+            tokio::spawn(needs::run(node.clone())),
         ];
         let ended = tokio::select! {
             () = &mut stop => None,

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::state::clock::now;
 use crate::state::locks::Locks;
 use crate::state::names::{self, Names};
+use crate::state::needs::Needs;
 use crate::state::record::{Disk, FormerAddresses, Loaded, Unreadable};
 use crate::state::samples::Samples;
 use crate::state::spare_pool::SparePool;
@@ -65,6 +66,8 @@ pub struct Node {
     /// Pods made ahead.
     pub(crate) spares: SparePool,
     pub(crate) samples: Samples,
+    /// What the backends need of the node.
+    pub(crate) needs: Needs,
     network_repairs: Mutex<Repairs>,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
@@ -130,6 +133,7 @@ impl Node {
             exits: watch::channel(0).0,
             spares: SparePool::new(config.spares),
             samples: Samples::default(),
+            needs: Needs::default(),
             network_repairs: Mutex::default(),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),
@@ -186,6 +190,7 @@ impl Node {
         self.store.disk().apply(&[crate::state::record::Change::PutPodNetworks(networks)])?;
         self.set_pool(networks)?;
         self.spares.wake();
+        self.needs.wake();
         Ok(())
     }
 
@@ -197,6 +202,7 @@ impl Node {
         }
         self.network.configure(&networks)?;
         self.addresses().configured = true;
+        self.needs.wake();
         Ok(())
     }
 

@@ -33,12 +33,27 @@ fn what_the_network_loses_is_told_restored_and_counted() {
     let world = World::new();
     let server = world.start();
     assert!(network_ready(&server).0.status);
-    world.network.lose("bridge", false);
-    let (broken, _) = network_ready(&server);
-    assert!(!broken.status && broken.message.contains("bridge"), "{broken:?}");
+    world.network.lose("bridge", true);
+    wait_for("it was not told", || {
+        let (condition, _) = network_ready(&server);
+        !condition.status && condition.message.contains("the node's network: bridge")
+    });
+    world.network.unstick();
     wait_for("it was not restored", || network_ready(&server).0.status);
     let (_, info) = network_ready(&server);
     assert!(info.contains(r#""networkRepairs":{"count":1,"last":["bridge"]}"#), "{info}");
+}
+
+#[test]
+fn status_is_answered_from_memory() {
+    const ASKED: u64 = 200;
+    let world = World::new();
+    let server = world.start();
+    network_ready(&server);
+    let before = world.network.looks();
+    (0..ASKED).for_each(|_| drop(network_ready(&server)));
+    let looks = world.network.looks() - before;
+    assert!(looks < ASKED / 4, "{looks} looks for {ASKED} answers: only the clock should look");
 }
 
 #[test]

@@ -267,15 +267,24 @@ fn bind_read_only(from: &Path, target: &Path) -> Result<(), Error> {
         .map_err(Error::io(format!("cannot mount {} read-only", from.display())))
 }
 
-/// Whether the path is a mount point: its device differs from its parent's, or it is listed (a bind mount has the same).
+/// Whether the path is a mount point: it is on another mount than its parent. The list of all mounts, which has thousands of
+/// lines on a full node, is not read.
 fn mounted(path: &Path) -> Result<bool, Error> {
     if !path.is_dir() {
         return Ok(false);
     }
-    let table = fs::read_to_string("/proc/self/mountinfo").map_err(Error::io("cannot read /proc/self/mountinfo"))?;
-    let path = path.to_string_lossy();
-    // The fifth field is the mount point (proc_pid_mountinfo(5)); spaces in it are octal.
-    Ok(table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.replace("\\040", " ") == path)))
+    let parent = path.parent().unwrap_or(path);
+    let both = mount_of(path).and_then(|own| Ok((own, mount_of(parent)?)));
+    let (own, below) = both.map_err(Error::io(format!("cannot tell what is mounted on {}", path.display())))?;
+    Ok(own != below)
+}
+
+/// The number of the mount that a directory is on (`mnt_id` in proc_pid_fdinfo(5)).
+fn mount_of(directory: &Path) -> io::Result<u64> {
+    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    number.ok_or_else(|| io::Error::other("the kernel does not say"))
 }
 
 /// Unmounts every mount at the path. Idempotent. A mount that stays busy is detached.
@@ -296,4 +305,20 @@ fn unmount(target: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::mounted;
+
+    #[test]
+    fn a_mount_point_is_told_from_a_directory() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(mounted(Path::new("/proc")).unwrap());
+        assert!(!mounted(Path::new("/proc/self/")).unwrap());
+        assert!(!mounted(scratch.path()).unwrap());
+        assert!(!mounted(&scratch.path().join("nothing")).unwrap());
+    }
 }

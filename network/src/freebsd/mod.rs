@@ -10,7 +10,7 @@ mod sys;
 mod tcp;
 mod vnet;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,6 +143,10 @@ impl Network for FreebsdNetwork {
         let name = self.node.host_end(id);
         let link = open_node_vnet()?.links.find(&name).map_err(Error::failed(format!("cannot look up {name}")))?;
         node::counters(id, link)
+    }
+
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?)
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
@@ -290,8 +294,9 @@ impl FreebsdNetwork {
     fn missing_shared(&self, vnet: &Vnet, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(&vnet.links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(&vnet.links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
         if pfctl::is_loaded() {
             let known = Some(self.node_rules(vnet)?) == *self.loaded();
             if !known || !pfctl::has_rules(&rules::node_anchor(prefix))? {

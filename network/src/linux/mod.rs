@@ -7,7 +7,7 @@ mod link;
 mod netfilter;
 mod netns;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
@@ -128,6 +128,10 @@ impl Network for LinuxNetwork {
         node::counters(id, find(&open_links()?, &self.node.host_end(id))?)
     }
 
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
         let links = open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
@@ -224,8 +228,9 @@ impl LinuxNetwork {
     fn missing_shared(&self, links: &Links, pods: &[Watched], kernel: &Counts) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
         if !rules::has_all(kernel, &self.loaded.lock().unwrap_or_else(PoisonError::into_inner)) {
             missing.push(Missing::NodeRules);
         }

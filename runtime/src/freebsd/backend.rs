@@ -186,13 +186,18 @@ impl Runtime for FreeBsd {
 
     /// The kernel counts none of it for a jail.
     fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
-        self.containers.running::<ContainerRecord>(id).map(|_| Details::default())
+        self.containers.begun::<ContainerRecord>(id).map(|_| Details::default())
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (directory, record) = self.containers.running::<ContainerRecord>(id)?;
-        let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
-        let usage = self.counters.of(id, &record, self.containers.root())?;
+        let (directory, record) = self.containers.begun::<ContainerRecord>(id)?;
+        let spec = read_spec(&directory)?;
+        let limits = enforce::wanted(&directory, &spec)?;
+        let siblings = || {
+            let ids = self.containers.of_pod(&spec.pod).unwrap_or_default();
+            ids.iter().map(|id| self.containers.directory(id)).collect()
+        };
+        let usage = self.counters.of(id, &record, siblings)?;
         Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
     }
 

@@ -52,6 +52,8 @@ mod watch;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use backend::{open, prepare_launch, realtime_signals, worker};
+#[cfg(test)]
+pub(crate) use mount_plan::example;
 
 /// The backend's name in errors and Status.
 const NAME: &str = "freebsd";

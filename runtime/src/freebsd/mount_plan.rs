@@ -188,7 +188,7 @@ pub(super) fn kind(of: FileType) -> Result<Kind, &'static str> {
 
 /// A container for the tests of pure code.
 #[cfg(test)]
-pub(super) fn example() -> ContainerSpec {
+pub(crate) fn example() -> ContainerSpec {
     let text = r#"{"id":"0000000000000000000000000000000000000000000000000000000000000001",
         "pod":"0000000000000000000000000000000000000000000000000000000000000002","rootfs":"/r","readonly_rootfs":false,
         "process":{"args":["sh"],"env":[],"cwd":"/","tty":false,

@@ -174,10 +174,10 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     }
     let name = names::pod(backend.prefix(), id);
     let below = format!("{name}.");
-    // Containers whose state is lost.
-    for (_, child) in
-        failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| name.starts_with(&below))
-    {
+    // Containers whose state is lost. The list of all jails takes a call for each jail of the node.
+    let has_children = failures.keep(jails::has_children(&name)).unwrap_or(true);
+    let all = if has_children { failures.keep(jails::list()).unwrap_or_default() } else { Vec::new() };
+    for (_, child) in all.into_iter().filter(|(_, name)| name.starts_with(&below)) {
         failures.keep(jails::end(&child));
         failures.keep(jails::remove_rules(&child));
     }

@@ -31,6 +31,7 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     share_sources(&spec.mounts)?;
     let document = config::document(spec, &around)?;
     let operation = || Error::failed(format!("cannot create container {}", spec.id.short()));
+    linux.containers.note(&spec.pod, &spec.id)?;
     host::fs::remove_dir_all(&directory).map_err(operation())?;
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&spec_path(&directory), spec)?;
@@ -40,6 +41,7 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
         state: linux.names.state.clone(),
         name: linux.names.runc(&spec.id),
         cgroup: around.cgroup,
+        hierarchies: Some((*linux.hierarchies()?).clone()),
     };
     record.write(&directory)?;
     Ok(around.identity)
@@ -172,12 +174,19 @@ pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
         // An exec whose monitor was killed is in it too.
         failures.keep(hierarchies.kill(cgroup));
     }
-    failures.keep(linux.runc.delete(&linux.names.runc(id)));
-    if let Some((hierarchies, cgroup)) = &cgroup {
-        failures.keep(hierarchies.remove(cgroup));
+    match &cgroup {
+        Some((hierarchies, cgroup)) => {
+            if failures.keep(hierarchies.remove(cgroup)).is_some() {
+                failures.keep(linux.runc.forget(&linux.names.runc(id)));
+            }
+        }
+        None => drop(failures.keep(linux.runc.delete(&linux.names.runc(id)))),
     }
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&directory, SPEC));
+    }
+    if failures.is_empty() {
+        failures.keep(linux.containers.forget(id));
     }
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }

@@ -53,7 +53,10 @@ pub(super) fn prepare(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
     };
     let record = ContainerRecord::read(directory)?
         .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
-    let hierarchies = Hierarchies::find()?;
+    let hierarchies = match record.hierarchies.clone().filter(Hierarchies::are_mounted) {
+        Some(known) => known,
+        None => Hierarchies::find()?,
+    };
     Ok(Box::new(Launcher { runc: Runc::new(&record.state), hierarchies, record, bundle: directory.to_owned(), exec }))
 }
 

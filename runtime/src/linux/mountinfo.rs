@@ -23,16 +23,6 @@ pub(super) fn mount_of(path: &Path) -> io::Result<(PathBuf, Peers)> {
     mount.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no mount holds {}", path.display())))
 }
 
-/// The mount points at and below a directory, the deepest first.
-pub(super) fn points_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> =
-        text.lines().filter_map(entry).map(|(point, _)| point).filter(|point| point.starts_with(directory)).collect();
-    points.reverse();
-    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    Ok(points)
-}
-
 /// Parses a line: the mount point is the fifth field, the optional fields end with a hyphen.
 fn entry(line: &str) -> Option<(PathBuf, Peers)> {
     let mut fields = line.split(' ');

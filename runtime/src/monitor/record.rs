@@ -105,6 +105,11 @@ pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
     Ok(host::json::read(&directory.join(EXIT))?)
 }
 
+/// Whether a container runs by its files: it was started, and no end is recorded.
+pub(super) fn is_running(directory: &Path) -> bool {
+    !directory.join(EXIT).exists() && directory.join(START).exists()
+}
+
 /// Reads the spec in a container's directory.
 pub(crate) fn read_spec(directory: &Path) -> Result<ContainerSpec, Error> {
     let spec = host::json::read(&spec_path(directory))?;

@@ -83,6 +83,18 @@ pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> 
     }
 }
 
+/// How many jails are in the jail with a name, dying ones included (`children.cur` in jail(8)); None: there is no such jail.
+pub(in crate::freebsd) fn children(name: &str) -> io::Result<Option<i32>> {
+    let mut count: libc::c_int = 0;
+    let mut list = List::of(&vec![("name".to_owned(), Value::Text(name.to_owned()))])?;
+    list.number("children.cur", &mut count)?;
+    match list.call(libc::jail_get, 0) {
+        Ok(_) => Ok(Some(count)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Attaches this process to the jail with a number, for good; the caller keeps the number from becoming another jail's.
 pub(in crate::freebsd) fn attach(jid: i32) -> io::Result<()> {
     // SAFETY: jail_attach(2) takes a number and touches no memory.
