@@ -1,26 +1,29 @@
-//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers in parallel, unpacks them in
-//! order, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are pinned until an
-//! image references them, and collected if the pull fails.
+//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers side by side, unpacks them in
+//! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
+//! pinned until an image references them, and collected if the pull fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
+use crate::flow::Flow;
 use crate::images::{Image, Shared};
+use crate::ingest::Ingest;
 use crate::layers::{Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
 use crate::registry::{Asking, Piece, Source};
+use crate::unsettled::{Names, Noted};
 use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
 
-/// Concurrent downloads of one image, as in containerd.
-const DOWNLOADS: usize = 3;
+/// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
+const DOWNLOADS: usize = 6;
 /// Pieces of a download that wait for the disk: bounds the memory of a download.
 const PIECES_WAITING: usize = 16;
 /// How often an observer is told of arriving bytes.
@@ -29,6 +32,9 @@ const TELLING: Duration = Duration::from_millis(100);
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
 const INDEX_DEPTH_MAX: usize = 4;
+
+/// Gets the flow of a blob when its download begins, or None if it is stored.
+type Begun = oneshot::Sender<Option<Arc<Flow>>>;
 
 /// An image before its layers are downloaded.
 struct Plan {
@@ -44,6 +50,8 @@ struct Work {
     shared: Arc<Shared>,
     source: Source,
     observer: Observer,
+    /// What it stores and is not synced yet.
+    noted: Noted,
     pins: Option<Pins>,
     kept: AtomicBool,
 }
@@ -62,6 +70,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.pins.take();
         self.shared.memory.give_back_soon();
+        self.shared.settle_soon();
         if self.kept.load(Ordering::Relaxed) {
             return;
         }
@@ -92,7 +101,8 @@ pub(crate) async fn pull(
     let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
     let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
     let pins = Some(shared.locks.pin());
-    let work = Arc::new(Work { shared: Arc::clone(shared), source, observer, pins, kept: false.into() });
+    let noted = shared.unsettled.noted();
+    let work = Arc::new(Work { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() });
     let plan = plan(&work, &reference).await?;
     let layers: Vec<Layer> = plan
         .layers
@@ -129,7 +139,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 /// Follows the reference to a manifest and its configuration.
 async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let wanted = &work.shared.platforms;
-    let mut documents: Vec<Blob> = Vec::new();
+    let (mut documents, mut contents) = (Vec::<Blob>::new(), Vec::new());
     let mut target = reference.target().clone();
     // What the index says of the image's platform, or else the node's own.
     let mut platform = wanted[0].clone();
@@ -144,7 +154,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             return Err(Error::invalid(format!("image {reference}"), "its indexes lead in a circle or too deep"));
         }
         let parsed = parse_manifest(&bytes).map_err(|error| of(reference, error))?;
-        keep(work, blob.clone(), bytes).await?;
+        contents.push(bytes);
         documents.push(blob);
         match parsed {
             Document::Manifest { config, layers } => break (config, layers),
@@ -155,7 +165,8 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             }
         }
     };
-    fetch(work, &config_blob, &Observer::default()).await?;
+    store(work, &documents, contents, &config_blob).await?;
+    fetch(work, &config_blob, None).await?;
     let shared = Arc::clone(&work.shared);
     let blob = config_blob.clone();
     let mut config =
@@ -207,52 +218,90 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
     work.source.manifest(target).await
 }
 
-/// Stores a document.
-async fn keep(work: &Arc<Work>, blob: Blob, bytes: Vec<u8>) -> Result<(), Error> {
-    let name = blob.digest.to_string();
-    work.pin(&name);
-    let lock = work.shared.locks.lock(&name).await;
+/// Stores the documents, and notes the configuration before it is downloaded.
+async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config: &Blob) -> Result<(), Error> {
+    let all = blobs.iter().chain([config]).map(|blob| blob.digest.clone()).collect();
+    note(work, Names { blobs: all, chains: Vec::new() }).await?;
+    for (blob, bytes) in blobs.iter().cloned().zip(contents) {
+        let name = blob.digest.to_string();
+        work.pin(&name);
+        let lock = work.shared.locks.lock(&name).await;
+        let work = Arc::clone(work);
+        blocking(move || {
+            let _lock = lock;
+            work.shared.blobs.put(&blob, &bytes)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Notes what is about to be stored, unless it is there.
+async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
     let work = Arc::clone(work);
     blocking(move || {
-        let _lock = lock;
-        work.shared.blobs.put(&blob, &bytes)
+        let blobs = names.blobs.into_iter().filter(|digest| !work.shared.blobs.has(digest)).collect();
+        work.noted.add(Names { blobs, chains: names.chains })
     })
     .await
 }
 
-/// Downloads a blob, unless it is stored or another pull downloads it.
-async fn fetch(work: &Arc<Work>, blob: &Blob, observer: &Observer) -> Result<(), Error> {
+/// A message to the writer of a blob.
+enum Message {
+    Piece(Piece),
+    /// The download is complete: is the digest right?
+    Verify(oneshot::Sender<Result<(), Error>>),
+    /// Discard everything, and tell when that is done.
+    Restart(oneshot::Sender<Result<(), Error>>),
+    /// The download failed, but a later one may resume.
+    Keep,
+}
+
+impl From<Piece> for Message {
+    fn from(piece: Piece) -> Self {
+        Self::Piece(piece)
+    }
+}
+
+/// Downloads a blob, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None if it is stored.
+async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -> Result<(), Error> {
     work.pin(blob.digest.as_str());
     let lock = work.shared.locks.lock(blob.digest.as_str()).await;
+    let observer = if begun.is_some() { work.observer.clone() } else { Observer::default() };
+    let told = Told { observer, blob: blob.clone() };
+    let tell_begun = |flow| begun.map(|begun| begun.send(flow));
     if work.shared.blobs.has(&blob.digest) {
+        told.tell(Phase::Unpacking, blob.size);
+        tell_begun(None);
         return Ok(());
     }
-    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let (writing, expected, observer) = (Arc::clone(work), blob.clone(), observer.clone());
+    let (opening, expected) = (Arc::clone(work), blob.clone());
+    let ingest = blocking(move || opening.shared.blobs.begin(expected)).await?;
+    tell_begun(Some(ingest.flow()));
+    let (mut missing, resumed) = (ingest.missing(), ingest.is_resumed());
+    let (sender, messages) = mpsc::channel(PIECES_WAITING);
+    let writing = Arc::clone(work);
     let writer = spawn_blocking(move || {
         let _lock = lock;
-        let (digest, total) = (expected.digest.clone(), expected.size);
-        let tell = |done| observer.tell(&digest, Phase::Downloading, done, total);
-        tell(0);
-        let mut told = Instant::now();
-        let mut ingest = writing.shared.blobs.begin(expected)?;
-        while let Some(piece) = pieces.blocking_recv() {
-            match piece {
-                Piece::Bytes(bytes) => {
-                    ingest.write(&bytes)?;
-                    if told.elapsed() > TELLING {
-                        told = Instant::now();
-                        tell(ingest.written());
-                    }
-                }
-                Piece::Restart => ingest.restart()?,
-                Piece::End => return ingest.finish(),
-            }
-        }
-        // The download failed or was cancelled and has its own error; dropping `ingest` removes the file.
-        Err(Error::failed("cannot keep a blob")("its download ended"))
+        write(&writing, ingest, messages, &told)
     });
-    let downloaded = work.source.blob(blob, &sender).await;
+    let downloaded = async {
+        let mut mixed = resumed;
+        loop {
+            mixed |= work.source.blob(blob, &missing, &work.shared.slots, &sender).await?;
+            match ask(&sender, Message::Verify).await {
+                // Bytes of an earlier pull, or of another host, may be the wrong ones.
+                Err(Error::Invalid { .. }) if mixed => ask(&sender, Message::Restart).await?,
+                verified => return verified,
+            }
+            (missing, mixed) = (crate::ingest::parts(blob.size), false);
+        }
+    };
+    let downloaded = downloaded.await;
+    if let Err(Error::Unavailable { .. }) = &downloaded {
+        // If the writer has ended, there is nothing to keep.
+        let _ = sender.send(Message::Keep).await;
+    }
     drop(sender);
     let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
     match (downloaded, written) {
@@ -261,6 +310,66 @@ async fn fetch(work: &Arc<Work>, blob: &Blob, observer: &Observer) -> Result<(),
         (Err(Error::Failed { .. }), Err(error)) => Err(error),
         (Err(error), _) => Err(error),
     }
+}
+
+/// Asks the writer and waits for its answer.
+async fn ask(
+    sender: &mpsc::Sender<Message>,
+    question: impl FnOnce(oneshot::Sender<Result<(), Error>>) -> Message,
+) -> Result<(), Error> {
+    let (answer, answered) = oneshot::channel();
+    let gone = || Error::failed("cannot keep a blob")("nobody writes it any more");
+    sender.send(question(answer)).await.map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())?
+}
+
+/// Who is told of the bytes of a blob.
+struct Told {
+    observer: Observer,
+    blob: Blob,
+}
+
+impl Told {
+    fn tell(&self, phase: Phase, done: u64) {
+        self.observer.tell(&self.blob.digest, phase, done, self.blob.size);
+    }
+}
+
+/// Writes a blob until it is whole, or its download has ended. Blocking.
+fn write(work: &Work, mut ingest: Ingest, mut messages: mpsc::Receiver<Message>, told: &Told) -> Result<(), Error> {
+    told.tell(Phase::Downloading, ingest.written());
+    let mut last = Instant::now();
+    while let Some(message) = messages.blocking_recv() {
+        match message {
+            Message::Piece(Piece { offset, bytes }) => {
+                ingest.write(offset, &bytes)?;
+                if last.elapsed() > TELLING {
+                    last = Instant::now();
+                    told.tell(Phase::Downloading, ingest.written());
+                }
+            }
+            Message::Restart(answer) => drop(answer.send(ingest.restart())),
+            Message::Verify(answer) => {
+                let verified = ingest.verify();
+                let whole = verified.is_ok();
+                // The pull may have been given up.
+                let _ = answer.send(verified);
+                if whole {
+                    told.tell(Phase::Unpacking, told.blob.size);
+                    return ingest.finish();
+                }
+            }
+            Message::Keep => {
+                ingest.keep();
+                return Ok(());
+            }
+        }
+    }
+    // The pull was given up or failed for good. Another one that waits for this blob resumes.
+    if work.shared.locks.shared(told.blob.digest.as_str()) {
+        ingest.keep();
+    }
+    Err(Error::failed("cannot keep a blob")("its download ended"))
 }
 
 /// Downloads and unpacks missing layers.
@@ -291,26 +400,32 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
         .skip(there)
         .map(|(at, job)| (plan.layers.get(at).cloned(), job))
         .collect();
-    let (arrived, mut ready) = mpsc::channel::<(Option<Blob>, Job)>(missing.len().max(1));
-    let downloads = async move {
-        let mut downloads = stream::iter(missing)
-            .map(|(blob, job)| async move {
-                if let Some(blob) = &blob {
-                    fetch(work, blob, &work.observer).await?;
-                    work.tell(blob, Phase::Unpacking, blob.size);
+    let blobs = missing.iter().filter_map(|(blob, _)| Some(blob.as_ref()?.digest.clone())).collect();
+    note(work, Names { blobs, chains: chains[there..].to_vec() }).await?;
+    let (begun, ready): (Vec<_>, Vec<_>) = missing
+        .into_iter()
+        .map(|(blob, job)| {
+            let (begun, ready) = oneshot::channel();
+            ((blob.clone(), begun), (blob, job, ready))
+        })
+        .unzip();
+    let downloads = stream::iter(begun)
+        .map(|(blob, begun)| async move {
+            match blob {
+                Some(blob) => fetch(work, &blob, Some(begun)).await,
+                // There is no layer to wait for.
+                None => {
+                    let _ = begun.send(None);
+                    Ok(())
                 }
-                Ok::<_, Error>((blob, job))
-            })
-            .buffered(DOWNLOADS);
-        while let Some(job) = downloads.try_next().await? {
-            // The channel has room for all of them.
-            let _ = arrived.send(job).await;
-        }
-        Ok(())
-    };
+            }
+        })
+        .buffered(DOWNLOADS)
+        .try_collect::<()>();
     let unpacking = async {
-        while let Some((blob, job)) = ready.recv().await {
-            unpack(work, job).await?;
+        for (blob, job, ready) in ready {
+            let Ok(flow) = ready.await else { return failed_elsewhere().await };
+            unpack(work, job, flow).await?;
             blob.inspect(|blob| work.tell(blob, Phase::Complete, blob.size));
         }
         Ok(())
@@ -318,17 +433,25 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     futures::try_join!(downloads, unpacking).map(|((), ())| ())
 }
 
+/// Waits for the error of the download, which says more than that of an unpacking without its bytes.
+async fn failed_elsewhere() -> Result<(), Error> {
+    std::future::pending().await
+}
+
 /// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
-async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
+async fn unpack(work: &Arc<Work>, job: Job, flow: Option<Arc<Flow>>) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.0).await;
     let cancel = Arc::new(Cancel::default());
     let _given_up = GivenUp(Arc::clone(&cancel));
-    let work = Arc::clone(work);
-    blocking(move || {
+    let (work, of) = (Arc::clone(work), flow.clone());
+    let unpacked = blocking(move || {
         let _lock = lock;
-        work.shared.unpacker.unpack(&work.shared, &job, &cancel)
-    })
-    .await
+        work.shared.unpacker.unpack(&work.shared, &job, of.as_deref(), &cancel)
+    });
+    match unpacked.await {
+        Err(_) if flow.is_some_and(|flow| flow.now().ended == Some(false)) => failed_elsewhere().await,
+        unpacked => unpacked,
+    }
 }
 
 /// Kills the worker when the pull is dropped. Has no effect after the worker's end.
