@@ -76,6 +76,12 @@ bench-streaming: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
 
+# How fast pulls are beside containerd, on this machine. BENCH_PULL='--rounds 3 --only gzip' for some.
+bench-pull: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pull $(BENCH_PULL)
+
 # Lines of product, tests and e2e by crate.
 lines:
 	@sh ci/lines.sh
@@ -94,4 +100,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pull dependencies deps deps-demo clean

@@ -10,6 +10,7 @@ pub mod images;
 pub mod inventory;
 pub mod kubernetes;
 pub mod process;
+pub mod pulls;
 pub mod random;
 pub mod registry;
 pub mod scenario;

@@ -17,6 +17,7 @@ use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
 use e2e::process::tail;
+use e2e::pulls;
 use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
@@ -63,6 +64,8 @@ enum Command {
         #[arg(long)]
         beside: Option<String>,
     },
+    /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchPull(pulls::Plan),
     /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
         #[command(flatten)]
@@ -166,6 +169,7 @@ fn main() -> ExitCode {
 fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
+        Command::BenchPull(plan) => bench_pull(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
@@ -395,6 +399,31 @@ fn bench_streaming(beside: Option<&str>) -> Result<()> {
         other.run(["rmp", "--all", "--force"])?;
         peer.stop()?;
     }
+    registry.stop()?;
+    compared
+}
+
+/// Compares the pulls of a new server with those of a new containerd.
+fn bench_pull(plan: &pulls::Plan) -> Result<()> {
+    let tools = Tools::open()?;
+    let dir = run_directory()?;
+    let registry = Registry::start(&dir.path().join("registry"))?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
+    let peer = Containerd::start(&tools, &dir.path().join("containerd"), registry.certs())?;
+    let server = site.serve()?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let subject = |address: &str, pid: u32| {
+        Ok::<_, anyhow::Error>(pulls::Subject { client: Client::new(tokio.handle(), pulls::socket(address)?), pid })
+    };
+    let (ours, theirs) = (subject(&site.address(), server.pid())?, subject(peer.address(), peer.pid())?);
+    let ground = pulls::Ground { registry: &registry, certs: registry.certs(), dir: dir.path() };
+    let compared = pulls::compare(&ours, &theirs, &ground, plan);
+    if compared.is_err() {
+        println!("the server's log ends:\n{}", tail(&site.dir().join("cellblock.log")));
+    }
+    // Also after a failed comparison.
+    server.stop()?;
+    peer.stop()?;
     registry.stop()?;
     compared
 }
