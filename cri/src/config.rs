@@ -1,6 +1,8 @@
 //! The configuration: a TOML file, with a default for every key and an error for every key that is not known. `cellblock
 //! config` prints the one in force with a comment for each key, in a form that can be read again.
 
+mod keys;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use host::Prefix;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+
+use keys::KEYS;
 
 /// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
 pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
@@ -68,6 +72,18 @@ pub enum MissingHostPath {
     Refuse,
 }
 
+/// What may come to a pod that it did not ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallPolicy {
+    /// Everything.
+    Open,
+    /// Connections to the ports that its containers declare.
+    Ports,
+    /// Nothing.
+    Isolated,
+}
+
 /// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -122,6 +138,8 @@ pub struct NetworkConfig {
     pub untranslated: Vec<IpNetwork>,
     /// The MTU of the pods' interfaces, in bytes.
     pub mtu: u32,
+    /// The firewall of pods that do not choose one.
+    pub firewall: FirewallPolicy,
 }
 
 /// exec, attach, port-forward.
@@ -175,7 +193,7 @@ impl Default for ImageConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500 }
+        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500, firewall: FirewallPolicy::Open }
     }
 }
 
@@ -323,65 +341,6 @@ fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigE
     Ok(())
 }
 
-/// Every key by its section, with its comment; an empty key begins the section.
-const KEYS: &[(&str, &str, &str)] = &[
-    ("", "root", "Records and images; kept over a reboot."),
-    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
-    ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
-    (
-        "",
-        "prefix",
-        "Two lower-case letters that every kernel name starts with: two servers on a machine need two prefixes.",
-    ),
-    ("", "log_level", "error, warn, info, debug or trace; or a filter such as \"info,image=debug\"."),
-    (
-        "",
-        "spares",
-        "Pods made ahead, and images for whose containers a root is (ZFS), where the backend has a use for them\n(FreeBSD); 0: none.",
-    ),
-    ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
-    (
-        "",
-        "missing_host_path",
-        "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
-    ),
-    ("image", "", "Images and root file systems."),
-    (
-        "image",
-        "registry_config",
-        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form, or HOST/*.crt, *.cert and\n*.key, in Docker's.",
-    ),
-    (
-        "image",
-        "registry_timeout_seconds",
-        "A registry that says nothing for this long, takes longer for a manifest, or brings less than 64 KiB of a layer\nin it, is asked again, four times at most.",
-    ),
-    (
-        "image",
-        "rootfs",
-        "zfs, overlay (Linux), copy (any file system), or auto: zfs where zfs_dataset is set, else overlay on\nLinux and copy on FreeBSD.",
-    ),
-    ("image", "zfs_dataset", "The dataset below which layers and roots are kept, e.g. \"zroot/cellblock\"."),
-    (
-        "image",
-        "allow_linux",
-        "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
-    ),
-    ("network", "", "The pods' network."),
-    (
-        "network",
-        "pod_cidrs",
-        "At most one IPv4 and one IPv6 network; the first address of each is the gateway. Empty: NetworkReady is\nfalse until kubelet sends a pod CIDR.",
-    ),
-    ("network", "untranslated", "Networks that pods reach with their own addresses: the cluster's."),
-    ("network", "mtu", "The MTU of the pods' interfaces, in bytes."),
-    ("streaming", "", "exec, attach and port-forward."),
-    ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
-    ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),
-    ("streaming", "tls_key", "See tls_cert."),
-    ("streaming", "idle_timeout_seconds", "A stream on which nothing moves for this long is closed, in seconds."),
-];
-
 #[cfg(test)]
 mod tests {
     use super::{Config, KEYS};
@@ -487,6 +446,7 @@ mod tests {
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),
+            ("[network]\nfirewall = 'closed'", "firewall"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -58,7 +58,7 @@ prepare() {
     kldload -n tmpfs 2>/dev/null
     sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
     if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
-        printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+        printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\nanchor "cellblock/*"\n' | pfctl -q -f -
         pfctl -q -e 2>/dev/null
     fi
     mkdir -p reports logs tmp
@@ -363,7 +363,7 @@ nothing_left() {
 own_servers() {
     inventory >tmp/before
     rules=$(pfctl -q -sn; pfctl -q -sr)
-    printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\n' | pfctl -q -f -
+    printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\nanchor "*"\n' | pfctl -q -f -
     [ -z "$dataset" ] || zfs create "$dataset/$part"
     PATH=$PATH:$dir ./e2e "$part" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
         failures=$((failures + 1))

@@ -15,11 +15,11 @@ use testimage::ARCHITECTURE;
 use crate::process::Program;
 
 const MODULE: &str = "sigs.k8s.io/cri-tools";
-const VERSION: &str = "v1.36.0";
+const VERSION: &str = "v1.37.0";
 const CRI_TOOLS: Pinned =
-    Pinned { path: MODULE, version: VERSION, sum: "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw=" };
+    Pinned { path: MODULE, version: VERSION, sum: "h1:BmTImEoTX3KPXCLwmIU9mfCC8umUqF4R8WibY9eVU9Y=" };
 /// The Go that the module's go.mod asks for.
-const TOOLCHAIN: &str = "1.26.2";
+const TOOLCHAIN: &str = "1.26.6";
 /// The image that critest pulls by digest, as its source has it.
 const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 /// The time-out of a build from nothing, with downloads, on two busy cores.
@@ -108,9 +108,14 @@ impl Tools {
             let file = source.join("pkg/validate/consts.go");
             let text = std::fs::read_to_string(&file)?;
             ensure!(text.matches(PINNED).count() == 1, "{} is not what it was: no {PINNED}", file.display());
-            std::fs::write(&file, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
-            self.go(&source, &["test", "-c", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/critest"])
-                .map(drop)
+            // The copy stays as it is: another digest is built from the same source.
+            let replaced = partial.with_extension("consts.go");
+            std::fs::write(&replaced, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
+            let overlay = partial.with_extension("overlay.json");
+            std::fs::write(&overlay, serde_json::json!({ "Replace": { path(&file)?: path(&replaced)? } }).to_string())?;
+            let args = ["test", "-c", "-overlay", path(&overlay)?, "-ldflags", &version_flag(), "-o", path(partial)?];
+            self.go(&source, &[&args[..], &["./cmd/critest"]].concat())?;
+            Ok([replaced, overlay].iter().try_for_each(std::fs::remove_file)?)
         })?;
         Ok(program)
     }
@@ -187,7 +192,7 @@ impl Tools {
         Ok(module.dir)
     }
 
-    /// A writable copy of the module's source.
+    /// A copy of the module's source: Go replaces no file of its own cache.
     fn cri_tools(&self) -> Result<PathBuf> {
         let source = self.cache.join(format!("cri-tools-{VERSION}{}", self.os.suffix()));
         self.once(&source, |partial| {
@@ -210,7 +215,7 @@ impl Tools {
         }
         std::fs::create_dir_all(self.cache.join("partial"))?;
         println!("making {}", target.display());
-        make(&partial).with_context(|| format!("cannot make {}", target.display()))?;
+        make(&partial).with_context(|| format!("cannot create {}", target.display()))?;
         Ok(std::fs::rename(partial, target)?)
     }
 }

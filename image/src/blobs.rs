@@ -4,10 +4,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::document::Blob;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Unnamed};
 use crate::{Algorithm, Digest, Error, durable};
 
 /// How long a part of a blob is kept for a pull that resumes it. kubelet tries again within five minutes.
@@ -20,14 +21,19 @@ const BUFFER: usize = 256 << 10;
 pub(crate) struct Blobs {
     root: PathBuf,
     begun: PathBuf,
+    /// Files of archives whose digest is not known yet.
+    imports: PathBuf,
 }
 
 impl Blobs {
     /// Opens the store and creates its directories.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.join("blobs"), begun: root.join("ingest") };
+        let store = Self { root: root.join("blobs"), begun: root.join("ingest"), imports: root.join("import") };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
-        for directory in store.directories().iter().chain([&store.begun]) {
+        if let Err(error) = host::fs::remove_dir_all(&store.imports) {
+            tracing::warn!(%error, path = %store.imports.display(), "cannot remove interrupted imports");
+        }
+        for directory in store.directories().iter().chain([&store.begun, &store.imports]) {
             fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
         }
         Ok(store)
@@ -109,6 +115,18 @@ impl Blobs {
     pub(crate) fn sync(&self, digests: &[Digest]) -> io::Result<()> {
         let files = digests.iter().map(|digest| self.path(digest)).filter(|path| path.is_file());
         durable::sync(&self.root, files)
+    }
+
+    /// Begins a blob whose digest shows at its end.
+    pub(crate) fn begin_unnamed(&self, algorithm: Algorithm) -> Result<Unnamed, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Unnamed::begin(self.imports.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string()), algorithm)
+    }
+
+    /// Keeps a blob that is written, unless it is there. The caller holds the lock of the digest.
+    pub(crate) fn finish_unnamed(&self, unnamed: Unnamed) -> Result<(), Error> {
+        let digest = unnamed.digest();
+        if self.has(&digest) { Ok(()) } else { unnamed.finish(&self.path(&digest)) }
     }
 
     /// Removes a blob. Idempotent.

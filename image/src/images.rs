@@ -164,6 +164,29 @@ impl Images {
         crate::pull::pull(&self.shared, reference, credentials.unwrap_or_default(), observer).await
     }
 
+    /// Imports the images of an archive (tar or tar.gz: an OCI image layout, or what docker save writes), all or none, through the
+    /// checks of a pull. `name` is for the only image of an archive, instead of its own. Dropping the future cancels the import as
+    /// soon as the archive's next bytes come; a read error of the archive ends it. Both leave nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the name or the archive, [`Error::Unavailable`] when the disk is full.
+    pub async fn import(
+        &self,
+        archive: impl std::io::Read + Send + 'static,
+        name: Option<String>,
+    ) -> Result<Vec<Image>, Error> {
+        crate::archive::import(&self.shared, archive, name).await
+    }
+
+    /// Writes images, each named by a reference or an id, as one archive that `import`, docker, podman, skopeo and containerd
+    /// read. Equal images give equal bytes. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the writer or the disk fails.
+    pub fn export(&self, names: &[String], writer: impl std::io::Write) -> Result<(), Error> {
+        crate::archive::export(&self.shared, names, writer)
+    }
+
     /// All images, by id.
     #[must_use]
     pub fn list(&self) -> Vec<Image> {

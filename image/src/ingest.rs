@@ -3,13 +3,14 @@
 //! resumed, also by the next server. A wrong count does no harm, since the digest tells.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::document::Blob;
 use crate::flow::Flow;
-use crate::{Error, Hash};
+use crate::{Algorithm, Digest, Error, Hash};
 
 /// Bytes of a part: at 1 Gbit/s four at a time take a quarter of a second each, so that requests cost little.
 pub(crate) const PART: u64 = 8 << 20;
@@ -232,6 +233,42 @@ impl Ingest {
     /// Leaves what is there to a later pull, if it is worth it.
     pub(crate) fn keep(mut self) {
         self.begun.kept = self.is_resumable() && self.written() >= KEPT_MIN;
+    }
+}
+
+/// A blob that is being written before its digest is known. Dropping it removes its file.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    begun: Begun,
+    file: File,
+    hash: Hash,
+}
+
+impl Unnamed {
+    /// Begins a blob at this path.
+    pub(crate) fn begin(path: PathBuf, algorithm: Algorithm) -> Result<Self, Error> {
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&path);
+        let file = opened.map_err(Error::io(format!("cannot create {}", path.display())))?;
+        Ok(Self { begun: Begun { path, kept: false }, file, hash: algorithm.start() })
+    }
+
+    /// Writes the next bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(Error::io(format!("cannot write {}", self.begun.path.display())))
+    }
+
+    /// The digest of the bytes so far.
+    pub(crate) fn digest(&self) -> Digest {
+        self.hash.clone().finish()
+    }
+
+    /// Durably renames it into place.
+    pub(crate) fn finish(mut self, whole: &Path) -> Result<(), Error> {
+        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.begun.path, whole));
+        kept.map_err(Error::io(format!("cannot keep {}", whole.display())))?;
+        self.begun.kept = true;
+        Ok(())
     }
 }
 

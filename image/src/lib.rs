@@ -1,6 +1,7 @@
 //! Images: references, pulls from registries into a content-addressed store, usage, garbage collection, and the root file systems
 //! of containers.
 
+mod archive;
 mod blobs;
 mod credentials;
 mod digest;

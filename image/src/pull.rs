@@ -46,8 +46,8 @@ struct Plan {
 }
 
 /// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
-struct Work {
-    shared: Arc<Shared>,
+pub(crate) struct Work {
+    pub(crate) shared: Arc<Shared>,
     source: Source,
     observer: Observer,
     /// What it stores and is not synced yet.
@@ -57,8 +57,18 @@ struct Work {
 }
 
 impl Work {
+    pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
+        let pins = Some(shared.locks.pin());
+        let noted = shared.unsettled.noted();
+        Arc::new(Self { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() })
+    }
+
+    pub(crate) fn pins(&self) -> &Pins {
+        self.pins.as_ref().expect("pins are taken at the end only")
+    }
+
     fn pin(&self, name: &str) {
-        self.pins.as_ref().expect("pins are taken at the end only").add(name);
+        self.pins().add(name);
     }
 
     fn tell(&self, blob: &Blob, phase: Phase, done: u64) {
@@ -100,27 +110,8 @@ pub(crate) async fn pull(
     let named = reference.clone();
     let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
     let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
-    let pins = Some(shared.locks.pin());
-    let noted = shared.unsettled.noted();
-    let work = Arc::new(Work { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() });
-    let plan = plan(&work, &reference).await?;
-    let layers: Vec<Layer> = plan
-        .layers
-        .iter()
-        .zip(&plan.config.diff_ids)
-        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
-        .collect();
-    make(&work, &plan, &layers).await?;
-    let record = ImageRecord {
-        id: plan.config_blob.digest.clone(),
-        tags: [].into(),
-        digests: [].into(),
-        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
-        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
-        layers,
-        config: plan.config.image,
-    };
-    let meant = plan.documents[0].digest.clone();
+    let work = Work::new(shared, source, observer);
+    let (record, meant) = fetch_image(&work, &reference).await?;
     let keeper = Arc::clone(&work);
     let record = blocking(move || {
         let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;
@@ -131,8 +122,34 @@ pub(crate) async fn pull(
     Ok(Image::from(&record))
 }
 
+/// Makes all of an image but its record: its blobs, its chains. Returns the record without names, and the digest that the reference
+/// leads to.
+pub(crate) async fn fetch_image(work: &Arc<Work>, reference: &Reference) -> Result<(ImageRecord, Digest), Error> {
+    let plan = plan(work, reference).await?;
+    let layers: Vec<Layer> = plan
+        .layers
+        .iter()
+        .zip(&plan.config.diff_ids)
+        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
+        .collect();
+    make(work, &plan, &layers).await?;
+    let record = ImageRecord {
+        id: plan.config_blob.digest.clone(),
+        tags: [].into(),
+        digests: [].into(),
+        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
+        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
+        layers,
+        config: plan.config.image,
+    };
+    let meant = plan.documents[0].digest.clone();
+    Ok((record, meant))
+}
+
 /// Runs blocking work on a thread, to its end even if the pull is cancelled.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(Error::failed("cannot finish a pull"))?
 }
 
@@ -207,7 +224,7 @@ fn chosen(
 
 /// Gets a manifest or an index. Always requests the first one, even if it is stored: the registry may deny this client access.
 async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<u8>, Error> {
-    if let (Target::Digest(digest), false) = (target, first) {
+    if let (Target::Digest(digest), false) = (target, first && !work.source.is_archive()) {
         work.pin(digest.as_str());
         let (shared, digest) = (Arc::clone(&work.shared), digest.clone());
         let read = move || shared.blobs.read(&Blob::new(digest, crate::document::MANIFEST_BYTES_MAX));

@@ -72,7 +72,13 @@ fn inventory(network: &dyn Network) -> Vec<PodId> {
 
 fn spec(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> NetworkSpec {
     assert!(!stage.networks.is_empty());
-    NetworkSpec { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
+    NetworkSpec {
+        id: PodId::random(),
+        addresses: ok("allocate", ipam.allocate(&[])),
+        route: true,
+        host_ports,
+        firewall: crate::Firewall::Open,
+    }
 }
 
 fn addresses(stage: &Stage) -> Ipam {
@@ -167,7 +173,13 @@ fn port_released(stage: &Stage) {
 
 fn on_the_host(stage: &Stage) {
     let network = (stage.open)();
-    let pod = NetworkSpec { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
+    let pod = NetworkSpec {
+        id: PodId::random(),
+        addresses: Vec::new(),
+        route: true,
+        host_ports: vec![port(stage, 4)],
+        firewall: crate::Firewall::Open,
+    };
     let attachment = ok("attach", network.attach(&pod, &Place::Host, None));
     assert!(attachment.host_interface.is_none() && attachment.addresses.is_empty());
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })));

@@ -293,6 +293,7 @@ mod tests {
             addresses: vec!["10.9.0.2/24".parse().unwrap()],
             route: true,
             host_ports: Vec::new(),
+            firewall: crate::Firewall::Open,
         };
         faults.arm(2, Fault::FailBefore);
         assert!(network.attach(&spec, &Place::Jail("x".to_owned()), None).is_err());

@@ -7,6 +7,7 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+mod former;
 pub mod hostport;
 pub mod ipam;
 mod links;
@@ -150,6 +151,23 @@ pub struct NetworkSpec {
     pub route: bool,
     /// The host ports forwarded to it.
     pub host_ports: Vec<HostPort>,
+    /// What may come to it that it did not ask for.
+    #[serde(default)]
+    pub firewall: Firewall,
+}
+
+/// What may come to a pod that it did not ask for: from pods, the node and outside. What the pod itself begins, and the answers,
+/// pass in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firewall {
+    /// Everything.
+    #[default]
+    Open,
+    /// Connections to these ports of the pod.
+    Ports(Vec<(Protocol, u16)>),
+    /// Nothing.
+    Isolated,
 }
 
 /// A host port forwarded to a pod.

@@ -136,6 +136,7 @@ mod tests {
             addresses: vec!["10.1.0.5/16".parse().unwrap()],
             route: true,
             host_ports: Vec::new(),
+            firewall: crate::Firewall::Open,
         };
         let pod = Watched { spec, interface: "cbo".to_owned(), routed: true };
         let pods = [pod.clone()];

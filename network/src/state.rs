@@ -130,6 +130,7 @@ mod tests {
             addresses: vec!["10.1.0.2/16".parse().unwrap()],
             route: true,
             host_ports: vec![port],
+            firewall: crate::Firewall::Open,
         };
         state.save(&spec).unwrap();
         assert_eq!(state.specs().unwrap(), [spec]);

@@ -27,7 +27,7 @@ pub(crate) async fn refill(node: Arc<Node>) {
             match node.block(|node| make(node)).await {
                 Ok(()) => {}
                 Err(error) => {
-                    warn!("cannot make a spare pod: {}", host::chain(&error));
+                    warn!("cannot create a spare pod: {}", host::chain(&error));
                     tokio::time::sleep(RETRY).await;
                 }
             }

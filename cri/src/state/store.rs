@@ -10,7 +10,11 @@ use host::{ContainerId, PodId};
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, RecordError};
-use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord};
+use crate::state::clock::now;
+use crate::state::names;
+use crate::state::record::{
+    Change, ContainerPhase, ContainerRecord, Disk, FormerAddresses, Loaded, PodPhase, PodRecord,
+};
 
 /// The records, in memory and on disk.
 #[derive(Debug)]
@@ -106,11 +110,15 @@ impl Store {
         }
     }
 
-    /// Adds a pod and takes over the spare that it names, in one transaction. Blocking.
-    pub(crate) fn put_pod(&self, record: PodRecord) -> Result<(), RecordError> {
+    /// Adds a pod, takes over the spare that it names, remembers its addresses and forgets those of another name, in one
+    /// transaction. Blocking.
+    pub(crate) fn put_pod(&self, record: PodRecord, forgotten: Option<&str>) -> Result<(), RecordError> {
         let _writing = self.writing();
+        let had = had(&record, record.created_at);
         let mut changes = vec![Change::PutPod(&record)];
         changes.extend(record.spare.as_ref().map(Change::DeleteSpare));
+        changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+        changes.extend(forgotten.map(Change::DeleteAddresses));
         self.disk.apply(&changes)?;
         self.write().pods.insert(record.id.to_string(), Arc::new(record));
         Ok(())
@@ -129,7 +137,10 @@ impl Store {
         if record == *old {
             return Ok(Some(old));
         }
-        self.disk.apply(&[Change::PutPod(&record)])?;
+        let had = if record.phase == PodPhase::Stopped { given_back(&old) } else { None };
+        let mut changes = vec![Change::PutPod(&record)];
+        changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+        self.disk.apply(&changes)?;
         let record = Arc::new(record);
         self.write().pods.insert(id.to_string(), record.clone());
         Ok(Some(record))
@@ -153,8 +164,11 @@ impl Store {
     /// Deletes a pod's record. Idempotent. Blocking.
     pub(crate) fn delete_pod(&self, id: &PodId) -> Result<(), RecordError> {
         let _writing = self.writing();
-        if self.pod(id).is_some() {
-            self.disk.apply(&[Change::DeletePod(id)])?;
+        if let Some(old) = self.pod(id) {
+            let had = given_back(&old);
+            let mut changes = vec![Change::DeletePod(id)];
+            changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+            self.disk.apply(&changes)?;
             self.write().pods.remove(id.as_str());
         }
         Ok(())
@@ -232,6 +246,18 @@ impl Store {
     fn write(&self) -> RwLockWriteGuard<'_, Memory> {
         self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A pod's addresses as its successor of the same name gets them, with that name; None on the host's network.
+fn had(record: &PodRecord, at: i64) -> Option<(String, FormerAddresses)> {
+    let addresses: Vec<IpAddr> = record.network.addresses.iter().map(IpNetwork::ip).collect();
+    let name = names::of_addresses(record.config.metadata.as_ref()?);
+    (!addresses.is_empty()).then_some((name, FormerAddresses { addresses, at }))
+}
+
+/// [`had`], of a pod that gives its addresses back; None: it did so before, and another pod may have them.
+fn given_back(record: &PodRecord) -> Option<(String, FormerAddresses)> {
+    if record.phase == PodPhase::Stopped { None } else { had(record, now()) }
 }
 
 /// Finds an object by an unambiguous prefix of its id, as containerd does: crictl shows 13 digits of an id.

@@ -163,7 +163,7 @@ mod tests {
             log_directory: "/var/log/pods/web".to_owned(),
             ..PodSandboxConfig::default()
         };
-        let pod = crate::translate::pod(&PodId::random(), &pod_config, "", &[]).unwrap();
+        let pod = crate::translate::pod(&PodId::random(), &pod_config, "", &crate::Config::default()).unwrap();
         container(&Inputs {
             id: &ContainerId::random(),
             config,

@@ -7,6 +7,7 @@ use runtime::spec::{PodSpec, Resources, Scope};
 use super::network::{NetworkWish, wish};
 use super::refusal::{Refusal, invalid, labels, name, required};
 use super::{annotations, dns, resources, security};
+use crate::config::Config;
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -18,9 +19,8 @@ pub(crate) struct Pod {
     pub(crate) network: NetworkWish,
 }
 
-/// `handlers` are the configured runtime handlers besides the empty one.
-pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[String]) -> Result<Pod, Refusal> {
-    if !handler.is_empty() && !handlers.iter().any(|known| known == handler) {
+pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: &Config) -> Result<Pod, Refusal> {
+    if !handler.is_empty() && !server.runtime_handlers.iter().any(|known| known == handler) {
         return Err(invalid("runtime_handler", format!("no runtime for {handler:?} is configured")));
     }
     check_metadata(config)?;
@@ -48,7 +48,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers
             privileged: context.privileged,
             resources: pod_resources(&linux)?,
         },
-        network: wish(host_network, &config.annotations, &config.port_mappings)?,
+        network: wish(host_network, &config.annotations, &config.port_mappings, server.network.firewall)?,
     })
 }
 
@@ -113,6 +113,7 @@ mod tests {
     use runtime::spec::Scope;
 
     use super::{Pod, Refusal, pod};
+    use crate::config::Config;
 
     fn config() -> PodSandboxConfig {
         let metadata = PodSandboxMetadata {
@@ -131,7 +132,7 @@ mod tests {
     }
 
     fn translate(config: &PodSandboxConfig) -> Result<Pod, Refusal> {
-        pod(&PodId::random(), config, "", &[])
+        pod(&PodId::random(), config, "", &Config::default())
     }
 
     fn with_linux(linux: LinuxPodSandboxConfig) -> PodSandboxConfig {
@@ -193,8 +194,9 @@ mod tests {
 
     #[test]
     fn only_configured_runtime_handlers_are_known() {
-        assert!(pod(&PodId::random(), &config(), "jail", &["jail".to_owned()]).is_ok());
-        let refusal = pod(&PodId::random(), &config(), "kata", &["jail".to_owned()]).unwrap_err();
+        let server = Config { runtime_handlers: vec!["jail".to_owned()], ..Config::default() };
+        assert!(pod(&PodId::random(), &config(), "jail", &server).is_ok());
+        let refusal = pod(&PodId::random(), &config(), "kata", &server).unwrap_err();
         assert!(refusal.to_string().contains("no runtime for \"kata\" is configured"));
     }
 }

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use proto::v1::{PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest, RuntimeCondition, StatusRequest};
+use proto::v1::{
+    PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeCondition,
+    StatusRequest, StopPodSandboxRequest,
+};
 
-use crate::world::{Running, World, run_pod};
+use crate::world::{Running, World, pod, run_pod};
 
 /// Repairs take less.
 const SOON: Duration = Duration::from_secs(5);
@@ -65,4 +68,37 @@ fn a_pod_whose_interface_is_destroyed_is_not_ready() {
     });
     server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id })).unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// Runs a pod, as the next of its name; its id and address.
+fn run_again(server: &Running, name: &str, uid: &str) -> (String, String) {
+    let mut config = pod(name);
+    uid.clone_into(&mut config.metadata.as_mut().unwrap().uid);
+    let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    let mut client = server.client();
+    server.run(async {
+        let id = client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+        let status = client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+        (id, status.network.unwrap().ip)
+    })
+}
+
+#[test]
+fn a_pod_that_comes_back_has_the_address_that_it_had() {
+    let world = World::new();
+    let server = world.start();
+    let (first, address) = run_again(&server, "db-0", "1");
+    let mut client = server.client();
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: first })).unwrap();
+    let (_, others) = run_again(&server, "web", "1");
+    assert_ne!(others, address);
+    let (second, again) = run_again(&server, "db-0", "2");
+    assert_eq!(again, address);
+    // Stopped, not removed, as kubelet leaves it; and the next server knows it too.
+    server.run(client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: second })).unwrap();
+    server.kill();
+    let server = world.start();
+    assert_ne!(run_again(&server, "log", "1").1, address);
+    assert_eq!(run_again(&server, "db-0", "3").1, address);
 }

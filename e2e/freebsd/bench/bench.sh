@@ -27,7 +27,7 @@ mkdir -p logs tmp
 kldload -n pf if_bridge if_epair nullfs
 sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
 if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
-    printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+    printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\nanchor "cellblock/*"\n' | pfctl -q -f -
     pfctl -q -e 2>/dev/null || :
 fi
 

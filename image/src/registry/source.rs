@@ -19,6 +19,8 @@ pub(crate) struct Source {
     registries: Vec<Registry>,
     reference: Reference,
     pub(super) down: Arc<Down>,
+    /// An archive, all of whose blobs are in the content store already, and no host.
+    archive: bool,
 }
 
 /// How hosts are asked.
@@ -58,7 +60,17 @@ impl Source {
     pub(crate) fn new(endpoints: Vec<Endpoint>, reference: &Reference, asking: &Asking) -> Result<Self, Error> {
         let registry = |endpoint| Registry::new(endpoint, reference, &asking.credentials, asking.timeout);
         let registries = endpoints.into_iter().map(registry).collect::<Result<_, _>>()?;
-        Ok(Self { registries, reference: reference.clone(), down: Arc::clone(&asking.down) })
+        Ok(Self { registries, reference: reference.clone(), down: Arc::clone(&asking.down), archive: false })
+    }
+
+    /// The source of images that come from an archive: what the content store lacks is nowhere.
+    pub(crate) fn of_archive(reference: &Reference) -> Self {
+        Self { registries: Vec::new(), reference: reference.clone(), down: Arc::default(), archive: true }
+    }
+
+    /// Whether it is an archive.
+    pub(crate) fn is_archive(&self) -> bool {
+        self.archive
     }
 
     /// The hosts in their order, but those last that could not be reached lately.
@@ -98,7 +110,7 @@ impl Source {
                 attempt += 1;
             }
         }
-        Err(errors.telling().unwrap_or_else(|| self.nobody("resolve")))
+        Err(errors.telling().unwrap_or_else(|| self.nobody("resolve", &target_text(target))))
     }
 
     /// Logs that a mirror failed, and remembers a host that cannot be reached.
@@ -112,9 +124,19 @@ impl Source {
         }
     }
 
-    pub(super) fn nobody(&self, capability: &str) -> Error {
+    pub(super) fn nobody(&self, capability: &str, missing: &str) -> Error {
+        if self.archive {
+            return Error::invalid("archive", format!("it lacks {missing}"));
+        }
         let reason = format!("no host of registry {} has the capability {capability:?}", self.reference.domain());
         Error::invalid(format!("hosts.toml for {}", self.reference), reason)
+    }
+}
+
+fn target_text(target: &Target) -> String {
+    match target {
+        Target::Tag(tag) => tag.clone(),
+        Target::Digest(digest) => digest.to_string(),
     }
 }
 

@@ -113,7 +113,7 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
                 break;
             }
         }
-        Err(errors.telling().unwrap_or_else(|| self.source.nobody("pull")))
+        Err(errors.telling().unwrap_or_else(|| self.source.nobody("pull", self.blob.digest.as_str())))
     }
 
     /// Makes one attempt, from the end of the last one.

@@ -99,7 +99,7 @@ impl Rootfs for Copy {
         tree::copy(&below, &begun)?;
         let made = tree::usage(&begun)?;
         self.layout.note(id, |record| record.made = (made.bytes, made.inodes))?;
-        fs::rename(&begun, &root).map_err(Error::io(format!("cannot make {}", root.display())))?;
+        fs::rename(&begun, &root).map_err(Error::io(format!("cannot create {}", root.display())))?;
         Ok(root)
     }
 

@@ -111,7 +111,7 @@ impl Rootfs for Fake {
                 return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
             }
             let directory = container.join(SNAPSHOTS);
-            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
             tree::copy(&container.join("root"), &directory.join(format!("{:04}-{name}", all.len())))
         })
     }

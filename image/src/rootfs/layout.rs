@@ -48,7 +48,7 @@ impl Layout {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         for name in ["chains", "begun", "containers"] {
             let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         }
         Ok(Self { directory: directory.to_owned() })
     }
@@ -96,7 +96,7 @@ impl Layout {
     pub(super) fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<PathBuf, Error> {
         let begun = self.begun(chain)?;
         remove(&begun)?;
-        fs::create_dir(&begun).map_err(Error::io(format!("cannot make {}", begun.display())))?;
+        fs::create_dir(&begun).map_err(Error::io(format!("cannot create {}", begun.display())))?;
         let record = ChainRecord { version: VERSION, parent: parent.cloned(), bytes: 0, inodes: 0 };
         write_unsynced(&begun.join("chain.json"), &record)?;
         Ok(begun)
@@ -184,7 +184,7 @@ impl Layout {
     /// Changes the record of a container, and makes its directory.
     pub(super) fn note(&self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), Error> {
         let directory = self.container(id);
-        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
         let nothing = ContainerRecord { version: VERSION, chain: None, volumes: Vec::new(), made: (0, 0) };
         let mut record = self.container_record(id)?.unwrap_or(nothing);
         change(&mut record);

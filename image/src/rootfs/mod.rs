@@ -238,7 +238,7 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
 /// Makes the root directory of a lowest layer with the attributes that it has if the layer has no entry for it.
 pub(crate) fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
-    made.map_err(Error::io(format!("cannot make {}", directory.display())))
+    made.map_err(Error::io(format!("cannot create {}", directory.display())))
 }
 
 /// Joins the errors of all removals.

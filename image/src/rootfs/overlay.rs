@@ -46,7 +46,7 @@ impl Overlay {
         let tried = ["lower", "upper", "work", "merged"]
             .iter()
             .try_for_each(|name| fs::create_dir_all(trial.join(name)))
-            .map_err(Error::io("cannot make a directory"))
+            .map_err(Error::io("cannot create a directory"))
             .and_then(|()| mount_layers(&[trial.join("lower")], Some(&trial), &trial.join("merged")))
             .and_then(|()| unmount(&trial.join("merged")));
         tried.and(remove(&trial)).is_ok()
@@ -199,7 +199,7 @@ impl Rootfs for Overlay {
         if mounted(&target)? {
             return Ok(target);
         }
-        fs::create_dir_all(&target).map_err(Error::io(format!("cannot make {}", target.display())))?;
+        fs::create_dir_all(&target).map_err(Error::io(format!("cannot create {}", target.display())))?;
         match layers.as_slice() {
             [layer] => bind_read_only(layer, &target)?,
             layers => mount_layers(layers, None, &target)?,

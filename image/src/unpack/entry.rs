@@ -27,7 +27,7 @@ const MTIME: (usize, usize) = (136, 12);
 
 /// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     Symlink(Vec<u8>),
@@ -40,9 +40,9 @@ pub(super) enum Kind {
 
 /// One entry; [`Entries`] then reads a file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -50,13 +50,13 @@ pub(super) struct Entry {
     pub(super) mtime: (i64, i64),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// A file's size, with holes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Offset and length of the data extents, in order.
-    pub(super) extents: Vec<(u64, u64)>,
+    pub(crate) extents: Vec<(u64, u64)>,
 }
 
 /// Reads entry after entry.
-pub(super) struct Entries<R> {
+pub(crate) struct Entries<R> {
     source: R,
     /// Unread bytes of the current entry, and the padding after them.
     left: u64,
@@ -72,12 +72,12 @@ struct Before {
 }
 
 impl<R: BufRead> Entries<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         Self { source, left: 0, padding: 0 }
     }
 
     /// Reads the next entry; None at the end of the archive. Skips the unread rest of the current one.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Failure> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, Failure> {
         let mut before = Before::default();
         loop {
             self.skip()?;

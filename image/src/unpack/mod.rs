@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Algorithm, Digest, sys};
 
+pub(crate) use entry::{Entries, Kind};
+pub(crate) use stream::unreadable;
+
 /// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
 /// Open files: removing the deepest path opens each of its directories.

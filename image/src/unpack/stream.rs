@@ -228,7 +228,7 @@ fn zstd_decoder<'a>(input: impl BufRead + Send + 'a) -> io::Result<impl Read + S
 }
 
 /// A failed read: an errno means the disk, anything else an invalid layer.
-pub(super) fn unreadable(error: &io::Error) -> Failure {
+pub(crate) fn unreadable(error: &io::Error) -> Failure {
     let refusal = if error.raw_os_error().is_some() { Refusal::Failed } else { Refusal::Invalid };
     let reason = match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends in the middle".to_owned(),

@@ -321,7 +321,10 @@ impl Store {
         let list = |name: &str| {
             std::fs::read_dir(self.directory.path().join(name)).unwrap().map(|entry| entry.unwrap().path())
         };
-        ["root/blobs/sha256", "root/ingest", "fake/chains", "fake/begun"].iter().flat_map(|name| list(name)).collect()
+        ["root/blobs/sha256", "root/ingest", "root/import", "fake/chains", "fake/begun"]
+            .iter()
+            .flat_map(|name| list(name))
+            .collect()
     }
 
     /// Waits until nothing is left: garbage is collected in the background.

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 fn work(args: &[OsString]) -> ExitCode {
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     if words.first() == Some(&"detached") {
-        host::worker::leave().unwrap();
+        host::worker::detach().unwrap();
     }
     let own = std::process::id();
     let session = nix::unistd::getsid(None).unwrap();

@@ -32,7 +32,7 @@ pub(super) struct FreeBsd {
 
 /// Opens the backend: makes its state directory, and continues to destroy what an earlier server began to.
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
-    let failed = || format!("cannot make {}", settings.state.display());
+    let failed = || format!("cannot create {}", settings.state.display());
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
     // The kernel names mounts by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
@@ -40,10 +40,10 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     // All of them now: a server without pods always looks the same.
     let containers = Supervised::new(&settings, CONTAINER_RECORD);
     for directory in [&settings.state.join("pods"), &settings.state.join("spares"), containers.root(), &empty] {
-        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     }
     let backend = FreeBsd { settings, containers, empty, counters: Counters::default() };
-    container::prepare_masks(&backend).map_err(Error::failed("cannot make an empty file"))?;
+    container::prepare_masks(&backend).map_err(Error::failed("cannot create an empty file"))?;
     pod::sweep(&backend)?;
     Ok(Arc::new(backend))
 }

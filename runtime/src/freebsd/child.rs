@@ -62,7 +62,7 @@ pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Res
             (Some(ours), Some(theirs))
         }
     };
-    let Some(pid) = host::worker::split().map_err(failed())? else {
+    let Some(pid) = host::worker::fork().map_err(failed())? else {
         let ends = Ends { streams: &streams, report: their_report.as_fd(), terminal: their_terminal.as_ref() };
         let error = run(jail, program, &ends).unwrap_or_else(|failure| failure);
         let mut report = File::from(process::adopt(error.report));

@@ -39,7 +39,7 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
-    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
     if made.is_err() {
         remove(backend, &spec.id)?;

@@ -9,6 +9,7 @@ mod mount_plan;
 mod names;
 mod params;
 mod patches;
+mod rc_conf;
 mod record;
 mod refuse;
 mod rights;

@@ -97,7 +97,7 @@ fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) ->
     match spare {
         Some((id, found, changes)) => {
             jail::update(found.jid, &changes)
-                .map_err(Error::failed(format!("cannot make a pod of spare {}", id.short())))?;
+                .map_err(Error::failed(format!("cannot create a pod of spare {}", id.short())))?;
             Ok(host::fs::remove_state(&spare_directory(backend.state(), id), POD_SPEC)?)
         }
         None if jails::find(name)?.is_none() => {
@@ -142,7 +142,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
 pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
     let name = names::spare(backend.prefix(), id);
     let directory = spare_directory(backend.state(), id);
-    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     host::json::replace(&directory.join(POD_SPEC), &SpareRecord { id: id.clone() })?;
     if jails::find(&name)?.is_none() {
         let wanted = params::spare(&name, backend.empty(), &kernel::has_parameter);

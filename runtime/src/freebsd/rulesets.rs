@@ -43,7 +43,7 @@ pub(super) fn free() -> std::io::Result<usize> {
 /// # Errors
 /// Any error of the kernel; [`Error::Unavailable`] when no number is free.
 pub(super) fn make(directory: &Path, rules: &[Rule]) -> Result<u16, Error> {
-    let failed = || "cannot make a devfs ruleset".to_owned();
+    let failed = || "cannot create a devfs ruleset".to_owned();
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let devfs = devfs::open().map_err(Error::failed(failed()))?;
     let used = used(&devfs).map_err(Error::failed(failed()))?;

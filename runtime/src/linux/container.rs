@@ -27,7 +27,7 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     }
     let around = surroundings(linux, spec, &pod, identity)?;
     let document = config::document(spec, &around)?;
-    let operation = || Error::failed(format!("cannot make container {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create container {}", spec.id.short()));
     host::fs::remove_dir_all(&directory).map_err(operation())?;
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&spec_path(&directory), spec)?;

@@ -55,7 +55,7 @@ pub(super) fn run(args: &[OsString]) -> ExitCode {
 /// Returns true in the worker, once all is done, and false in the init.
 fn begin(directory: &Path) -> io::Result<bool> {
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let Some(child) = host::worker::split()? else {
+    let Some(child) = host::worker::fork()? else {
         leave()?;
         return Ok(false);
     };

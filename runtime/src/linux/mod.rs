@@ -49,7 +49,7 @@ struct Linux {
 
 /// Opens the backend: makes its state directory.
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
-    let operation = || Error::failed(format!("cannot make {}", settings.state.display()));
+    let operation = || Error::failed(format!("cannot create {}", settings.state.display()));
     std::fs::create_dir_all(&settings.state).map_err(operation())?;
     // The kernel names mounts by their real paths.
     let state = std::fs::canonicalize(&settings.state).map_err(operation())?;
@@ -58,7 +58,7 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     // runc would make its directory with the first container: a server without pods always looks the same.
     let containers = Supervised::new(&settings, record::FILE);
     for directory in [&names.pods(), containers.root(), &settings.state.join("runc")] {
-        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     }
     let runc = Runc::new(&settings.state);
     Ok(Arc::new(Linux { settings, names, containers, runc }))

@@ -33,7 +33,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     // Remains of an interrupted attempt, or of a pod that lost something, are in the way.
     remove_directory(&directory)?;
-    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create pod {}", spec.id.short()));
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&directory.join(SPEC), spec)?;
     note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
@@ -152,7 +152,7 @@ pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
 
 /// Makes and pins the namespaces of a pod in a thread that ends with this call.
 fn make_namespaces(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
-    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create pod {}", spec.id.short()));
     unshare(spec).map_err(operation())?;
     if spec.network == Scope::Pod {
         sysctl::apply_defaults();
