@@ -75,6 +75,11 @@ impl Containerd {
         &self.address
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Ends it, and removes its pods' bridge if it made one.
     pub fn stop(self) -> Result<()> {
         self.process.stop()?;

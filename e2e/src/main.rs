@@ -13,6 +13,7 @@ use e2e::client::Client;
 use e2e::containerd::Containerd;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
+use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
@@ -57,6 +58,11 @@ enum Command {
         /// Keeps the directory of the run, with its logs.
         #[arg(long)]
         keep: bool,
+    },
+    /// Compares what many pods under kubelet cost with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchKubelet {
+        #[command(flatten)]
+        plan: kubernetes::bench::Plan,
     },
     /// Compares exec and port-forward with a containerd that it starts. Only a release build gives meaningful figures.
     BenchStreaming {
@@ -154,7 +160,7 @@ struct Parts {
 }
 
 /// The soak of `all`: long enough for dozens of faults, with enough pods to notice a slow recovery.
-const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, zfs: None };
+const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, hostile: false, zfs: None };
 
 fn main() -> ExitCode {
     match command(Arguments::parse().command) {
@@ -170,6 +176,7 @@ fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
         Command::BenchPull(plan) => bench_pull(&plan),
+        Command::BenchKubelet { plan } => bench_kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
@@ -190,6 +197,13 @@ fn command(command: Command) -> Result<()> {
             without_registry(&certs, plan.zfs.as_deref(), keep, |site, checks| soak_at(site, None, &plan, checks))
         }
         Command::Soak { plan, registry_config: None, keep } => {
+            if plan.hostile {
+                // There is no network there: what the run needs is built before.
+                let tools = Tools::open()?;
+                (tools.crictl()?, images::all(&tools)?);
+                drop(tools);
+                soak::hostile::be_alone()?;
+            }
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
         }
         Command::Upgrade { plan, registry_config: Some(certs), keep } => {
@@ -297,6 +311,10 @@ fn run_directory() -> Result<tempfile::TempDir> {
 }
 
 fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, checks: &mut Checks) {
+    if plan.hostile {
+        checks.check("a soak under an administrator", || soak::hostile::run(site, plan));
+        return;
+    }
     checks.check("a soak", || soak::run(site, registry, plan));
     checks.check("a server killed under many pods", || soak::many::run(site, plan.pods));
 }
@@ -335,6 +353,7 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     before.add_directories(site);
     if parts.crictl {
         scenario::run(site, checks)?;
+        grpcio::check(site, tools, checks);
         if let Some(server) = running.take() {
             running = scenario::restart(site, server, checks)?;
         }
@@ -424,6 +443,13 @@ fn bench_pull(plan: &pulls::Plan) -> Result<()> {
     // Also after a failed comparison.
     server.stop()?;
     peer.stop()?;
+/// Compares a new server with a new containerd under kubelet.
+fn bench_kubelet(plan: &kubernetes::bench::Plan) -> Result<()> {
+    let tools = Tools::open()?;
+    let dir = run_directory()?;
+    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
+    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
+    let compared = kubernetes::bench::run(&site, &dir.path().join("other"), registry.certs(), &tools, plan);
     registry.stop()?;
     compared
 }

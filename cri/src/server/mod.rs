@@ -1,6 +1,7 @@
 //! The process and its sockets: what starts, serves and stops.
 
 pub(crate) mod admin;
+pub(crate) mod authority;
 pub(crate) mod check;
 pub(crate) mod connections;
 pub(crate) mod daemon;

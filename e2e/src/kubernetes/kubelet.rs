@@ -101,6 +101,11 @@ impl Kubelet {
         self.dir.join("static")
     }
 
+    /// Its own measurements, as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        self.client.raw("/metrics")
+    }
+
     /// The pods that it reports.
     pub(crate) fn pods(&self) -> Result<Vec<Value>> {
         let list: Value = serde_json::from_str(&self.client.raw("/pods")?)?;

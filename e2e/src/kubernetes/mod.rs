@@ -1,6 +1,7 @@
 //! The stock kubelet on Cellblock: first alone, with static pods, then in a cluster of one node with a control plane on
 //! loopback. All files and kernel names have one directory and one prefix; changes to the machine are undone.
 
+pub mod bench;
 mod certificates;
 mod cluster;
 mod kubectl;

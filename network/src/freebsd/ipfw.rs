@@ -46,7 +46,8 @@ pub(super) fn need(prefix: &Prefix) -> Option<Need> {
     let passed = String::from_utf8_lossy(&printed).contains(&format!("via {prefix}*"));
     Some(Need {
         name: "ipfw".to_owned(),
-        found: if passed { "passes the pods' interfaces" } else { "denies what no rule passes, the pods' traffic too" }.to_owned(),
+        found: if passed { "passes the pods' interfaces" } else { "denies what no rule passes, the pods' traffic too" }
+            .to_owned(),
         required: false,
         remedy: (!passed).then(|| format!("for example: ipfw add 100 allow ip from any to any via '{prefix}*'")),
     })

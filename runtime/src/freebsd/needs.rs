@@ -102,7 +102,8 @@ fn jails() -> Need {
     let rc = rc_conf::read();
     let names_none = rc.get("jail_list").is_none_or(|list| list.trim().is_empty());
     let stops_all = rc_conf::is_yes(rc.get("jail_enable")) && names_none;
-    let found = if stops_all { "service jail stop and restart end all pods: jail_list is empty" } else { "leaves pods alone" };
+    let found =
+        if stops_all { "service jail stop and restart end all pods: jail_list is empty" } else { "leaves pods alone" };
     let remedy = "run: sysrc jail_list=\"NAMES\", with the jails of /etc/jail.conf that the service is for";
     let remedy = stops_all.then(|| remedy.to_owned());
     Need { required: false, ..need("service jail", found.to_owned(), remedy) }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The files that rc.subr(8) sources for the service jail; a later assignment replaces an earlier one.
-const FILES: [&str; 4] =
-    ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/jail", "/usr/local/etc/rc.conf.d/jail"];
+const FILES: [&str; 4] = ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/jail", "/usr/local/etc/rc.conf.d/jail"];
 
 /// Reads this machine's variables. A file that cannot be read has none.
 pub(super) fn read() -> BTreeMap<String, String> {

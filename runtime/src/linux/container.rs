@@ -4,14 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use host::{ContainerId, Failures};
+use nix::mount::{MsFlags, mount};
 
 use super::config::{self, Offered, Surroundings};
+use super::mountinfo::{self, Peers};
 use super::names::PINS;
 use super::record::ContainerRecord;
 use super::{Linux, launch, pod};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, spec_path};
-use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec};
+use crate::spec::{ContainerSpec, Identity, Mount, MountSource, PidScope, PodSpec, Propagation};
 use crate::{ContainerState, Error, users};
 
 /// CAP_SYS_RESOURCE, which may lower an oom_score_adj, as a mask.
@@ -26,6 +28,7 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
         return Ok(identity);
     }
     let around = surroundings(linux, spec, &pod, identity)?;
+    share_sources(&spec.mounts)?;
     let document = config::document(spec, &around)?;
     let operation = || Error::failed(format!("cannot create container {}", spec.id.short()));
     host::fs::remove_dir_all(&directory).map_err(operation())?;
@@ -40,6 +43,25 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
     };
     record.write(&directory)?;
     Ok(around.identity)
+}
+
+/// Makes the private mounts shared from which the container is to get later mounts (HostToContainer). systemd makes `/` shared at
+/// boot; where it does not run, the kernel's default is private (mount_namespaces(7)). They stay shared: others may rely on it by
+/// then, and on the host nothing else changes.
+fn share_sources(mounts: &[Mount]) -> Result<(), Error> {
+    for wanted in mounts.iter().filter(|mount| mount.propagation == Propagation::HostToContainer) {
+        let MountSource::Host(source) = &wanted.source else { continue };
+        // A source that does not exist is refused with its mount.
+        let Ok(source) = fs::canonicalize(source) else { continue };
+        let operation = || format!("cannot make the mount of {} shared", source.display());
+        let (point, peers) = mountinfo::mount_of(&source).map_err(Error::failed(operation()))?;
+        if peers == Peers::Private {
+            mount(None::<&str>, &point, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
+                .map_err(Error::failed(operation()))?;
+            tracing::info!("made the mount {} shared, for {}", point.display(), wanted.destination.display());
+        }
+    }
+    Ok(())
 }
 
 fn surroundings(linux: &Linux, spec: &ContainerSpec, pod: &PodSpec, identity: Identity) -> Result<Surroundings, Error> {
@@ -61,7 +83,8 @@ fn surroundings(linux: &Linux, spec: &ContainerSpec, pod: &PodSpec, identity: Id
         identity,
         pod: pod::files(&linux.names, pod),
         namespaces,
-        cgroup: pod::cgroup(&linux.names, pod).join(spec.id.short()),
+        // The whole id: agents on the node find a container by the 64 digits in the path of its cgroup.
+        cgroup: pod::cgroup(&linux.names, pod).join(spec.id.as_str()),
         offered: offered(linux),
         capabilities: own.capabilities,
         lowest_oom_score: (own.capabilities & CAP_SYS_RESOURCE == 0).then_some(own.oom_score_adj),
