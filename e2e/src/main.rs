@@ -443,6 +443,10 @@ fn bench_pull(plan: &pulls::Plan) -> Result<()> {
     // Also after a failed comparison.
     server.stop()?;
     peer.stop()?;
+    registry.stop()?;
+    compared
+}
+
 /// Compares a new server with a new containerd under kubelet.
 fn bench_kubelet(plan: &kubernetes::bench::Plan) -> Result<()> {
     let tools = Tools::open()?;
