@@ -8,6 +8,7 @@ mod digest;
 mod document;
 mod durable;
 mod error;
+mod fetch;
 mod flow;
 mod garbage;
 mod hosts;

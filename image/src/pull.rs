@@ -4,37 +4,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
+use crate::fetch::fetch;
 use crate::flow::Flow;
 use crate::images::{Image, Shared};
-use crate::ingest::Ingest;
 use crate::layers::{Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
-use crate::registry::{Asking, Piece, Source};
+use crate::registry::{Asking, Source};
 use crate::unsettled::{Names, Noted};
 use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
 
 /// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
 const DOWNLOADS: usize = 6;
-/// Pieces of a download that wait for the disk: bounds the memory of a download.
-const PIECES_WAITING: usize = 16;
-/// How often an observer is told of arriving bytes.
-const TELLING: Duration = Duration::from_millis(100);
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
 const INDEX_DEPTH_MAX: usize = 4;
-
-/// Gets the flow of a blob when its download begins, or None if it is stored.
-type Begun = oneshot::Sender<Option<Arc<Flow>>>;
 
 /// An image before its layers are downloaded.
 struct Plan {
@@ -48,8 +40,8 @@ struct Plan {
 /// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
 pub(crate) struct Work {
     pub(crate) shared: Arc<Shared>,
-    source: Source,
-    observer: Observer,
+    pub(crate) source: Source,
+    pub(crate) observer: Observer,
     /// What it stores and is not synced yet.
     noted: Noted,
     pins: Option<Pins>,
@@ -67,7 +59,7 @@ impl Work {
         self.pins.as_ref().expect("pins are taken at the end only")
     }
 
-    fn pin(&self, name: &str) {
+    pub(crate) fn pin(&self, name: &str) {
         self.pins().add(name);
     }
 
@@ -261,132 +253,6 @@ async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
         work.noted.add(Names { blobs, chains: names.chains })
     })
     .await
-}
-
-/// A message to the writer of a blob.
-enum Message {
-    Piece(Piece),
-    /// The download is complete: is the digest right?
-    Verify(oneshot::Sender<Result<(), Error>>),
-    /// Discard everything, and tell when that is done.
-    Restart(oneshot::Sender<Result<(), Error>>),
-    /// The download failed, but a later one may resume.
-    Keep,
-}
-
-impl From<Piece> for Message {
-    fn from(piece: Piece) -> Self {
-        Self::Piece(piece)
-    }
-}
-
-/// Downloads a blob, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None if it is stored.
-async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -> Result<(), Error> {
-    work.pin(blob.digest.as_str());
-    let lock = work.shared.locks.lock(blob.digest.as_str()).await;
-    let observer = if begun.is_some() { work.observer.clone() } else { Observer::default() };
-    let told = Told { observer, blob: blob.clone() };
-    let tell_begun = |flow| begun.map(|begun| begun.send(flow));
-    if work.shared.blobs.has(&blob.digest) {
-        told.tell(Phase::Unpacking, blob.size);
-        tell_begun(None);
-        return Ok(());
-    }
-    let (opening, expected) = (Arc::clone(work), blob.clone());
-    let ingest = blocking(move || opening.shared.blobs.begin(expected)).await?;
-    tell_begun(Some(ingest.flow()));
-    let (mut missing, resumed) = (ingest.missing(), ingest.is_resumed());
-    let (sender, messages) = mpsc::channel(PIECES_WAITING);
-    let writing = Arc::clone(work);
-    let writer = spawn_blocking(move || {
-        let _lock = lock;
-        write(&writing, ingest, messages, &told)
-    });
-    let downloaded = async {
-        let mut mixed = resumed;
-        loop {
-            mixed |= work.source.blob(blob, &missing, &work.shared.slots, &sender).await?;
-            match ask(&sender, Message::Verify).await {
-                // Bytes of an earlier pull, or of another host, may be the wrong ones.
-                Err(Error::Invalid { .. }) if mixed => ask(&sender, Message::Restart).await?,
-                verified => return verified,
-            }
-            (missing, mixed) = (crate::ingest::parts(blob.size), false);
-        }
-    };
-    let downloaded = downloaded.await;
-    if let Err(Error::Unavailable { .. }) = &downloaded {
-        // If the writer has ended, there is nothing to keep.
-        let _ = sender.send(Message::Keep).await;
-    }
-    drop(sender);
-    let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
-    match (downloaded, written) {
-        (Ok(()), written) => written,
-        // The error of the writer (a full disk) comes first: it ended the download.
-        (Err(Error::Failed { .. }), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
-    }
-}
-
-/// Asks the writer and waits for its answer.
-async fn ask(
-    sender: &mpsc::Sender<Message>,
-    question: impl FnOnce(oneshot::Sender<Result<(), Error>>) -> Message,
-) -> Result<(), Error> {
-    let (answer, answered) = oneshot::channel();
-    let gone = || Error::failed("cannot keep a blob")("nobody writes it any more");
-    sender.send(question(answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?
-}
-
-/// Who is told of the bytes of a blob.
-struct Told {
-    observer: Observer,
-    blob: Blob,
-}
-
-impl Told {
-    fn tell(&self, phase: Phase, done: u64) {
-        self.observer.tell(&self.blob.digest, phase, done, self.blob.size);
-    }
-}
-
-/// Writes a blob until it is whole, or its download has ended. Blocking.
-fn write(work: &Work, mut ingest: Ingest, mut messages: mpsc::Receiver<Message>, told: &Told) -> Result<(), Error> {
-    told.tell(Phase::Downloading, ingest.written());
-    let mut last = Instant::now();
-    while let Some(message) = messages.blocking_recv() {
-        match message {
-            Message::Piece(Piece { offset, bytes }) => {
-                ingest.write(offset, &bytes)?;
-                if last.elapsed() > TELLING {
-                    last = Instant::now();
-                    told.tell(Phase::Downloading, ingest.written());
-                }
-            }
-            Message::Restart(answer) => drop(answer.send(ingest.restart())),
-            Message::Verify(answer) => {
-                let verified = ingest.verify();
-                let whole = verified.is_ok();
-                // The pull may have been given up.
-                let _ = answer.send(verified);
-                if whole {
-                    told.tell(Phase::Unpacking, told.blob.size);
-                    return ingest.finish();
-                }
-            }
-            Message::Keep => {
-                ingest.keep();
-                return Ok(());
-            }
-        }
-    }
-    // The pull was given up or failed for good. Another one that waits for this blob resumes.
-    if work.shared.locks.shared(told.blob.digest.as_str()) {
-        ingest.keep();
-    }
-    Err(Error::failed("cannot keep a blob")("its download ended"))
 }
 
 /// Downloads and unpacks missing layers.

@@ -73,9 +73,15 @@ impl Source {
         self.archive
     }
 
-    /// The hosts in their order, but those last that could not be reached lately.
-    pub(super) fn turns(&self, fits: impl Fn(&Registry) -> bool) -> Vec<Turn<'_>> {
-        let fitting = self.registries.iter().filter(|registry| fits(registry));
+    /// How many hosts there are.
+    pub(crate) fn hosts(&self) -> usize {
+        self.registries.len()
+    }
+
+    /// The hosts in their order, but those last that could not be reached lately. `only`: this one alone.
+    pub(super) fn turns(&self, only: Option<usize>, fits: impl Fn(&Registry) -> bool) -> Vec<Turn<'_>> {
+        let chosen = self.registries.iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at));
+        let fitting = chosen.map(|(_, registry)| registry).filter(|registry| fits(registry));
         let turn = |registry| Turn { registry, has_next: true, down: self.down.has(&registry.endpoint.base) };
         let (down, mut turns): (Vec<_>, Vec<_>) = fitting.map(turn).partition(|turn| turn.down);
         turns.extend(down);
@@ -88,7 +94,7 @@ impl Source {
     /// Gets a manifest or an index.
     pub(crate) async fn manifest(&self, target: &Target) -> Result<Vec<u8>, Error> {
         let mut errors = Errors::default();
-        for turn in self.turns(|registry| match target {
+        for turn in self.turns(None, |registry| match target {
             Target::Tag(_) => registry.endpoint.resolve,
             Target::Digest(_) => registry.endpoint.pull || registry.endpoint.resolve,
         }) {

@@ -29,6 +29,7 @@ pub(crate) struct Piece {
 struct Transfer<'a, M> {
     source: &'a Source,
     blob: &'a Blob,
+    only: Option<usize>,
     slots: &'a Slots,
     writer: &'a mpsc::Sender<M>,
 }
@@ -48,16 +49,17 @@ struct Part<'a> {
 }
 
 impl Source {
-    /// Downloads the missing parts of a blob; whether bytes of several hosts may be in it.
+    /// Downloads the missing parts of a blob; whether bytes of several hosts may be in it. `only`: from this host alone.
     pub(crate) async fn blob<M: std::convert::From<Piece>>(
         &self,
         blob: &Blob,
         missing: &[(u64, u64)],
+        only: Option<usize>,
         slots: &Slots,
         writer: &mpsc::Sender<M>,
     ) -> Result<bool, Error> {
         let Some(((from, to), rest)) = missing.split_first() else { return Ok(false) };
-        let transfer = Transfer { source: self, blob, slots, writer };
+        let transfer = Transfer { source: self, blob, only, slots, writer };
         let (ranges, asked) = watch::channel(None);
         let first = transfer.part(Part { from: *from, to: *to, ranges: Some(&ranges) });
         let rest = stream::iter(rest.to_vec()).map(|(from, to)| {
@@ -78,7 +80,7 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     /// Downloads a part from one host after the other; whether several had a share in it.
     async fn part(&self, mut part: Part<'_>) -> Result<bool, Error> {
         let mut errors = Errors::default();
-        let turns = self.source.turns(|registry| registry.endpoint.pull);
+        let turns = self.source.turns(self.only, |registry| registry.endpoint.pull);
         // The addresses of a layer that the registry need not have come last: it may have the layer all the same.
         let last = turns.last().map(|turn| Turn { has_next: false, ..*turn });
         let own = turns.into_iter().map(|turn| (turn, None));

@@ -101,7 +101,13 @@ impl Registry {
 
     /// The same, at an address.
     pub(crate) async fn start_at(address: &str, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let mut listener = TcpListener::bind(address).await;
+        // A killed one may still have its port for a moment.
+        while listener.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            listener = TcpListener::bind(address).await;
+        }
+        let listener = listener.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (answer, log): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&seen));
