@@ -87,6 +87,12 @@ bench-pods: deps
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-pods --pods $(BENCH_STEPS)
 
+# How fast pulls are beside containerd, on this machine. BENCH_PULL='--rounds 3 --only gzip' for some.
+bench-pull: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pull $(BENCH_PULL)
+
 # What 110 pods under the stock kubelet cost beside containerd, for 15 minutes each: BENCH_PODS, BENCH_SECONDS.
 bench-kubelet: deps
 	$(CARGO) build --release --workspace
@@ -111,4 +117,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-pods bench-kubelet dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet bench-pods bench-pull dependencies deps deps-demo clean

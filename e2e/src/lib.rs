@@ -12,6 +12,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod pods;
 pub mod process;
+pub mod pulls;
 pub mod random;
 pub mod registry;
 pub mod scenario;

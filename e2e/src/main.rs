@@ -1,6 +1,8 @@
 //! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
 //! `e2e all`; each part, and the stock kubelet, can be run by itself.
 
+mod benches;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,8 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
-use e2e::client::Client;
-use e2e::containerd::Containerd;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::grpcio;
@@ -19,6 +19,7 @@ use e2e::inventory::Inventory;
 use e2e::kubernetes;
 use e2e::pods;
 use e2e::process::tail;
+use e2e::pulls;
 use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
@@ -76,6 +77,8 @@ enum Command {
         #[command(flatten)]
         plan: pods::Plan,
     },
+    /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchPull(pulls::Plan),
     /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
         #[command(flatten)]
@@ -178,9 +181,10 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> Result<()> {
     match command {
-        Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
-        Command::BenchPods { plan } => bench_pods(&plan),
-        Command::BenchKubelet { plan } => bench_kubelet(&plan),
+        Command::BenchStreaming { beside } => benches::streaming(beside.as_deref()),
+        Command::BenchPods { plan } => benches::pods(&plan),
+        Command::BenchPull(plan) => benches::pulls(&plan),
+        Command::BenchKubelet { plan } => benches::kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
@@ -411,53 +415,6 @@ fn run_specs(options: SpecsOptions) -> Result<()> {
     let mut checks = Checks::default();
     specs_at(address, &std::path::absolute(dir)?, &options.crictl, &options.plan, &mut checks)?;
     checks.finish()
-}
-
-/// Compares a new server with another one, or with a new containerd.
-fn bench_streaming(beside: Option<&str>) -> Result<()> {
-    let tools = Tools::open()?;
-    let dir = run_directory()?;
-    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
-    let peer = match beside {
-        Some(_) => None,
-        None => Some(Containerd::start(&tools, &dir.path().join("containerd"), registry.certs())?),
-    };
-    let address = beside.or(peer.as_ref().map(Containerd::address)).context("there is another server")?;
-    let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
-    let server = site.serve()?;
-    let compared = e2e::streaming::compare(&site, &other);
-    // Also after a failed comparison.
-    site.run(["rmp", "--all", "--force"])?;
-    server.stop()?;
-    if let Some(peer) = peer {
-        other.run(["rmp", "--all", "--force"])?;
-        peer.stop()?;
-    }
-    registry.stop()?;
-    compared
-}
-
-/// Compares a new server with a new containerd, one after the other.
-fn bench_pods(plan: &pods::Plan) -> Result<()> {
-    let tools = Tools::open()?;
-    let dir = run_directory()?;
-    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
-    let compared = pods::compare(plan, &tools, &site, registry.certs());
-    registry.stop()?;
-    compared
-}
-
-/// Compares a new server with a new containerd under kubelet.
-fn bench_kubelet(plan: &kubernetes::bench::Plan) -> Result<()> {
-    let tools = Tools::open()?;
-    let dir = run_directory()?;
-    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
-    let compared = kubernetes::bench::run(&site, &dir.path().join("other"), registry.certs(), &tools, plan);
-    registry.stop()?;
-    compared
 }
 
 fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Checks) {

@@ -72,6 +72,14 @@ impl Rootfs for Copy {
         self.layout.commit(&unpacking.chain)
     }
 
+    fn sync(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.sync(chains)
+    }
+
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.distrust(chains)
+    }
+
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.layout.remove_chain(chain)
     }

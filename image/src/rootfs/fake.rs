@@ -62,6 +62,10 @@ impl Rootfs for Fake {
         self.call("rootfs commit", |copy| copy.commit(unpacking))
     }
 
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.call("rootfs distrust", |copy| copy.distrust(chains))
+    }
+
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.call("rootfs remove chain", |copy| copy.remove_chain(chain))
     }

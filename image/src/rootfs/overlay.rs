@@ -110,7 +110,7 @@ impl Rootfs for Overlay {
                 make_upper(&upper, &lower[0])?;
                 make_root(&begun.join("work"))?;
                 make_root(&merged)?;
-                mount_layers(&lower, Some(&begun), &merged)?;
+                mount_to_unpack(&lower, &begun, &merged)?;
                 merged
             }
         };
@@ -131,6 +131,14 @@ impl Rootfs for Overlay {
             renamed => renamed.map_err(Error::io(format!("cannot keep {}", begun.display())))?,
         }
         self.layout.commit(&unpacking.chain)
+    }
+
+    fn sync(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.sync(chains)
+    }
+
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.distrust(chains)
     }
 
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
@@ -224,11 +232,21 @@ fn make_missing(directory: &Path) -> Result<(), Error> {
     if directory.is_dir() { Ok(()) } else { make_root(directory) }
 }
 
+/// Mounts layers to unpack another one onto them. Unmounting would sync the whole file system (ovl_sync_fs), and every layer would
+/// wait for it, but for the option `volatile` (Linux 5.10); older kernels sync.
+fn mount_to_unpack(layers: &[PathBuf], own: &Path, target: &Path) -> Result<(), Error> {
+    mount_with(layers, Some(own), target, ",volatile").or_else(|_| mount_layers(layers, Some(own), target))
+}
+
 /// Mounts layers, the uppermost first, below `own/upper` with `own/work`; without `own` the mount is read-only.
 fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result<(), Error> {
+    mount_with(layers, own, target, "")
+}
+
+fn mount_with(layers: &[PathBuf], own: Option<&Path>, target: &Path, extra: &str) -> Result<(), Error> {
     let failed = || format!("cannot mount the layers at {}", target.display());
     let (upper, work) = (own.map(|own| own.join("upper")), own.map(|own| own.join("work")));
-    let mut options = options(layers, upper.as_deref(), work.as_deref());
+    let mut options = options(layers, upper.as_deref(), work.as_deref()) + extra;
     // Paths that are too long together, or contain separators of options, are passed as descriptors.
     let mut held: Vec<OwnedFd> = Vec::new();
     if options.len() > OPTIONS_MAX
@@ -243,7 +261,7 @@ fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result
         };
         let layers = layers.iter().map(&mut short).collect::<Result<Vec<_>, _>>()?;
         let (upper, work) = (upper.as_ref().map(&mut short).transpose()?, work.as_ref().map(&mut short).transpose()?);
-        options = self::options(&layers, upper.as_deref(), work.as_deref());
+        options = self::options(&layers, upper.as_deref(), work.as_deref()) + extra;
     }
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(Error::io(failed()))
