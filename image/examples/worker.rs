@@ -28,7 +28,7 @@ fn pull(directory: &Path, name: &str) -> ExitCode {
     let rootfs = Fake::open(&directory.join("fake"), Faults::default()).expect("the directory can be used");
     let settings = Settings {
         root: directory.join("root"),
-        registry_config: None,
+        registry_config: Some(directory.join("certs.d")),
         registry_timeout: Duration::from_secs(60),
         workers: Workers::of_this_program().expect("this program has a path"),
         rootfs: Arc::new(rootfs),

@@ -98,8 +98,8 @@ pub(crate) struct Shared {
 }
 
 impl Images {
-    /// Opens the store or creates it, removes unfinished work of an earlier server, and collects garbage. A removal that fails is
-    /// logged and retried later, so that the server can start. Blocking.
+    /// Opens the store or creates it, removes what an earlier server left half unpacked, discards what a power cut may have damaged,
+    /// and collects garbage. A removal that fails is logged and retried later, so that the server can start. Blocking.
     ///
     /// # Errors
     /// The directory cannot be used; the records cannot be read (they are left unchanged); a platform is malformed.

@@ -5,6 +5,7 @@ mod archive;
 mod blobs;
 mod credentials;
 mod digest;
+mod docker;
 mod document;
 mod durable;
 mod error;

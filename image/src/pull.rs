@@ -100,8 +100,13 @@ pub(crate) async fn pull(
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let asked = Arc::clone(shared);
     let named = reference.clone();
-    let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
-    let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
+    let source = blocking(move || {
+        let own = if credentials == Credentials::default() { asked.hosts.credentials(&named)? } else { None };
+        let (timeout, down) = (asked.registry_timeout, Arc::clone(&asked.down));
+        let asking = Asking { credentials: own.unwrap_or(credentials), timeout, down };
+        Source::new(asked.hosts.of(named.domain())?, &named, &asking)
+    });
+    let source = source.await?;
     let work = Work::new(shared, source, observer);
     let (record, meant) = fetch_image(&work, &reference).await?;
     let keeper = Arc::clone(&work);

@@ -53,7 +53,7 @@ pub(crate) fn recover(shared: &Shared, suspect: &Names) -> Result<(), Error> {
     }
     shared.rootfs.distrust(&suspect.chains)?;
     for digest in &suspect.blobs {
-        if shared.blobs.has(digest) && !shared.blobs.is_whole(digest)? {
+        if shared.blobs.has(digest) && !shared.blobs.is_whole(digest).unwrap_or(false) {
             shared.blobs.remove(digest)?;
         }
     }

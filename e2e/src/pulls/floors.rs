@@ -56,7 +56,7 @@ fn decompress_all(made: &Made, compression: Compression) -> Result<()> {
     let layers = &made.image.blobs[1..];
     std::thread::scope(|scope| {
         let work = |first: usize| {
-            layers.iter().zip(&made.archives).skip(first).step_by(threads).try_for_each(|(blob, tar)| {
+            layers.iter().zip(&made.archives).skip(first).step_by(threads).try_for_each(|(blob, tar)| -> Result<()> {
                 let mut decoder: Box<dyn Read> = match compression {
                     Compression::Gzip => Box::new(flate2::bufread::GzDecoder::new(&blob.bytes[..])),
                     Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(&blob.bytes[..])?),
@@ -74,7 +74,9 @@ fn decompress_all(made: &Made, compression: Compression) -> Result<()> {
             })
         };
         let running: Vec<_> = (0..threads).map(|first| scope.spawn(move || work(first))).collect();
-        running.into_iter().try_for_each(|thread| thread.join().map_err(|_| io::Error::other("it panicked"))?)
+        running
+            .into_iter()
+            .try_for_each(|thread| -> Result<()> { thread.join().map_err(|_| io::Error::other("it panicked"))? })
     })
 }
 

@@ -122,7 +122,7 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
     println!("case | cold, s: Cellblock, containerd, ratio | warm | processor, s | memory, MiB | over the floor");
     println!("---|---|---|---|---|---");
     let mut slow = Vec::new();
-    for shape in SHAPES.map(|shape| Shape { bytes: shape.bytes / plan.scale, ..shape }) {
+    for shape in SHAPES.map(|shape| Shape { bytes: shape.bytes / plan.scale.max(1), ..shape }) {
         for (name, compression) in COMPRESSIONS {
             let case = format!("{}, {name}", shape.name);
             if plan.only.as_ref().is_some_and(|only| !case.contains(only.as_str())) {
@@ -213,7 +213,7 @@ fn print(case: &str, both: [Measured; 2], floors: Option<Floors>) -> f64 {
 
 /// The memory of both after many odd images, and after all were removed.
 fn odd_images(subjects: [&Subject; 2], ground: &Ground<'_>, plan: &Plan) -> Result<()> {
-    let count = ODD / plan.scale.min(ODD);
+    let count = ODD / plan.scale.clamp(1, ODD);
     let images = (0..count)
         .map(|at| Ok(Published { repository: format!("odd-{at}"), tags: vec!["1"], image: content::odd(at)? }))
         .collect::<Result<Vec<_>>>()?;

@@ -14,8 +14,6 @@ const ENDS: [&str; 2] = ["cbbp0", "cbbp1"];
 /// Addresses that no run of Cellblock has (`Site::network`), nor containerd's bridge.
 const ADDRESSES: [&str; 2] = ["10.199.0.1", "10.199.0.2"];
 const PORT: u16 = 5000;
-/// 1 Gbit/s, in bytes a second.
-pub const BYTES_A_SECOND: f64 = 125_000_000.0;
 /// The time-out of the registry's start.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,26 +29,26 @@ impl Line {
     /// Lays the line, and starts a registry that serves these files.
     pub fn start(dir: &Path, storage: &Path) -> Result<Self> {
         remove();
-        let line = Self { registry: None, what: String::new() };
+        let mut line = Self { registry: None, what: String::new() };
+        let ends = ADDRESSES.map(|address| format!("{address}/30"));
         ip(&["netns", "add", NAMESPACE])?;
         ip(&["link", "add", ENDS[0], "type", "veth", "peer", "name", ENDS[1], "netns", NAMESPACE])?;
-        ip(&["address", "add", &format!("{}/30", ADDRESSES[0]), "dev", ENDS[0]])?;
+        ip(&["address", "add", &ends[0], "dev", ENDS[0]])?;
         ip(&["link", "set", ENDS[0], "up"])?;
-        let inside = |args: &[&str]| ip(&[&["netns", "exec", NAMESPACE], args].concat());
-        inside(&["ip", "address", "add", &format!("{}/30", ADDRESSES[1]), "dev", ENDS[1]])?;
-        inside(&["ip", "link", "set", ENDS[1], "up"])?;
-        inside(&["ip", "link", "set", "lo", "up"])?;
-        let rate = ["rate", "1gbit", "burst", "256kb", "latency", "100ms"];
-        inside(&[&["tc", "qdisc", "add", "dev", ENDS[1], "root", "handle", "1:", "tbf"], &rate[..]].concat())
-            .context("this kernel has no tbf (CONFIG_NET_SCH_TBF)")?;
+        inside("ip", &["address", "add", &ends[1], "dev", ENDS[1]])?;
+        inside("ip", &["link", "set", ENDS[1], "up"])?;
+        inside("ip", &["link", "set", "lo", "up"])?;
+        let rate =
+            ["qdisc", "add", "dev", ENDS[1], "root", "tbf", "rate", "1gbit", "burst", "256kb", "latency", "100ms"];
+        inside("tc", &rate).context("this kernel has no tbf (CONFIG_NET_SCH_TBF)")?;
         // On the way there only: the round trip has the whole delay, and the rate's queue none of it.
         let delayed = Program::new("tc", ["qdisc", "add", "dev", ENDS[0], "root", "netem", "delay", "20ms"]).run();
-        let what = match &delayed {
+        line.what = match &delayed {
             Ok(_) => "1 Gbit/s, 20 ms".to_owned(),
             Err(_) => "1 Gbit/s, no delay: this kernel has no netem (CONFIG_NET_SCH_NETEM)".to_owned(),
         };
-        let registry = registry(dir, storage)?;
-        Ok(Self { registry: Some(registry), what, ..line })
+        line.registry = Some(registry(dir, storage)?);
+        Ok(line)
     }
 
     /// The registry's address.
@@ -84,6 +82,11 @@ fn registry(dir: &Path, storage: &Path) -> Result<Background> {
 
 fn ip(args: &[&str]) -> Result<()> {
     Program::new("ip", args).run().map(drop)
+}
+
+/// Runs a program in the namespace.
+fn inside(program: &str, args: &[&str]) -> Result<()> {
+    ip(&[&["netns", "exec", NAMESPACE, program][..], args].concat())
 }
 
 /// Removes what a run has left. The interfaces go with the namespace.

@@ -31,6 +31,8 @@ impl Follow {
     fn told(&mut self) -> io::Result<u64> {
         let mut message = [0; 8];
         self.socket.read_exact(&mut message)?;
+        // The time that the worker may take counts from here: a download takes as long as it makes progress.
+        nix::unistd::alarm::set(super::TIME_MAX);
         Ok(u64::from_le_bytes(message))
     }
 }

@@ -33,7 +33,7 @@ const MEMORY_MAX: rlim_t = 1 << 30;
 const FILES_MAX: rlim_t = 1024;
 /// Seconds of CPU time: the largest layer takes a few minutes.
 const CPU_MAX: rlim_t = 3600;
-/// Seconds of real time: the longest that an unresponsive disk can block a pull.
+/// Seconds of real time, from the last bytes that arrived on: the longest that an unresponsive disk can block a pull.
 const TIME_MAX: u32 = 7200;
 /// The exit code if the layer was not unpacked; the result has the reason.
 const REFUSED: u8 = 1;
