@@ -65,11 +65,6 @@ impl Containerd {
         Ok(Self { process, address: format!("unix://{}", socket.display()) })
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// `unix://` and the path of its socket.
     pub fn address(&self) -> &str {
         &self.address
