@@ -160,7 +160,9 @@ fn restarts(pod: &serde_json::Value) -> u64 {
 /// A pod whose containers use no CPU time of their own.
 fn manifest(number: usize) -> String {
     let container = |name: usize| {
-        format!("    - {{name: c{name}, image: \"{BUSYBOX}\", imagePullPolicy: Never, command: [sleep, \"1000000\"]}}\n")
+        format!(
+            "    - {{name: c{name}, image: \"{BUSYBOX}\", imagePullPolicy: Never, command: [sleep, \"1000000\"]}}\n"
+        )
     };
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: bench-{number}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \

@@ -295,10 +295,8 @@ fn a_private_mount_is_made_shared_for_a_container_that_gets_its_later_mounts() {
             tool("mount", &["--make-private".as_ref(), &source]);
             std::fs::create_dir(&later).unwrap();
             let mut spec = bench.spec("while ! [ -e /data/later/here ]; do sleep 0.05; done; echo seen");
-            spec.mounts = vec![Mount {
-                propagation: Propagation::Bidirectional,
-                ..host_mount(source.clone(), "/data", true)
-            }];
+            spec.mounts =
+                vec![Mount { propagation: Propagation::Bidirectional, ..host_mount(source.clone(), "/data", true) }];
             let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
             assert!(error.contains("/data: the source is not on a shared mount"), "{error}");
             spec.mounts[0].propagation = Propagation::HostToContainer;

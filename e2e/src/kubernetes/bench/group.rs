@@ -36,7 +36,8 @@ impl Group {
             return Ok(Duration::from_nanos(nanoseconds.trim().parse()?));
         }
         let stat = fs::read_to_string(self.directory.join("cpu.stat"))?;
-        let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).context("cpu.stat has no usage_usec")?;
+        let used =
+            stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).context("cpu.stat has no usage_usec")?;
         Ok(Duration::from_micros(used.parse()?))
     }
 
