@@ -296,10 +296,19 @@ impl Images {
         Ok(sum)
     }
 
-    /// The directory of the layers: the mount point in ImageFsInfo.
+    /// A directory on the file system of the layers: the mount point in ImageFsInfo. Blocking.
     #[must_use]
     pub fn mountpoint(&self) -> PathBuf {
         self.shared.rootfs.mountpoint()
+    }
+
+    /// Releases what is needed only while a server runs: spare roots, and the mount of [`Images::mountpoint`]. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    pub fn close(&self) -> Result<(), Error> {
+        self.keep_roots_ahead(0);
+        self.shared.rootfs.close()
     }
 
     /// Usage of a container's own writes. Blocking.

@@ -13,6 +13,7 @@ use proto::admin::admin_server::AdminServer;
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::lifecycle::needs;
@@ -32,6 +33,9 @@ use crate::state::node::{Backends, Node, Opening};
 const CALLS_PER_CONNECTION: usize = 256;
 /// How long running calls may take once the server is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long clients may take to read their answers then. A client that says nothing would keep its connection for ever: HTTP/2's
+/// orderly end waits for it (RFC 9113, 6.8), and so does the handshake. Clients that live take milliseconds.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +101,9 @@ impl Server {
         let Self { node, loaded, listener, socket, admin, locks } = self;
         let gate = Gate::default();
         let (stopping, stopped) = tokio::sync::watch::channel(false);
-        let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
+        let calls = TaskTracker::new();
+        let layer = DeliverLayer { gate: gate.clone(), calls: calls.clone() };
+        let serving = serve(node.clone(), (listener, admin), layer, stopped);
         let mut serving = tokio::spawn(serving);
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
@@ -125,14 +131,15 @@ impl Server {
         let _ = stopping.send(true);
         node.subscribers.close();
         keepers.iter().for_each(tokio::task::JoinHandle::abort);
-        node.streaming.stop().await;
-        let outcome = match ended {
-            Some(ended) => {
-                warn!("the socket ended");
-                Ok(ended)
-            }
-            None => tokio::time::timeout(STOP_GRACE, serving).await,
-        };
+        let (outcome, ()) = tokio::join!(
+            async {
+                match ended {
+                    Some(ended) => Some(ended).inspect(|_| warn!("the socket ended")),
+                    None => last_answers(serving, &calls).await,
+                }
+            },
+            node.streaming.stop(),
+        );
         let removed = node.block(|node| remove_spares(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
@@ -146,19 +153,35 @@ impl Server {
         node.close_records();
         drop(locks);
         match outcome {
-            Ok(Ok(served)) => Ok(served?),
-            Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
-            Err(_) => {
-                warn!("calls that take longer than {} s were left behind", STOP_GRACE.as_secs());
-                Ok(())
-            }
+            Some(Ok(served)) => Ok(served?),
+            Some(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
+            None => Ok(()),
         }
     }
 }
 
+/// Waits until the running calls are answered and the connections have ended, or for a while; None: connections are left open.
+async fn last_answers<T>(
+    mut serving: tokio::task::JoinHandle<T>,
+    calls: &TaskTracker,
+) -> Option<Result<T, tokio::task::JoinError>> {
+    calls.close();
+    let answered = async {
+        match tokio::time::timeout(STOP_GRACE, calls.wait()).await {
+            Ok(()) => tokio::time::sleep(FAREWELL).await,
+            Err(_) => warn!("calls that take longer than {} s were left behind", STOP_GRACE.as_secs()),
+        }
+    };
+    tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = answered => None,
+    }
+}
+
 fn remove_spares(node: &Node) -> Result<(), crate::error::Error> {
-    node.images.keep_roots_ahead(0);
-    spares::remove_all(node)
+    let closed = node.images.close();
+    spares::remove_all(node)?;
+    Ok(closed?)
 }
 
 /// Removes the shared part of the network if no pod is left, so that a node that is given up keeps no trace.
@@ -173,7 +196,7 @@ fn leave_network(node: &Node) {
 async fn serve(
     node: Arc<Node>,
     (listener, admin): (UnixListener, UnixListener),
-    gate: Gate,
+    layer: DeliverLayer,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let admin_service = AdminServer::new(AdminService(node.clone()));
@@ -189,9 +212,7 @@ async fn serve(
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let builder = || {
-        tonic::transport::Server::builder()
-            .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-            .layer(DeliverLayer { gate: gate.clone() })
+        tonic::transport::Server::builder().concurrency_limit_per_connection(CALLS_PER_CONNECTION).layer(layer.clone())
     };
     let cri = builder()
         .add_service(runtime)

@@ -163,8 +163,16 @@ pub trait Rootfs: Send + Sync + 'static {
     /// where making a root is fast.
     fn keep_spares(&self, _most: usize) {}
 
-    /// The directory of all chains and roots: the mount point in ImageFsInfo.
+    /// A directory on the file system of all chains and roots: the mount point in ImageFsInfo. Its free space is theirs.
     fn mountpoint(&self) -> PathBuf;
+
+    /// Releases what is needed only while a server runs. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// The complete chains, and the containers that have a root.
     ///
