@@ -9,6 +9,10 @@ use host::Prefix;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+mod keys;
+
+use keys::KEYS;
+
 /// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
 pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
 
@@ -110,6 +114,8 @@ pub struct ImageConfig {
     pub zfs_dataset: String,
     /// Whether images for Linux may be run on FreeBSD.
     pub allow_linux: bool,
+    /// Images that garbage collection keeps.
+    pub pinned: Vec<String>,
 }
 
 /// The pods' network.
@@ -169,6 +175,7 @@ impl Default for ImageConfig {
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
             allow_linux: false,
+            pinned: Vec::new(),
         }
     }
 }
@@ -237,6 +244,11 @@ impl Config {
         }
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
+        }
+        for name in self.image.pinned.iter().filter(|name| !name.ends_with('*')) {
+            if let Err(error) = image::Reference::parse(name) {
+                return value("image.pinned", error.to_string());
+            }
         }
         self.check_streaming()
     }
@@ -322,65 +334,6 @@ fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigE
     }
     Ok(())
 }
-
-/// Every key by its section, with its comment; an empty key begins the section.
-const KEYS: &[(&str, &str, &str)] = &[
-    ("", "root", "Records and images; kept over a reboot."),
-    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
-    ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
-    (
-        "",
-        "prefix",
-        "Two lower-case letters that every kernel name starts with: two servers on a machine need two prefixes.",
-    ),
-    ("", "log_level", "error, warn, info, debug or trace; or a filter such as \"info,image=debug\"."),
-    (
-        "",
-        "spares",
-        "Pods made ahead, and images for whose containers a root is (ZFS), where the backend has a use for them\n(FreeBSD); 0: none.",
-    ),
-    ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
-    (
-        "",
-        "missing_host_path",
-        "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
-    ),
-    ("image", "", "Images and root file systems."),
-    (
-        "image",
-        "registry_config",
-        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form, or HOST/*.crt, *.cert and\n*.key, in Docker's.",
-    ),
-    (
-        "image",
-        "registry_timeout_seconds",
-        "A registry that says nothing for this long, takes longer for a manifest, or brings less than 64 KiB of a layer\nin it, is asked again, four times at most.",
-    ),
-    (
-        "image",
-        "rootfs",
-        "zfs, overlay (Linux), copy (any file system), or auto: zfs where zfs_dataset is set, else overlay on\nLinux and copy on FreeBSD.",
-    ),
-    ("image", "zfs_dataset", "The dataset below which layers and roots are kept, e.g. \"zroot/cellblock\"."),
-    (
-        "image",
-        "allow_linux",
-        "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
-    ),
-    ("network", "", "The pods' network."),
-    (
-        "network",
-        "pod_cidrs",
-        "At most one IPv4 and one IPv6 network; the first address of each is the gateway. Empty: NetworkReady is\nfalse until kubelet sends a pod CIDR.",
-    ),
-    ("network", "untranslated", "Networks that pods reach with their own addresses: the cluster's."),
-    ("network", "mtu", "The MTU of the pods' interfaces, in bytes."),
-    ("streaming", "", "exec, attach and port-forward."),
-    ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
-    ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),
-    ("streaming", "tls_key", "See tls_cert."),
-    ("streaming", "idle_timeout_seconds", "A stream on which nothing moves for this long is closed, in seconds."),
-];
 
 #[cfg(test)]
 mod tests {
@@ -484,6 +437,7 @@ mod tests {
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
             ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
+            ("[image]\npinned = ['Not A Name']", "image.pinned: image reference: \"Not A Name\""),
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),

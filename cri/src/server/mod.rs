@@ -8,4 +8,3 @@ pub(crate) mod deliver;
 pub(crate) mod directories;
 pub(crate) mod serve;
 pub(crate) mod service;
-pub mod snapshots;

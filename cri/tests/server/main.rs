@@ -6,6 +6,7 @@
 mod admin;
 mod exhausted;
 mod faults;
+mod image_commands;
 mod images;
 mod independent;
 mod lifecycle;
