@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::document::Blob;
+use crate::rootfs::{FsUsage, tree};
 use crate::{Algorithm, Digest, Error, Hash};
 
 /// Only root may read blobs: images may contain secrets.
@@ -16,6 +17,8 @@ const MODE: u32 = 0o600;
 /// The content store in a directory.
 #[derive(Debug)]
 pub(crate) struct Blobs {
+    /// The directory of all, which holds the records of the images too.
+    directory: PathBuf,
     root: PathBuf,
     begun: PathBuf,
     /// Files of archives whose digest is not known yet.
@@ -25,7 +28,12 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// Opens the store, creates its directories, and removes interrupted downloads.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.join("blobs"), begun: root.join("ingest"), imports: root.join("import") };
+        let store = Self {
+            directory: root.to_owned(),
+            root: root.join("blobs"),
+            begun: root.join("ingest"),
+            imports: root.join("import"),
+        };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
         for unfinished in [&store.begun, &store.imports] {
             if let Err(error) = host::fs::remove_dir_all(unfinished) {
@@ -111,6 +119,11 @@ impl Blobs {
     /// Removes a blob. Idempotent.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
         host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))
+    }
+
+    /// What the directory takes of its file system: blobs, unfinished ones, records.
+    pub(crate) fn usage(&self) -> Result<FsUsage, Error> {
+        tree::usage(&self.directory)
     }
 
     /// Every blob with its size in bytes.

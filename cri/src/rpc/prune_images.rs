@@ -29,6 +29,9 @@ fn prune(node: &Node, dry_run: bool) -> Result<PruneImagesResponse, Error> {
         }
         images.push(admin_image(&image));
     }
+    if !dry_run {
+        node.images.collect();
+    }
     let freed = if dry_run { 0 } else { before.saturating_sub(node.images.usage()?.bytes) };
     Ok(PruneImagesResponse { images, freed })
 }
