@@ -1,6 +1,8 @@
 //! The configuration: a TOML file, with a default for every key and an error for every key that is not known. `cellblock
 //! config` prints the one in force with a comment for each key, in a form that can be read again.
 
+mod keys;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,8 +10,6 @@ use std::path::{Path, PathBuf};
 use host::Prefix;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-
-mod keys;
 
 use keys::KEYS;
 
@@ -34,7 +34,7 @@ pub enum ConfigError {
     #[error("configuration {}: {source}", path.display())]
     Parse {
         path: PathBuf,
-        /// What is wrong, with its line and the name of the key.
+        /// The fault, with its line and the name of the key.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -43,7 +43,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: &'static str,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
 }
@@ -62,7 +62,7 @@ pub enum RootfsKind {
     Overlay,
 }
 
-/// What becomes of a mount whose host path is missing.
+/// The treatment of a mount whose host path is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingHostPath {
@@ -72,13 +72,25 @@ pub enum MissingHostPath {
     Refuse,
 }
 
+/// What may come to a pod that it did not ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallPolicy {
+    /// Everything.
+    Open,
+    /// Connections to the ports that its containers declare.
+    Ports,
+    /// Nothing.
+    Isolated,
+}
+
 /// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Records and images.
     pub root: PathBuf,
-    /// What is lost at a reboot: sockets, specs of what runs.
+    /// Sockets, and the specs of running pods and containers; lost at a reboot.
     pub state: PathBuf,
     /// The CRI socket, as `unix://PATH`.
     pub address: String,
@@ -90,7 +102,7 @@ pub struct Config {
     pub spares: u32,
     /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
     pub runtime_handlers: Vec<String>,
-    /// What becomes of a mount whose host path is missing.
+    /// The treatment of a mount whose host path is missing.
     pub missing_host_path: MissingHostPath,
     /// Images.
     pub image: ImageConfig,
@@ -128,6 +140,8 @@ pub struct NetworkConfig {
     pub untranslated: Vec<IpNetwork>,
     /// The MTU of the pods' interfaces, in bytes.
     pub mtu: u32,
+    /// The firewall of pods that do not choose one.
+    pub firewall: FirewallPolicy,
 }
 
 /// exec, attach, port-forward.
@@ -182,7 +196,7 @@ impl Default for ImageConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500 }
+        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500, firewall: FirewallPolicy::Open }
     }
 }
 
@@ -222,11 +236,13 @@ impl Config {
     /// [`ConfigError::Value`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let value = |key, reason: String| Err(ConfigError::Value { key, reason });
-        if !self.root.is_absolute() {
-            return value("root", format!("{} is not an absolute path", self.root.display()));
+        let directories =
+            [("root", &self.root), ("state", &self.state), ("image.registry_config", &self.image.registry_config)];
+        if let Some((key, path)) = directories.into_iter().find(|(_, path)| !path.is_absolute()) {
+            return value(key, format!("{} is not an absolute path", path.display()));
         }
-        if !self.state.is_absolute() {
-            return value("state", format!("{} is not an absolute path", self.state.display()));
+        if self.root == self.state {
+            return value("state", format!("{} is the root directory too", self.state.display()));
         }
         self.socket()?;
         if self.spares > MOST_SPARES {
@@ -286,7 +302,6 @@ impl Config {
         Err(ConfigError::Value { key: "root", reason })
     }
 
-    /// The path of the CRI socket.
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
@@ -434,6 +449,8 @@ mod tests {
             ("address = 'tcp://1.2.3.4:5'", "tcp://1.2.3.4:5"),
             ("prefix = 'cellblock'", "cellblock"),
             ("root = 'var'", "root: var"),
+            ("root = '/a'\nstate = '/a/'", "state: /a/ is the root"),
+            ("[image]\nregistry_config = 'certs.d'", "image.registry_config: certs.d"),
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
             ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
@@ -441,6 +458,7 @@ mod tests {
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),
+            ("[network]\nfirewall = 'closed'", "firewall"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -31,6 +31,7 @@ pub use rpc::MESSAGE_LIMIT;
 pub use server::admin::socket as admin_socket;
 pub use server::check::run as check;
 pub use server::connections::CONNECTIONS;
-pub use server::daemon::{ServeError, Server, lock};
+pub use server::daemon::{ServeError, Server};
+pub use server::locks::{Locks, lock};
 pub use server::serve::run as serve;
 pub use state::node::{Backends, Node, Opening};

@@ -23,15 +23,15 @@ enum Command {
     Serve(Overrides),
     /// Print the configuration in force, with its comments.
     Config(Overrides),
-    /// Say what this node lacks, and what to do about it; fails when something is missing that is required.
+    /// Report this node's needs with remedies for missing ones; fail if a required one is missing.
     Check(Overrides),
     /// Show a pod running from a pulled image, step by step, and remove everything again.
     Demo(DemoArgs),
-    /// Keep a container's root as it is now, under a name (ZFS).
+    /// Take a snapshot of a container's root (ZFS).
     Snapshot(SnapshotArgs),
-    /// Put a stopped container's root back to what it was under a name (ZFS).
+    /// Reset a stopped container's root to a snapshot (ZFS).
     Rollback(SnapshotArgs),
-    /// List the snapshots of a container's root, the oldest first (ZFS).
+    /// List the snapshots of a container's root, oldest first (ZFS).
     Snapshots(SnapshotsArgs),
     /// List, pull, inspect, remove, import and export images.
     Image(ImageArgs),
@@ -87,13 +87,13 @@ struct ImageArgs {
 /// Options that override the configuration file.
 #[derive(Debug, Args)]
 struct Overrides {
-    /// The configuration file; /etc/cellblock/cellblock.toml where there is one.
+    /// The configuration file; without it /etc/cellblock/cellblock.toml, if that exists.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Records and images.
+    /// Records, images and the roots of containers; kept over a reboot.
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// What is lost at a reboot; the socket is in it unless --address or the file says otherwise.
+    /// Files that are lost at a reboot, and the socket unless --address or the configuration file sets another.
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
     /// The CRI socket.

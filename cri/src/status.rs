@@ -133,7 +133,7 @@ mod tests {
             Error::from(runtime::Error::failed("cannot start a monitor")(full())),
             network::Error::failed("cannot load an anchor")(full()).into(),
             image::Error::io("cannot write blob sha256:0")(full()).into(),
-            Backend::Host { operation: "cannot make the log directory /x".to_owned(), source: full() }.into(),
+            Backend::Host { operation: "cannot create the log directory /x".to_owned(), source: full() }.into(),
         ];
         for error in errors {
             let status = Status::from(error);

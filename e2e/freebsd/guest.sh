@@ -1,10 +1,11 @@
 #!/bin/sh
 # On the FreeBSD machine, as root, in the directory that run.sh filled: cellblock, crictl, critest, e2e, suites/, certs.d/. Runs
-# one part after the other and leaves its reports in reports/; the exit code is 0 when all parts passed.
+# one part after the other and leaves its reports in reports/; the exit code is 0 when all parts passed. Removes before and after
+# what it and broken runs left (clean.sh), but for pf's ruleset and forwarding where there were none.
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario linux loop service soak upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -58,7 +59,7 @@ prepare() {
     kldload -n tmpfs 2>/dev/null
     sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
     if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
-        printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+        printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\nanchor "cellblock/*"\n' | pfctl -q -f -
         pfctl -q -e 2>/dev/null
     fi
     mkdir -p reports logs tmp
@@ -100,6 +101,14 @@ stop() {
     kill "$server" 2>/dev/null
     wait "$server" 2>/dev/null
     while kill -0 "$server" 2>/dev/null; do sleep 1; done
+}
+
+# The end, also of a run that is cut short. The exit code stays.
+finish() {
+    code=$?
+    stop
+    sh clean.sh "$dataset" || code=1
+    exit $code
 }
 
 # One test of one part: its name, then a command; the report is written at the end of the part.
@@ -363,10 +372,11 @@ nothing_left() {
 own_servers() {
     inventory >tmp/before
     rules=$(pfctl -q -sn; pfctl -q -sr)
-    printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\n' | pfctl -q -f -
+    printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\nanchor "*"\n' | pfctl -q -f -
     [ -z "$dataset" ] || zfs create "$dataset/$part"
-    PATH=$PATH:$dir ./e2e "$part" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
-        failures=$((failures + 1))
+    # What fails keeps its directory until the end.
+    PATH=$PATH:$dir ./e2e "$(echo "$part" | sed s/hostile/soak/)" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
+        { failures=$((failures + 1)); cat /var/tmp/cellblock-e2e-*/site/cellblock.log >"$part-server.log"; }
     tail -30 "$part.log"
     [ -z "$dataset" ] || zfs destroy -r "$dataset/$part"
     echo "$rules" | pfctl -q -f -
@@ -413,6 +423,9 @@ service_stops() { service stop && ! pgrep -f "^$dir/prefix/bin/cellblock serve" 
 # Pods come and go while the server is killed; then it is killed under many.
 run_soak() { own_servers --seconds "$SOAK" --pods 20; }
 
+# The same under an administrator who destroys interfaces, flushes rulesets and fills disks.
+run_hostile() { own_servers --hostile --seconds "$SOAK"; }
+
 # An older server is replaced under running pods.
 run_upgrade() { own_servers --from old; }
 
@@ -447,12 +460,20 @@ run_critest() {
     stop
 }
 
+for part; do
+    case $part in
+    suites | demo | scenario | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
+    *) echo "no part $part; see $0" >&2 && exit 2 ;;
+    esac
+done
+sh clean.sh "$dataset" || exit 1
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
 prepare || exit 1
-trap stop EXIT
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    case $part in critest | soak | specs | upgrade) ;; *) report ;; esac
+    case $part in critest | soak | hostile | specs | upgrade) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

@@ -5,7 +5,7 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop service soak upgrade specs critest (all), or bench or cluster alone.
+# Parts: suites demo scenario linux loop service soak hostile upgrade specs critest (all), or bench or cluster alone.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -13,7 +13,7 @@
 # FREEBSD_ZFS     a dataset on it for containers' roots; without it they are copies
 # FREEBSD_FOCUS   only the specs of critest that match
 # FREEBSD_ONLY    only our own specs, or steps of cluster, whose names contain this
-# FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soak (60)
+# FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soaks (60)
 # FREEBSD_NODE    for cluster: the machine's address on a network with this one, and FREEBSD_GATEWAY this one's; neither may be
 #                 translated on the way
 # PROFILE         dev or release
@@ -79,7 +79,7 @@ build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
     programs="--bin cellblock --bin cellblock-monitor"
-    case " $* " in *" specs "* | *" soak "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
+    case " $* " in *" specs "* | *" soak "* | *" hostile "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
@@ -137,7 +137,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario linux loop service soak upgrade specs critest
+[ $# -gt 0 ] || set -- suites demo scenario linux loop service soak hostile upgrade specs critest
 case " $* " in
 " bench ") ;;
 " cluster ")
@@ -148,10 +148,10 @@ case " $* " in
     ;;
 *" bench "* | *" cluster "*) say "bench and cluster run alone, not with other parts: $*" >&2; exit 2 ;;
 esac
+[ -n "${FREEBSD_SSH:-}${FREEBSD_IMAGE:-}" ] || { say "set FREEBSD_SSH or FREEBSD_IMAGE; see $here/run.sh" >&2; exit 2; }
 tree_target=$CARGO_TARGET_DIR
 build "$@"
 if [ -z "${FREEBSD_SSH:-}" ]; then
-    [ -n "${FREEBSD_IMAGE:-}" ] || { say "set FREEBSD_SSH or FREEBSD_IMAGE; see $here/run.sh" >&2; exit 2; }
     boot
 fi
 say "on $($FREEBSD_SSH 'uname -srm' </dev/null)"
@@ -159,14 +159,14 @@ $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports &
 for program in cellblock cellblock-monitor; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
-case " $* " in *" specs "* | *" soak "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" specs "* | *" soak "* | *" hostile "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
 case " $* " in *" upgrade "*)
     $FREEBSD_SSH "mkdir -p $remote/old" </dev/null
     for program in "$old"/*; do send "$program" "old/${program##*/}"; done
     ;;
 esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
-for script in "$here"/guest.sh "$here"/base.sh "$here"/bench/*; do
+for script in "$here"/guest.sh "$here"/base.sh "$here"/clean.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
 done
 for file in port/files/cellblock.in newsyslog.conf.sample; do

@@ -161,6 +161,12 @@ impl Program {
         Ok(Background { child, name, log: log.to_owned() })
     }
 
+    /// Becomes it; returns why it could not.
+    pub fn replace(mut self) -> anyhow::Error {
+        let error = self.command.exec();
+        anyhow::Error::new(error).context(format!("cannot start {self}"))
+    }
+
     fn input(&self) -> Result<File> {
         let mut file = tempfile::tempfile()?;
         file.write_all(&self.stdin)?;
@@ -218,6 +224,12 @@ impl Background {
             Some(status) => bail!("{}: after SIGTERM: {status}:\n{}", self.name, tail(&self.log)),
             None => bail!("{}: still there {} s after SIGTERM", self.name, TERM_TIMEOUT.as_secs()),
         }
+    }
+
+    /// Waits until it ends by itself.
+    pub fn ended(mut self, timeout: Duration) -> Result<ExitStatus> {
+        let ended = wait(&mut self.child, timeout)?;
+        ended.with_context(|| format!("{}: still there after {} s", self.name, timeout.as_secs()))
     }
 
     /// Kills it by SIGKILL, like a crash.

@@ -17,8 +17,10 @@ use crate::locks::{Locks, hold};
 use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
-use crate::registry::Down;
+use crate::registry::{Down, Slots};
 use crate::rootfs::{FsUsage, Rootfs};
+use crate::settle::{Settler, recover};
+use crate::unsettled::Unsettled;
 use crate::{Credentials, Error, Observer, garbage, volume};
 
 /// Concurrent pulls; others wait. With the downloads of each it bounds memory and connections.
@@ -82,6 +84,10 @@ pub(crate) struct Shared {
     pub(crate) hosts: Hosts,
     pub(crate) registry_timeout: Duration,
     pub(crate) down: Arc<Down>,
+    /// Slots of concurrent downloads.
+    pub(crate) slots: Slots,
+    pub(crate) unsettled: Arc<Unsettled>,
+    pub(crate) settler: Settler,
     pub(crate) memory: Arc<Memory>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
@@ -109,14 +115,19 @@ impl Images {
         if let Err(error) = settings.rootfs.sweep() {
             tracing::warn!(error = host::chain(&error), "cannot remove all that a former server left half unpacked");
         }
+        let blobs = Blobs::open(&settings.root)?;
+        let (unsettled, suspect) = Unsettled::open(&settings.root)?;
         let shared = Shared {
-            blobs: Blobs::open(&settings.root)?,
+            blobs,
             records: Mutex::new(Records::open(&settings.root)?),
             rootfs: settings.rootfs,
             locks: Arc::default(),
             hosts: Hosts::new(settings.registry_config),
             registry_timeout: settings.registry_timeout,
             down: Arc::default(),
+            slots: Slots::default(),
+            unsettled: Arc::new(unsettled),
+            settler: Settler::default(),
             memory: Arc::default(),
             platforms,
             unpacker: Unpacker::new(settings.workers),
@@ -124,7 +135,9 @@ impl Images {
             deferred: AtomicBool::new(true),
         };
         let images = Self { shared: Arc::new(shared) };
+        recover(&images.shared, &suspect)?;
         images.collect();
+        images.shared.settle_soon();
         Ok(images)
     }
 

@@ -1,30 +1,28 @@
-//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers in parallel, unpacks them in
-//! order, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are pinned until an
-//! image references them, and collected if the pull fails.
+//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers side by side, unpacks them in
+//! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
+//! pinned until an image references them, and collected if the pull fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
+use crate::fetch::fetch;
+use crate::flow::Flow;
 use crate::images::{Image, Shared};
 use crate::layers::{Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
-use crate::registry::{Asking, Piece, Source};
+use crate::registry::{Asking, Source};
+use crate::unsettled::{Names, Noted};
 use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
 
-/// Concurrent downloads of one image, as in containerd.
-const DOWNLOADS: usize = 3;
-/// Pieces of a download that wait for the disk: bounds the memory of a download.
-const PIECES_WAITING: usize = 16;
-/// How often an observer is told of arriving bytes.
-const TELLING: Duration = Duration::from_millis(100);
+/// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
+const DOWNLOADS: usize = 6;
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
@@ -42,8 +40,10 @@ struct Plan {
 /// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
 pub(crate) struct Work {
     pub(crate) shared: Arc<Shared>,
-    source: Source,
-    observer: Observer,
+    pub(crate) source: Source,
+    pub(crate) observer: Observer,
+    /// What it stores and is not synced yet.
+    noted: Noted,
     pins: Option<Pins>,
     kept: AtomicBool,
 }
@@ -51,14 +51,15 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
         let pins = Some(shared.locks.pin());
-        Arc::new(Self { shared: Arc::clone(shared), source, observer, pins, kept: false.into() })
+        let noted = shared.unsettled.noted();
+        Arc::new(Self { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() })
     }
 
     pub(crate) fn pins(&self) -> &Pins {
         self.pins.as_ref().expect("pins are taken at the end only")
     }
 
-    fn pin(&self, name: &str) {
+    pub(crate) fn pin(&self, name: &str) {
         self.pins().add(name);
     }
 
@@ -71,6 +72,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.pins.take();
         self.shared.memory.give_back_soon();
+        self.shared.settle_soon();
         if self.kept.load(Ordering::Relaxed) {
             return;
         }
@@ -146,7 +148,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Follows the reference to a manifest and its configuration.
 async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let wanted = &work.shared.platforms;
-    let mut documents: Vec<Blob> = Vec::new();
+    let (mut documents, mut contents) = (Vec::<Blob>::new(), Vec::new());
     let mut target = reference.target().clone();
     // What the index says of the image's platform, or else the node's own.
     let mut platform = wanted[0].clone();
@@ -161,7 +163,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             return Err(Error::invalid(format!("image {reference}"), "its indexes lead in a circle or too deep"));
         }
         let parsed = parse_manifest(&bytes).map_err(|error| of(reference, error))?;
-        keep(work, blob.clone(), bytes).await?;
+        contents.push(bytes);
         documents.push(blob);
         match parsed {
             Document::Manifest { config, layers } => break (config, layers),
@@ -172,7 +174,8 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             }
         }
     };
-    fetch(work, &config_blob, &Observer::default()).await?;
+    store(work, &documents, contents, &config_blob).await?;
+    fetch(work, &config_blob, None).await?;
     let shared = Arc::clone(&work.shared);
     let blob = config_blob.clone();
     let mut config =
@@ -224,60 +227,32 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
     work.source.manifest(target).await
 }
 
-/// Stores a document.
-async fn keep(work: &Arc<Work>, blob: Blob, bytes: Vec<u8>) -> Result<(), Error> {
-    let name = blob.digest.to_string();
-    work.pin(&name);
-    let lock = work.shared.locks.lock(&name).await;
-    let work = Arc::clone(work);
-    blocking(move || {
-        let _lock = lock;
-        work.shared.blobs.put(&blob, &bytes)
-    })
-    .await
+/// Stores the documents, and notes the configuration before it is downloaded.
+async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config: &Blob) -> Result<(), Error> {
+    let all = blobs.iter().chain([config]).map(|blob| blob.digest.clone()).collect();
+    note(work, Names { blobs: all, chains: Vec::new() }).await?;
+    for (blob, bytes) in blobs.iter().cloned().zip(contents) {
+        let name = blob.digest.to_string();
+        work.pin(&name);
+        let lock = work.shared.locks.lock(&name).await;
+        let work = Arc::clone(work);
+        blocking(move || {
+            let _lock = lock;
+            work.shared.blobs.put(&blob, &bytes)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
-/// Downloads a blob, unless it is stored or another pull downloads it.
-async fn fetch(work: &Arc<Work>, blob: &Blob, observer: &Observer) -> Result<(), Error> {
-    work.pin(blob.digest.as_str());
-    let lock = work.shared.locks.lock(blob.digest.as_str()).await;
-    if work.shared.blobs.has(&blob.digest) {
-        return Ok(());
-    }
-    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let (writing, expected, observer) = (Arc::clone(work), blob.clone(), observer.clone());
-    let writer = spawn_blocking(move || {
-        let _lock = lock;
-        let (digest, total) = (expected.digest.clone(), expected.size);
-        let tell = |done| observer.tell(&digest, Phase::Downloading, done, total);
-        tell(0);
-        let mut told = Instant::now();
-        let mut ingest = writing.shared.blobs.begin(expected)?;
-        while let Some(piece) = pieces.blocking_recv() {
-            match piece {
-                Piece::Bytes(bytes) => {
-                    ingest.write(&bytes)?;
-                    if told.elapsed() > TELLING {
-                        told = Instant::now();
-                        tell(ingest.written());
-                    }
-                }
-                Piece::Restart => ingest.restart()?,
-                Piece::End => return ingest.finish(),
-            }
-        }
-        // The download failed or was cancelled and has its own error; dropping `ingest` removes the file.
-        Err(Error::failed("cannot keep a blob")("its download ended"))
-    });
-    let downloaded = work.source.blob(blob, &sender).await;
-    drop(sender);
-    let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
-    match (downloaded, written) {
-        (Ok(()), written) => written,
-        // The error of the writer (a full disk) comes first: it ended the download.
-        (Err(Error::Failed { .. }), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
-    }
+/// Notes what is about to be stored, unless it is there.
+async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
+    let work = Arc::clone(work);
+    blocking(move || {
+        let blobs = names.blobs.into_iter().filter(|digest| !work.shared.blobs.has(digest)).collect();
+        work.noted.add(Names { blobs, chains: names.chains })
+    })
+    .await
 }
 
 /// Downloads and unpacks missing layers.
@@ -308,26 +283,32 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
         .skip(there)
         .map(|(at, job)| (plan.layers.get(at).cloned(), job))
         .collect();
-    let (arrived, mut ready) = mpsc::channel::<(Option<Blob>, Job)>(missing.len().max(1));
-    let downloads = async move {
-        let mut downloads = stream::iter(missing)
-            .map(|(blob, job)| async move {
-                if let Some(blob) = &blob {
-                    fetch(work, blob, &work.observer).await?;
-                    work.tell(blob, Phase::Unpacking, blob.size);
+    let blobs = missing.iter().filter_map(|(blob, _)| Some(blob.as_ref()?.digest.clone())).collect();
+    note(work, Names { blobs, chains: chains[there..].to_vec() }).await?;
+    let (begun, ready): (Vec<_>, Vec<_>) = missing
+        .into_iter()
+        .map(|(blob, job)| {
+            let (begun, ready) = oneshot::channel();
+            ((blob.clone(), begun), (blob, job, ready))
+        })
+        .unzip();
+    let downloads = stream::iter(begun)
+        .map(|(blob, begun)| async move {
+            match blob {
+                Some(blob) => fetch(work, &blob, Some(begun)).await,
+                // There is no layer to wait for.
+                None => {
+                    let _ = begun.send(None);
+                    Ok(())
                 }
-                Ok::<_, Error>((blob, job))
-            })
-            .buffered(DOWNLOADS);
-        while let Some(job) = downloads.try_next().await? {
-            // The channel has room for all of them.
-            let _ = arrived.send(job).await;
-        }
-        Ok(())
-    };
+            }
+        })
+        .buffered(DOWNLOADS)
+        .try_collect::<()>();
     let unpacking = async {
-        while let Some((blob, job)) = ready.recv().await {
-            unpack(work, job).await?;
+        for (blob, job, ready) in ready {
+            let Ok(flow) = ready.await else { return failed_elsewhere().await };
+            unpack(work, job, flow).await?;
             blob.inspect(|blob| work.tell(blob, Phase::Complete, blob.size));
         }
         Ok(())
@@ -335,17 +316,25 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     futures::try_join!(downloads, unpacking).map(|((), ())| ())
 }
 
+/// Waits for the error of the download, which says more than that of an unpacking without its bytes.
+async fn failed_elsewhere() -> Result<(), Error> {
+    std::future::pending().await
+}
+
 /// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
-async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
+async fn unpack(work: &Arc<Work>, job: Job, flow: Option<Arc<Flow>>) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.0).await;
     let cancel = Arc::new(Cancel::default());
     let _given_up = GivenUp(Arc::clone(&cancel));
-    let work = Arc::clone(work);
-    blocking(move || {
+    let (work, of) = (Arc::clone(work), flow.clone());
+    let unpacked = blocking(move || {
         let _lock = lock;
-        work.shared.unpacker.unpack(&work.shared, &job, &cancel)
-    })
-    .await
+        work.shared.unpacker.unpack(&work.shared, &job, of.as_deref(), &cancel)
+    });
+    match unpacked.await {
+        Err(_) if flow.is_some_and(|flow| flow.now().ended == Some(false)) => failed_elsewhere().await,
+        unpacked => unpacked,
+    }
 }
 
 /// Kills the worker when the pull is dropped. Has no effect after the worker's end.

@@ -102,7 +102,7 @@ async fn what_is_exported_is_imported_as_the_same_image() {
 
     let requests = registry.seen().len();
     let imported = import(&to.images, bytes.clone(), None).await.unwrap();
-    assert_eq!(imported, [pulled.clone()], "one image, with the names that were exported");
+    assert_eq!(imported, std::slice::from_ref(&pulled), "one image, with the names that were exported");
     assert_eq!(read(&to.images, &imported[0], "a/three"), "3");
     assert_eq!(registry.seen().len(), requests, "no registry is asked");
     assert_eq!(import(&to.images, bytes, None).await.unwrap(), imported, "again");

@@ -28,9 +28,14 @@ pub(crate) fn pod_group_number(prefix: &Prefix) -> u32 {
     u32::from_be_bytes([b'c', b'b', letters[0], letters[1]])
 }
 
+/// Returns the name of a pod in the kernel: that of its jail, which the runtime makes, and the beginning of its interface's.
+pub(crate) fn pod(prefix: &Prefix, id: &PodId) -> String {
+    format!("{prefix}{}", id.short())
+}
+
 /// Returns the name of the host's end of a pod's interface.
 pub(crate) fn host_end(prefix: &Prefix, id: &PodId) -> String {
-    format!("{prefix}{}{HOST_END}", id.short())
+    format!("{}{HOST_END}", pod(prefix, id))
 }
 
 pub(crate) fn pod_mac(id: &PodId) -> [u8; 6] {

@@ -49,8 +49,10 @@ impl Filter {
         let is_enabled = pfctl(&["-s", "info"], "")?.lines().any(|line| line.trim().starts_with("Status: Enabled"));
         if rules.trim().is_empty() {
             self.changes.push(Change::Ruleset);
-            pfctl(&["-q", "-f", "-"], &format!("{}\npass all\n", lines.join("\n")))?;
-            words.push(format!("pf ruleset: {}; pass all", lines.join("; ")));
+            let filter = format!("pass all; anchor \"cellblock-{PREFIX}/*\"");
+            let ruleset = format!("{}; {filter}", lines.join("; "));
+            pfctl(&["-q", "-f", "-"], &(ruleset.replace("; ", "\n") + "\n"))?;
+            words.push(format!("pf ruleset: {ruleset}"));
         } else if !is_enabled || !lines.iter().all(|line| has(&rules, line)) {
             bail!("pf has a ruleset of its own; enable it with these lines in /etc/pf.conf:\n{}", lines.join("\n"));
         }

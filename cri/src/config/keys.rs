@@ -1,9 +1,9 @@
-//! The keys of the configuration, with the comments that `cellblock config` prints.
+//! The comments of the configuration's keys, which `cellblock config` prints.
 
 /// Every key by its section, with its comment; an empty key begins the section.
 pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ("", "root", "Records and images; kept over a reboot."),
-    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
+    ("", "state", "Sockets, and the specs of running pods and containers; lost at a reboot."),
     ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
     (
         "",
@@ -57,6 +57,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ),
     ("network", "untranslated", "Networks that pods reach with their own addresses: the cluster's."),
     ("network", "mtu", "The MTU of the pods' interfaces, in bytes."),
+    (
+        "network",
+        "firewall",
+        "What may come to a pod that it did not ask for, unless its annotation network.cellblock/firewall says otherwise:\nopen: everything; ports: connections to the ports that its containers declare; isolated: nothing.",
+    ),
     ("streaming", "", "exec, attach and port-forward."),
     ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
     ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),

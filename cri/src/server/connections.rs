@@ -14,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::server::authority::Filter;
+
 /// Concurrent connections: kubelet has two, and so has each crictl as long as its exec runs. The streaming server's limit can be
 /// used in full.
 pub const CONNECTIONS: usize = 2 * streaming::CONNECTIONS;
@@ -34,14 +36,15 @@ pub(crate) fn accept(listener: UnixListener) -> impl Stream<Item = io::Result<Co
                 }
             }
         };
-        Some((Ok(Connection { stream, _slot: slot }), (listener, slots)))
+        Some((Ok(Connection { stream, filter: Filter::default(), _slot: slot }), (listener, slots)))
     })
 }
 
-/// A connection and its slot.
+/// A connection and its slot. What the client sends passes the filter.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,
+    filter: Filter,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -59,7 +62,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.filter.pass(&mut buffer.filled_mut()[before..]);
+        read
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, its helpers too")]
 
 mod admin;
+mod authority;
 mod exhausted;
 mod faults;
 mod image_commands;

@@ -39,20 +39,18 @@ pub(crate) struct World {
     pub(crate) networks: Vec<&'static str>,
     /// The image that its registry serves.
     pub(crate) image: String,
-    /// What becomes of a mount whose host path is missing.
+    /// The treatment of a mount whose host path is missing.
     pub(crate) missing_host_path: cri::MissingHostPath,
     /// The images that its configuration pins.
     pub(crate) pinned: Vec<String>,
 }
 
-/// A server on it.
 pub(crate) struct Running {
     tokio: Option<tokio::runtime::Runtime>,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<Result<(), cri::ServeError>>>,
     /// Its state.
     pub(crate) node: Arc<Node>,
-    /// Its socket.
     pub(crate) socket: PathBuf,
     admin_socket: PathBuf,
 }
@@ -130,26 +128,48 @@ impl World {
 
     /// Starts a server, and waits until it has recovered.
     pub(crate) fn start(&self) -> Running {
+        let running = self.begin(|| ());
+        running.wait_until_ready();
+        running
+    }
+
+    /// Starts a server; `opened` runs before its recovery.
+    pub(crate) fn begin(&self, opened: impl FnOnce()) -> Running {
         let config = self.config();
-        let lock = take_lock(&config);
+        let locks = self.wait_for_locks();
         let admin_socket = cri::admin_socket(&config.state);
         let socket = self.socket();
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let opened = tokio.block_on(async {
+        let server = tokio.block_on(async {
             let backends = self.backends();
             let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
             let opening = Opening { config, streaming, faults: self.faults.clone() };
-            Server::open(lock, &socket, backends, opening).unwrap()
+            Server::open(locks, &socket, backends, opening).unwrap()
         });
-        let node = opened.node().clone();
+        opened();
+        let node = server.node().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio.spawn(opened.run(async move {
+        let served = tokio.spawn(server.run(async move {
             let _ = stopped.await;
         }));
-        let running =
-            Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket };
-        running.wait_until_ready();
-        running
+        Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket }
+    }
+
+    /// Takes the locks of its servers.
+    pub(crate) fn lock(&self, config: &Config) -> Result<cri::Locks, cri::ServeError> {
+        cri::lock(config, self.directory.path())
+    }
+
+    /// The kernel releases the locks of a killed server when its last thread ends.
+    fn wait_for_locks(&self) -> cri::Locks {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lock(&self.config()) {
+                Ok(locks) => return locks,
+                Err(error) if Instant::now() > deadline => panic!("{error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// What is left of pods and containers, wherever anything can be left; empty: nothing.
@@ -169,7 +189,6 @@ impl World {
         self.network.reboot();
     }
 
-    /// The root of a container.
     pub(crate) fn root(&self, container: &str) -> PathBuf {
         self.directory.path().join("roots/containers").join(container).join("root")
     }
@@ -197,18 +216,6 @@ fn directory() -> tempfile::TempDir {
     if room.is_ok_and(|room| room > 1 << 30) { tempfile::tempdir_in(MEMORY) } else { tempfile::tempdir() }.unwrap()
 }
 
-/// The kernel gives a killed server's lock back when its last thread lets go.
-fn take_lock(config: &Config) -> host::fs::Lock {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match cri::lock(&config.root) {
-            Ok(lock) => return lock,
-            Err(error) if Instant::now() > deadline => panic!("{error}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
 impl Running {
     fn tokio(&self) -> &tokio::runtime::Runtime {
         self.tokio.as_ref().expect("it runs")
@@ -233,7 +240,6 @@ impl Running {
         Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
     }
 
-    /// A client of the runtime service.
     pub(crate) fn client(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_LIMIT)
     }
@@ -276,6 +282,7 @@ impl Running {
         let _ = self.stop.take().map(|stop| stop.send(()));
         let (tokio, served) = (self.tokio.take().expect("it runs"), self.served.take().expect("it runs"));
         tokio.block_on(async { tokio::time::timeout(PATIENCE, served).await }).unwrap().unwrap().unwrap();
+        tokio.shutdown_background();
     }
 
     /// Ends it as SIGKILL does, as far as that can be done to threads: nothing more reaches its records.
@@ -293,7 +300,6 @@ impl Drop for Running {
     }
 }
 
-/// A pod's configuration.
 pub(crate) fn pod(name: &str) -> PodSandboxConfig {
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
@@ -308,7 +314,6 @@ pub(crate) fn pod(name: &str) -> PodSandboxConfig {
     }
 }
 
-/// A container's configuration.
 pub(crate) fn container(world: &World, name: &str, command: &[&str]) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -319,7 +324,6 @@ pub(crate) fn container(world: &World, name: &str, command: &[&str]) -> Containe
     }
 }
 
-/// A request for a pod.
 pub(crate) fn run_pod(name: &str) -> RunPodSandboxRequest {
     RunPodSandboxRequest { config: Some(pod(name)), runtime_handler: String::new() }
 }

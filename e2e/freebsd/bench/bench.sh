@@ -1,5 +1,6 @@
 #!/bin/sh
 # On the FreeBSD machine, in run.sh's directory: what a pod costs by hand, by the bare system calls, and by Cellblock, in the same run.
+# Then how fast two pods send to each other, through the node and its pf, and two vnets on one bridge.
 # Milliseconds, the mean of N pods (first argument, 8). Cellblock's times are the server's own, of whole RPCs, so that crictl's
 # start is not in them. ZFS only where CELLBLOCK_BENCH_ZFS names a dataset. Removes what it made, also what a broken run left.
 set -eu
@@ -11,6 +12,8 @@ dir=$PWD
 socket=unix://$dir/bench.sock
 image=registry.k8s.io/e2e-test-images/busybox:1.29-2
 server=
+# Blocks of 64 KiB that are sent: seconds, under emulation too.
+blocks=4000
 
 now() { date +%s.%N; }
 mean() { echo "$1 $2 $pods" | awk '{printf "%.1f", ($2 - $1) * 1000 / $3}'; }
@@ -20,14 +23,21 @@ kernel_memory() {
         awk '{v[NR] = $1} END {printf "%.0f", (v[1] * v[2] - v[3] - v[4]) / 1024}'
 }
 per_pod() { echo "$1 $2 $pods" | awk '{printf "%.0f", ($2 - $1) / $3}'; }
+# MiB/s from one jail to the address of another; both have nc(1) and dd(1).
+throughput() {
+    jexec "$1" nc -l "$3" 5001 >/dev/null </dev/null &
+    listener=$!
+    sleep 2
+    jexec "$2" sh -c "dd if=/dev/zero bs=64k count=$blocks | nc -N $3 5001" 2>&1 </dev/null |
+        awk '/bytes transferred/ {sub(/^\(/, "", $(NF - 1)); printf "%.0f", $(NF - 1) / 1048576}'
+    wait $listener
+}
 cri() { ./crictl -c crictl.yaml --runtime-endpoint "$socket" --image-endpoint "$socket" --timeout 300s "$@"; }
 
-: >crictl.yaml
-mkdir -p logs tmp
 kldload -n pf if_bridge if_epair nullfs
 sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
 if [ -z "$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)" ]; then
-    printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\n' | pfctl -q -f -
+    printf 'nat-anchor "cellblock/*"\nrdr-anchor "cellblock/*"\npass all\nanchor "cellblock/*"\n' | pfctl -q -f -
     pfctl -q -e 2>/dev/null || :
 fi
 
@@ -58,9 +68,13 @@ end_server() {
     server=
 }
 
+# The exit code stays.
 finish() {
+    code=$?
     end_server
     clean_by_hand
+    sh clean.sh "$dataset" || code=1
+    exit $code
 }
 
 # What an administrator types for a pod, a container that ends at once, and their end.
@@ -89,6 +103,8 @@ by_hand() {
     done
     created=$(now)
     held=$(per_pod "$before" "$(kernel_memory)")
+    hand_rate=$(throughput hand2 hand3 172.29.0.2)
+    running=$(now)
     for n in $(jot "$pods" 2); do
         mkdir -p "tmp/hand$n"
         mount -t nullfs -o ro "$root" "tmp/hand$n"
@@ -110,7 +126,7 @@ by_hand() {
     removed=$(now)
     clean_by_hand
     hand_create=$(mean "$start" "$created")
-    hand_run=$(mean "$created" "$ran")
+    hand_run=$(mean "$running" "$ran")
     hand_remove=$(mean "$ran" "$removed")
     echo "by hand: create $hand_create, container $hand_run, remove $hand_remove; the kernel's memory for a pod: $held KiB"
 }
@@ -160,6 +176,7 @@ JSON
         [ "$spares" = 0 ] || sleep 1
     done
     held=$(per_pod "$before" "$(kernel_memory)")
+    rate=$(pod_throughput $ids)
     for pod in $ids; do
         cri stopp "$pod" >/dev/null 2>&1
         cri rmp "$pod" >/dev/null 2>&1
@@ -186,11 +203,23 @@ JSON
             for (i = 1; i <= parts; i++) line("  " part[i], mean(part[i]), "")
         }'
     echo "  the kernel's memory for a pod and its container: $held KiB"
+    echo "  from pod to pod, routed through pf: $rate MiB/s; by hand, on one bridge: $hand_rate"
 }
 
-trap finish EXIT
-trap 'exit 1' INT TERM
+# From the second pod's container to the first one's.
+pod_throughput() {
+    first=$(jls -q name | grep "^cb$(echo "$1" | cut -c 1-12)[.]c")
+    second=$(jls -q name | grep "^cb$(echo "$2" | cut -c 1-12)[.]c")
+    throughput "$first" "$second" "$(cri inspectp -o go-template --template '{{.status.network.ip}}' "$1")"
+}
+
+[ "$pods" -ge 2 ] || { echo "two pods at least" >&2; exit 2; }
 clean_by_hand
+sh clean.sh "$dataset"
+: >crictl.yaml
+mkdir -p logs tmp
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
 echo "FreeBSD $(uname -r), pf hashes: states $(sysctl -n net.pf.states_hashsize), source nodes $(sysctl -n net.pf.source_nodes_hashsize); $pods pods, milliseconds"
 echo "the floor:"
 ./floor "$pods" | tee tmp/floor | sed 's/^/  /'

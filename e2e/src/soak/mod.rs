@@ -7,6 +7,7 @@ mod pod;
 mod puller;
 mod worker;
 
+pub mod hostile;
 pub mod many;
 pub mod upgrade;
 
@@ -50,6 +51,9 @@ pub struct Plan {
     /// Pods of two containers that run while the server is killed.
     #[arg(long, default_value_t = 110)]
     pub pods: usize,
+    /// An administrator does things to the node at random, instead.
+    #[arg(long)]
+    pub hostile: bool,
     /// Keeps roots on ZFS, below this existing dataset.
     #[arg(long, value_name = "DATASET")]
     pub zfs: Option<String>,

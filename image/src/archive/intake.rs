@@ -39,8 +39,8 @@ pub(super) struct Contents {
     pub(super) layout: Option<Vec<u8>>,
     pub(super) index: Option<Vec<u8>>,
     pub(super) docker: Option<Vec<u8>>,
-    files: HashMap<String, File>,
-    links: HashMap<String, String>,
+    pub(super) files: HashMap<String, File>,
+    pub(super) links: HashMap<String, String>,
 }
 
 /// A file that became a blob.
@@ -88,7 +88,7 @@ pub(super) fn read(shared: &Shared, pins: &Pins, archive: impl Read) -> Result<C
     }
 }
 
-fn entries(shared: &Shared, pins: &Pins, entries: &mut Entries<impl Read>) -> Result<Contents, Error> {
+fn entries(shared: &Shared, pins: &Pins, entries: &mut Entries<impl BufRead>) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     let (mut count, mut bytes) = (0, 0u64);
     while let Some(entry) = entries.next().map_err(refused)? {

@@ -1,7 +1,7 @@
 //! Reads the entries of a tar archive: ustar, pax and GNU, with long names and sparse files. Everything read into memory has a
 //! limit, since a header is not trusted.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -71,7 +71,7 @@ struct Before {
     pax: Pax,
 }
 
-impl<R: Read> Entries<R> {
+impl<R: BufRead> Entries<R> {
     pub(crate) fn new(source: R) -> Self {
         Self { source, left: 0, padding: 0 }
     }
@@ -245,20 +245,31 @@ impl<R: Read> Entries<R> {
     }
 }
 
-impl<R: Read> Read for Entries<R> {
-    /// Reads the current entry's bytes; the end of the archive is an error.
+impl<R: BufRead> BufRead for Entries<R> {
+    /// Bytes of the current entry; the end of the archive is an error.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.source.fill_buf()?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        Ok(&bytes[..length])
+    }
+
+    fn consume(&mut self, read: usize) {
+        self.source.consume(read);
+        self.left -= read as u64;
+    }
+}
+
+impl<R: BufRead> Read for Entries<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        if wanted == 0 {
-            return Ok(0);
-        }
-        match self.source.read(&mut buffer[..wanted])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                self.left -= read as u64;
-                Ok(read)
-            }
-        }
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 

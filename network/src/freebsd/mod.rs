@@ -2,6 +2,7 @@
 //! pf for translation and host ports. ioctl(2) and netlink(4) configure interfaces, addresses and routes; pf has no
 //! stable interface but pfctl(8). The host's end has the whole id as its description.
 
+mod ipfw;
 mod pair;
 mod pfctl;
 mod route;
@@ -9,7 +10,7 @@ mod sys;
 mod tcp;
 mod vnet;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,7 @@ use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "freebsd";
@@ -44,7 +45,8 @@ const FORWARDING: [(bool, &str, &str); 2] = [
 
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
     let node = Node::open(settings, Reach::Node)?;
-    Ok(Arc::new(FreebsdNetwork { node, loaded: Mutex::default(), prepared: Mutex::default() }))
+    let (loaded, prepared, opened) = (Mutex::default(), Mutex::default(), Mutex::default());
+    Ok(Arc::new(FreebsdNetwork { node, loaded, prepared, opened }))
 }
 
 struct FreebsdNetwork {
@@ -53,12 +55,15 @@ struct FreebsdNetwork {
     loaded: Mutex<Option<String>>,
     /// Sockets of spares made by this server. An open one keeps the jail from being removed.
     prepared: Mutex<HashMap<PodId, Vnet>>,
+    /// The module of ipfw that all pods' vnets were taken out of.
+    opened: Mutex<Option<i32>>,
 }
 
 impl Network for FreebsdNetwork {
     fn needs(&self) -> Vec<Need> {
         let networks = self.node.networks();
         let mut needs = pfctl::needs(&self.node.settings.prefix);
+        needs.extend(ipfw::need(&self.node.settings.prefix));
         if !networks.is_empty() {
             let missing = open_node_vnet().and_then(|vnet| self.missing_shared(&vnet, &[]));
             needs.push(repair::need(&missing.unwrap_or_default()));
@@ -140,6 +145,10 @@ impl Network for FreebsdNetwork {
         node::counters(id, link)
     }
 
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
         let links = open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
@@ -175,8 +184,11 @@ impl Network for FreebsdNetwork {
             Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(&vnet, None, &pod.spec)),
             Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
         });
-        node::run_all("cannot restore the network", restored)?;
-        Ok(missing.iter().map(ToString::to_string).collect())
+        let opened = self.open_vnets(&pods);
+        let mut names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        names.extend(opened.as_ref().ok().cloned().flatten());
+        node::run_all("cannot restore the network", restored.chain([opened.map(drop)]))?;
+        Ok(names)
     }
 
     fn changes(&self) -> Result<OwnedFd, Error> {
@@ -219,11 +231,34 @@ impl FreebsdNetwork {
         route_to_pod(vnet, &self.node.host_end(&spec.id), spec)
     }
 
+    /// Takes these pods' vnets out of ipfw if it was loaded since the last time; returns what was done. Idempotent.
+    fn open_vnets(&self, pods: &[Watched]) -> Result<Option<String>, Error> {
+        let module = ipfw::module();
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if *opened == module {
+            return Ok(None);
+        }
+        // A spare's sockets say that it was entered before: it is entered anew.
+        self.prepared().clear();
+        let workers = &self.node.settings.workers;
+        let open = |pod: &Watched| match Entry::begin(workers, &names::pod(&self.node.settings.prefix, &pod.spec.id)) {
+            // `whole_pods` and the runtime tell of a pod that is gone.
+            Err(Error::NotFound { .. }) => Ok(()),
+            entry => entry?.vnet().map(drop),
+        };
+        if module.is_some() {
+            let own = pods.iter().filter(|pod| !pod.spec.addresses.is_empty());
+            node::run_all("cannot take the pods out of ipfw", own.map(open))?;
+        }
+        *opened = module;
+        Ok(module.map(|_| "the pods' networks, which ipfw closed".to_owned()))
+    }
+
     /// Creates the bridge, which holds the gateways' addresses, and brings it up. Idempotent.
     fn add_bridge(&self, vnet: &Vnet, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let name = &*names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {name}");
+        let failed = || format!("cannot create bridge {name}");
         let find = || vnet.links.find(name).map_err(Error::failed(failed()));
         if find()?.is_none() {
             load_modules(&["if_bridge", "if_epair"])?;
@@ -259,8 +294,9 @@ impl FreebsdNetwork {
     fn missing_shared(&self, vnet: &Vnet, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(&vnet.links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(&vnet.links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
         if pfctl::is_loaded() {
             let known = Some(self.node_rules(vnet)?) == *self.loaded();
             if !known || !pfctl::has_rules(&rules::node_anchor(prefix))? {
@@ -289,8 +325,17 @@ impl FreebsdNetwork {
             self.load_node_rules(vnet)?;
         }
         let anchor = rules::pod_anchor(prefix, &spec.id);
+        if spec.firewall != Firewall::Open {
+            pfctl::check_filter(prefix)?;
+        }
         match rules::pod(prefix, spec) {
-            Some(rules) => pfctl::load(&anchor, &rules),
+            Some(rules) => {
+                pfctl::load(&anchor, &rules)?;
+                // What another pod of the same address answered passes any rule.
+                let closed =
+                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
+                addresses_of(spec).filter(|_| closed).try_for_each(pfctl::forget_states)
+            }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
         }

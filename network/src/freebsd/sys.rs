@@ -91,6 +91,18 @@ pub(super) fn jail_id(name: &str) -> io::Result<i32> {
     if jail < 0 { Err(io::Error::last_os_error()) } else { Ok(jail) }
 }
 
+unsafe extern "C" {
+    /// modfind(2); the libc crate lacks it.
+    fn modfind(name: *const libc::c_char) -> libc::c_int;
+}
+
+/// Returns the id of a kernel module, also of one that is part of the kernel; a module that is loaded again has another.
+pub(super) fn module_id(name: &std::ffi::CStr) -> Option<i32> {
+    // SAFETY: the name ends with NUL and lives for the call.
+    let id = unsafe { modfind(name.as_ptr()) };
+    (id >= 0).then_some(id)
+}
+
 /// Moves this process into a jail, permanently (jail_attach(2)).
 pub(super) fn jail_attach(jail: i32) -> io::Result<()> {
     // SAFETY: it takes a number and touches no memory.

@@ -13,12 +13,12 @@ use host::worker::Workers;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use socket2::{Domain, Socket, Type};
 
-use super::{AF_NETLINK, NETLINK_ROUTE, sys, tcp};
+use super::{AF_NETLINK, NETLINK_ROUTE, ipfw, sys, tcp};
 use crate::Error;
 use crate::links::Links;
 use crate::netlink::Connection;
 
-/// The word to open sockets and pass them out.
+/// The word to take the vnet out of ipfw, to open sockets and to pass them out.
 const OPEN: &str = "open";
 /// The word to drop every TCP connection.
 const DROP: &str = "drop";
@@ -173,7 +173,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         _ => return ExitCode::from(64),
     };
     let done = jail.map_err(io::Error::other).and_then(sys::jail_attach).and_then(|()| match word {
-        OPEN => open_sockets().map(|sockets| sockets.map(OwnedFd::from).into()),
+        OPEN => ipfw::open().and_then(|()| open_sockets()).map(|sockets| sockets.map(OwnedFd::from).into()),
         DROP => tcp::drop_all().map(|()| Vec::new()),
         _ => Err(io::Error::other(format!("unknown word {word}"))),
     });

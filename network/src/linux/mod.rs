@@ -7,14 +7,14 @@ mod link;
 mod netfilter;
 mod netns;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use host::{Need, Place, PodId};
 use ipnetwork::IpNetwork;
@@ -23,16 +23,16 @@ use self::link::Veth;
 use self::netns::Inside;
 use crate::hostport::Reach;
 use crate::links::{Link, Links};
-use crate::nft::rules;
+use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
 
 pub(crate) fn open(settings: Settings) -> Result<Arc<dyn Network>, Error> {
-    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)? }))
+    Ok(Arc::new(LinuxNetwork { node: Node::open(settings, Reach::Loopback)?, loaded: Mutex::default() }))
 }
 
 /// Linux has no such worker: EX_USAGE.
@@ -42,6 +42,8 @@ pub(crate) fn vnet_main(_args: &[OsString]) -> ExitCode {
 
 struct LinuxNetwork {
     node: Node,
+    /// The rules of the shared table as they were loaded last.
+    loaded: Mutex<Counts>,
 }
 
 impl Network for LinuxNetwork {
@@ -50,7 +52,7 @@ impl Network for LinuxNetwork {
         let mut needs = vec![program_need()];
         needs.extend(forwarding::needs(&networks));
         if !networks.is_empty() {
-            let missing = open_links().and_then(|links| self.missing_shared(&links, &[]));
+            let missing = open_links().and_then(|links| self.missing_shared(&links, &[], &count_rules()?));
             needs.push(repair::need(&missing.unwrap_or_default()));
         }
         needs
@@ -126,6 +128,10 @@ impl Network for LinuxNetwork {
         node::counters(id, find(&open_links()?, &self.node.host_end(id))?)
     }
 
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
         let links = open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
@@ -148,11 +154,11 @@ impl Network for LinuxNetwork {
         }
         forwarding::enable(&self.node.settings.state, &networks)?;
         let (links, pods) = (open_links()?, self.node.watched(pods));
-        let mut missing = self.missing_shared(&links, &pods)?;
-        let tables = list_tables()?;
+        let kernel = count_rules()?;
+        let mut missing = self.missing_shared(&links, &pods, &kernel)?;
         let prefix = &self.node.settings.prefix;
         missing.extend(self.node.missing_of(&pods, |pod| {
-            rules::pod(prefix, pod).is_none() || tables.contains(&rules::pod_table(prefix, &pod.id))
+            rules::pod(prefix, pod).is_none_or(|made| rules::has_all(&kernel, &rules::count(&made)))
         })?);
         let restored = missing.iter().map(|part| match part {
             Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&links, &networks),
@@ -196,7 +202,7 @@ impl LinuxNetwork {
     fn add_bridge(&self, links: &Links, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {bridge}");
+        let failed = || format!("cannot create bridge {bridge}");
         let mac = names::bridge_mac(&settings.prefix);
         let link = link::add_bridge(links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in networks {
@@ -212,16 +218,20 @@ impl LinuxNetwork {
         let settings = &self.node.settings;
         let pods = self.node.state.specs()?;
         let networks = ipam::with_former(networks, pods.iter().flat_map(|pod| &pod.addresses));
-        netfilter::apply("the ruleset of the node", &rules::node(&settings.prefix, &networks, &settings.untranslated))
+        let ruleset = rules::node(&settings.prefix, &networks, &settings.untranslated);
+        netfilter::apply("the ruleset of the node", &ruleset)?;
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = rules::count(&ruleset);
+        Ok(())
     }
 
     /// Returns what is missing of the shared parts and the routes to these pods.
-    fn missing_shared(&self, links: &Links, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
+    fn missing_shared(&self, links: &Links, pods: &[Watched], kernel: &Counts) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
-        if !list_tables()?.contains(&rules::node_table(prefix)) {
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
+        if !rules::has_all(kernel, &self.loaded.lock().unwrap_or_else(PoisonError::into_inner)) {
             missing.push(Missing::NodeRules);
         }
         Ok(missing)
@@ -240,7 +250,7 @@ impl LinuxNetwork {
             peer_mac: names::pod_mac(id),
             netns: inside.namespace().as_fd(),
         };
-        let failed = || format!("cannot make interface {name} of pod {id}");
+        let failed = || format!("cannot create interface {name} of pod {id}");
         link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
         self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
@@ -267,7 +277,15 @@ impl LinuxNetwork {
     fn apply_rules(&self, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         match rules::pod(prefix, spec) {
-            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules),
+            Some(rules) => {
+                netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules)?;
+                // What another pod of the same address answered passes any rule.
+                let closed =
+                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
+                let failed = |address| Error::failed(format!("cannot remove the connections to {address}"));
+                let mut addresses = spec.addresses.iter().map(IpNetwork::ip).filter(|_| closed);
+                addresses.try_for_each(|ip| netfilter::forget_connections(ip).map_err(failed(ip)))
+            }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&spec.id),
             None => Ok(()),
         }
@@ -312,6 +330,10 @@ fn open_links() -> Result<Links, Error> {
 
 fn list_tables() -> Result<Vec<String>, Error> {
     netfilter::list_tables().map_err(Error::failed("cannot list the tables of nftables"))
+}
+
+fn count_rules() -> Result<Counts, Error> {
+    netfilter::count_rules().map_err(Error::failed("cannot list the rules of nftables"))
 }
 
 fn find(links: &Links, name: &str) -> Result<Option<Link>, Error> {

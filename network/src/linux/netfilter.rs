@@ -1,6 +1,7 @@
 //! nftables and connection tracking. nft(8) applies changes, one transaction each; lookups and the removal of
 //! connections use netlink, which costs less than a process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -8,6 +9,7 @@ use host::run::Tool;
 
 use crate::Error;
 use crate::netlink::{Connection, Message, text};
+use crate::nft::rules::Counts;
 
 /// nft(8).
 pub(super) const PROGRAM: &str = "nft";
@@ -15,6 +17,10 @@ pub(super) const PROGRAM: &str = "nft";
 const GET_TABLE: u16 = 10 << 8 | 1;
 /// `NFTA_TABLE_NAME`.
 const TABLE_NAME: u16 = 1;
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`, `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN`.
+const GET_RULE: u16 = 10 << 8 | 7;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
 /// `NFPROTO_INET`.
 const FAMILY_INET: u8 = 1;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`, linux/netfilter/nfnetlink_conntrack.h.
@@ -46,6 +52,20 @@ pub(super) fn list_tables() -> io::Result<Vec<String>> {
         attributes.iter().find(|(kind, _)| *kind == TABLE_NAME).map(|(_, value)| text(value))
     });
     Ok(names.collect())
+}
+
+/// Counts the rules of the family inet by table and chain.
+pub(super) fn count_rules() -> io::Result<Counts> {
+    let connection = Connection::open(libc::AF_NETLINK, libc::NETLINK_NETFILTER)?;
+    let mut counts = BTreeMap::new();
+    for answer in connection.dump(&Message::new(GET_RULE, 0, &[FAMILY_INET, 0, 0, 0]))? {
+        let attributes = answer.attributes(4);
+        let name = |wanted| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| text(value));
+        if let (Some(table), Some(chain)) = (name(RULE_TABLE), name(RULE_CHAIN)) {
+            *counts.entry((table, chain)).or_default() += 1;
+        }
+    }
+    Ok(counts)
 }
 
 /// Removes the tracked connections to an address, so that a new pod on the same host port gets new ones. Kernels before

@@ -2,6 +2,7 @@
 //! translates outgoing traffic. A pod with host ports or without a route has its own table, named by its id, so that
 //! one transaction creates or removes it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -9,10 +10,13 @@ use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ipam::plain;
-use crate::{HostPort, NetworkSpec, names};
+use crate::{Firewall, HostPort, NetworkSpec, Protocol, names};
 
 /// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
+
+/// The number of rules by table and chain.
+pub type Counts = BTreeMap<(String, String), usize>;
 
 /// The prefix of every server's table names.
 pub const TABLES: &str = "cellblock-";
@@ -94,7 +98,8 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
 /// Returns a pod's table; None if it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
-    if spec.addresses.is_empty() || (spec.route && spec.host_ports.is_empty()) {
+    let unneeded = spec.route && spec.host_ports.is_empty() && spec.firewall == Firewall::Open;
+    if spec.addresses.is_empty() || unneeded {
         return None;
     }
     let name = pod_table(prefix, &spec.id);
@@ -134,7 +139,56 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
             let _ = writeln!(text, "  chain {chain} {{\n    {hook}\n{rules}  }}");
         }
     }
-    Some(text + "}\n")
+    Some(text + &firewall(prefix, spec) + "}\n")
+}
+
+/// Returns the chain of a pod's firewall, after all translations of the destination. Neighbour discovery is not tracked.
+fn firewall(prefix: &Prefix, spec: &NetworkSpec) -> String {
+    let ports: &[(Protocol, u16)] = match &spec.firewall {
+        Firewall::Open => return String::new(),
+        Firewall::Ports(ports) => ports,
+        Firewall::Isolated => &[],
+    };
+    let to = format!("oifname \"{}\"", names::host_end(prefix, &spec.id));
+    let mut text = format!(
+        "  chain firewall {{
+    type filter hook postrouting priority filter; policy accept;
+    {to} ct state established,related accept
+    {to} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+"
+    );
+    for (protocol, port) in ports {
+        let _ = writeln!(text, "    {to} {} dport {port} accept", protocol.name());
+    }
+    text + &format!("    {to} drop\n  }}\n")
+}
+
+/// Counts the rules of a ruleset that this module made.
+#[must_use]
+pub fn count(ruleset: &str) -> Counts {
+    let mut counts = Counts::new();
+    let (mut table, mut chain) = ("", None);
+    for line in ruleset.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["table", "inet", name, "{"] => table = name,
+            ["chain", name, "{"] => chain = Some(name),
+            ["}"] => chain = None,
+            ["type", ..] => (),
+            _ => {
+                if let Some(chain) = chain {
+                    *counts.entry((table.to_owned(), chain.to_owned())).or_default() += 1;
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// Whether the kernel has every rule of `made`. An administrator may delete a chain or a single rule.
+#[must_use]
+pub fn has_all(kernel: &Counts, made: &Counts) -> bool {
+    made.iter().all(|(chain, rules)| kernel.get(chain) == Some(rules))
 }
 
 /// Returns the rule of one host port and one address of the pod.
@@ -161,8 +215,8 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{node, pod, pod_of_table, pod_table};
-    use crate::{HostPort, NetworkSpec, Protocol};
+    use super::{count, has_all, node, pod, pod_of_table, pod_table};
+    use crate::{Firewall, HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -200,9 +254,30 @@ table inet cellblock-cb {
     }
 
     #[test]
+    fn a_missing_chain_or_rule_is_seen() {
+        let made = count(&node(&Prefix::default(), &networks(&["10.1.2.3/16", "fd00::3/64"]), &[]));
+        let key = |chain: &str| ("cellblock-cb".to_owned(), chain.to_owned());
+        let expected = [(key("postrouting"), 2), (key("redirects"), 2), (key("spoofed"), 1)];
+        assert_eq!(made, expected.into());
+        let mut kernel = made.clone();
+        kernel.insert(("other".to_owned(), "chain".to_owned()), 3);
+        assert!(has_all(&kernel, &made));
+        kernel.insert(key("redirects"), 1);
+        assert!(!has_all(&kernel, &made));
+        kernel = made.clone();
+        kernel.remove(&key("spoofed"));
+        assert!(!has_all(&kernel, &made));
+    }
+
+    #[test]
     fn a_pod_with_a_route_and_no_ports_has_no_table() {
-        let mut spec =
-            NetworkSpec { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
+        let mut spec = NetworkSpec {
+            id: id(),
+            addresses: networks(&["10.1.0.5/16"]),
+            route: true,
+            host_ports: Vec::new(),
+            firewall: Firewall::Open,
+        };
         assert_eq!(pod(&Prefix::default(), &spec), None);
         spec.route = false;
         let text = pod(&Prefix::default(), &spec).unwrap();
@@ -228,6 +303,7 @@ table inet cellblock-cb {
                 port(Protocol::Udp, Some("192.0.2.1"), 53),
                 port(Protocol::Sctp, Some("::"), 9),
             ],
+            firewall: Firewall::Open,
         };
         let name = pod_table(&Prefix::default(), &id());
         let expected = format!(
@@ -261,5 +337,35 @@ table inet {name} {{
         assert_eq!(pod_of_table(&Prefix::default(), &name), Some(id()));
         assert_eq!(pod_of_table(&"cc".parse().unwrap(), &name), None);
         assert_eq!(pod_of_table(&Prefix::default(), "cellblock-cb"), None);
+    }
+
+    #[test]
+    fn a_firewall_lets_declared_ports_and_answers_in() {
+        let spec = NetworkSpec {
+            id: id(),
+            addresses: networks(&["10.1.0.5/16"]),
+            route: true,
+            host_ports: Vec::new(),
+            firewall: Firewall::Ports(vec![(Protocol::Tcp, 80)]),
+        };
+        let (name, end) = (pod_table(&Prefix::default(), &id()), crate::names::host_end(&Prefix::default(), &id()));
+        let expected = format!(
+            "\
+table inet {name} {{}}
+delete table inet {name}
+table inet {name} {{
+  chain firewall {{
+    type filter hook postrouting priority filter; policy accept;
+    oifname \"{end}\" ct state established,related accept
+    oifname \"{end}\" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    oifname \"{end}\" tcp dport 80 accept
+    oifname \"{end}\" drop
+  }}
+}}
+"
+        );
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
+        let isolated = NetworkSpec { firewall: Firewall::Isolated, ..spec };
+        assert!(!pod(&Prefix::default(), &isolated).unwrap().contains("dport"));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) const ATTACH: Duration = Duration::from_secs(60);
 const STATE: &str = "/tmp/cellblock-network-test";
 /// What makes the machine forward.
 const FORWARDING: &str = "net.inet.ip.forwarding net.inet6.ip6.forwarding";
+/// What takes a vnet out of ipfw.
+const IPFW_OFF: &str = "net.inet.ip.fw.enable=0 net.inet6.ip6.fw.enable=0";
 /// How long a jail may be dying: a retransmission that is not dropped takes over a minute.
 const DYING: Duration = Duration::from_secs(20);
 
@@ -138,8 +140,14 @@ pub(crate) fn flush_rules() {
 }
 
 /// What may happen to the network behind the server's back; `name` is a pod.
-pub(crate) fn damages(name: &str) -> [(&'static str, String); 6] {
+pub(crate) fn damages(name: &str) -> [(&'static str, String); 7] {
+    // The machine itself and the one outside stay open. It goes in any case: who is locked out cannot unload it.
+    let ipfw = format!(
+        "(sleep 120; kldunload ipfw) >/dev/null 2>&1 &
+         kldload ipfw; sysctl -q {IPFW_OFF} >/dev/null; jexec {OUTSIDE_NAME} sysctl -q {IPFW_OFF} >/dev/null"
+    );
     [
+        ("a pod's network closed by ipfw", ipfw),
         ("the anchors flushed", flushed()),
         ("the bridge removed", format!("ifconfig {PREFIX}br0 destroy")),
         ("an address removed", format!("ifconfig {PREFIX}br0 inet 10.77.0.1 -alias")),
@@ -151,7 +159,7 @@ pub(crate) fn damages(name: &str) -> [(&'static str, String); 6] {
 
 /// Destroys a pod's interface, and what the above made.
 pub(crate) fn destroy(name: &str) -> String {
-    format!("ifconfig {name}o destroy; ifconfig lo1 destroy")
+    format!("ifconfig {name}o destroy; ifconfig lo1 destroy; kldunload ipfw")
 }
 
 /// Describes a process's memory.

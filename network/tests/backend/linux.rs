@@ -94,9 +94,24 @@ pub(crate) fn flush_rules() {
 }
 
 /// What may happen to the network behind the server's back; `name` is a pod.
-pub(crate) fn damages(name: &str) -> [(&'static str, String); 6] {
+pub(crate) fn damages(name: &str) -> [(&'static str, String); 9] {
     [
         ("the ruleset flushed", "nft flush ruleset".to_owned()),
+        (
+            "a chain deleted",
+            "nft flush chain inet cellblock-ct spoofed; nft delete chain inet cellblock-ct spoofed".to_owned(),
+        ),
+        (
+            "a rule deleted",
+            "nft delete rule inet cellblock-ct redirects $(nft -a list chain inet cellblock-ct redirects | \
+             grep -o 'handle [0-9]*$' | tail -1)"
+                .to_owned(),
+        ),
+        (
+            "a pod's chain flushed",
+            "for t in $(nft list tables inet | grep -o 'cellblock-ct-.*'); do nft flush chain inet $t prerouting; done"
+                .to_owned(),
+        ),
         ("the bridge removed", "ip link del ctbr0".to_owned()),
         ("the bridge down", "ip link set ctbr0 down".to_owned()),
         ("an address removed", "ip addr del 10.77.0.1/16 dev ctbr0".to_owned()),

@@ -27,6 +27,12 @@ pub(crate) fn restored() {
             sh(&script);
             restore(world, network, &pod, what);
         }
+        // A pod that is made now has what those have that were there.
+        let late = world.pod(network, true, vec![]);
+        for outside in OUTSIDE {
+            assert!(call(Some(&late.inside()), Tcp, outside, 1001).is_ok(), "a late pod and {outside}");
+        }
+        late.remove(network);
         // The interface itself cannot be restored: the pod is not whole.
         assert!(network.whole_pods().unwrap().contains(&pod.spec.id));
         sh(&platform::destroy(&pod.inside()));

@@ -39,7 +39,8 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
-    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    backend.containers.note(&spec.pod, &spec.id)?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
     if made.is_err() {
         remove(backend, &spec.id)?;
@@ -222,14 +223,21 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     let directory = backend.containers.directory(id);
     let mut failures = Failures::<Error>::default();
     failures.keep(client::kill(&directory));
-    let own = |name: &str| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
-    for (_, name) in failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| own(name)) {
+    let record = ContainerRecord::read(&directory).ok().flatten();
+    let jails = match &record {
+        Some(record) => vec![record.jail.clone()],
+        None => failures.keep(jails_of(backend, id)).unwrap_or_default(),
+    };
+    for name in jails {
         failures.keep(jails::end(&name));
     }
-    if let Some(record) = failures.keep(ContainerRecord::read(&directory)).flatten() {
-        failures.keep(jails::remove_rules(&record.jail));
+    // From the spec, which is written first: the record may be missing or damaged.
+    let spec = read_spec(&directory).ok();
+    let jail = spec.as_ref().map(|spec| names::container(backend.prefix(), &spec.pod, id));
+    if let Some(jail) = record.map(|record| record.jail).or(jail) {
+        failures.keep(jails::remove_rules(&jail));
     }
-    let rootfs = read_spec(&directory).ok().and_then(|spec| spec.rootfs.canonicalize().ok());
+    let rootfs = spec.and_then(|spec| spec.rootfs.canonicalize().ok());
     failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
     if failures.is_empty() {
         failures.keep(rulesets::remove(&directory));
@@ -237,7 +245,16 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&directory, SPEC));
     }
+    if failures.is_empty() {
+        failures.keep(backend.containers.forget(id));
+    }
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
+}
+
+/// The jails of a container without a record, in the list of all, which takes a call for each jail of the node.
+fn jails_of(backend: &FreeBsd, id: &ContainerId) -> Result<Vec<String>, Error> {
+    let own = |name: &String| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
+    Ok(jails::list()?.into_iter().map(|(_, name)| name).filter(own).collect())
 }
 
 /// Whether a mount belongs to a container: below its root or its directory; without the spec, below a directory with its id.

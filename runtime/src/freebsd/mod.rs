@@ -9,6 +9,7 @@ mod mount_plan;
 mod names;
 mod params;
 mod patches;
+mod rc_conf;
 mod record;
 mod refuse;
 mod rights;
@@ -52,6 +53,8 @@ mod watch;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use backend::{open, prepare_launch, realtime_signals, worker};
+#[cfg(test)]
+pub(crate) use mount_plan::example;
 
 /// The backend's name in errors and Status.
 const NAME: &str = "freebsd";

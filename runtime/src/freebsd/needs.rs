@@ -3,7 +3,7 @@
 use host::Need;
 
 use super::sys::sysctl;
-use super::{kernel, patches, rulesets};
+use super::{kernel, patches, rc_conf, rulesets};
 
 /// The oldest kernel that the binary runs on (`__FreeBSD_version`): nullfs mounts single files since 14.0.
 const OLDEST: u64 = 1_400_000;
@@ -15,9 +15,9 @@ const BRAND_LINUX: u64 = 3;
 /// The number of free devfs rulesets that a full node needs.
 const RULESETS: usize = 1_000;
 
-/// The needs. Every question is a sysctl or a list in the kernel's memory.
+/// The needs. Every question is a sysctl, a list in the kernel's memory or a small file.
 pub(super) fn needs() -> Vec<Need> {
-    let all = [version(), patches(), rights(), vimage(), file_systems(), accounting(), rulesets()];
+    let all = [version(), patches(), rights(), vimage(), file_systems(), accounting(), rulesets(), jails()];
     all.into_iter().chain(kernel::runs_linux().then(brand)).collect()
 }
 
@@ -95,6 +95,18 @@ fn brand() -> Need {
     let remedy =
         (!linux).then(|| format!("/etc/sysctl.conf: {FALLBACK_BRAND}={BRAND_LINUX}, and service sysctl restart"));
     Need { required: false, ..need("linuxulator", found.to_owned(), remedy) }
+}
+
+/// Optional: rc.d/jail of 14.3 and 15.1 stops every jail of the machine where jail_list is empty, pods too.
+fn jails() -> Need {
+    let rc = rc_conf::read();
+    let names_none = rc.get("jail_list").is_none_or(|list| list.trim().is_empty());
+    let stops_all = rc_conf::is_yes(rc.get("jail_enable")) && names_none;
+    let found =
+        if stops_all { "service jail stop and restart end all pods: jail_list is empty" } else { "leaves pods alone" };
+    let remedy = "run: sysrc jail_list=\"NAMES\", with the jails of /etc/jail.conf that the service is for";
+    let remedy = stops_all.then(|| remedy.to_owned());
+    Need { required: false, ..need("service jail", found.to_owned(), remedy) }
 }
 
 fn rulesets() -> Need {

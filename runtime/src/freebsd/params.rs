@@ -19,7 +19,6 @@ const CONTAINER_STATFS: i32 = 1;
 /// The parameters of the System V IPC objects.
 const SYSV: [&str; 3] = ["sysvmsg", "sysvsem", "sysvshm"];
 
-/// One value of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     /// A flag, set by its name alone (`persist`, `allow.nomount`).

@@ -114,7 +114,7 @@ impl Remote {
             "kldload -n pf if_bridge if_epair nullfs fdescfs; kldload -n tmpfs 2>/dev/null
              sysctl -q net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1 >/dev/null
              [ -n \"$(pfctl -q -sr 2>/dev/null)$(pfctl -q -sn 2>/dev/null)\" ] ||
-                 printf 'nat-anchor \"cellblock/*\"\nrdr-anchor \"cellblock/*\"\nanchor \"cellblock/*\"\npass all\n' | pfctl -q -f -
+                 printf 'nat-anchor \"cellblock/*\"\nrdr-anchor \"cellblock/*\"\npass all\nanchor \"cellblock/*\"\n' | pfctl -q -f -
              pfctl -q -e 2>/dev/null
              {}
              ./cellblock check --config node/cellblock.toml",

@@ -1,4 +1,4 @@
-//! What is tried on the FreeBSD node.
+//! The steps on the FreeBSD node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,7 +70,6 @@ pub(super) struct Own {
     run: Run,
 }
 
-/// One step.
 pub(super) enum Step {
     Shared(&'static steps::Step),
     Own(&'static Own),

@@ -177,7 +177,11 @@ impl Datasets {
                     hold(&self.aside).remove(&name);
                 }
                 Err(error) => {
-                    tracing::warn!(dataset = name, error = host::chain(&error), "cannot remove what was set aside");
+                    tracing::warn!(
+                        dataset = name,
+                        error = host::chain(&error),
+                        "cannot remove a dataset that was set aside"
+                    );
                 }
             }
         }

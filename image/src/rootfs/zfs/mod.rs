@@ -106,7 +106,7 @@ impl Zfs {
     pub fn open(directory: &Path, dataset: &str) -> Result<Self, Error> {
         for name in ["begun", "containers"] {
             let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         }
         let datasets = Datasets::open(dataset)?;
         let roots = Arc::new(Roots { datasets, directory: directory.to_owned() });
@@ -131,7 +131,7 @@ impl Zfs {
         symlink(spare.as_str(), &own).map_err(|error| {
             // The next start removes a spare that stays.
             discard_spares(&self.roots, &[spare]);
-            Error::io(format!("cannot make {}", own.display()))(error)
+            Error::io(format!("cannot create {}", own.display()))(error)
         })
     }
 
@@ -146,7 +146,7 @@ impl Zfs {
             match roots.make(&id, &layer) {
                 Ok(_) => discard_spares(&roots, spares.finish(&of).as_slice()),
                 Err(error) => {
-                    tracing::debug!(chain = of.0, error = host::chain(&error), "cannot make a spare root");
+                    tracing::debug!(chain = of.0, error = host::chain(&error), "cannot create a spare root");
                     discard_spares(&roots, &[id]);
                     spares.abandon(&of);
                 }
