@@ -126,6 +126,8 @@ pub struct ImageConfig {
     pub zfs_dataset: String,
     /// Whether images for Linux may be run on FreeBSD.
     pub allow_linux: bool,
+    /// Images that garbage collection keeps.
+    pub pinned: Vec<String>,
 }
 
 /// The pods' network.
@@ -187,6 +189,7 @@ impl Default for ImageConfig {
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
             allow_linux: false,
+            pinned: Vec::new(),
         }
     }
 }
@@ -257,6 +260,11 @@ impl Config {
         }
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
+        }
+        for name in self.image.pinned.iter().filter(|name| !name.ends_with('*')) {
+            if let Err(error) = image::Reference::parse(name) {
+                return value("image.pinned", error.to_string());
+            }
         }
         self.check_streaming()
     }
@@ -446,6 +454,7 @@ mod tests {
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
             ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
+            ("[image]\npinned = ['Not A Name']", "image.pinned: image reference: \"Not A Name\""),
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::document::Blob;
 use crate::ingest::{Ingest, Unnamed};
+use crate::rootfs::{FsUsage, tree};
 use crate::{Algorithm, Digest, Error, durable};
 
 /// How long a part of a blob is kept for a pull that resumes it. kubelet tries again within five minutes.
@@ -19,6 +20,8 @@ const BUFFER: usize = 256 << 10;
 /// The content store in a directory.
 #[derive(Debug)]
 pub(crate) struct Blobs {
+    /// The directory of all, which holds the records of the images too.
+    directory: PathBuf,
     root: PathBuf,
     begun: PathBuf,
     /// Files of archives whose digest is not known yet.
@@ -28,7 +31,12 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// Opens the store and creates its directories.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.join("blobs"), begun: root.join("ingest"), imports: root.join("import") };
+        let store = Self {
+            directory: root.to_owned(),
+            root: root.join("blobs"),
+            begun: root.join("ingest"),
+            imports: root.join("import"),
+        };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
         if let Err(error) = host::fs::remove_dir_all(&store.imports) {
             tracing::warn!(%error, path = %store.imports.display(), "cannot remove interrupted imports");
@@ -132,6 +140,11 @@ impl Blobs {
     /// Removes a blob. Idempotent.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
         host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))
+    }
+
+    /// What the directory takes of its file system: blobs, unfinished ones, records.
+    pub(crate) fn usage(&self) -> Result<FsUsage, Error> {
+        tree::usage(&self.directory)
     }
 
     /// Every blob with its size in bytes.

@@ -278,13 +278,13 @@ impl Images {
         Ok((document, image.chains().into_iter().map(|chain| chain.0).collect()))
     }
 
-    /// Usage of blobs and layers, without the containers' roots. Blocking.
+    /// What images take of the disk, in allocated blocks: blobs, unfinished downloads, records, and layers, without the containers'
+    /// roots. On ZFS the layers' part is `used` of their datasets, which follows within seconds, and has no inodes. Blocking.
     ///
     /// # Errors
     /// The file system cannot be read.
     pub fn usage(&self) -> Result<FsUsage, Error> {
-        let blobs = self.shared.blobs.list()?;
-        let mut sum = FsUsage { bytes: blobs.iter().map(|blob| blob.size).sum(), inodes: blobs.len() as u64 };
+        let mut sum = self.shared.blobs.usage()?;
         for chain in self.shared.rootfs.inventory()?.0 {
             match self.shared.rootfs.chain_usage(&chain) {
                 Ok(usage) => (sum.bytes, sum.inodes) = (sum.bytes + usage.bytes, sum.inodes + usage.inodes),
@@ -361,8 +361,9 @@ impl Images {
         hold(&self.shared.records).find(name)?.cloned().ok_or_else(|| Error::not_found(format!("image {name:?}")))
     }
 
-    /// Collects garbage. A removal that fails is logged and retried later.
-    fn collect(&self) {
+    /// Removes blobs and layers that no image and no container uses, and datasets that others kept. Removals do it already: this is
+    /// for what others have let go since. A removal that fails is logged and retried later. Blocking.
+    pub fn collect(&self) {
         if let Err(error) = garbage::collect(&self.shared) {
             tracing::warn!(error = host::chain(&error), "cannot remove all unused layers");
         }

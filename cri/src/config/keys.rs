@@ -44,6 +44,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "allow_linux",
         "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
     ),
+    (
+        "image",
+        "pinned",
+        "Images that kubelet's garbage collection and `cellblock image prune` keep: names, or beginnings of whole names\nthat end in *, as in \"registry.example.org/base/*\".",
+    ),
     ("network", "", "The pods' network."),
     (
         "network",

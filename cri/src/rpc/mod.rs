@@ -8,10 +8,12 @@ pub(crate) mod container_status;
 pub(crate) mod create_container;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
+pub(crate) mod export_images;
 pub(crate) mod extensions;
 pub(crate) mod get_container_events;
 pub(crate) mod image_fs_info;
 pub(crate) mod image_status;
+pub(crate) mod import_images;
 pub(crate) mod list_container_stats;
 pub(crate) mod list_containers;
 pub(crate) mod list_images;
@@ -24,7 +26,9 @@ pub(crate) mod metrics;
 pub(crate) mod pod_sandbox_stats;
 pub(crate) mod pod_sandbox_status;
 pub(crate) mod port_forward;
+pub(crate) mod prune_images;
 pub(crate) mod pull_image;
+pub(crate) mod pull_with_progress;
 pub(crate) mod remove_container;
 pub(crate) mod remove_image;
 pub(crate) mod remove_pod_sandbox;
@@ -54,6 +58,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use prost::Message;
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::error::Error;
@@ -73,8 +78,13 @@ const READERS: usize = 4;
 /// The fewest items that are worth a thread: reading one takes about a tenth of a millisecond.
 const WORTH_A_THREAD: usize = 16;
 
-/// A streamed list.
+/// A streamed answer.
 pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The messages of a task as a stream; it ends when the task has dropped its senders.
+fn received<T: Send + 'static>(mut receiver: mpsc::Receiver<Result<T, Status>>) -> Parts<T> {
+    Box::pin(futures::stream::poll_fn(move |context| receiver.poll_recv(context)))
+}
 
 /// Reads the usage of each of many, on several CPUs, and keeps their order. Blocking.
 fn read_each<T: Sync, R: Send>(items: &[T], read: impl Fn(&T) -> R + Sync) -> Vec<R> {

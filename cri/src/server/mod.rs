@@ -10,4 +10,3 @@ pub(crate) mod directories;
 pub(crate) mod locks;
 pub(crate) mod serve;
 pub(crate) mod service;
-pub mod snapshots;

@@ -57,6 +57,11 @@ impl Store {
         self.read().containers.values().filter(|one| one.phase != ContainerPhase::Creating).cloned().collect()
     }
 
+    /// All containers, in any phase.
+    pub(crate) fn containers_in_any_phase(&self) -> Vec<Arc<ContainerRecord>> {
+        self.read().containers.values().cloned().collect()
+    }
+
     /// All containers of a pod, in any phase.
     pub(crate) fn containers_of(&self, pod: &PodId) -> Vec<Arc<ContainerRecord>> {
         let memory = self.read();

@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) image: String,
     /// The treatment of a mount whose host path is missing.
     pub(crate) missing_host_path: cri::MissingHostPath,
+    /// The images that its configuration pins.
+    pub(crate) pinned: Vec<String>,
 }
 
 pub(crate) struct Running {
@@ -69,7 +71,8 @@ impl World {
         let image = format!("{registry}/test/pause:latest");
         let networks = vec!["10.20.0.0/24", "fd00:20::/64"];
         let missing_host_path = cri::MissingHostPath::Create;
-        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path };
+        let pinned = Vec::new();
+        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path, pinned };
         world.trust(registry);
         world
     }
@@ -81,8 +84,14 @@ impl World {
         std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
     }
 
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("cri.sock")
+    }
+
+    /// The configuration of its servers and of the commands that ask them.
     pub(crate) fn config(&self) -> Config {
         let mut config = Config {
+            address: format!("unix://{}", self.socket().display()),
             root: self.directory.path().join("root"),
             state: self.directory.path().join("state"),
             spares: self.spares,
@@ -90,6 +99,7 @@ impl World {
             missing_host_path: self.missing_host_path,
             ..Config::default()
         };
+        config.image.pinned = self.pinned.clone();
         config.network.pod_cidrs = self.networks.iter().map(|text| text.parse().unwrap()).collect();
         config
     }
@@ -106,7 +116,7 @@ impl World {
         let runtime = self.runtime();
         let rootfs = image::rootfs::Fake::open(&self.directory.path().join("roots"), self.faults.clone()).unwrap();
         let images = image::Images::open(image::Settings {
-            root: self.directory.path().join("images"),
+            root: self.images(),
             registry_config: Some(self.directory.path().join("certs.d")),
             registry_timeout: Duration::from_secs(60),
             workers: Workers::of_program(env!("CARGO_BIN_EXE_cellblock").as_ref()),
@@ -128,7 +138,7 @@ impl World {
         let config = self.config();
         let locks = self.wait_for_locks();
         let admin_socket = cri::admin_socket(&config.state);
-        let socket = self.directory.path().join("cri.sock");
+        let socket = self.socket();
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = tokio.block_on(async {
             let backends = self.backends();
@@ -181,6 +191,11 @@ impl World {
 
     pub(crate) fn root(&self, container: &str) -> PathBuf {
         self.directory.path().join("roots/containers").join(container).join("root")
+    }
+
+    /// The directory of the images' blobs and records.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.directory.path().join("images")
     }
 
     /// The state directory of its servers.

@@ -23,7 +23,6 @@ pub(crate) async fn import(
     name: Option<String>,
 ) -> Result<Vec<Image>, Error> {
     name.as_deref().map(Reference::parse).transpose()?;
-    let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let source = Source::of_archive(&Reference::parse(UNREAD)?);
     let work = Work::new(shared, source, Observer::default());
     let reader = Arc::clone(&work);
@@ -40,6 +39,8 @@ pub(crate) async fn import(
         Ok(named)
     })
     .await?;
+    // Only now: a client that sends slowly keeps no pull waiting.
+    let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let mut records = Vec::new();
     for image in named {
         let (record, document) = fetch_image(&work, &image.reference.at(&image.document)).await?;

@@ -106,7 +106,8 @@ impl Layout {
         let begun = self.begun(chain)?;
         let record: Option<ChainRecord> = read(&begun.join("chain.json"))?;
         let record = record.ok_or_else(|| Error::not_found(format!("begun layer chain {}", chain.0)))?;
-        let FsUsage { bytes, inodes } = tree::usage(&begun.join("fs"))?;
+        // With its directory and its record, whose size does not change by a block.
+        let FsUsage { bytes, inodes } = tree::usage(&begun)?;
         write_unsynced(&begun.join("chain.json"), &ChainRecord { bytes, inodes, ..record })?;
         let kept = fs::rename(&begun, self.chain(chain)?);
         kept.map_err(Error::io(format!("cannot keep layer chain {}", chain.0)))

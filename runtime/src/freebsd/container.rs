@@ -15,7 +15,7 @@ use super::mounts::{self, Place, Root};
 use super::record::{self, ContainerRecord};
 use super::rights::Rights;
 use super::sys::mount;
-use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets};
+use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets, userland};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, MountOptions, MountSource, Propagation, Resources};
@@ -70,12 +70,13 @@ fn fill(
     let image = Root::open(&spec.rootfs)?;
     let sources = sources(spec)?;
     let (identity, login) = users::look_up(&spec.process.user, image.descriptor())?;
+    let release = if spec.for_linux { None } else { release(&image)? };
     // The spec first: a server that dies now finds what to remove.
     host::json::replace(&spec_path(&directory), spec)?;
     let (jail, pod_jail) =
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
     let mut record = ContainerRecord::new(jail, pod_jail, image.path.clone(), identity);
-    (record.login, record.home) = (login.name, login.home);
+    (record.login, record.home, record.release) = (login.name, login.home, release);
     record.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
     let mut wanted = mount_plan::mounts(spec, &sources, record.ruleset, resolv_conf);
@@ -90,14 +91,20 @@ fn fill(
     Ok(record.identity)
 }
 
+/// The release that programs of an image hear; refuses an image that is newer than the kernel.
+fn release(image: &Root) -> Result<Option<userland::Release>, Error> {
+    let script = host::root::read_text(image.descriptor(), Path::new(userland::SCRIPT), userland::SCRIPT_BYTES);
+    let script = script.map_err(Error::failed(format!("cannot read {} of the image", userland::SCRIPT)))?;
+    userland::decide(userland::version(&script).as_deref(), &kernel::release())
+}
+
 /// The parameters of the container's jail, as its monitor sets them.
 pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json::Value, Error> {
     let directory = backend.containers.directory(id);
     let record = ContainerRecord::read(&directory)?;
-    let ContainerRecord { jail, root, ruleset, .. } =
-        record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
+    let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
     let rights = Rights::of(&read_spec(&directory)?.security)?;
-    let set = params::container(&jail, &root, &rights, ruleset, &kernel::has_parameter);
+    let set = params::container(&record, &rights, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 

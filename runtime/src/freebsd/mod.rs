@@ -14,6 +14,7 @@ mod record;
 mod refuse;
 mod rights;
 mod sysctls;
+mod userland;
 
 #[cfg(target_os = "freebsd")]
 mod backend;
