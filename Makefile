@@ -5,6 +5,9 @@ CARGO = cargo
 SOAK_SECONDS = 300
 HOSTILE =
 FUZZ_SECONDS = 60
+BENCH_PODS = 110
+BENCH_SECONDS = 900
+BENCH_STEPS = 0,100,200,400
 
 all: build
 
@@ -73,10 +76,28 @@ bench-freebsd:
 	sh e2e/freebsd/run.sh bench
 
 # How fast exec and port-forward are beside containerd, on this machine.
-bench-streaming: deps-bench
+bench-streaming: deps
 	$(CARGO) build --release --workspace
 	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
 	"$$target/release/e2e" bench-streaming
+
+# What pods cost beside containerd, and how that grows with the pods of the node; two containers each: BENCH_STEPS.
+bench-pods: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pods --pods $(BENCH_STEPS)
+
+# How fast pulls are beside containerd, on this machine. BENCH_PULL='--rounds 3 --only gzip' for some.
+bench-pull: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-pull $(BENCH_PULL)
+
+# What 110 pods under the stock kubelet cost beside containerd, for 15 minutes each: BENCH_PODS, BENCH_SECONDS.
+bench-kubelet: deps
+	$(CARGO) build --release --workspace
+	target=`$(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'` && \
+	"$$target/release/e2e" bench-kubelet --pods $(BENCH_PODS) --seconds $(BENCH_SECONDS)
 
 # Lines of product, tests and e2e by crate.
 lines:
@@ -92,11 +113,8 @@ deps:
 deps-demo:
 	sh ci/deps.sh demo
 
-deps-bench:
-	sh ci/deps.sh bench
-
 clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming dependencies deps deps-demo deps-bench clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet bench-pods bench-pull dependencies deps deps-demo clean

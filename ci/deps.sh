@@ -1,23 +1,21 @@
 #!/bin/sh
-# Installs the programs that `make demo`, `make test` or `make bench-streaming` need and that are not there, from Debian's
+# Installs the programs that `make demo`, `make test` and the benchmarks need and that are not there, from Debian's
 # packages, and says which. Where there is no apt-get it says what is missing.
 #
-#   ci/deps.sh demo|test|bench
+#   ci/deps.sh demo|test
 set -eu
 
 # program:package; a program is looked for where root's PATH may not lead.
 demo="cc:gcc runc:runc nft:nftables ip:iproute2"
 test="$demo c++:g++ protoc:protobuf-compiler docker-registry:docker-registry go:golang-go ipcmk:util-linux
  ldd:libc-bin dpkg:dpkg ps:procps etcd:etcd-server openssl:openssl script:bsdutils timeout:coreutils"
-bench="$test containerd:containerd"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 case ${1:-} in
 demo) wanted=$demo ;;
 test) wanted=$test ;;
-bench) wanted=$bench ;;
 *)
-    echo "usage: $0 demo|test|bench" >&2
+    echo "usage: $0 demo|test" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,8 @@
 //! The configuration: a TOML file, with a default for every key and an error for every key that is not known. `cellblock
 //! config` prints the one in force with a comment for each key, in a form that can be read again.
 
+mod keys;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use host::Prefix;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+
+use keys::KEYS;
 
 /// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
 pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
@@ -30,7 +34,7 @@ pub enum ConfigError {
     #[error("configuration {}: {source}", path.display())]
     Parse {
         path: PathBuf,
-        /// What is wrong, with its line and the name of the key.
+        /// The fault, with its line and the name of the key.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -39,7 +43,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: &'static str,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
 }
@@ -58,7 +62,7 @@ pub enum RootfsKind {
     Overlay,
 }
 
-/// What becomes of a mount whose host path is missing.
+/// The treatment of a mount whose host path is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingHostPath {
@@ -68,13 +72,25 @@ pub enum MissingHostPath {
     Refuse,
 }
 
+/// What may come to a pod that it did not ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallPolicy {
+    /// Everything.
+    Open,
+    /// Connections to the ports that its containers declare.
+    Ports,
+    /// Nothing.
+    Isolated,
+}
+
 /// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Records and images.
     pub root: PathBuf,
-    /// What is lost at a reboot: sockets, specs of what runs.
+    /// Sockets, and the specs of running pods and containers; lost at a reboot.
     pub state: PathBuf,
     /// The CRI socket, as `unix://PATH`.
     pub address: String,
@@ -86,7 +102,7 @@ pub struct Config {
     pub spares: u32,
     /// The names that RunPodSandbox may give as its runtime handler besides the empty one.
     pub runtime_handlers: Vec<String>,
-    /// What becomes of a mount whose host path is missing.
+    /// The treatment of a mount whose host path is missing.
     pub missing_host_path: MissingHostPath,
     /// Images.
     pub image: ImageConfig,
@@ -110,6 +126,8 @@ pub struct ImageConfig {
     pub zfs_dataset: String,
     /// Whether images for Linux may be run on FreeBSD.
     pub allow_linux: bool,
+    /// Images that garbage collection keeps.
+    pub pinned: Vec<String>,
 }
 
 /// The pods' network.
@@ -122,6 +140,8 @@ pub struct NetworkConfig {
     pub untranslated: Vec<IpNetwork>,
     /// The MTU of the pods' interfaces, in bytes.
     pub mtu: u32,
+    /// The firewall of pods that do not choose one.
+    pub firewall: FirewallPolicy,
 }
 
 /// exec, attach, port-forward.
@@ -169,13 +189,14 @@ impl Default for ImageConfig {
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
             allow_linux: false,
+            pinned: Vec::new(),
         }
     }
 }
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500 }
+        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500, firewall: FirewallPolicy::Open }
     }
 }
 
@@ -215,11 +236,13 @@ impl Config {
     /// [`ConfigError::Value`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let value = |key, reason: String| Err(ConfigError::Value { key, reason });
-        if !self.root.is_absolute() {
-            return value("root", format!("{} is not an absolute path", self.root.display()));
+        let directories =
+            [("root", &self.root), ("state", &self.state), ("image.registry_config", &self.image.registry_config)];
+        if let Some((key, path)) = directories.into_iter().find(|(_, path)| !path.is_absolute()) {
+            return value(key, format!("{} is not an absolute path", path.display()));
         }
-        if !self.state.is_absolute() {
-            return value("state", format!("{} is not an absolute path", self.state.display()));
+        if self.root == self.state {
+            return value("state", format!("{} is the root directory too", self.state.display()));
         }
         self.socket()?;
         if self.spares > MOST_SPARES {
@@ -237,6 +260,11 @@ impl Config {
         }
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
+        }
+        for name in self.image.pinned.iter().filter(|name| !name.ends_with('*')) {
+            if let Err(error) = image::Reference::parse(name) {
+                return value("image.pinned", error.to_string());
+            }
         }
         self.check_streaming()
     }
@@ -274,7 +302,6 @@ impl Config {
         Err(ConfigError::Value { key: "root", reason })
     }
 
-    /// The path of the CRI socket.
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
         let path = self.address.strip_prefix("unix://").map(PathBuf::from);
         path.filter(|path| path.is_absolute()).ok_or_else(|| ConfigError::Value {
@@ -322,65 +349,6 @@ fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigE
     }
     Ok(())
 }
-
-/// Every key by its section, with its comment; an empty key begins the section.
-const KEYS: &[(&str, &str, &str)] = &[
-    ("", "root", "Records and images; kept over a reboot."),
-    ("", "state", "Sockets and the specs of what runs; lost at a reboot."),
-    ("", "address", "The CRI socket: kubelet's --container-runtime-endpoint."),
-    (
-        "",
-        "prefix",
-        "Two lower-case letters that every kernel name starts with: two servers on a machine need two prefixes.",
-    ),
-    ("", "log_level", "error, warn, info, debug or trace; or a filter such as \"info,image=debug\"."),
-    (
-        "",
-        "spares",
-        "Pods made ahead, and images for whose containers a root is (ZFS), where the backend has a use for them\n(FreeBSD); 0: none.",
-    ),
-    ("", "runtime_handlers", "Names that a RuntimeClass may give as its handler; all mean the one backend there is."),
-    (
-        "",
-        "missing_host_path",
-        "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
-    ),
-    ("image", "", "Images and root file systems."),
-    (
-        "image",
-        "registry_config",
-        "Mirrors and plain-http hosts: HOST/hosts.toml in this directory, in containerd's form, or HOST/*.crt, *.cert and\n*.key, in Docker's.",
-    ),
-    (
-        "image",
-        "registry_timeout_seconds",
-        "A registry that says nothing for this long, takes longer for a manifest, or brings less than 64 KiB of a layer\nin it, is asked again, four times at most.",
-    ),
-    (
-        "image",
-        "rootfs",
-        "zfs, overlay (Linux), copy (any file system), or auto: zfs where zfs_dataset is set, else overlay on\nLinux and copy on FreeBSD.",
-    ),
-    ("image", "zfs_dataset", "The dataset below which layers and roots are kept, e.g. \"zroot/cellblock\"."),
-    (
-        "image",
-        "allow_linux",
-        "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
-    ),
-    ("network", "", "The pods' network."),
-    (
-        "network",
-        "pod_cidrs",
-        "At most one IPv4 and one IPv6 network; the first address of each is the gateway. Empty: NetworkReady is\nfalse until kubelet sends a pod CIDR.",
-    ),
-    ("network", "untranslated", "Networks that pods reach with their own addresses: the cluster's."),
-    ("network", "mtu", "The MTU of the pods' interfaces, in bytes."),
-    ("streaming", "", "exec, attach and port-forward."),
-    ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
-    ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),
-    ("streaming", "tls_key", "See tls_cert."),
-    ("streaming", "idle_timeout_seconds", "A stream on which nothing moves for this long is closed, in seconds."),
-];
 
 #[cfg(test)]
 mod tests {
@@ -481,12 +449,16 @@ mod tests {
             ("address = 'tcp://1.2.3.4:5'", "tcp://1.2.3.4:5"),
             ("prefix = 'cellblock'", "cellblock"),
             ("root = 'var'", "root: var"),
+            ("root = '/a'\nstate = '/a/'", "state: /a/ is the root"),
+            ("[image]\nregistry_config = 'certs.d'", "image.registry_config: certs.d"),
             ("[image]\nrootfs = 'zfs'", "image.zfs_dataset"),
             ("[image]\nregistry_timeout_seconds = 0", "image.registry_timeout_seconds"),
             ("[image]\nrootfs = 'btrfs'", "btrfs"),
+            ("[image]\npinned = ['Not A Name']", "image.pinned: image reference: \"Not A Name\""),
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),
+            ("[network]\nfirewall = 'closed'", "firewall"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -16,7 +16,7 @@ pub enum Error {
     Invalid {
         /// The field.
         field: String,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
     /// The name belongs to another object.
@@ -32,7 +32,7 @@ pub enum Error {
     /// The object is in a state in which this cannot be done.
     #[error("{what}")]
     State {
-        /// The object, its state, and what was asked.
+        /// The object, its state and the request.
         what: String,
     },
     /// It was not done in the time that the client gave.
@@ -53,7 +53,7 @@ pub enum Error {
     /// This server does not do it.
     #[error("{what} is not supported")]
     Unsupported {
-        /// What was asked for.
+        /// The request.
         what: String,
     },
     /// The kernel, the network, a registry or the disk said no.

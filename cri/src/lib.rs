@@ -4,6 +4,7 @@
 //!
 //! | room | what lies there |
 //! |---|---|
+//! | `client` | the commands that ask a running server |
 //! | `server` | the process and its sockets: what starts, serves and stops |
 //! | `rpc` | one file per RPC |
 //! | `lifecycle` | what changes pods and containers, on request or by itself: creation, tear-down, recovery, exits, spares |
@@ -14,6 +15,7 @@
 //! A file uses its own room and lower ones, never a higher one, and no import cycle has more than two files: the test
 //! `e2e/tests/tidy/imports.rs` reads the `use` lines. Only this file is public: a façade for the binary and the tests.
 
+pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod error;
 pub(crate) mod lifecycle;
@@ -23,12 +25,13 @@ pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod translate;
 
+pub use client::{image, snapshots};
 pub use config::{Config, DEFAULT_PATH, MissingHostPath};
 pub use rpc::MESSAGE_LIMIT;
 pub use server::admin::socket as admin_socket;
 pub use server::check::run as check;
 pub use server::connections::CONNECTIONS;
-pub use server::daemon::{ServeError, Server, lock};
+pub use server::daemon::{ServeError, Server};
+pub use server::locks::{Locks, lock};
 pub use server::serve::run as serve;
-pub use server::snapshots;
 pub use state::node::{Backends, Node, Opening};

@@ -5,7 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use cri::{Config, DEFAULT_PATH, snapshots};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
@@ -22,16 +23,23 @@ enum Command {
     Serve(Overrides),
     /// Print the configuration in force, with its comments.
     Config(Overrides),
-    /// Say what this node lacks, and what to do about it; fails when something is missing that is required.
+    /// Report this node's needs with remedies for missing ones; fail if a required one is missing.
     Check(Overrides),
     /// Show a pod running from a pulled image, step by step, and remove everything again.
     Demo(DemoArgs),
-    /// Keep a container's root as it is now, under a name (ZFS).
+    /// Take a snapshot of a container's root (ZFS).
     Snapshot(SnapshotArgs),
-    /// Put a stopped container's root back to what it was under a name (ZFS).
+    /// Reset a stopped container's root to a snapshot (ZFS).
     Rollback(SnapshotArgs),
-    /// List the snapshots of a container's root, the oldest first (ZFS).
+    /// List the snapshots of a container's root, oldest first (ZFS).
     Snapshots(SnapshotsArgs),
+    /// List, pull, inspect, remove, import and export images.
+    Image(ImageArgs),
+    /// Print the completions of all commands for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -65,26 +73,37 @@ struct SnapshotsArgs {
     overrides: Overrides,
 }
 
+#[derive(Debug, Args)]
+struct ImageArgs {
+    #[command(subcommand)]
+    command: cri::image::Command,
+    /// Print one JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
 /// Options that override the configuration file.
 #[derive(Debug, Args)]
 struct Overrides {
-    /// The configuration file; /etc/cellblock/cellblock.toml where there is one.
-    #[arg(long, value_name = "FILE")]
+    /// The configuration file; without it /etc/cellblock/cellblock.toml, if that exists.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Records and images.
-    #[arg(long, value_name = "DIR")]
+    /// Records, images and the roots of containers; kept over a reboot.
+    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// What is lost at a reboot; the socket is in it unless --address or the file says otherwise.
-    #[arg(long, value_name = "DIR")]
+    /// Files that are lost at a reboot, and the socket unless --address or the configuration file sets another.
+    #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
     /// The CRI socket.
-    #[arg(long, value_name = "unix://PATH")]
+    #[arg(long, global = true, value_name = "unix://PATH")]
     address: Option<String>,
     /// The directory of registry hosts (certs.d).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     registry_config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or a filter such as info,image=debug.
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 
@@ -154,6 +173,45 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 println!("{name}");
             }
         }
+        Command::Image(ImageArgs { command, json, overrides }) => {
+            cri::image::run(&command, json, &overrides.resolve()?, &mut std::io::stdout())?;
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cellblock", &mut std::io::stdout());
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, ValueEnum};
+    use clap_complete::Shell;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_completed_in_every_shell() {
+        Cli::command().debug_assert();
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "cellblock", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(["snapshot", "import", "dry-run"].iter().all(|word| script.contains(word)), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_bad_argument_is_refused_with_its_name_and_its_value() {
+        for (line, said) in [
+            (&["completions", "tcsh"][..], "invalid value 'tcsh' for '<SHELL>'"),
+            (&["image", "export", "a:1"], "--output <FILE>"),
+            (&["image", "pull"], "<IMAGE>"),
+            (&["image", "--json", "frobnicate"], "'frobnicate'"),
+        ] {
+            let error = Cli::command().try_get_matches_from(["cellblock"].iter().chain(line)).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        Cli::command().try_get_matches_from(["cellblock", "image", "ls", "--json", "--state", "/s"]).unwrap();
+    }
 }

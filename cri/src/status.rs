@@ -46,7 +46,7 @@ pub(crate) fn is_routine(rpc: &str, code: Code) -> bool {
 
 /// Whether the request itself says how long the RPC takes: a grace period, a command, the size of an image.
 pub(crate) fn is_long(rpc: &str) -> bool {
-    matches!(rpc, "StopContainer" | "StopPodSandbox" | "ExecSync" | "PullImage")
+    matches!(rpc, "StopContainer" | "StopPodSandbox" | "ExecSync" | "PullImage" | "ImportImages")
 }
 
 fn code(error: &Error) -> Code {
@@ -133,7 +133,7 @@ mod tests {
             Error::from(runtime::Error::failed("cannot start a monitor")(full())),
             network::Error::failed("cannot load an anchor")(full()).into(),
             image::Error::io("cannot write blob sha256:0")(full()).into(),
-            Backend::Host { operation: "cannot make the log directory /x".to_owned(), source: full() }.into(),
+            Backend::Host { operation: "cannot create the log directory /x".to_owned(), source: full() }.into(),
         ];
         for error in errors {
             let status = Status::from(error);

@@ -1,6 +1,8 @@
 //! The real binary on a real kernel, driven by real clients: crictl, critest and specs of our own, with a registry on loopback. `make test` runs
 //! `e2e all`; each part, and the stock kubelet, can be run by itself.
 
+mod benches;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,15 +11,15 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
-use e2e::client::Client;
-use e2e::containerd::Containerd;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
 use e2e::kubernetes;
+use e2e::pods;
 use e2e::process::tail;
+use e2e::pulls;
 use e2e::registry::Registry;
 use e2e::scenario;
 use e2e::server::Site;
@@ -58,12 +60,25 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Compares what many pods under kubelet cost with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchKubelet {
+        #[command(flatten)]
+        plan: kubernetes::bench::Plan,
+    },
     /// Compares exec and port-forward with a containerd that it starts. Only a release build gives meaningful figures.
     BenchStreaming {
         /// The socket (`unix://PATH`) of another, running server with the image busybox.
         #[arg(long)]
         beside: Option<String>,
     },
+    /// Times the calls of pods with more and more of them, beside a containerd that it starts. Only a release build gives
+    /// meaningful figures.
+    BenchPods {
+        #[command(flatten)]
+        plan: pods::Plan,
+    },
+    /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.
+    BenchPull(pulls::Plan),
     /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
         #[command(flatten)]
@@ -166,7 +181,10 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> Result<()> {
     match command {
-        Command::BenchStreaming { beside } => bench_streaming(beside.as_deref()),
+        Command::BenchStreaming { beside } => benches::streaming(beside.as_deref()),
+        Command::BenchPods { plan } => benches::pods(&plan),
+        Command::BenchPull(plan) => benches::pulls(&plan),
+        Command::BenchKubelet { plan } => benches::kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());
             let upgrade = Some(soak::upgrade::Plan::default());
@@ -189,9 +207,7 @@ fn command(command: Command) -> Result<()> {
         Command::Soak { plan, registry_config: None, keep } => {
             if plan.hostile {
                 // There is no network there: what the run needs is built before.
-                let tools = Tools::open()?;
-                (tools.crictl()?, images::all(&tools)?);
-                drop(tools);
+                prepare_tools()?;
                 soak::hostile::be_alone()?;
             }
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
@@ -213,33 +229,47 @@ fn command(command: Command) -> Result<()> {
             println!("{}", tools.critest(&image.manifest.digest)?.display());
             Ok(())
         }
-        Command::Registry { dir, base } => {
-            let tools = Tools::open()?;
-            let images = match base {
-                Some(base) => {
-                    let mut images = base_images::all(&base)?;
-                    images.push(images::linux_shell(&tools)?);
-                    images
-                }
-                None => images::all(&tools)?,
-            };
-            let registry = registry(&std::path::absolute(dir)?, &images)?;
-            println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
-            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
-            registry.stop()
-        }
-        Command::Judge { report } => {
-            let report = std::fs::read_to_string(&report).with_context(|| format!("no report {}", report.display()))?;
-            let specs = parse(&report);
-            let passed = specs.iter().filter(|spec| spec.status == "passed").count();
-            println!("critest: {passed} of {} specs passed", specs.len());
-            let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
-            others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
-            let wrong = judge(&specs, Ran::Freebsd)?;
-            ensure!(wrong.is_empty(), "{} specs are not as expected:\n  {}", wrong.len(), wrong.join("\n  "));
-            Ok(())
-        }
+        Command::Registry { dir, base } => serve_registry(dir, base.as_deref()),
+        Command::Judge { report } => judge_report(&report),
     }
+}
+
+/// Makes what a run without a network needs.
+fn prepare_tools() -> Result<()> {
+    let tools = Tools::open()?;
+    tools.crictl()?;
+    images::all(&tools)?;
+    Ok(())
+}
+
+/// Serves the test images until its standard input ends.
+fn serve_registry(dir: PathBuf, base: Option<&Path>) -> Result<()> {
+    let tools = Tools::open()?;
+    let images = match base {
+        Some(base) => {
+            let mut images = base_images::all(base)?;
+            images.push(images::linux_shell(&tools)?);
+            images
+        }
+        None => images::all(&tools)?,
+    };
+    let registry = registry(&std::path::absolute(dir)?, &images)?;
+    println!("registry on {}; --registry-config {}", registry.address(), registry.certs().display());
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    registry.stop()
+}
+
+/// Compares critest's report with what is expected on FreeBSD.
+fn judge_report(report: &Path) -> Result<()> {
+    let report = std::fs::read_to_string(report).with_context(|| format!("no report {}", report.display()))?;
+    let specs = parse(&report);
+    let passed = specs.iter().filter(|spec| spec.status == "passed").count();
+    println!("critest: {passed} of {} specs passed", specs.len());
+    let others: Vec<_> = specs.iter().filter(|spec| spec.status != "passed").collect();
+    others.iter().for_each(|spec| println!("  {}: {}: {}", spec.status, spec.name, spec.message));
+    let wrong = judge(&specs, Ran::Freebsd)?;
+    ensure!(wrong.is_empty(), "{} specs are not as expected:\n  {}", wrong.len(), wrong.join("\n  "));
+    Ok(())
 }
 
 fn registry(dir: &Path, images: &[Published]) -> Result<Registry> {
@@ -385,31 +415,6 @@ fn run_specs(options: SpecsOptions) -> Result<()> {
     let mut checks = Checks::default();
     specs_at(address, &std::path::absolute(dir)?, &options.crictl, &options.plan, &mut checks)?;
     checks.finish()
-}
-
-/// Compares a new server with another one, or with a new containerd.
-fn bench_streaming(beside: Option<&str>) -> Result<()> {
-    let tools = Tools::open()?;
-    let dir = run_directory()?;
-    let registry = registry(&dir.path().join("registry"), &images::all(&tools)?)?;
-    let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
-    let peer = match beside {
-        Some(_) => None,
-        None => Some(Containerd::start(&dir.path().join("containerd"), registry.certs())?),
-    };
-    let address = beside.or(peer.as_ref().map(Containerd::address)).context("there is another server")?;
-    let other = Site::new(&dir.path().join("other"), registry.certs(), tools.crictl()?)?.at(address);
-    let server = site.serve()?;
-    let compared = e2e::streaming::compare(&site, &other);
-    // Also after a failed comparison.
-    site.run(["rmp", "--all", "--force"])?;
-    server.stop()?;
-    if let Some(peer) = peer {
-        other.run(["rmp", "--all", "--force"])?;
-        peer.stop()?;
-    }
-    registry.stop()?;
-    compared
 }
 
 fn run_critest(site: &Site, tools: &Tools, options: &Options, checks: &mut Checks) {

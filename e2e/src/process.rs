@@ -226,6 +226,12 @@ impl Background {
         }
     }
 
+    /// Waits until it ends by itself.
+    pub fn ended(mut self, timeout: Duration) -> Result<ExitStatus> {
+        let ended = wait(&mut self.child, timeout)?;
+        ended.with_context(|| format!("{}: still there after {} s", self.name, timeout.as_secs()))
+    }
+
     /// Kills it by SIGKILL, like a crash.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;

@@ -71,6 +71,11 @@ impl Registry {
         self.process.take().map_or(Ok(()), Background::kill)
     }
 
+    /// The directory of its contents.
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("registry")
+    }
+
     /// The directory of its `HOST/hosts.toml` files.
     pub fn certs(&self) -> &Path {
         &self.certs

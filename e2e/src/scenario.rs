@@ -17,7 +17,6 @@ use crate::wait::until;
 
 /// The host port of the web server.
 const HOST_PORT: u16 = 18_411;
-/// The forwarded port.
 const FORWARDED_PORT: u16 = 18_412;
 /// The time-out of anything asynchronous.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -422,7 +421,22 @@ pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<O
         Ok((pod, id))
     });
     let Some((pod, id)) = made else { return Ok(Some(server)) };
+    let exec = checks.check("an exec that runs when the server is killed", || {
+        let output = site.dir().join("exec.log");
+        let args = ["exec", "--transport", "websocket", &id, "sh", "-c", "echo begun; exec sleep 1000"];
+        let mut exec = site.crictl(args).background(&output)?;
+        exec.until(PATIENCE, || std::fs::read_to_string(&output).is_ok_and(|text| text.contains("begun")))?;
+        Ok(exec)
+    });
     server.kill()?;
+    if let Some(exec) = exec {
+        // By SPDY it does not: client-go takes a lost connection for success (docs/coverage.md).
+        checks.check("an exec by WebSocket fails with its server", || {
+            let status = exec.ended(PATIENCE)?;
+            ensure!(!status.success(), "crictl exec: {status}");
+            Ok(())
+        });
+    }
     std::thread::sleep(Duration::from_secs(1));
     let Some(server) = checks.check("start again after kill -9", || site.serve()) else { return Ok(None) };
     checks.check("the container lives through it, and its log has no gap", || {

@@ -1,5 +1,6 @@
 //! The clients and programs that the tests use, built or fetched once into a cache: crictl and critest from the Go module
-//! proxy (whose checksum database vouches for the module; its hash is pinned here too), Kubernetes' own (`kubernetes`), BusyBox and nginx from Debian's packages, and
+//! proxy (whose checksum database vouches for the module; its hash is pinned here too), Kubernetes' own (`kubernetes`), containerd
+//! (`containerd`), BusyBox and nginx from Debian's packages, and
 //! two small programs of the test images. What Debian installs ready to run (runc, nft, docker-registry …) comes from `make
 //! deps`.
 
@@ -14,14 +15,23 @@ use testimage::ARCHITECTURE;
 use crate::process::Program;
 
 const MODULE: &str = "sigs.k8s.io/cri-tools";
-const VERSION: &str = "v1.36.0";
-const SUM: &str = "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw=";
+const VERSION: &str = "v1.37.0";
+const CRI_TOOLS: Pinned =
+    Pinned { path: MODULE, version: VERSION, sum: "h1:BmTImEoTX3KPXCLwmIU9mfCC8umUqF4R8WibY9eVU9Y=" };
 /// The Go that the module's go.mod asks for.
-const TOOLCHAIN: &str = "1.26.2";
+const TOOLCHAIN: &str = "1.26.6";
 /// The image that critest pulls by digest, as its source has it.
 const PINNED: &str = "test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 /// The time-out of a build from nothing, with downloads, on two busy cores.
 pub(crate) const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// A Go module and its hash in the checksum database.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pinned {
+    pub(crate) path: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) sum: &'static str,
+}
 
 /// The cache of tools.
 #[derive(Debug)]
@@ -98,9 +108,14 @@ impl Tools {
             let file = source.join("pkg/validate/consts.go");
             let text = std::fs::read_to_string(&file)?;
             ensure!(text.matches(PINNED).count() == 1, "{} is not what it was: no {PINNED}", file.display());
-            std::fs::write(&file, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
-            self.go(&source, &["test", "-c", "-ldflags", &version_flag(), "-o", path(partial)?, "./cmd/critest"])
-                .map(drop)
+            // The copy stays as it is: another digest is built from the same source.
+            let replaced = partial.with_extension("consts.go");
+            std::fs::write(&replaced, text.replace(PINNED, &format!("test-image-digest@{digest}")))?;
+            let overlay = partial.with_extension("overlay.json");
+            std::fs::write(&overlay, serde_json::json!({ "Replace": { path(&file)?: path(&replaced)? } }).to_string())?;
+            let args = ["test", "-c", "-overlay", path(&overlay)?, "-ldflags", &version_flag(), "-o", path(partial)?];
+            self.go(&source, &[&args[..], &["./cmd/critest"]].concat())?;
+            Ok([replaced, overlay].iter().try_for_each(std::fs::remove_file)?)
         })?;
         Ok(program)
     }
@@ -155,7 +170,7 @@ impl Tools {
     pub(crate) fn go(&self, source: &Path, args: &[&str]) -> Result<String> {
         let installed = Program::new("go", ["version"])
             .run()
-            .context("crictl, critest and kubelet are built with Go: make deps")?;
+            .context("crictl, critest, kubelet and containerd are built with Go: make deps")?;
         let program = if version_parts(&installed).first().is_some_and(|minor| *minor >= 21) {
             PathBuf::from("go")
         } else {
@@ -170,13 +185,19 @@ impl Tools {
         go.timeout(BUILD_TIMEOUT).run()
     }
 
-    /// A writable copy of the module's source.
+    /// The read-only source of a module.
+    pub(crate) fn module(&self, Pinned { path, version, sum }: Pinned) -> Result<PathBuf> {
+        let module = download(&self.cache, &format!("{path}@{version}"))?;
+        ensure!(module.sum == sum, "{path} {version} is not what it was: {} instead of {sum}", module.sum);
+        Ok(module.dir)
+    }
+
+    /// A copy of the module's source: Go replaces no file of its own cache.
     fn cri_tools(&self) -> Result<PathBuf> {
         let source = self.cache.join(format!("cri-tools-{VERSION}{}", self.os.suffix()));
         self.once(&source, |partial| {
-            let module = download(&self.cache, &format!("{MODULE}@{VERSION}"))?;
-            ensure!(module.sum == SUM, "{MODULE} {VERSION} is not what it was: {} instead of {SUM}", module.sum);
-            Program::new("cp", ["-R".as_ref(), module.dir.as_os_str(), partial.as_os_str()]).run()?;
+            let module = self.module(CRI_TOOLS)?;
+            Program::new("cp", ["-R".as_ref(), module.as_os_str(), partial.as_os_str()]).run()?;
             Program::new("chmod", ["-R".as_ref(), "u+w".as_ref(), partial.as_os_str()]).run().map(drop)
         })?;
         Ok(source)
@@ -194,7 +215,7 @@ impl Tools {
         }
         std::fs::create_dir_all(self.cache.join("partial"))?;
         println!("making {}", target.display());
-        make(&partial).with_context(|| format!("cannot make {}", target.display()))?;
+        make(&partial).with_context(|| format!("cannot create {}", target.display()))?;
         Ok(std::fs::rename(partial, target)?)
     }
 }
@@ -202,7 +223,7 @@ impl Tools {
 /// A module out of the proxy, checked against the checksum database.
 fn download(dir: &Path, module: &str) -> Result<Module> {
     let go = Program::new("go", ["mod", "download", "-json", module]).dir(dir).timeout(BUILD_TIMEOUT);
-    Ok(serde_json::from_str(&go.run().context("crictl and critest are built with Go: make deps")?)?)
+    Ok(serde_json::from_str(&go.run().context("Go modules are downloaded with Go: make deps")?)?)
 }
 
 /// The directory of this program; `cellblock` is in it too.
@@ -220,7 +241,7 @@ fn version_flag() -> String {
     format!("-X {MODULE}/pkg/version.Version={}", &VERSION[1..])
 }
 
-fn path(of: &Path) -> Result<&str> {
+pub(crate) fn path(of: &Path) -> Result<&str> {
     of.to_str().with_context(|| format!("{} is not UTF-8", of.display()))
 }
 

@@ -1,33 +1,47 @@
-//! The content store: every blob is a file named by its digest below `blobs/ALGORITHM`. A blob is written to a temporary file, hashed
-//! meanwhile, and renamed into place once size and digest match: every named blob is complete.
+//! The content store: every blob is a file named by its digest below `blobs/ALGORITHM`. A blob is written to a file in `ingest`,
+//! hashed meanwhile, and renamed into place once size and digest match: every named blob is complete.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::document::Blob;
-use crate::{Algorithm, Digest, Error, Hash};
+use crate::ingest::{Ingest, Unnamed};
+use crate::rootfs::{FsUsage, tree};
+use crate::{Algorithm, Digest, Error, durable};
 
-/// Only root may read blobs: images may contain secrets.
-const MODE: u32 = 0o600;
+/// How long a part of a blob is kept for a pull that resumes it. kubelet tries again within five minutes.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(3600);
+/// Bytes read at a time.
+const BUFFER: usize = 256 << 10;
 
 /// The content store in a directory.
 #[derive(Debug)]
 pub(crate) struct Blobs {
+    /// The directory of all, which holds the records of the images too.
+    directory: PathBuf,
     root: PathBuf,
     begun: PathBuf,
+    /// Files of archives whose digest is not known yet.
+    imports: PathBuf,
 }
 
 impl Blobs {
-    /// Opens the store, creates its directories, and removes interrupted downloads.
+    /// Opens the store and creates its directories.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.join("blobs"), begun: root.join("ingest") };
+        let store = Self {
+            directory: root.to_owned(),
+            root: root.join("blobs"),
+            begun: root.join("ingest"),
+            imports: root.join("import"),
+        };
         let failed = |path: &Path| format!("cannot prepare {}", path.display());
-        if let Err(error) = host::fs::remove_dir_all(&store.begun) {
-            tracing::warn!(%error, path = %store.begun.display(), "cannot remove interrupted downloads");
+        if let Err(error) = host::fs::remove_dir_all(&store.imports) {
+            tracing::warn!(%error, path = %store.imports.display(), "cannot remove interrupted imports");
         }
-        for directory in store.directories().iter().chain([&store.begun]) {
+        for directory in store.directories().iter().chain([&store.begun, &store.imports]) {
             fs::create_dir_all(directory).map_err(Error::io(failed(directory)))?;
         }
         Ok(store)
@@ -67,33 +81,70 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// Whether the blob's file has its digest.
+    pub(crate) fn is_whole(&self, digest: &Digest) -> Result<bool, Error> {
+        let (mut file, mut hash, mut buffer) = (self.file(digest)?, digest.algorithm().start(), vec![0; BUFFER]);
+        loop {
+            match file.read(&mut buffer).map_err(Error::io(format!("cannot read blob {digest}")))? {
+                0 => return Ok(hash.finish() == *digest),
+                read => hash.update(&buffer[..read]),
+            }
+        }
+    }
+
     /// Stores the bytes of a blob.
     pub(crate) fn put(&self, blob: &Blob, bytes: &[u8]) -> Result<(), Error> {
         if self.has(&blob.digest) {
             return Ok(());
         }
         let mut ingest = self.begin(blob.clone())?;
-        ingest.write(bytes)?;
+        ingest.restart()?;
+        ingest.write(0, bytes)?;
         ingest.finish()
     }
 
-    /// Begins a blob. The caller holds the lock of the digest.
+    /// Begins a blob, or takes up what an earlier pull left of it. The caller holds the lock of the digest.
     pub(crate) fn begin(&self, blob: Blob) -> Result<Ingest, Error> {
-        let path = self.begun.join(blob.digest.hex());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(MODE)
-            .open(&path)
-            .map_err(Error::io(format!("cannot create {}", path.display())))?;
-        let hash = blob.digest.algorithm().start();
-        Ok(Ingest { whole: self.path(&blob.digest), begun: Begun(path), file, blob, written: 0, hash })
+        Ingest::begin(self.begun.join(blob.digest.hex()), self.path(&blob.digest), blob)
+    }
+
+    /// The parts of blobs that no pull has resumed for a while, and files that are none.
+    pub(crate) fn outdated(&self) -> Result<Vec<PathBuf>, Error> {
+        let paths = host::fs::entries(&self.begun).map_err(Error::of_file(&self.begun))?;
+        let is_outdated = |path: &PathBuf| {
+            let named = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex).is_some();
+            let age = path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
+            !named || age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > PARTIAL_AGE_MAX)
+        };
+        Ok(paths.into_iter().filter(is_outdated).collect())
+    }
+
+    /// Makes these blobs durable. Blocking.
+    pub(crate) fn sync(&self, digests: &[Digest]) -> io::Result<()> {
+        let files = digests.iter().map(|digest| self.path(digest)).filter(|path| path.is_file());
+        durable::sync(&self.root, files)
+    }
+
+    /// Begins a blob whose digest shows at its end.
+    pub(crate) fn begin_unnamed(&self, algorithm: Algorithm) -> Result<Unnamed, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Unnamed::begin(self.imports.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string()), algorithm)
+    }
+
+    /// Keeps a blob that is written, unless it is there. The caller holds the lock of the digest.
+    pub(crate) fn finish_unnamed(&self, unnamed: Unnamed) -> Result<(), Error> {
+        let digest = unnamed.digest();
+        if self.has(&digest) { Ok(()) } else { unnamed.finish(&self.path(&digest)) }
     }
 
     /// Removes a blob. Idempotent.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
         host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))
+    }
+
+    /// What the directory takes of its file system: blobs, unfinished ones, records.
+    pub(crate) fn usage(&self) -> Result<FsUsage, Error> {
+        tree::usage(&self.directory)
     }
 
     /// Every blob with its size in bytes.
@@ -114,70 +165,10 @@ impl Blobs {
     }
 }
 
-/// A blob that is being written. Dropping an unfinished one removes its file.
-#[derive(Debug)]
-pub(crate) struct Ingest {
-    begun: Begun,
-    whole: PathBuf,
-    file: File,
-    blob: Blob,
-    written: u64,
-    hash: Hash,
-}
-
-/// The temporary file of a blob; dropping it removes the file unless it was renamed.
-#[derive(Debug)]
-struct Begun(PathBuf);
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        // Opening the store again removes a file that stays.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-impl Ingest {
-    /// Starts over: the source cannot resume.
-    pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        (self.written, self.hash) = (0, self.blob.digest.algorithm().start());
-        let cut = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
-        cut.map_err(Error::io(format!("cannot rewrite blob {}", self.blob.digest)))
-    }
-
-    /// Writes the next bytes; refuses more than the blob's size.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.written += bytes.len() as u64;
-        if self.written > self.blob.size {
-            return Err(invalid(&self.blob, format!("it is longer than the {} bytes announced", self.blob.size)));
-        }
-        self.hash.update(bytes);
-        self.file.write_all(bytes).map_err(Error::io(format!("cannot write blob {}", self.blob.digest)))
-    }
-
-    /// Verifies size and digest, and durably renames the blob into place.
-    pub(crate) fn finish(self) -> Result<(), Error> {
-        if self.written != self.blob.size {
-            return Err(invalid(
-                &self.blob,
-                format!("it has {} bytes, {} were announced", self.written, self.blob.size),
-            ));
-        }
-        let Self { begun, whole, file, blob, hash, .. } = self;
-        let digest = hash.finish();
-        if digest != blob.digest {
-            return Err(invalid(&blob, format!("its contents have the digest {digest}")));
-        }
-        let kept = file.sync_all().and_then(|()| fs::rename(&begun.0, &whole));
-        kept.map_err(Error::io(format!("cannot keep blob {digest}")))
-    }
-}
-
-fn invalid(blob: &Blob, reason: String) -> Error {
-    Error::invalid(format!("blob {}", blob.digest), reason)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::Blobs;
     use crate::document::Blob;
     use crate::{Digest, Error};
@@ -187,17 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_bytes_are_kept_and_nothing_else_stays() {
+    fn a_blob_is_stored_read_and_removed() {
         let root = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(root.path()).unwrap();
-        for (written, announced, reason) in
-            [(&b"helloo"[..], 5, "longer"), (b"hell", 5, "has 4 bytes"), (b"jello", 5, "digest")]
-        {
-            let mut ingest = blobs.begin(blob(b"hello", announced)).unwrap();
-            let error = ingest.write(written).and_then(|()| ingest.finish()).unwrap_err();
-            assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains(reason), "{error}");
-        }
-        assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);
         assert!(blobs.list().unwrap().is_empty());
         let digest = Digest::of(b"hello");
         blobs.put(&blob(b"hello", 5), b"hello").unwrap();
@@ -208,27 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn a_download_can_start_over() {
+    fn parts_are_kept_for_a_while_and_a_changed_blob_is_seen() {
         let root = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(root.path()).unwrap();
-        let mut ingest = blobs.begin(blob(b"hello", 5)).unwrap();
-        ingest.write(b"xyz").unwrap();
-        ingest.restart().unwrap();
-        ingest.write(b"hello").unwrap();
-        ingest.finish().unwrap();
-        assert!(blobs.has(&Digest::of(b"hello")));
-    }
-
-    #[test]
-    fn what_an_interrupted_download_left_is_removed_and_a_changed_blob_is_seen() {
-        let root = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(root.path()).unwrap();
-        std::fs::write(root.path().join("ingest/left"), "x").unwrap();
+        let ingest = |name: &str| root.path().join("ingest").join(name);
+        let (fresh, old) = (Digest::of(b"fresh"), Digest::of(b"old"));
+        for name in ["left", fresh.hex(), old.hex()] {
+            std::fs::write(ingest(name), "x").unwrap();
+        }
+        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+        std::fs::File::options().write(true).open(ingest(old.hex())).unwrap().set_modified(yesterday).unwrap();
+        let outdated: BTreeSet<_> = blobs.outdated().unwrap().into_iter().collect();
+        assert_eq!(outdated, [ingest("left"), ingest(old.hex())].into());
         let digest = Digest::of(b"hello");
         blobs.put(&blob(b"hello", 5), b"hello").unwrap();
+        assert!(blobs.is_whole(&digest).unwrap());
         std::fs::write(root.path().join("blobs/sha256").join(digest.hex()), "jello").unwrap();
-        let blobs = Blobs::open(root.path()).unwrap();
-        assert_eq!(std::fs::read_dir(root.path().join("ingest")).unwrap().count(), 0);
+        assert!(!blobs.is_whole(&digest).unwrap());
         assert!(matches!(blobs.read(&blob(b"hello", 5)).unwrap_err(), Error::Invalid { .. }));
     }
 }

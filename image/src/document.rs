@@ -22,14 +22,14 @@ pub(crate) const INDEX_ENTRIES_MAX: usize = 1024;
 
 /// The media types that a manifest may have; also the Accept header of the request.
 pub(crate) const MANIFEST_TYPES: [&str; 4] = [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST];
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// The media types of layers. The unpacker detects tar, gzip and zstd by itself; this list refuses anything else (an encrypted
 /// layer, a chart) before it is downloaded.
-const LAYER_TYPES: [&str; 6] = [
+pub(crate) const LAYER_TYPES: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -133,6 +133,13 @@ struct Shape {
     manifests: Option<serde::de::IgnoredAny>,
     layers: Option<serde::de::IgnoredAny>,
     config: Option<serde::de::IgnoredAny>,
+}
+
+/// The media type of a parsed index or manifest, which need not say it itself.
+pub(crate) fn media_type(bytes: &[u8], document: &Document) -> String {
+    let said = json::from_slice::<Shape>(bytes).ok().and_then(|shape| shape.media_type);
+    let usual = if matches!(document, Document::Index(_)) { INDEX } else { MANIFEST };
+    said.filter(|named| !named.is_empty()).unwrap_or_else(|| usual.to_owned())
 }
 
 /// Reads an index or a manifest.

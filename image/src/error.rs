@@ -16,7 +16,7 @@ pub enum Error {
     Invalid {
         /// Its name.
         what: String,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
     /// The registry denied access.

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use crate::Error;
 use crate::images::Shared;
 use crate::locks::hold;
+use crate::{Digest, Error};
 
 /// Collects garbage. Whatever a running pull pins stays. A chain that a container uses stays too, and is collected later.
 /// Blocking.
@@ -13,9 +13,24 @@ use crate::locks::hold;
 /// # Errors
 /// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared) -> Result<(), Error> {
+    let partial = collect_partial(shared);
     let blobs = collect_blobs(shared);
     let chains = collect_chains(shared);
-    blobs.and(chains)
+    partial.and(blobs).and(chains)
+}
+
+/// Removes parts of blobs that no pull has resumed for a while.
+fn collect_partial(shared: &Shared) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    for path in shared.blobs.outdated()? {
+        let digest = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex);
+        let lock = digest.map(|digest| shared.locks.try_lock(digest.as_str()));
+        if !matches!(lock, Some(None)) {
+            let removed = host::fs::remove_dir_all(&path);
+            outcome = outcome.and(removed.map_err(Error::io(format!("cannot remove {}", path.display()))));
+        }
+    }
+    outcome
 }
 
 fn collect_blobs(shared: &Shared) -> Result<(), Error> {

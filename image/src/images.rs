@@ -17,9 +17,11 @@ use crate::locks::{Locks, hold};
 use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
-use crate::registry::Down;
+use crate::registry::{Down, Slots};
 use crate::rootfs::{FsUsage, Rootfs};
-use crate::{Credentials, Error, garbage, volume};
+use crate::settle::{Settler, recover};
+use crate::unsettled::Unsettled;
+use crate::{Credentials, Error, Observer, garbage, volume};
 
 /// Concurrent pulls; others wait. With the downloads of each it bounds memory and connections.
 const PULLS: usize = 8;
@@ -82,6 +84,10 @@ pub(crate) struct Shared {
     pub(crate) hosts: Hosts,
     pub(crate) registry_timeout: Duration,
     pub(crate) down: Arc<Down>,
+    /// Slots of concurrent downloads.
+    pub(crate) slots: Slots,
+    pub(crate) unsettled: Arc<Unsettled>,
+    pub(crate) settler: Settler,
     pub(crate) memory: Arc<Memory>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) unpacker: Unpacker,
@@ -92,8 +98,8 @@ pub(crate) struct Shared {
 }
 
 impl Images {
-    /// Opens the store or creates it, removes unfinished work of an earlier server, and collects garbage. A removal that fails is
-    /// logged and retried later, so that the server can start. Blocking.
+    /// Opens the store or creates it, removes what an earlier server left half unpacked, discards what a power cut may have damaged,
+    /// and collects garbage. A removal that fails is logged and retried later, so that the server can start. Blocking.
     ///
     /// # Errors
     /// The directory cannot be used; the records cannot be read (they are left unchanged); a platform is malformed.
@@ -109,14 +115,19 @@ impl Images {
         if let Err(error) = settings.rootfs.sweep() {
             tracing::warn!(error = host::chain(&error), "cannot remove all that a former server left half unpacked");
         }
+        let blobs = Blobs::open(&settings.root)?;
+        let (unsettled, suspect) = Unsettled::open(&settings.root)?;
         let shared = Shared {
-            blobs: Blobs::open(&settings.root)?,
+            blobs,
             records: Mutex::new(Records::open(&settings.root)?),
             rootfs: settings.rootfs,
             locks: Arc::default(),
             hosts: Hosts::new(settings.registry_config),
             registry_timeout: settings.registry_timeout,
             down: Arc::default(),
+            slots: Slots::default(),
+            unsettled: Arc::new(unsettled),
+            settler: Settler::default(),
             memory: Arc::default(),
             platforms,
             unpacker: Unpacker::new(settings.workers),
@@ -124,7 +135,9 @@ impl Images {
             deferred: AtomicBool::new(true),
         };
         let images = Self { shared: Arc::new(shared) };
+        recover(&images.shared, &suspect)?;
         images.collect();
+        images.shared.settle_soon();
         Ok(images)
     }
 
@@ -135,7 +148,43 @@ impl Images {
     /// [`Error::Invalid`] for the reference or what the registry sent, [`Error::NotFound`], [`Error::Denied`],
     /// [`Error::Unavailable`] when the registry does not answer after a few attempts or the disk is full.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, Error> {
-        crate::pull::pull(&self.shared, reference, credentials.unwrap_or_default()).await
+        self.pull_observed(reference, credentials, Observer::default()).await
+    }
+
+    /// [`Images::pull`], and tells the observer of each layer.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn pull_observed(
+        &self,
+        reference: &str,
+        credentials: Option<Credentials>,
+        observer: Observer,
+    ) -> Result<Image, Error> {
+        crate::pull::pull(&self.shared, reference, credentials.unwrap_or_default(), observer).await
+    }
+
+    /// Imports the images of an archive (tar or tar.gz: an OCI image layout, or what docker save writes), all or none, through the
+    /// checks of a pull. `name` is for the only image of an archive, instead of its own. Dropping the future cancels the import as
+    /// soon as the archive's next bytes come; a read error of the archive ends it. Both leave nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the name or the archive, [`Error::Unavailable`] when the disk is full.
+    pub async fn import(
+        &self,
+        archive: impl std::io::Read + Send + 'static,
+        name: Option<String>,
+    ) -> Result<Vec<Image>, Error> {
+        crate::archive::import(&self.shared, archive, name).await
+    }
+
+    /// Writes images, each named by a reference or an id, as one archive that `import`, docker, podman, skopeo and containerd
+    /// read. Equal images give equal bytes. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the writer or the disk fails.
+    pub fn export(&self, names: &[String], writer: impl std::io::Write) -> Result<(), Error> {
+        crate::archive::export(&self.shared, names, writer)
     }
 
     /// All images, by id.
@@ -229,13 +278,13 @@ impl Images {
         Ok((document, image.chains().into_iter().map(|chain| chain.0).collect()))
     }
 
-    /// Usage of blobs and layers, without the containers' roots. Blocking.
+    /// What images take of the disk, in allocated blocks: blobs, unfinished downloads, records, and layers, without the containers'
+    /// roots. On ZFS the layers' part is `used` of their datasets, which follows within seconds, and has no inodes. Blocking.
     ///
     /// # Errors
     /// The file system cannot be read.
     pub fn usage(&self) -> Result<FsUsage, Error> {
-        let blobs = self.shared.blobs.list()?;
-        let mut sum = FsUsage { bytes: blobs.iter().map(|blob| blob.size).sum(), inodes: blobs.len() as u64 };
+        let mut sum = self.shared.blobs.usage()?;
         for chain in self.shared.rootfs.inventory()?.0 {
             match self.shared.rootfs.chain_usage(&chain) {
                 Ok(usage) => (sum.bytes, sum.inodes) = (sum.bytes + usage.bytes, sum.inodes + usage.inodes),
@@ -247,10 +296,19 @@ impl Images {
         Ok(sum)
     }
 
-    /// The directory of the layers: the mount point in ImageFsInfo.
+    /// A directory on the file system of the layers: the mount point in ImageFsInfo. Blocking.
     #[must_use]
     pub fn mountpoint(&self) -> PathBuf {
         self.shared.rootfs.mountpoint()
+    }
+
+    /// Releases what is needed only while a server runs: spare roots, and the mount of [`Images::mountpoint`]. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    pub fn close(&self) -> Result<(), Error> {
+        self.keep_roots_ahead(0);
+        self.shared.rootfs.close()
     }
 
     /// Usage of a container's own writes. Blocking.
@@ -303,8 +361,9 @@ impl Images {
         hold(&self.shared.records).find(name)?.cloned().ok_or_else(|| Error::not_found(format!("image {name:?}")))
     }
 
-    /// Collects garbage. A removal that fails is logged and retried later.
-    fn collect(&self) {
+    /// Removes blobs and layers that no image and no container uses, and datasets that others kept. Removals do it already: this is
+    /// for what others have let go since. A removal that fails is logged and retried later. Blocking.
+    pub fn collect(&self) {
         if let Err(error) = garbage::collect(&self.shared) {
             tracing::warn!(error = host::chain(&error), "cannot remove all unused layers");
         }

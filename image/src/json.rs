@@ -270,7 +270,7 @@ mod tests {
             (r#"{"size":1,"Size":2}"#, Outer { size: 2, ..Outer::default() }),
             (r#"{"Size":2,"size":1}"#, Outer { size: 1, ..Outer::default() }),
             (r#"{"size":"x","size":1}"#, Outer { size: 1, ..Outer::default() }),
-            // What is null has the zero value of its type.
+            // A null field has the zero value of its type.
             (r#"{"size":null,"list":null,"labels":null,"Twin":null}"#, Outer::default()),
             (
                 r#"{"list":[null],"labels":{"a":null}}"#,

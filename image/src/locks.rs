@@ -39,6 +39,11 @@ impl Locks {
         self.named(name).try_lock_owned().ok()
     }
 
+    /// Whether several pulls pin the name.
+    pub(crate) fn shared(&self, name: &str) -> bool {
+        hold(&self.pins).get(name).is_some_and(|count| *count > 1)
+    }
+
     fn named(&self, name: &str) -> Arc<AsyncMutex<()>> {
         let mut named = hold(&self.named);
         if let Some(lock) = named.get(name).and_then(Weak::upgrade) {

@@ -1,4 +1,4 @@
-//! Gives the memory of pulls back to the system: glibc's allocator keeps what is freed, for each thread that allocated, and a pull
+//! Gives the memory of pulls back to the system: glibc's allocator keeps freed memory, for each thread that allocated, and a pull
 //! uses many.
 
 use std::sync::Arc;

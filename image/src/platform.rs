@@ -65,7 +65,7 @@ impl Platform {
         (self.os.clone(), self.architecture.clone())
     }
 
-    /// Whether this machine runs what is made for `offered`. A 32-bit ARM runs what is made for its predecessors.
+    /// Whether this machine runs programs for `offered`. A 32-bit ARM runs those for its predecessors.
     pub(crate) fn runs(&self, offered: &Self) -> bool {
         let variant = match (&self.variant, &offered.variant) {
             (wanted, offered) if wanted == offered => true,
@@ -100,7 +100,7 @@ pub(crate) fn choose(wanted: &[Platform], offers: &[Option<Platform>]) -> Option
     })
 }
 
-/// What an image offers and what is wanted, for an error.
+/// The platforms that an image offers and those that are wanted, for an error.
 pub(crate) fn mismatch(wanted: &[Platform], offers: &[Option<Platform>]) -> String {
     let list = |platforms: &mut dyn Iterator<Item = &Platform>| {
         let mut names: Vec<String> = platforms.map(ToString::to_string).collect();

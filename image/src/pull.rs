@@ -1,27 +1,28 @@
-//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers in parallel, unpacks them in
-//! order, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are pinned until an
-//! image references them, and collected if the pull fails.
+//! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers side by side, unpacks them in
+//! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
+//! pinned until an image references them, and collected if the pull fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
+use crate::fetch::fetch;
+use crate::flow::Flow;
 use crate::images::{Image, Shared};
 use crate::layers::{Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
-use crate::registry::{Asking, Piece, Source};
-use crate::{Credentials, Digest, Error, Reference, Target, garbage};
+use crate::registry::{Asking, Source};
+use crate::unsettled::{Names, Noted};
+use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
 
-/// Concurrent downloads of one image, as in containerd.
-const DOWNLOADS: usize = 3;
-/// Pieces of a download that wait for the disk: bounds the memory of a download.
-const PIECES_WAITING: usize = 16;
+/// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
+const DOWNLOADS: usize = 6;
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
@@ -37,16 +38,33 @@ struct Plan {
 }
 
 /// A running pull. Each of its threads holds a clone, so that the pins last until the last thread ends.
-struct Work {
-    shared: Arc<Shared>,
-    source: Source,
+pub(crate) struct Work {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) source: Source,
+    pub(crate) observer: Observer,
+    /// What it stores and is not synced yet.
+    noted: Noted,
     pins: Option<Pins>,
     kept: AtomicBool,
 }
 
 impl Work {
-    fn pin(&self, name: &str) {
-        self.pins.as_ref().expect("pins are taken at the end only").add(name);
+    pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
+        let pins = Some(shared.locks.pin());
+        let noted = shared.unsettled.noted();
+        Arc::new(Self { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() })
+    }
+
+    pub(crate) fn pins(&self) -> &Pins {
+        self.pins.as_ref().expect("pins are taken at the end only")
+    }
+
+    pub(crate) fn pin(&self, name: &str) {
+        self.pins().add(name);
+    }
+
+    fn tell(&self, blob: &Blob, phase: Phase, done: u64) {
+        self.observer.tell(&blob.digest, phase, done, blob.size);
     }
 }
 
@@ -54,6 +72,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.pins.take();
         self.shared.memory.give_back_soon();
+        self.shared.settle_soon();
         if self.kept.load(Ordering::Relaxed) {
             return;
         }
@@ -71,33 +90,25 @@ impl Drop for Work {
 }
 
 /// Pulls an image.
-pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credentials) -> Result<Image, Error> {
+pub(crate) async fn pull(
+    shared: &Arc<Shared>,
+    text: &str,
+    credentials: Credentials,
+    observer: Observer,
+) -> Result<Image, Error> {
     let reference = Reference::parse(text)?;
     let _slot = shared.pulls.acquire().await.expect("the semaphore is never closed");
     let asked = Arc::clone(shared);
     let named = reference.clone();
-    let asking = Asking { credentials, timeout: shared.registry_timeout, down: Arc::clone(&shared.down) };
-    let source = blocking(move || Source::new(asked.hosts.of(named.domain())?, &named, &asking)).await?;
-    let pins = Some(shared.locks.pin());
-    let work = Arc::new(Work { shared: Arc::clone(shared), source, pins, kept: false.into() });
-    let plan = plan(&work, &reference).await?;
-    let layers: Vec<Layer> = plan
-        .layers
-        .iter()
-        .zip(&plan.config.diff_ids)
-        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
-        .collect();
-    make(&work, &plan, &layers).await?;
-    let record = ImageRecord {
-        id: plan.config_blob.digest.clone(),
-        tags: [].into(),
-        digests: [].into(),
-        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
-        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
-        layers,
-        config: plan.config.image,
-    };
-    let meant = plan.documents[0].digest.clone();
+    let source = blocking(move || {
+        let own = if credentials == Credentials::default() { asked.hosts.credentials(&named)? } else { None };
+        let (timeout, down) = (asked.registry_timeout, Arc::clone(&asked.down));
+        let asking = Asking { credentials: own.unwrap_or(credentials), timeout, down };
+        Source::new(asked.hosts.of(named.domain())?, &named, &asking)
+    });
+    let source = source.await?;
+    let work = Work::new(shared, source, observer);
+    let (record, meant) = fetch_image(&work, &reference).await?;
     let keeper = Arc::clone(&work);
     let record = blocking(move || {
         let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;
@@ -108,15 +119,41 @@ pub(crate) async fn pull(shared: &Arc<Shared>, text: &str, credentials: Credenti
     Ok(Image::from(&record))
 }
 
+/// Makes all of an image but its record: its blobs, its chains. Returns the record without names, and the digest that the reference
+/// leads to.
+pub(crate) async fn fetch_image(work: &Arc<Work>, reference: &Reference) -> Result<(ImageRecord, Digest), Error> {
+    let plan = plan(work, reference).await?;
+    let layers: Vec<Layer> = plan
+        .layers
+        .iter()
+        .zip(&plan.config.diff_ids)
+        .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
+        .collect();
+    make(work, &plan, &layers).await?;
+    let record = ImageRecord {
+        id: plan.config_blob.digest.clone(),
+        tags: [].into(),
+        digests: [].into(),
+        documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
+        size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
+        layers,
+        config: plan.config.image,
+    };
+    let meant = plan.documents[0].digest.clone();
+    Ok((record, meant))
+}
+
 /// Runs blocking work on a thread, to its end even if the pull is cancelled.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(Error::failed("cannot finish a pull"))?
 }
 
 /// Follows the reference to a manifest and its configuration.
 async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let wanted = &work.shared.platforms;
-    let mut documents: Vec<Blob> = Vec::new();
+    let (mut documents, mut contents) = (Vec::<Blob>::new(), Vec::new());
     let mut target = reference.target().clone();
     // What the index says of the image's platform, or else the node's own.
     let mut platform = wanted[0].clone();
@@ -131,7 +168,7 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             return Err(Error::invalid(format!("image {reference}"), "its indexes lead in a circle or too deep"));
         }
         let parsed = parse_manifest(&bytes).map_err(|error| of(reference, error))?;
-        keep(work, blob.clone(), bytes).await?;
+        contents.push(bytes);
         documents.push(blob);
         match parsed {
             Document::Manifest { config, layers } => break (config, layers),
@@ -142,7 +179,8 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
             }
         }
     };
-    fetch(work, &config_blob).await?;
+    store(work, &documents, contents, &config_blob).await?;
+    fetch(work, &config_blob, None).await?;
     let shared = Arc::clone(&work.shared);
     let blob = config_blob.clone();
     let mut config =
@@ -183,7 +221,7 @@ fn chosen(
 
 /// Gets a manifest or an index. Always requests the first one, even if it is stored: the registry may deny this client access.
 async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<u8>, Error> {
-    if let (Target::Digest(digest), false) = (target, first) {
+    if let (Target::Digest(digest), false) = (target, first && !work.source.is_archive()) {
         work.pin(digest.as_str());
         let (shared, digest) = (Arc::clone(&work.shared), digest.clone());
         let read = move || shared.blobs.read(&Blob::new(digest, crate::document::MANIFEST_BYTES_MAX));
@@ -194,50 +232,32 @@ async fn document(work: &Arc<Work>, target: &Target, first: bool) -> Result<Vec<
     work.source.manifest(target).await
 }
 
-/// Stores a document.
-async fn keep(work: &Arc<Work>, blob: Blob, bytes: Vec<u8>) -> Result<(), Error> {
-    let name = blob.digest.to_string();
-    work.pin(&name);
-    let lock = work.shared.locks.lock(&name).await;
-    let work = Arc::clone(work);
-    blocking(move || {
-        let _lock = lock;
-        work.shared.blobs.put(&blob, &bytes)
-    })
-    .await
+/// Stores the documents, and notes the configuration before it is downloaded.
+async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config: &Blob) -> Result<(), Error> {
+    let all = blobs.iter().chain([config]).map(|blob| blob.digest.clone()).collect();
+    note(work, Names { blobs: all, chains: Vec::new() }).await?;
+    for (blob, bytes) in blobs.iter().cloned().zip(contents) {
+        let name = blob.digest.to_string();
+        work.pin(&name);
+        let lock = work.shared.locks.lock(&name).await;
+        let work = Arc::clone(work);
+        blocking(move || {
+            let _lock = lock;
+            work.shared.blobs.put(&blob, &bytes)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
-/// Downloads a blob, unless it is stored or another pull downloads it.
-async fn fetch(work: &Arc<Work>, blob: &Blob) -> Result<(), Error> {
-    work.pin(blob.digest.as_str());
-    let lock = work.shared.locks.lock(blob.digest.as_str()).await;
-    if work.shared.blobs.has(&blob.digest) {
-        return Ok(());
-    }
-    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let (writing, expected) = (Arc::clone(work), blob.clone());
-    let writer = spawn_blocking(move || {
-        let _lock = lock;
-        let mut ingest = writing.shared.blobs.begin(expected)?;
-        while let Some(piece) = pieces.blocking_recv() {
-            match piece {
-                Piece::Bytes(bytes) => ingest.write(&bytes)?,
-                Piece::Restart => ingest.restart()?,
-                Piece::End => return ingest.finish(),
-            }
-        }
-        // The download failed or was cancelled and has its own error; dropping `ingest` removes the file.
-        Err(Error::failed("cannot keep a blob")("its download ended"))
-    });
-    let downloaded = work.source.blob(blob, &sender).await;
-    drop(sender);
-    let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
-    match (downloaded, written) {
-        (Ok(()), written) => written,
-        // The error of the writer (a full disk) comes first: it ended the download.
-        (Err(Error::Failed { .. }), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
-    }
+/// Notes what is about to be stored, unless it is there.
+async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
+    let work = Arc::clone(work);
+    blocking(move || {
+        let blobs = names.blobs.into_iter().filter(|digest| !work.shared.blobs.has(digest)).collect();
+        work.noted.add(Names { blobs, chains: names.chains })
+    })
+    .await
 }
 
 /// Downloads and unpacks missing layers.
@@ -246,6 +266,9 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     chains.iter().for_each(|chain| work.pin(&chain.0));
     let rootfs = Arc::clone(&work.shared.rootfs);
     let asked = chains.clone();
+    for blob in &plan.layers {
+        work.tell(blob, Phase::Waiting, 0);
+    }
     // A complete chain implies all chains below it.
     let there = blocking(move || {
         for (at, chain) in asked.iter().enumerate().rev() {
@@ -256,48 +279,67 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
         Ok(0)
     })
     .await?;
+    for blob in plan.layers.iter().take(there) {
+        work.tell(blob, Phase::Complete, blob.size);
+    }
     let missing: Vec<(Option<Blob>, Job)> = jobs(layers, &chains)
         .into_iter()
         .enumerate()
         .skip(there)
         .map(|(at, job)| (plan.layers.get(at).cloned(), job))
         .collect();
-    let (arrived, mut ready) = mpsc::channel::<Job>(missing.len().max(1));
-    let downloads = async move {
-        let mut downloads = stream::iter(missing)
-            .map(|(blob, job)| async move {
-                if let Some(blob) = blob {
-                    fetch(work, &blob).await?;
+    let blobs = missing.iter().filter_map(|(blob, _)| Some(blob.as_ref()?.digest.clone())).collect();
+    note(work, Names { blobs, chains: chains[there..].to_vec() }).await?;
+    let (begun, ready): (Vec<_>, Vec<_>) = missing
+        .into_iter()
+        .map(|(blob, job)| {
+            let (begun, ready) = oneshot::channel();
+            ((blob.clone(), begun), (blob, job, ready))
+        })
+        .unzip();
+    let downloads = stream::iter(begun)
+        .map(|(blob, begun)| async move {
+            match blob {
+                Some(blob) => fetch(work, &blob, Some(begun)).await,
+                // There is no layer to wait for.
+                None => {
+                    let _ = begun.send(None);
+                    Ok(())
                 }
-                Ok::<_, Error>(job)
-            })
-            .buffered(DOWNLOADS);
-        while let Some(job) = downloads.try_next().await? {
-            // The channel has room for all of them.
-            let _ = arrived.send(job).await;
-        }
-        Ok(())
-    };
+            }
+        })
+        .buffered(DOWNLOADS)
+        .try_collect::<()>();
     let unpacking = async {
-        while let Some(job) = ready.recv().await {
-            unpack(work, job).await?;
+        for (blob, job, ready) in ready {
+            let Ok(flow) = ready.await else { return failed_elsewhere().await };
+            unpack(work, job, flow).await?;
+            blob.inspect(|blob| work.tell(blob, Phase::Complete, blob.size));
         }
         Ok(())
     };
     futures::try_join!(downloads, unpacking).map(|((), ())| ())
 }
 
+/// Waits for the error of the download, which says more than that of an unpacking without its bytes.
+async fn failed_elsewhere() -> Result<(), Error> {
+    std::future::pending().await
+}
+
 /// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
-async fn unpack(work: &Arc<Work>, job: Job) -> Result<(), Error> {
+async fn unpack(work: &Arc<Work>, job: Job, flow: Option<Arc<Flow>>) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.0).await;
     let cancel = Arc::new(Cancel::default());
     let _given_up = GivenUp(Arc::clone(&cancel));
-    let work = Arc::clone(work);
-    blocking(move || {
+    let (work, of) = (Arc::clone(work), flow.clone());
+    let unpacked = blocking(move || {
         let _lock = lock;
-        work.shared.unpacker.unpack(&work.shared, &job, &cancel)
-    })
-    .await
+        work.shared.unpacker.unpack(&work.shared, &job, of.as_deref(), &cancel)
+    });
+    match unpacked.await {
+        Err(_) if flow.is_some_and(|flow| flow.now().ended == Some(false)) => failed_elsewhere().await,
+        unpacked => unpacked,
+    }
 }
 
 /// Kills the worker when the pull is dropped. Has no effect after the worker's end.

@@ -158,29 +158,25 @@ impl Records {
     /// image keeps its other names.
     pub(crate) fn add(
         &mut self,
-        mut image: ImageRecord,
+        image: ImageRecord,
         reference: &Reference,
         document: &Digest,
     ) -> Result<ImageRecord, Error> {
+        let added = self.add_all(vec![(image, reference.clone(), document.clone())])?;
+        Ok(added.into_iter().next().expect("one was added"))
+    }
+
+    /// Adds several images at once, or none.
+    pub(crate) fn add_all(&mut self, added: Vec<(ImageRecord, Reference, Digest)>) -> Result<Vec<ImageRecord>, Error> {
         let mut images = self.images.clone();
-        if let Some(known) = images.get(&image.id) {
-            image.tags.extend(known.tags.iter().cloned());
-            image.digests.extend(known.digests.iter().cloned());
-            image.documents.extend(known.documents.iter().cloned());
+        let ids: BTreeSet<Digest> = added.iter().map(|(image, ..)| image.id.clone()).collect();
+        for (image, reference, document) in added {
+            insert(&mut images, image, &reference, &document);
         }
-        image.digests.insert(reference.at(document).to_string());
-        if let Target::Tag(_) = reference.target() {
-            let tag = reference.to_string();
-            for other in images.values_mut().filter(|other| other.tags.contains(&tag)) {
-                Arc::make_mut(other).tags.remove(&tag);
-            }
-            image.tags.insert(tag);
-        }
-        images.insert(image.id.clone(), Arc::new(image.clone()));
         self.write(&images)?;
         self.images = images;
         self.reserve.restore();
-        Ok(image)
+        Ok(ids.iter().filter_map(|id| self.images.get(id)).map(|image| ImageRecord::clone(image)).collect())
     }
 
     /// Removes an image with all its names.
@@ -198,6 +194,24 @@ impl Records {
         host::fs::write_atomic(&self.path, &bytes, MODE)
             .map_err(Error::io(format!("cannot write {}", self.path.display())))
     }
+}
+
+/// Adds an image under a name to others.
+fn insert(images: &mut ById, mut image: ImageRecord, reference: &Reference, document: &Digest) {
+    if let Some(known) = images.get(&image.id) {
+        image.tags.extend(known.tags.iter().cloned());
+        image.digests.extend(known.digests.iter().cloned());
+        image.documents.extend(known.documents.iter().cloned());
+    }
+    image.digests.insert(reference.at(document).to_string());
+    if let Target::Tag(_) = reference.target() {
+        let tag = reference.to_string();
+        for other in images.values_mut().filter(|other| other.tags.contains(&tag)) {
+            Arc::make_mut(other).tags.remove(&tag);
+        }
+        image.tags.insert(tag);
+    }
+    images.insert(image.id.clone(), Arc::new(image));
 }
 
 #[cfg(test)]

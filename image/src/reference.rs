@@ -15,7 +15,6 @@ const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
 /// The first component of official images on docker.io.
 const OFFICIAL: &str = "library/";
-/// The default tag.
 const DEFAULT_TAG: &str = "latest";
 
 /// A normalised image reference: a registry, a repository, and a tag or a digest.
@@ -39,7 +38,7 @@ impl Reference {
     /// Parses a reference and adds the defaults.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the text and what is wrong with it.
+    /// [`Error::Invalid`] with the text and its fault.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |reason: &str| Error::invalid("image reference", format!("{text:?}: {reason}"));
         if Digest::from_hex(text).is_some() {

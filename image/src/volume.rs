@@ -49,7 +49,7 @@ pub(crate) fn declare(directory: &Path, root: &Path, path: &Path) -> Result<Path
     if made.is_dir() {
         return Ok(made);
     }
-    fs::create_dir_all(&all).map_err(Error::io(format!("cannot make {}", all.display())))?;
+    fs::create_dir_all(&all).map_err(Error::io(format!("cannot create {}", all.display())))?;
     host::fs::remove_dir_all(&begun).map_err(Error::io(format!("cannot remove {}", begun.display())))?;
     let opened = host::root::open(root).map_err(Error::io(format!("cannot open {}", root.display())))?;
     match host::root::resolve(&opened, path, None) {
@@ -63,7 +63,7 @@ pub(crate) fn declare(directory: &Path, root: &Path, path: &Path) -> Result<Path
             _ => return Err(Error::io(format!("cannot resolve {shown:?} below {}", root.display()))(error)),
         },
     }
-    fs::rename(&begun, &made).map_err(Error::io(format!("cannot make {}", made.display())))?;
+    fs::rename(&begun, &made).map_err(Error::io(format!("cannot create {}", made.display())))?;
     Ok(made)
 }
 

@@ -138,3 +138,24 @@ async fn a_mirror_gets_the_credentials_that_name_it_and_no_others() {
         assert_eq!(shown(&registry, registrys), !is_mirrors, "{address}");
     }
 }
+
+#[tokio::test]
+async fn a_pull_without_credentials_has_those_of_dockers_file() {
+    let registry = asking().await;
+    let store = Store::new();
+    configure(&store, "registry.example", &format!("server = \"http://{}\"", registry.address));
+    let file = store.directory.path().join("certs.d/config.json");
+    for (auths, works) in [
+        (r#"{"registry.example/a": {"auth": "c29tZWJvZHk6cGFzcy14"}}"#, true),
+        (r#"{"registry.example/other": {"auth": "c29tZWJvZHk6cGFzcy14"}}"#, false),
+    ] {
+        std::fs::write(&file, format!("{{\"auths\": {auths}}}")).unwrap();
+        let pulled = store.images.pull("registry.example/a/b:1", None).await;
+        assert_eq!(pulled.is_ok(), works, "{pulled:?}");
+    }
+    let own = store.images.pull("registry.example/a/b:1", Some(credentials())).await;
+    own.unwrap();
+    std::fs::write(&file, "{").unwrap();
+    let error = store.images.pull("registry.example/a/b:1", None).await.unwrap_err();
+    assert!(error.to_string().contains("config.json"), "{error}");
+}

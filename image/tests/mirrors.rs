@@ -103,3 +103,21 @@ async fn the_only_host_is_asked_again_when_it_is_refused() {
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(started.elapsed() > Duration::from_secs(2), "three pauses");
 }
+
+/// The environment is the whole process's: another one pulls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_of_the_environment_is_asked_but_not_for_what_no_proxy_names() {
+    let proxy = serve(content()).await;
+    for (no_proxy, asked) in [("", true), ("other.example,registry.example", false)] {
+        let store = Store::new();
+        // Nobody has this name: without the proxy it is not found.
+        configure(&store, &[], "-registry.example");
+        let mut command = support::workers().command("pull");
+        command.arg(store.directory.path()).arg("registry.example/t:1").env_clear();
+        let no_proxy = no_proxy.replace("registry.example", "-registry.example");
+        command.env("HTTP_PROXY", format!("http://{}", proxy.address)).env("NO_PROXY", no_proxy);
+        let status = tokio::task::spawn_blocking(move || command.status()).await.unwrap().unwrap();
+        assert_eq!(status.success(), asked);
+    }
+    assert_eq!(proxy.seen()[0].target, "http://-registry.example/v2/t/manifests/1");
+}

@@ -5,12 +5,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use host::ContainerId;
-use image::{Credentials, Error};
+use image::{Credentials, Error, Observer, Phase, Progress};
 use oci_client::Client;
 use oci_client::client::{ClientConfig, ClientProtocol, ImageLayer, linux_amd64_resolver};
 use oci_client::manifest::IMAGE_LAYER_GZIP_MEDIA_TYPE;
@@ -423,5 +423,30 @@ async fn each_backend_failure_ends_the_pull_and_a_second_one_succeeds() {
         store.images.pull(&name, None).await.unwrap();
         store.images.remove(&name).unwrap();
         store.wait_until_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn an_observer_is_told_of_each_layer_from_its_first_byte_to_its_last() {
+    let content = content();
+    let registry = serve(content).await;
+    let store = Store::new();
+    let name = format!("{}/t:1", registry.address);
+    for downloads in [true, false] {
+        let told = Arc::new(Mutex::new(Vec::<Progress>::new()));
+        let log = Arc::clone(&told);
+        let observer = Observer::new(move |progress| log.lock().unwrap().push(progress));
+        store.images.pull_observed(&name, None, observer).await.unwrap();
+        let told = told.lock().unwrap();
+        let layers: BTreeSet<_> = told.iter().map(|progress| progress.layer.to_string()).collect();
+        assert_eq!(layers.len(), 3, "the configuration is no layer: {told:?}");
+        for layer in layers {
+            let of: Vec<_> = told.iter().filter(|progress| progress.layer.as_str() == layer).collect();
+            assert_eq!((of[0].phase, of[0].done), (Phase::Waiting, 0));
+            let last = of.last().unwrap();
+            assert!(last.phase == Phase::Complete && last.done == last.total && last.total > 0, "{of:?}");
+            assert_eq!(of.iter().any(|progress| progress.phase == Phase::Downloading), downloads);
+            assert_eq!(of.iter().any(|progress| progress.phase == Phase::Unpacking), downloads);
+        }
     }
 }

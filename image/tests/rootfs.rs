@@ -262,6 +262,26 @@ mod zfs {
         assert_eq!(containers(), Vec::<std::path::PathBuf>::new(), "with its chain it goes");
     }
 
+    #[test]
+    fn the_mount_point_has_the_space_of_the_dataset() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let base = format!("{dataset}/small");
+        zfs(&["create", "-o", "mountpoint=none", "-o", "quota=64m", &base]);
+        let rootfs = Zfs::open(directory.path(), &base).unwrap();
+        for _ in 0..2 {
+            let space = rootfs.mountpoint();
+            assert_eq!(space, rootfs.mountpoint(), "asked twice");
+            let found = nix::sys::statvfs::statvfs(&space).unwrap();
+            let total = u64::from(found.blocks()) * u64::from(found.fragment_size());
+            assert!(total <= 64 << 20, "{}: {total} bytes", space.display());
+            rootfs.close().unwrap();
+            rootfs.close().unwrap();
+            assert!(!space.exists());
+        }
+        zfs(&["destroy", "-r", &base]);
+    }
+
     /// Runs zfs(8).
     fn zfs(args: &[&str]) -> String {
         let output = Tool::new("zfs").args(args).run().unwrap();

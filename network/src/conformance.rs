@@ -72,7 +72,13 @@ fn inventory(network: &dyn Network) -> Vec<PodId> {
 
 fn spec(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> NetworkSpec {
     assert!(!stage.networks.is_empty());
-    NetworkSpec { id: PodId::random(), addresses: ok("allocate", ipam.allocate(&[])), route: true, host_ports }
+    NetworkSpec {
+        id: PodId::random(),
+        addresses: ok("allocate", ipam.allocate(&[])),
+        route: true,
+        host_ports,
+        firewall: crate::Firewall::Open,
+    }
 }
 
 fn addresses(stage: &Stage) -> Ipam {
@@ -109,8 +115,10 @@ fn attach_and_detach(stage: &Stage) {
     assert!(attachment.host_interface.is_some_and(|name| name.contains(pod.id.short())));
     assert_eq!(inventory(&*network), std::slice::from_ref(&pod.id));
     assert_eq!(ok("counters", network.counters(&pod.id)).interface, "eth0");
+    assert_eq!(ok("all counters", network.all_counters())[&pod.id].interface, "eth0");
     ok("detach", network.detach(&pod.id, Some(&place)));
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })), "counters of a pod that is gone");
+    assert!(!ok("all counters", network.all_counters()).contains_key(&pod.id), "counters of a pod that is gone");
     (stage.remove_place)(&pod.id);
 }
 
@@ -167,7 +175,13 @@ fn port_released(stage: &Stage) {
 
 fn on_the_host(stage: &Stage) {
     let network = (stage.open)();
-    let pod = NetworkSpec { id: PodId::random(), addresses: Vec::new(), route: true, host_ports: vec![port(stage, 4)] };
+    let pod = NetworkSpec {
+        id: PodId::random(),
+        addresses: Vec::new(),
+        route: true,
+        host_ports: vec![port(stage, 4)],
+        firewall: crate::Firewall::Open,
+    };
     let attachment = ok("attach", network.attach(&pod, &Place::Host, None));
     assert!(attachment.host_interface.is_none() && attachment.addresses.is_empty());
     assert!(matches!(network.counters(&pod.id), Err(Error::NotFound { .. })));

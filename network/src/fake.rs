@@ -32,6 +32,8 @@ struct State {
     lost: Vec<String>,
     stuck: bool,
     subscribers: Vec<UnixStream>,
+    /// How often the needs were looked at.
+    looks: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +81,12 @@ impl FakeKernel {
         self.lock().stuck = false;
     }
 
+    /// How often the needs were looked at.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.lock().looks
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panicked test has failed already; others may still look.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,7 +120,9 @@ impl FakeNetwork {
 impl Network for FakeNetwork {
     fn needs(&self) -> Vec<Need> {
         let need = |name: &str, found: String, remedy| Need { name: name.to_owned(), found, required: true, remedy };
-        let lost = self.kernel.lock().lost.join(", ");
+        let mut state = self.kernel.lock();
+        state.looks += 1;
+        let lost = state.lost.join(", ");
         let remedy = (!lost.is_empty()).then(|| "wait".to_owned());
         vec![need("memory", "enough".to_owned(), None), need("the node's network", lost, remedy)]
     }
@@ -165,6 +175,11 @@ impl Network for FakeNetwork {
         interface
             .map(|interface| interface.counters.clone())
             .ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })
+    }
+
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        let state = self.kernel.lock();
+        Ok(state.interfaces.iter().map(|(id, interface)| (id.clone(), interface.counters.clone())).collect())
     }
 
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
@@ -293,6 +308,7 @@ mod tests {
             addresses: vec!["10.9.0.2/24".parse().unwrap()],
             route: true,
             host_ports: Vec::new(),
+            firewall: crate::Firewall::Open,
         };
         faults.arm(2, Fault::FailBefore);
         assert!(network.attach(&spec, &Place::Jail("x".to_owned()), None).is_err());

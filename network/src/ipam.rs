@@ -1,6 +1,6 @@
 //! Allocates pod addresses. Pure. A network is a range of numbers and the taken addresses are a set, so a /64 costs no
 //! more than a /24. Allocation is round-robin: a released address, which ARP or connection tables may still hold, is
-//! reused last.
+//! reused last. A pod whose name had an address gets it again, unless all others were taken meanwhile.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,12 +8,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use crate::Error;
+use crate::former::Former;
 
 /// The pod networks and their taken addresses.
 #[derive(Debug, Clone)]
 pub struct Ipam {
     pools: Vec<Pool>,
     taken: BTreeSet<IpAddr>,
+    former: Former,
+}
+
+/// What [`Ipam::allocate_named`] gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// One address of each family, as [`Ipam::allocate`] gives them.
+    pub addresses: Vec<IpNetwork>,
+    /// A name that is not remembered any more.
+    pub forgotten: Option<String>,
 }
 
 /// A network and the start of the next search.
@@ -31,7 +42,7 @@ impl Ipam {
     pub fn new(networks: &[IpNetwork]) -> Result<Self, Error> {
         check(networks)?;
         let pools = networks.iter().map(|network| Pool::new(*network)).collect();
-        Ok(Self { pools, taken: BTreeSet::new() })
+        Ok(Self { pools, taken: BTreeSet::new(), former: Former::default() })
     }
 
     /// Replaces the networks. Taken addresses stay taken, also in removed networks.
@@ -56,13 +67,35 @@ impl Ipam {
     /// [`Error::Invalid`] for a requested address that no pod can have; [`Error::Conflict`] for a taken one;
     /// [`Error::Exhausted`]. Nothing was taken then.
     pub fn allocate(&mut self, requested: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+        self.allocate_again(requested, &[])
+    }
+
+    /// Allocates as [`Ipam::allocate`], and prefers the addresses that this name had to all but the requested ones. Remembers what
+    /// it gives; [`Named::forgotten`] made room for that.
+    ///
+    /// # Errors
+    /// As [`Ipam::allocate`].
+    pub fn allocate_named(&mut self, name: &str, at: i64, requested: &[IpAddr]) -> Result<Named, Error> {
+        let former: Vec<IpAddr> = self.former.of(name).iter().copied().filter(|had| self.is_free(*had)).collect();
+        let addresses = self.allocate_again(requested, &former)?;
+        self.remember(name, at, &addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>());
+        let forgotten = self.former.shrink(|address| self.taken.contains(address));
+        Ok(Named { addresses, forgotten })
+    }
+
+    /// Remembers the addresses that a name had at this time, in nanoseconds since 1970. The last call for an address counts.
+    pub fn remember(&mut self, name: &str, at: i64, addresses: &[IpAddr]) {
+        self.former.put(name, addresses, at);
+    }
+
+    fn allocate_again(&mut self, requested: &[IpAddr], former: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
         let mut given: Vec<IpNetwork> = Vec::new();
         for address in requested {
             self.check_requested(*address, requested)?;
         }
         for family in self.families() {
-            let of_family = requested.iter().find(|address| address.is_ipv4() == family.is_ipv4());
-            given.push(match of_family {
+            let of_family = |address: &&IpAddr| address.is_ipv4() == family.is_ipv4();
+            given.push(match requested.iter().find(of_family).or_else(|| former.iter().find(of_family)) {
                 Some(address) => self.network_of(*address),
                 None => self.next_free(family)?,
             });
@@ -109,8 +142,7 @@ impl Ipam {
             let networks: Vec<String> = self.pools.iter().map(|pool| pool.network.to_string()).collect();
             return Err(invalid(format!("{address} is not in a pod network ({})", networks.join(", "))));
         };
-        let (first, last) = pool.range();
-        if !(first..=last).contains(&number(address)) {
+        if !pool.gives(address) {
             let why = "the network's own, gateway or broadcast address";
             return Err(invalid(format!("{address} is {why} in {}", pool.network)));
         }
@@ -127,14 +159,26 @@ impl Ipam {
         with_prefix(address, prefix)
     }
 
+    /// Whether a pod may have this address, and none has.
+    fn is_free(&self, address: IpAddr) -> bool {
+        let pool = self.pools.iter().find(|pool| pool.network.contains(address));
+        pool.is_some_and(|pool| pool.gives(address)) && !self.taken.contains(&address)
+    }
+
     fn next_free(&mut self, family: IpNetwork) -> Result<IpNetwork, Error> {
-        let taken = &self.taken;
+        let (taken, former) = (&self.taken, &self.former);
         let mut full = Vec::new();
         for pool in self.pools.iter_mut().filter(|pool| pool.network.is_ipv4() == family.is_ipv4()) {
-            if let Some(address) = pool.next_free(taken) {
+            if let Some(address) = pool.next_free(|address| taken.contains(address) || former.has(address)) {
                 return Ok(with_prefix(address, pool.network.prefix()));
             }
             full.push(pool.network.to_string());
+        }
+        // All that is left was another name's.
+        let mut oldest = former.oldest().into_iter();
+        let of_family = |had: &IpAddr| had.is_ipv4() == family.is_ipv4() && self.is_free(*had);
+        if let Some(address) = oldest.find(of_family) {
+            return Ok(self.network_of(address));
         }
         let kind = if family.is_ipv4() { "IPv4" } else { "IPv6" };
         let taken = taken.iter().filter(|address| address.is_ipv4() == family.is_ipv4()).count();
@@ -160,15 +204,21 @@ impl Pool {
         (first, if self.network.is_ipv4() { last - 1 } else { last })
     }
 
-    /// Returns the next free address after the last one allocated, wrapping once. Takes at most as many steps as there
-    /// are taken addresses.
-    fn next_free(&mut self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    /// Whether it is an address for a pod.
+    fn gives(&self, address: IpAddr) -> bool {
+        let (first, last) = self.range();
+        self.network.contains(address) && (first..=last).contains(&number(address))
+    }
+
+    /// Returns the next address after the last one allocated that is not taken, wrapping once. Takes at most as many steps as
+    /// there are taken addresses.
+    fn next_free(&mut self, is_taken: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let (first, last) = self.range();
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
         let ipv4 = self.network.is_ipv4();
         let free = |from: u128, to: u128| {
             let mut candidate = from;
-            while candidate <= to && taken.contains(&address(candidate, ipv4)) {
+            while candidate <= to && is_taken(&address(candidate, ipv4)) {
                 candidate += 1;
             }
             (candidate <= to).then_some(candidate)
@@ -335,6 +385,44 @@ mod tests {
         // A refused request took nothing: the next address is the first.
         let given = ipam.allocate(&[ip("fd00:1::7")]).unwrap();
         assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.2/24", "fd00:1::7/64"]);
+    }
+
+    fn named(ipam: &mut Ipam, name: &str, at: i64) -> String {
+        let given = ipam.allocate_named(name, at, &[]).unwrap();
+        given.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_name_gets_the_address_that_it_had_unless_another_needs_it() {
+        let mut ipam = ipam(&["10.1.0.0/29"]);
+        for (at, name, address) in [(1, "a/db", "10.1.0.2"), (2, "a/web", "10.1.0.3"), (3, "a/log", "10.1.0.4")] {
+            assert_eq!(named(&mut ipam, name, at), address);
+        }
+        ipam.release(&[ip("10.1.0.2"), ip("10.1.0.3")]);
+        assert_eq!(named(&mut ipam, "a/new", 4), "10.1.0.5", "of the others some are still a name's");
+        assert_eq!(named(&mut ipam, "a/web", 5), "10.1.0.3");
+        ipam.release(&[ip("10.1.0.3")]);
+        assert_eq!(named(&mut ipam, "a/newer", 6), "10.1.0.6");
+        assert_eq!(named(&mut ipam, "a/newest", 7), "10.1.0.2", "the one that was used the longest time ago");
+        assert_eq!(named(&mut ipam, "a/db", 8), "10.1.0.3", "its own is another's now");
+        assert_eq!(
+            ipam.allocate_named("a/web", 9, &[]).unwrap_err().to_string(),
+            "no IPv4 address is left in 10.1.0.0/29: 5 are taken"
+        );
+    }
+
+    #[test]
+    fn a_requested_address_and_changed_networks_come_before_the_former_one() {
+        let mut ipam = ipam(&["10.1.0.0/24", "fd00:1::/64"]);
+        ipam.remember("a/db", 1, &[ip("10.1.0.9"), ip("fd00:1::9")]);
+        let given = ipam.allocate_named("a/db", 2, &[ip("10.1.0.7")]).unwrap().addresses;
+        assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.7/24", "fd00:1::9/64"]);
+        ipam.release(&[ip("10.1.0.7"), ip("fd00:1::9")]);
+        ipam.reconfigure(&networks(&["10.2.0.0/24", "fd00:1::/64"])).unwrap();
+        assert_eq!(named(&mut ipam, "a/db", 3), "10.2.0.2 fd00:1::9");
+        // The gateway's address is nobody's, whatever is remembered.
+        ipam.remember("a/odd", 4, &[ip("10.2.0.1")]);
+        assert_eq!(named(&mut ipam, "a/odd", 5), "10.2.0.3 fd00:1::2");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+mod former;
 pub mod hostport;
 pub mod ipam;
 mod links;
@@ -27,7 +28,7 @@ mod platform;
 #[path = "linux/mod.rs"]
 mod platform;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -105,6 +106,12 @@ pub trait Network: Send + Sync + 'static {
     /// [`Error::NotFound`].
     fn counters(&self, id: &PodId) -> Result<Counters, Error>;
 
+    /// Returns the traffic of every attached pod that has an interface, from one list of the interfaces.
+    ///
+    /// # Errors
+    /// The interfaces cannot be listed.
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error>;
+
     /// Returns the pods and spares that have anything in the kernel or a record.
     ///
     /// # Errors
@@ -150,6 +157,23 @@ pub struct NetworkSpec {
     pub route: bool,
     /// The host ports forwarded to it.
     pub host_ports: Vec<HostPort>,
+    /// What may come to it that it did not ask for.
+    #[serde(default)]
+    pub firewall: Firewall,
+}
+
+/// What may come to a pod that it did not ask for: from pods, the node and outside. What the pod itself begins, and the answers,
+/// pass in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firewall {
+    /// Everything.
+    #[default]
+    Open,
+    /// Connections to these ports of the pod.
+    Ports(Vec<(Protocol, u16)>),
+    /// Nothing.
+    Isolated,
 }
 
 /// A host port forwarded to a pod.

@@ -130,6 +130,14 @@ impl Node {
         Ok(self.state.pods()?.into_iter().filter(|id| names.contains(self.host_end(id).as_str())).collect())
     }
 
+    /// Returns the counters of the attached pods and spares whose interface is in this list.
+    pub(crate) fn counters_in(&self, links: Vec<Link>) -> Result<BTreeMap<PodId, Counters>, Error> {
+        let mut links: BTreeMap<String, Link> = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let pods = self.state.pods()?.into_iter();
+        let found = pods.filter_map(|id| links.remove(&self.host_end(&id)).map(|link| (id, link)));
+        Ok(found.map(|(id, link)| (id, link.stats.seen_from_the_other_end(INTERFACE))).collect())
+    }
+
     /// Starts the pod's listener if it needs one. Idempotent.
     pub(crate) fn listen(&self, spec: &NetworkSpec) -> Result<(), Error> {
         let directory = self.state.directory_of(&spec.id);

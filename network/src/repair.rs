@@ -61,8 +61,9 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// Reads the interfaces, the addresses, and the routes to these pods.
-    pub(crate) fn read(links: &Links, pods: &[Watched]) -> Result<Self, Error> {
+    /// Reads the bridge, the addresses, and the interfaces of these pods with the routes to them. Without pods the other
+    /// interfaces, of which each pod has one, are not listed.
+    pub(crate) fn read(links: &Links, bridge: &str, pods: &[Watched]) -> Result<Self, Error> {
         let failed = || "cannot read the node's network";
         let mut routes = BTreeMap::new();
         for address in pods.iter().filter(|pod| pod.routed).flat_map(|pod| &pod.spec.addresses) {
@@ -70,7 +71,8 @@ impl Inventory {
             routes.extend(interface.map(|interface| (address.ip(), interface)));
         }
         Ok(Self {
-            links: links.list().map_err(Error::failed(failed()))?,
+            links: if pods.is_empty() { links.find(bridge).map(Vec::from_iter) } else { links.list() }
+                .map_err(Error::failed(failed()))?,
             addresses: links.addresses().map_err(Error::failed(failed()))?,
             routes,
         })
@@ -136,6 +138,7 @@ mod tests {
             addresses: vec!["10.1.0.5/16".parse().unwrap()],
             route: true,
             host_ports: Vec::new(),
+            firewall: crate::Firewall::Open,
         };
         let pod = Watched { spec, interface: "cbo".to_owned(), routed: true };
         let pods = [pod.clone()];

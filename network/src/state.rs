@@ -1,8 +1,10 @@
 //! The backend's records, in a directory that a reboot empties: one directory per pod or spare, created before any
 //! kernel object and removed after all of them. It holds the pod's spec and the listener's lock and process id.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::PodId;
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ const VERSION: u32 = 1;
 const SPEC: &str = "spec.json";
 
 /// The content of [`SPEC`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Stored {
     version: u32,
     network: NetworkSpec,
@@ -28,6 +30,8 @@ struct Stored {
 #[derive(Debug, Clone)]
 pub(crate) struct State {
     directory: PathBuf,
+    /// Those that this server has written or read: nobody else writes them, and all are looked at every few seconds.
+    known: Arc<Mutex<BTreeMap<PodId, Stored>>>,
 }
 
 impl State {
@@ -35,7 +39,7 @@ impl State {
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let failed = |error| Error::failed(format!("cannot create {}", directory.display()))(error);
         fs::create_dir_all(directory).map_err(failed)?;
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), known: Arc::default() })
     }
 
     /// Returns a pod's directory.
@@ -53,22 +57,40 @@ impl State {
     pub(crate) fn save(&self, spec: &NetworkSpec) -> Result<(), Error> {
         self.add(&spec.id)?;
         let path = self.directory_of(&spec.id).join(SPEC);
-        Ok(host::json::replace(&path, &Stored { version: VERSION, network: spec.clone(), routed: true })?)
+        let stored = Stored { version: VERSION, network: spec.clone(), routed: true };
+        let mut known = self.known();
+        // A write that fails may have replaced the file.
+        known.remove(&spec.id);
+        host::json::replace(&path, &stored)?;
+        known.insert(spec.id.clone(), stored);
+        Ok(())
     }
 
     /// Reads a pod's spec; None for a spare or an unknown pod.
     pub(crate) fn load(&self, id: &PodId) -> Result<Option<NetworkSpec>, Error> {
-        load(&self.directory_of(id))
+        Ok(self.load_routed(id)?.map(|(spec, _)| spec))
     }
 
     /// Reads a pod's spec, with whether it is routed.
     pub(crate) fn load_routed(&self, id: &PodId) -> Result<Option<(NetworkSpec, bool)>, Error> {
-        Ok(read(&self.directory_of(id))?.map(|stored| (stored.network, stored.routed)))
+        let mut known = self.known();
+        if !known.contains_key(id) {
+            known.extend(read(&self.directory_of(id))?.map(|stored| (id.clone(), stored)));
+        }
+        Ok(known.get(id).map(|stored| (stored.network.clone(), stored.routed)))
+    }
+
+    /// Locked while the files change.
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PodId, Stored>> {
+        // What is missing after a panic is read again.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a pod's record, once its kernel objects are gone. Idempotent.
     pub(crate) fn remove(&self, id: &PodId) -> Result<(), Error> {
         let path = self.directory_of(id);
+        let mut known = self.known();
+        known.remove(id);
         host::fs::remove_dir_all(&path).map_err(Error::failed(format!("cannot remove {}", path.display())))
     }
 
@@ -130,6 +152,7 @@ mod tests {
             addresses: vec!["10.1.0.2/16".parse().unwrap()],
             route: true,
             host_ports: vec![port],
+            firewall: crate::Firewall::Open,
         };
         state.save(&spec).unwrap();
         assert_eq!(state.specs().unwrap(), [spec]);
@@ -151,7 +174,10 @@ mod tests {
         assert_eq!(read.host_ports[0].protocol, Protocol::Sctp);
         assert!(!routed, "it is on the bridge");
         state.save(&read).unwrap();
-        assert_eq!(state.load_routed(&id).unwrap(), Some((read, true)));
+        assert_eq!(state.load_routed(&id).unwrap(), Some((read.clone(), true)));
+        std::fs::remove_file(state.directory_of(&id).join("spec.json")).unwrap();
+        assert_eq!(state.load(&id).unwrap(), Some(read), "it is not read again");
+        let state = State::open(directory.path()).unwrap();
         std::fs::write(state.directory_of(&id).join("spec.json"), text.replace("\"version\":1", "\"version\":2"))
             .unwrap();
         assert!(host::chain(&state.load(&id).unwrap_err()).contains("the version is 2"));

@@ -31,6 +31,8 @@ pub struct Subject {
     pub programs: Programs,
     /// Removes something that the pod needs (its jail, a namespace) behind the backend's back.
     pub lose: Box<dyn Fn(&PodId)>,
+    /// Damages the backend's record of the container, if it has one on disk.
+    pub damage: Box<dyn Fn(&ContainerId)>,
 }
 
 /// The command lines of the suite's programs in this backend's rootfs.

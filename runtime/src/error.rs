@@ -14,7 +14,7 @@ pub enum Error {
     Invalid {
         /// The field, as the spec names it.
         field: String,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
     /// This backend does not support it; nothing was changed.
@@ -73,7 +73,6 @@ impl Error {
         Self::NotFound { what: what.into() }
     }
 
-    /// A [`Error::Invalid`].
     pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), reason: reason.into() }
     }
@@ -87,7 +86,6 @@ impl Error {
         Self::invalid(field, format!("{value}: {error}"))
     }
 
-    /// A [`Error::Conflict`].
     pub(crate) fn conflict(what: impl Into<String>) -> Self {
         Self::Conflict { what: what.into() }
     }

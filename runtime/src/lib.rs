@@ -76,7 +76,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Creates the pod without its network. With `spare`, a pod made ahead by [`Runtime::create_spare`] becomes this pod and
     /// takes its names; if it cannot, the call fails and the spare stays. Idempotent: an existing pod is kept and its place
-    /// returned; a pod that is not whole is created again. After a failure [`Runtime::remove_pod`] removes what was made.
+    /// returned; a pod that is not whole is created again. After a failure [`Runtime::remove_pod`] removes the parts that were made.
     ///
     /// # Errors
     /// [`Error::Unsupported`] and [`Error::Invalid`] for a spec that cannot be honoured, before anything is made; any other

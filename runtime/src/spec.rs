@@ -1,5 +1,5 @@
 //! The specs of pods, containers and executed processes, as plain data. They know neither CRI nor jails nor namespaces: a
-//! backend refuses what it cannot give with [`crate::Error::Unsupported`].
+//! backend refuses a spec that it cannot honour with [`crate::Error::Unsupported`].
 
 use std::collections::BTreeMap;
 use std::io;

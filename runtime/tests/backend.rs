@@ -16,12 +16,13 @@ fn the_backend_of_this_kernel_conforms() {
     }
     let scratch = directory.path().join("logs");
     std::fs::create_dir_all(&scratch).unwrap();
-    let (roots, of_pods) = (directory.path().to_owned(), settings.clone());
+    let (roots, of_pods, of_containers) = (directory.path().to_owned(), settings.clone(), settings.clone());
     run(&Subject {
         open: Box::new(move || runtime::open(settings.clone()).unwrap()),
         rootfs: Box::new(move || ground::make_rootfs(&roots)),
         scratch,
         programs: Programs::of_a_shell(),
         lose: Box::new(move |pod| ground::lose(&of_pods, pod)),
+        damage: Box::new(move |container| ground::damage(&of_containers, container)),
     });
 }

@@ -17,5 +17,6 @@ fn the_fake_conforms() {
         scratch: scratch.path().to_owned(),
         programs: Programs::of_the_fake(),
         lose: Box::new(move |pod| shared.lose(pod)),
+        damage: Box::new(|_| ()),
     });
 }

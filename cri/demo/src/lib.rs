@@ -14,14 +14,18 @@ mod platform;
 mod platform;
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use host::worker::Workers;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The prefix of the demo's kernel names: not that of a server that may run here.
 const PREFIX: &str = "dm";
@@ -66,7 +70,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn play(directory: &Path, options: &Options) -> anyhow::Result<()> {
-    let mut clock = Clock::new();
+    let mut clock = Clock::new()?;
     let program = std::env::current_exe()?;
     let (registry, serving) = testimage::serve(image::make(&program)?).await?;
     clock.step("registry", &format!("http://{registry} serves {}:latest from memory", image::REPOSITORY));
@@ -144,6 +148,8 @@ impl Server {
             .command("serve")
             .arg("--config")
             .arg(directory.join(CONFIG_FILE))
+            // A terminal's ^C is for the demo alone, which still needs the server to remove everything.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log)?)
@@ -165,14 +171,33 @@ impl Server {
     }
 }
 
-/// Prints steps with the time since the last one.
+/// Prints steps with the time since the last one. After SIGINT or SIGTERM the demo ends with the current step, and removes
+/// everything.
 struct Clock {
     last: Instant,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Clock {
-    fn new() -> Self {
-        Self { last: Instant::now() }
+    fn new() -> anyhow::Result<Self> {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let flag = interrupted.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            flag.store(true, Ordering::Relaxed);
+        });
+        Ok(Self { last: Instant::now(), interrupted })
+    }
+
+    /// Prints a step; fails if a signal came meanwhile.
+    fn advance(&mut self, name: &str, text: &str) -> anyhow::Result<()> {
+        self.step(name, text);
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted by a signal");
+        Ok(())
     }
 
     fn step(&mut self, name: &str, text: &str) {
@@ -184,7 +209,24 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIG_FILE, POD_CIDR, configure};
+    use std::time::Duration;
+
+    use nix::sys::signal::{Signal, raise};
+
+    use super::{CONFIG_FILE, Clock, POD_CIDR, configure};
+
+    #[tokio::test]
+    async fn a_signal_ends_the_demo_after_a_step() {
+        let mut clock = Clock::new().unwrap();
+        clock.advance("one", "before").unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        let interrupted = async {
+            while clock.advance("two", "after").is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), interrupted).await.unwrap();
+    }
 
     #[test]
     fn the_configuration_is_toml_with_the_directory_s_paths() {

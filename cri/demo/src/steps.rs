@@ -45,7 +45,7 @@ pub(super) async fn play(
     let spec = ImageSpec { image: reference.clone(), ..ImageSpec::default() };
     let request = PullImageRequest { image: Some(spec.clone()), ..PullImageRequest::default() };
     let image = client.images.pull_image(request).await.context("PullImage")?.into_inner().image_ref;
-    clock.step("pull", &format!("{reference} is {image}"));
+    clock.advance("pull", &format!("{reference} is {image}"))?;
 
     let pod_config = pod_config(config, host_port(options.host_port)?);
     let done = run(clock, &mut client, &pod_config, &spec).await;
@@ -136,7 +136,7 @@ async fn run(
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
     let status = client.runtime.pod_sandbox_status(request).await?.into_inner().status.unwrap_or_default();
     let address: IpAddr = status.network.unwrap_or_default().ip.parse().context("the pod has no address")?;
-    clock.step("pod", &format!("{} has the address {address}", &pod[..13]));
+    clock.advance("pod", &format!("{} has the address {address}", &pod[..13]))?;
 
     let request = CreateContainerRequest {
         pod_sandbox_id: pod.clone(),
@@ -145,10 +145,10 @@ async fn run(
     };
     let container =
         client.runtime.create_container(request).await.context("CreateContainer")?.into_inner().container_id;
-    clock.step("create", &format!("{} from the image", &container[..13]));
+    clock.advance("create", &format!("{} from the image", &container[..13]))?;
     let request = StartContainerRequest { container_id: container.clone() };
     client.runtime.start_container(request).await.context("StartContainer")?;
-    clock.step("start", &format!("{} {} serve {POD_PORT}", image::PROGRAM, program::WORD));
+    clock.advance("start", &format!("{} {} serve {POD_PORT}", image::PROGRAM, program::WORD))?;
 
     let request = ExecSyncRequest {
         container_id: container.clone(),
@@ -158,20 +158,22 @@ async fn run(
     let executed = client.runtime.exec_sync(request).await.context("ExecSync")?.into_inner();
     let output = String::from_utf8_lossy(&executed.stdout).trim().to_owned();
     ensure!(executed.exit_code == 0, "hello ended with {}: {output}", executed.exit_code);
-    clock.step("exec", &format!("{output:?}"));
+    clock.advance("exec", &format!("{output:?}"))?;
 
     fetch_all(clock, pod_config, address).await?;
     let log = PathBuf::from(&pod_config.log_directory).join("web.log");
     let text = std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
-    clock
-        .step("log", &format!("{} lines, the last: {}", text.lines().count(), text.lines().last().unwrap_or_default()));
+    clock.advance(
+        "log",
+        &format!("{} lines, the last: {}", text.lines().count(), text.lines().last().unwrap_or_default()),
+    )?;
 
     let request = StopContainerRequest { container_id: container.clone(), timeout: STOP_SECONDS };
     client.runtime.stop_container(request).await.context("StopContainer")?;
-    clock.step("stop", &format!("container {}", &container[..13]));
+    clock.advance("stop", &format!("container {}", &container[..13]))?;
     let request = RemoveContainerRequest { container_id: container.clone() };
     client.runtime.remove_container(request).await.context("RemoveContainer")?;
-    clock.step("remove", &format!("container {}", &container[..13]));
+    clock.advance("remove", &format!("container {}", &container[..13]))?;
     Ok(())
 }
 
@@ -183,7 +185,7 @@ async fn fetch_all(clock: &mut Clock, pod_config: &PodSandboxConfig, address: Ip
     {
         let address = SocketAddr::new(address, port);
         let body = fetch(address).await.with_context(|| format!("http://{address}/"))?;
-        clock.step(name, &format!("http://{address}/ answers {:?}", body.trim()));
+        clock.advance(name, &format!("http://{address}/ answers {:?}", body.trim()))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Keeps the node's network as it was made. Administrators, other programs and time change it behind the server's back: an address
 //! goes, a bridge, a ruleset. The kernel tells of changes of interfaces, addresses and routes; it tells nobody of a flushed
-//! ruleset, so the network is looked at every few seconds besides. What is missing is restored, logged and counted.
+//! ruleset, so the network is also checked every few seconds. Missing parts are restored, logged and counted.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -30,7 +30,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
     };
     loop {
-        let _ = tokio::time::timeout(PERIOD, wait(changes.as_ref())).await;
+        let _ = tokio::time::timeout(PERIOD, wait(&node, changes.as_ref())).await;
         node.block(|node| reconcile(node)).await;
     }
 }
@@ -42,10 +42,12 @@ async fn subscribe(node: &Arc<Node>) -> Result<AsyncFd<File>, Error> {
 }
 
 /// Waits for news and until no more are queued.
-async fn wait(changes: Option<&AsyncFd<File>>) {
+async fn wait(node: &Node, changes: Option<&AsyncFd<File>>) {
     let Some(changes) = changes else { return std::future::pending().await };
     // An error of the descriptor is not news: the clock goes on.
     let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
+    // Status tells the damage before it is repaired.
+    node.needs.wake();
     tokio::time::sleep(SETTLE).await;
     let mut buffer = [0; 16 << 10];
     loop {
@@ -60,7 +62,7 @@ async fn wait(changes: Option<&AsyncFd<File>>) {
     ready.clear_ready();
 }
 
-/// Restores what is missing of the shared parts and of the ready pods' routes and rules. Blocking.
+/// Restores missing shared parts, and missing routes and rules of the ready pods. Blocking.
 fn reconcile(node: &Node) {
     // What the start could not make is made now.
     let outcome = node.configure_network().and_then(|()| {
@@ -68,6 +70,9 @@ fn reconcile(node: &Node) {
         Ok(node.network.reconcile(&ready.map(|pod| pod.id.clone()).collect::<Vec<_>>())?)
     });
     let was_broken = node.network_repairs().failure.is_some();
+    if was_broken || !matches!(&outcome, Ok(restored) if restored.is_empty()) {
+        node.needs.wake();
+    }
     match outcome {
         Ok(restored) => {
             if !restored.is_empty() {

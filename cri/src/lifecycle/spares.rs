@@ -27,7 +27,7 @@ pub(crate) async fn refill(node: Arc<Node>) {
             match node.block(|node| make(node)).await {
                 Ok(()) => {}
                 Err(error) => {
-                    warn!("cannot make a spare pod: {}", host::chain(&error));
+                    warn!("cannot create a spare pod: {}", host::chain(&error));
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -60,14 +60,14 @@ fn make(node: &Node) -> Result<(), Error> {
     if node.spares.is_wanted() { Ok(()) } else { remove_all(node) }
 }
 
-/// Removes a spare that could not be used. The next start sweeps what is left. Blocking.
+/// Removes a spare that could not be used. The next start sweeps the rest. Blocking.
 pub(crate) fn discard(node: &Node, id: &PodId) {
     if let Err(error) = teardown::spare(node, id) {
         warn!(spare = id.short(), "cannot remove it: {}", host::chain(&error));
     }
 }
 
-/// Removes all spares and creates no more, because the server stops. Reports all errors; the next start sweeps what is left.
+/// Removes all spares and creates no more, because the server stops. Reports all errors; the next start sweeps the rest.
 /// Blocking.
 pub(crate) fn remove_all(node: &Node) -> Result<(), Error> {
     let spares = node.spares.close();

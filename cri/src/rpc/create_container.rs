@@ -114,7 +114,7 @@ fn make_host_path(path: &Path) -> Result<(), Error> {
     }
     tracing::info!("makes the missing host path {} of a mount", path.display());
     DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| {
-        let operation = format!("cannot make the host path {} of a mount", path.display());
+        let operation = format!("cannot create the host path {} of a mount", path.display());
         Error::Backend(Backend::Host { operation, source })
     })
 }
@@ -123,7 +123,7 @@ fn make_host_path(path: &Path) -> Result<(), Error> {
 fn make_log_directory(spec: &ContainerSpec) -> Result<(), Error> {
     let Some(directory) = spec.log_path.as_deref().and_then(Path::parent) else { return Ok(()) };
     std::fs::create_dir_all(directory).map_err(|source| {
-        let operation = format!("cannot make the log directory {}", directory.display());
+        let operation = format!("cannot create the log directory {}", directory.display());
         Error::Backend(Backend::Host { operation, source })
     })
 }

@@ -43,7 +43,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request<ExecSyncRequest>) ->
             Err(Error::State { what: "the client went away while its command ran".to_owned() })
         }),
     };
-    // Dropping the control kills what is left, and blocks.
+    // Dropping the control kills the remaining processes, and blocks.
     node.block(move |_| drop(control)).await;
     answer
 }

@@ -12,10 +12,12 @@ use crate::state::node::Node;
 
 /// Images and containers are on one file system, with numbers of their own.
 pub(crate) async fn call(node: &Arc<Node>, _request: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
-    let (images, containers) = node.block(|node| Ok::<_, Error>((node.images.usage()?, written(node)?))).await?;
+    let asked =
+        node.block(|node| Ok::<_, Error>((node.images.usage()?, written(node)?, node.images.mountpoint()))).await;
+    let (images, containers, mountpoint) = asked?;
     let file_system = |usage: FsUsage| FilesystemUsage {
         timestamp: now(),
-        fs_id: Some(FilesystemIdentifier { mountpoint: node.images.mountpoint().display().to_string() }),
+        fs_id: Some(FilesystemIdentifier { mountpoint: mountpoint.display().to_string() }),
         used_bytes: value(Some(usage.bytes)),
         inodes_used: value(Some(usage.inodes)),
     };

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use proto::v1::{ImageStatusRequest, ImageStatusResponse};
 use serde_json::json;
 
-use super::list_images::item;
 use crate::error::Error;
 use crate::state::node::Node;
-use crate::translate::answer::info::pruned;
+use crate::translate::answer::{self, info::pruned};
 
 pub(crate) async fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
     let name = request.image.map(|image| image.image).unwrap_or_default();
@@ -18,7 +17,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: ImageStatusRequest) -> Resul
         return Err(Error::missing("image.image"));
     }
     let Some(image) = node.images.find(&name)? else { return Ok(ImageStatusResponse::default()) };
-    let answer = Some(item(&image));
+    let answer = Some(answer::image::image(&image, &node.config.image.pinned));
     if !request.verbose {
         return Ok(ImageStatusResponse { image: answer, info: BTreeMap::new() });
     }

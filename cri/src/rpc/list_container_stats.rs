@@ -6,7 +6,7 @@ use proto::v1::{
     ContainerFilter, ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse,
 };
 
-use super::{container_stats, limit};
+use super::{container_stats, limit, read_each};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::translate::answer;
@@ -35,5 +35,5 @@ pub(crate) async fn stats(node: &Arc<Node>, filter: Option<ContainerStatsFilter>
     }
     let mut containers = node.store.containers();
     containers.retain(|one| answer::container::passes(one, &filter));
-    node.block(move |node| containers.iter().map(|one| container_stats::read(node, one).0).collect()).await
+    node.block(move |node| read_each(&containers, |one| container_stats::read(node, one).0)).await
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use network::Counters;
 use nix::sys::statvfs::{Statvfs, statvfs};
 use proto::v1::{
     ContainerMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, Metric, PodSandboxMetrics,
 };
 
-use super::limit;
 use super::metrics::{self, CONTAINER, POD, metrics};
+use super::{limit, read_each};
 use crate::error::Error;
 use crate::state::clock::now;
 use crate::state::node::Node;
@@ -26,7 +27,8 @@ pub(crate) async fn all(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
     pods.retain(|pod| pod.phase == PodPhase::Ready);
     node.block(move |node| {
         let roots = Roots::look(node);
-        pods.iter().map(|pod| of_pod(node, &roots, pod)).collect()
+        let counters = node.network.all_counters().unwrap_or_default();
+        read_each(&pods, |pod| of_pod(node, &roots, pod, counters.get(&pod.id)))
     })
     .await
 }
@@ -45,21 +47,19 @@ impl Roots {
 }
 
 /// The metrics of a pod and its running containers. Blocking.
-fn of_pod(node: &Node, roots: &Roots, pod: &PodRecord) -> PodSandboxMetrics {
+fn of_pod(node: &Node, roots: &Roots, pod: &PodRecord, counters: Option<&Counters>) -> PodSandboxMetrics {
     let containers = node.store.containers_of(&pod.id);
     PodSandboxMetrics {
         pod_sandbox_id: pod.id.to_string(),
-        metrics: of_network(node, pod),
+        metrics: counters.map(|counters| of_network(pod, counters)).unwrap_or_default(),
         container_metrics: containers.iter().filter_map(|one| of_container(node, roots, pod, one)).collect(),
     }
 }
 
-/// None for a pod on the host's network.
-fn of_network(node: &Node, pod: &PodRecord) -> Vec<Metric> {
-    let Ok(counters) = node.network.counters(&pod.id) else { return Vec::new() };
+fn of_network(pod: &PodRecord, counters: &Counters) -> Vec<Metric> {
     let metadata = pod.config.metadata.clone().unwrap_or_default();
     let labels = [metadata.name, metadata.namespace, String::new(), pod.id.to_string(), String::new()];
-    metrics(POD, &counters, &labels, now())
+    metrics(POD, counters, &labels, now())
 }
 
 /// None for a container that does not run, or has just ended.

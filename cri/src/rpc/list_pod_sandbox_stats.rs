@@ -6,7 +6,7 @@ use proto::v1::{
     ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter,
 };
 
-use super::{limit, pod_sandbox_stats};
+use super::{limit, pod_sandbox_stats, read_each};
 use crate::error::Error;
 use crate::state::node::Node;
 use crate::state::record::PodPhase;
@@ -28,5 +28,10 @@ pub(crate) async fn stats(node: &Arc<Node>, filter: Option<PodSandboxStatsFilter
     }
     let mut pods = node.store.pods();
     pods.retain(|pod| pod.phase == PodPhase::Ready && answer::pod::passes(pod, &filter));
-    node.block(move |node| pods.iter().map(|pod| pod_sandbox_stats::of(node, pod)).collect()).await
+    node.block(move |node| {
+        // One list of the interfaces, not one look-up for each pod.
+        let counters = node.network.all_counters().unwrap_or_default();
+        read_each(&pods, |pod| pod_sandbox_stats::of(node, pod, counters.get(&pod.id)))
+    })
+    .await
 }

@@ -8,10 +8,12 @@ pub(crate) mod container_status;
 pub(crate) mod create_container;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
+pub(crate) mod export_images;
 pub(crate) mod extensions;
 pub(crate) mod get_container_events;
 pub(crate) mod image_fs_info;
 pub(crate) mod image_status;
+pub(crate) mod import_images;
 pub(crate) mod list_container_stats;
 pub(crate) mod list_containers;
 pub(crate) mod list_images;
@@ -24,7 +26,9 @@ pub(crate) mod metrics;
 pub(crate) mod pod_sandbox_stats;
 pub(crate) mod pod_sandbox_status;
 pub(crate) mod port_forward;
+pub(crate) mod prune_images;
 pub(crate) mod pull_image;
+pub(crate) mod pull_with_progress;
 pub(crate) mod remove_container;
 pub(crate) mod remove_image;
 pub(crate) mod remove_pod_sandbox;
@@ -48,11 +52,13 @@ pub(crate) mod update_pod_sandbox_resources;
 pub(crate) mod update_runtime_config;
 pub(crate) mod version;
 
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
 use prost::Message;
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::error::Error;
@@ -67,8 +73,39 @@ const PART: usize = 128;
 /// megabyte, so a part stays far below [`MESSAGE_LIMIT`].
 const PART_SIZE: usize = 4 << 20;
 
-/// A streamed list.
+/// The most threads that read one listing.
+const READERS: usize = 4;
+/// The fewest items that are worth a thread: reading one takes about a tenth of a millisecond.
+const WORTH_A_THREAD: usize = 16;
+
+/// A streamed answer.
 pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The messages of a task as a stream; it ends when the task has dropped its senders.
+fn received<T: Send + 'static>(mut receiver: mpsc::Receiver<Result<T, Status>>) -> Parts<T> {
+    Box::pin(futures::stream::poll_fn(move |context| receiver.poll_recv(context)))
+}
+
+/// Reads the usage of each of many, on several CPUs, and keeps their order. Blocking.
+fn read_each<T: Sync, R: Send>(items: &[T], read: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let readers = std::thread::available_parallelism().map_or(1, NonZero::get).min(READERS);
+    let share = items.len().div_ceil(readers).max(WORTH_A_THREAD);
+    let read_all = &|items: &[T]| items.iter().map(&read).collect::<Vec<R>>();
+    let (first, others) = items.split_at(share.min(items.len()));
+    std::thread::scope(|scope| {
+        let start = |items| (items, std::thread::Builder::new().spawn_scoped(scope, move || read_all(items)));
+        let started: Vec<_> = others.chunks(share).map(start).collect();
+        let mut all = read_all(first);
+        for (items, thread) in started {
+            all.extend(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // No thread is left: it takes longer.
+                Err(_) => read_all(items),
+            });
+        }
+        all
+    })
+}
 
 fn split<I, T>(items: Vec<I>, part: impl Fn(Vec<I>) -> T + Send + 'static) -> Parts<T>
 where
@@ -109,4 +146,17 @@ fn find_running(node: &Arc<Node>, id: &str) -> Result<Arc<ContainerRecord>, Erro
     }
     let state = crate::translate::answer::container::state(&container).as_str_name();
     Err(Error::State { what: format!("container {} is in {state} state", container.id.short()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_each;
+
+    #[test]
+    fn each_is_read_once_and_in_order() {
+        for count in [0, 1, 16, 17, 100, 1000] {
+            let items: Vec<usize> = (0..count).collect();
+            assert_eq!(read_each(&items, |item| item + 1), (1..=count).collect::<Vec<_>>());
+        }
+    }
 }

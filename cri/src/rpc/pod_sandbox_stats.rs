@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use network::Counters;
 use proto::v1::{
     ContainerStats, CpuUsage, LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxStats,
     PodSandboxStatsRequest, PodSandboxStatsResponse, ProcessUsage, UInt64Value,
@@ -16,12 +17,12 @@ use crate::translate::answer;
 
 pub(crate) async fn call(node: &Arc<Node>, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Error> {
     let pod = node.store.find_pod(&request.pod_sandbox_id)?;
-    let stats = node.block(move |node| of(node, &pod)).await;
+    let stats = node.block(move |node| of(node, &pod, node.network.counters(&pod.id).ok().as_ref())).await;
     Ok(PodSandboxStatsResponse { stats: Some(stats) })
 }
 
-/// Blocking.
-pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
+/// The usage of a pod with these counters of its interface. Blocking.
+pub(crate) fn of(node: &Node, pod: &PodRecord, counters: Option<&Counters>) -> PodSandboxStats {
     let timestamp = now();
     let mut running = node.store.containers_of(&pod.id);
     running.retain(|one| matches!(one.phase, ContainerPhase::Running { .. }));
@@ -33,7 +34,7 @@ pub(crate) fn of(node: &Node, pod: &PodRecord) -> PodSandboxStats {
         linux: Some(LinuxPodSandboxStats {
             cpu: Some(cpu(timestamp, &containers)),
             memory: Some(memory(timestamp, &containers)),
-            network: network(node, pod),
+            network: counters.map(network),
             process: Some(ProcessUsage { timestamp, process_count: value(processes) }),
             containers,
             io: None,
@@ -71,15 +72,13 @@ fn sum(values: impl Iterator<Item = Option<UInt64Value>>) -> Option<UInt64Value>
     Some(UInt64Value { value: values.flatten().map(|value| value.value).fold(0, u64::saturating_add) })
 }
 
-/// None for a pod on the host's network or without an interface.
-fn network(node: &Node, pod: &PodRecord) -> Option<NetworkUsage> {
-    let counters = node.network.counters(&pod.id).ok()?;
+fn network(counters: &Counters) -> NetworkUsage {
     let interface = NetworkInterfaceUsage {
-        name: counters.interface,
+        name: counters.interface.clone(),
         rx_bytes: value(Some(counters.rx_bytes)),
         rx_errors: value(Some(counters.rx_errors)),
         tx_bytes: value(Some(counters.tx_bytes)),
         tx_errors: value(Some(counters.tx_errors)),
     };
-    Some(NetworkUsage { timestamp: now(), default_interface: Some(interface.clone()), interfaces: vec![interface] })
+    NetworkUsage { timestamp: now(), default_interface: Some(interface.clone()), interfaces: vec![interface] }
 }

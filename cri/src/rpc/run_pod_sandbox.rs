@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use network::NetworkSpec;
+use network::ipam::Named;
 use proto::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use runtime::spec::Scope;
 use tonic::Request;
@@ -29,7 +30,7 @@ pub(crate) async fn call(
     let config = request.config.ok_or_else(|| Error::missing("config"))?;
     let metadata = config.metadata.clone().ok_or_else(|| Error::missing("config.metadata"))?;
     let id = node.store.new_pod_id();
-    let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config.runtime_handlers)?;
+    let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler };
@@ -49,12 +50,13 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     if !wanted.pod.network.host {
         node.configure_network()?;
     }
-    let record = record(node, wanted)?;
+    let name = wanted.config.metadata.as_ref().map(names::of_addresses).unwrap_or_default();
+    let (record, forgotten) = record(node, &name, wanted)?;
     let id = record.id.clone();
     let (spec, wanted) = (record.spec.clone(), record.network.clone());
     let mut spare = record.spare.clone();
-    if let Err(error) = node.store.put_pod(record) {
-        node.release(&wanted.addresses);
+    if let Err(error) = node.store.put_pod(record, forgotten.as_deref()) {
+        node.release(&name, &wanted.addresses);
         spare.iter().for_each(|spare| spares::discard(node, spare));
         return Err(error.into());
     }
@@ -80,21 +82,30 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// Allocates the addresses and the spare of a new pod. They belong to its record from here on.
-fn record(node: &Node, wanted: Wanted) -> Result<PodRecord, Error> {
+/// Allocates the addresses and the spare of a new pod. They belong to its record from here on. Returns the name whose former
+/// addresses are not remembered any more, too.
+fn record(node: &Node, name: &str, wanted: Wanted) -> Result<(PodRecord, Option<String>), Error> {
     let translate::Pod { spec, network } = wanted.pod;
-    let addresses = if network.host { Vec::new() } else { node.allocate(&network.addresses)? };
+    let none = || Ok(Named { addresses: Vec::new(), forgotten: None });
+    let Named { addresses, forgotten } = if network.host { none() } else { node.allocate(name, &network.addresses) }?;
     let spare = if spec.network == Scope::Pod { node.spares.take() } else { None };
-    Ok(PodRecord {
+    let record = PodRecord {
         id: spec.id.clone(),
         phase: PodPhase::Creating,
         created_at: now(),
         config: Wire(wanted.config),
         runtime_handler: wanted.runtime_handler,
-        network: NetworkSpec { id: spec.id.clone(), addresses, route: network.route, host_ports: network.host_ports },
+        network: NetworkSpec {
+            id: spec.id.clone(),
+            addresses,
+            route: network.route,
+            host_ports: network.host_ports,
+            firewall: network.firewall,
+        },
         spec,
         attachment: None,
         spare,
         reason: String::new(),
-    })
+    };
+    Ok((record, forgotten))
 }

@@ -11,6 +11,8 @@ use proto::v1::{
 use serde_json::json;
 
 use crate::error::Error;
+use crate::lifecycle::needs;
+use crate::state::needs::Found;
 use crate::state::node::Node;
 
 /// The conditions that kubelet looks for.
@@ -18,12 +20,16 @@ const RUNTIME_READY: &str = "RuntimeReady";
 const NETWORK_READY: &str = "NetworkReady";
 
 pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<StatusResponse, Error> {
-    let (runtime, network) = node.block(|node| (runtime_needs(node), network_needs(node))).await;
+    let found = match node.needs.latest() {
+        Some(found) => found,
+        None => node.block(|node| needs::look(node)).await,
+    };
+    let (runtime, network) = (&found.runtime, network_needs(node, &found));
     let conditions = vec![
-        condition(RUNTIME_READY, "RuntimeNotReady", &runtime),
+        condition(RUNTIME_READY, "RuntimeNotReady", runtime),
         condition(NETWORK_READY, "NetworkPluginNotReady", &network),
     ];
-    let info = if request.verbose { info(node, &runtime, &network) } else { BTreeMap::new() };
+    let info = if request.verbose { info(node, runtime, &network) } else { BTreeMap::new() };
     let features = node.runtime.features();
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
@@ -39,14 +45,9 @@ pub(crate) async fn call(node: &Arc<Node>, request: StatusRequest) -> Result<Sta
     })
 }
 
-fn runtime_needs(node: &Node) -> Vec<Need> {
-    let mut needs = node.runtime.needs();
-    needs.extend(node.images.needs());
-    needs
-}
-
-fn network_needs(node: &Node) -> Vec<Need> {
-    let mut needs = node.network.needs();
+/// The needs of the network, and what the server itself knows about it.
+fn network_needs(node: &Node, found: &Found) -> Vec<Need> {
+    let mut needs = found.network.clone();
     if let Some(failure) = &node.network_repairs().failure {
         needs.push(Need {
             name: "repair of the network".to_owned(),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proto::admin::admin_server::Admin;
 use proto::admin::*;
-use tonic::{Request, async_trait};
+use tonic::{Request, Streaming, async_trait};
 
-use crate::rpc;
+use crate::rpc::{self, Parts};
 use crate::server::service::{Answer, answer};
 use crate::state::node::Node;
 
@@ -21,6 +21,9 @@ pub(crate) struct AdminService(pub(crate) Arc<Node>);
 
 #[async_trait]
 impl Admin for AdminService {
+    type PullWithProgressStream = Parts<PullWithProgressResponse>;
+    type ExportImagesStream = Parts<ExportImagesResponse>;
+
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Answer<SnapshotResponse> {
         answer(rpc::snapshot::call(&self.0, request.into_inner()).await)
     }
@@ -31,5 +34,24 @@ impl Admin for AdminService {
 
     async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
         answer(rpc::list_snapshots::call(&self.0, request.into_inner()).await)
+    }
+
+    async fn pull_with_progress(
+        &self,
+        request: Request<PullWithProgressRequest>,
+    ) -> Answer<Self::PullWithProgressStream> {
+        answer(rpc::pull_with_progress::call(&self.0, request.into_inner()))
+    }
+
+    async fn import_images(&self, request: Request<Streaming<ImportImagesRequest>>) -> Answer<ImportImagesResponse> {
+        answer(rpc::import_images::call(&self.0, request).await)
+    }
+
+    async fn export_images(&self, request: Request<ExportImagesRequest>) -> Answer<Self::ExportImagesStream> {
+        answer(rpc::export_images::call(&self.0, request.into_inner()))
+    }
+
+    async fn prune_images(&self, request: Request<PruneImagesRequest>) -> Answer<PruneImagesResponse> {
+        answer(rpc::prune_images::call(&self.0, request.into_inner()).await)
     }
 }

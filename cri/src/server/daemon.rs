@@ -1,5 +1,5 @@
-//! The server: one process per root directory, a unix socket for root alone, recovery before the first answer, and a stop that
-//! leaves every container running.
+//! The server: one process per root directory, state directory and prefix, a unix socket for root alone, recovery before the first
+//! answer, and a stop that leaves every container running.
 
 use std::fs;
 use std::future::Future;
@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use host::fs::Lock;
 use proto::admin::admin_server::AdminServer;
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::lifecycle::needs;
 use crate::lifecycle::network;
 use crate::lifecycle::reconcile;
 use crate::lifecycle::recover;
@@ -24,7 +25,7 @@ use crate::rpc::MESSAGE_LIMIT;
 use crate::server::admin::{self, AdminService};
 use crate::server::connections;
 use crate::server::deliver::{DeliverLayer, Gate};
-use crate::server::directories;
+use crate::server::locks::Locks;
 use crate::server::service::Service;
 use crate::state::node::{Backends, Node, Opening};
 
@@ -32,17 +33,20 @@ use crate::state::node::{Backends, Node, Opening};
 const CALLS_PER_CONNECTION: usize = 256;
 /// How long running calls may take once the server is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// The file in the root directory that a running server locks.
-const LOCK: &str = "lock";
+/// How long clients may take to read their answers then. A client that says nothing would keep its connection for ever: HTTP/2's
+/// orderly end waits for it (RFC 9113, 6.8), and so does the handshake. Clients that live take milliseconds.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Another server serves this directory.
-    #[error("another cellblock serves {}: it holds {}/{LOCK} locked", root.display(), root.display())]
+    /// Another server has this directory or prefix.
+    #[error("another cellblock uses the {what}: it holds {} locked", file.display())]
     Taken {
-        /// The directory.
-        root: PathBuf,
+        /// The directory or prefix.
+        what: String,
+        /// The lock.
+        file: PathBuf,
     },
     /// The host fails.
     #[error("cannot {operation}")]
@@ -61,15 +65,14 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// A server that holds its lock and its sockets and has not answered any call yet.
+/// A server that holds its locks and its sockets and has not answered any call yet.
 pub struct Server {
     node: Arc<Node>,
     loaded: crate::state::record::Loaded,
     listener: UnixListener,
     socket: PathBuf,
     admin: UnixListener,
-    /// The kernel releases it when the process ends.
-    lock: Lock,
+    locks: Locks,
 }
 
 impl Server {
@@ -77,11 +80,11 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub fn open(lock: Lock, socket: &Path, backends: Backends, opening: Opening) -> Result<Self, ServeError> {
+    pub fn open(locks: Locks, socket: &Path, backends: Backends, opening: Opening) -> Result<Self, ServeError> {
         let (node, loaded) = Node::open(backends, opening)?;
         let listener = listen(socket)?;
         let admin = listen(&admin::socket(&node.config.state))?;
-        Ok(Self { node, loaded, listener, socket: socket.to_owned(), admin, lock })
+        Ok(Self { node, loaded, listener, socket: socket.to_owned(), admin, locks })
     }
 
     /// The state that it shares with its calls.
@@ -95,12 +98,22 @@ impl Server {
     /// # Errors
     /// The kernel's inventory cannot be read, or the socket fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { node, loaded, listener, socket, admin, lock } = self;
+        let Self { node, loaded, listener, socket, admin, locks } = self;
         let gate = Gate::default();
         let (stopping, stopped) = tokio::sync::watch::channel(false);
-        let serving = serve(node.clone(), (listener, admin), gate.clone(), stopped);
+        let calls = TaskTracker::new();
+        let layer = DeliverLayer { gate: gate.clone(), calls: calls.clone() };
+        let serving = serve(node.clone(), (listener, admin), layer, stopped);
         let mut serving = tokio::spawn(serving);
-        node.block(move |node| recover::run(node, &loaded)).await?;
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            recovered = node.block(move |node| recover::run(node, &loaded)) => recovered?,
+            () = &mut stop => {
+                warn!("stopped before recovery has ended: the next start begins it again");
+                node.close_records();
+                return Ok(());
+            }
+        }
         node.images.keep_roots_ahead(node.config.spares as usize);
         gate.open();
         info!("ready on {}", socket.display());
@@ -108,23 +121,25 @@ impl Server {
             tokio::spawn(spares::refill(node.clone())),
             tokio::spawn(reconcile::run(node.clone())),
             tokio::spawn(network::run(node.clone())),
+            tokio::spawn(needs::run(node.clone())),
         ];
         let ended = tokio::select! {
-            () = stop => None,
+            () = &mut stop => None,
             ended = &mut serving => Some(ended),
         };
         info!("stopping; containers keep running");
         let _ = stopping.send(true);
         node.subscribers.close();
         keepers.iter().for_each(tokio::task::JoinHandle::abort);
-        node.streaming.stop().await;
-        let outcome = match ended {
-            Some(ended) => {
-                warn!("the socket ended");
-                Ok(ended)
-            }
-            None => tokio::time::timeout(STOP_GRACE, serving).await,
-        };
+        let (outcome, ()) = tokio::join!(
+            async {
+                match ended {
+                    Some(ended) => Some(ended).inspect(|_| warn!("the socket ended")),
+                    None => last_answers(serving, &calls).await,
+                }
+            },
+            node.streaming.stop(),
+        );
         let removed = node.block(|node| remove_spares(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));
@@ -136,21 +151,37 @@ impl Server {
             }
         }
         node.close_records();
-        drop(lock);
+        drop(locks);
         match outcome {
-            Ok(Ok(served)) => Ok(served?),
-            Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
-            Err(_) => {
-                warn!("calls that take longer than {} s were left behind", STOP_GRACE.as_secs());
-                Ok(())
-            }
+            Some(Ok(served)) => Ok(served?),
+            Some(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
+            None => Ok(()),
         }
     }
 }
 
+/// Waits until the running calls are answered and the connections have ended, or for a while; None: connections are left open.
+async fn last_answers<T>(
+    mut serving: tokio::task::JoinHandle<T>,
+    calls: &TaskTracker,
+) -> Option<Result<T, tokio::task::JoinError>> {
+    calls.close();
+    let answered = async {
+        match tokio::time::timeout(STOP_GRACE, calls.wait()).await {
+            Ok(()) => tokio::time::sleep(FAREWELL).await,
+            Err(_) => warn!("calls that take longer than {} s were left behind", STOP_GRACE.as_secs()),
+        }
+    };
+    tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = answered => None,
+    }
+}
+
 fn remove_spares(node: &Node) -> Result<(), crate::error::Error> {
-    node.images.keep_roots_ahead(0);
-    spares::remove_all(node)
+    let closed = node.images.close();
+    spares::remove_all(node)?;
+    Ok(closed?)
 }
 
 /// Removes the shared part of the network if no pod is left, so that a node that is given up keeps no trace.
@@ -165,7 +196,7 @@ fn leave_network(node: &Node) {
 async fn serve(
     node: Arc<Node>,
     (listener, admin): (UnixListener, UnixListener),
-    gate: Gate,
+    layer: DeliverLayer,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let admin_service = AdminServer::new(AdminService(node.clone()));
@@ -181,9 +212,7 @@ async fn serve(
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let builder = || {
-        tonic::transport::Server::builder()
-            .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-            .layer(DeliverLayer { gate: gate.clone() })
+        tonic::transport::Server::builder().concurrency_limit_per_connection(CALLS_PER_CONNECTION).layer(layer.clone())
     };
     let cri = builder()
         .add_service(runtime)
@@ -194,18 +223,7 @@ async fn serve(
     tokio::try_join!(cri, admin).map(drop)
 }
 
-/// Locks a root directory, after making it and closing it to all but root.
-///
-/// # Errors
-/// [`ServeError::Taken`] when another server has it.
-pub fn lock(root: &Path) -> Result<Lock, ServeError> {
-    let failed = |source| ServeError::Host { operation: format!("take the root directory {}", root.display()), source };
-    host::fs::make_directory(root, directories::ROOT).map_err(failed)?;
-    host::fs::set_mode(root, directories::ROOT).map_err(failed)?;
-    Lock::take(&root.join(LOCK)).map_err(failed)?.ok_or_else(|| ServeError::Taken { root: root.to_owned() })
-}
-
-/// Opens the socket with mode 0600. Removes the socket of a killed server: the lock says that none runs.
+/// Opens the socket with mode 0600. Removes the socket of a killed server: the locks say that none runs.
 fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Host { operation: format!("listen on {}", socket.display()), source };
     if let Some(directory) = socket.parent() {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -43,20 +44,22 @@ impl Gate {
 pub(crate) struct DeliverLayer {
     /// Closed until recovery is done.
     pub(crate) gate: Gate,
+    /// The running handlers.
+    pub(crate) calls: TaskTracker,
 }
 
 impl<S> Layer<S> for DeliverLayer {
     type Service = Deliver<S>;
 
     fn layer(&self, inner: S) -> Deliver<S> {
-        Deliver { inner, gate: self.gate.clone() }
+        Deliver { inner, layer: self.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Deliver<S> {
     inner: S,
-    gate: Gate,
+    layer: DeliverLayer,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;
@@ -75,7 +78,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        if !self.gate.is_open() {
+        if !self.layer.gate.is_open() {
             return Box::pin(async move { Ok(status::recovering().into_http()) });
         }
         let delivery = Delivery::default();
@@ -89,7 +92,8 @@ where
         let fresh = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let span = info_span!("rpc", %method);
-        let task = tokio::spawn(async move { log_outcome(&method, ready.call(request)).await }.instrument(span));
+        let handler = async move { log_outcome(&method, ready.call(request)).await };
+        let task = self.layer.calls.spawn(handler.instrument(span));
         let unless_answered = gone.0.drop_guard();
         Box::pin(async move {
             let response = match task.await {
@@ -152,6 +156,7 @@ mod tests {
     use std::time::Duration;
 
     use http::{Request, Response};
+    use tokio_util::task::TaskTracker;
     use tonic::body::Body;
     use tower::{Layer, Service};
 
@@ -173,7 +178,8 @@ mod tests {
             request.headers_mut().insert(TIMEOUT_HEADER, timeout.parse().unwrap());
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async { DeliverLayer { gate }.layer(handler).call(request).await.unwrap() });
+        let calls = TaskTracker::new();
+        runtime.block_on(async { DeliverLayer { gate, calls }.layer(handler).call(request).await.unwrap() });
         let delivery = delivery.lock().unwrap().take().unwrap();
         delivery.is_done()
     }

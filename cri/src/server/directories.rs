@@ -13,7 +13,7 @@ use host::Need;
 use crate::config::Config;
 
 pub(crate) const ROOT: u32 = 0o700;
-const STATE: u32 = 0o711;
+pub(crate) const STATE: u32 = 0o711;
 /// The mode of the state directory's entries.
 const PRIVATE: u32 = 0o700;
 /// The runtime's directory in the state directory.
@@ -28,7 +28,7 @@ pub(crate) fn make(config: &Config) -> io::Result<()> {
     [RUNTIME, NETWORK].iter().try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
 }
 
-/// Makes missing directories, and closes the state directory and its entries. `daemon::lock` closes the root directory.
+/// Makes missing directories, and closes the state directory and its entries. `locks::lock` closes the root directory.
 pub(crate) fn close_state(config: &Config) -> io::Result<()> {
     make(config)?;
     host::fs::set_mode(&config.state, STATE)?;

@@ -7,6 +7,6 @@ pub(crate) mod connections;
 pub(crate) mod daemon;
 pub(crate) mod deliver;
 pub(crate) mod directories;
+pub(crate) mod locks;
 pub(crate) mod serve;
 pub(crate) mod service;
-pub mod snapshots;

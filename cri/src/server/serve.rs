@@ -15,13 +15,15 @@ use tracing::{info, warn};
 
 use crate::config::{Config, RootfsKind};
 use crate::rpc::version::RUNTIME_NAME;
-use crate::server::daemon::{self, Server};
-use crate::server::directories;
+use crate::server::daemon::Server;
+use crate::server::{directories, locks};
 use crate::state::node::{self, Backends, Opening};
 
 /// The limit on open files: some for each container, exec and stream. It is not higher because containers inherit it, and some
 /// programs close every descriptor below it.
 const OPEN_FILES: nix::libc::rlim_t = 65_536;
+/// Where prefixes are locked: a place that all servers of the node know.
+const RUN: &str = "/var/run";
 /// Threads that may block at once: one for each call that waits for the kernel.
 const BLOCKING_THREADS: usize = 512;
 
@@ -33,22 +35,25 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config)?;
     raise_file_limit()?;
     config.check_old_root(node::has_records)?;
-    let lock = daemon::lock(&config.root)?;
+    let locks = locks::lock(&config, RUN.as_ref())?;
     directories::close_state(&config)
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     // Inside the runtime, since sockets are registered with it. Nobody waits yet for what blocks here.
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let socket = config.socket()?;
         let backends = open_backends(&config)?;
         announce(&config, &backends);
         let streaming = streaming::Server::bind(streaming_settings(&config), backends.runtime.clone()).await?;
         let opening = Opening { config, streaming, faults: Faults::default() };
-        let server = Server::open(lock, &socket, backends, opening)?;
+        let server = Server::open(locks, &socket, backends, opening)?;
         server.run(wait_for_stop()?).await?;
         Ok(())
-    })
+    });
+    // Its destructor would wait for every call that the server left behind.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Opens the backends of this kernel by the configuration.

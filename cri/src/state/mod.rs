@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod locks;
 pub(crate) mod names;
+pub(crate) mod needs;
 pub(crate) mod node;
 pub(crate) mod record;
 pub(crate) mod samples;

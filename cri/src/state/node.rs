@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use host::fault::Faults;
 use ipnetwork::IpNetwork;
 use network::Network;
-use network::ipam::Ipam;
+use network::ipam::{Ipam, Named};
 use runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::state::clock::now;
 use crate::state::locks::Locks;
 use crate::state::names::{self, Names};
-use crate::state::record::{Disk, Loaded, Unreadable};
+use crate::state::needs::Needs;
+use crate::state::record::{Disk, FormerAddresses, Loaded, Unreadable};
 use crate::state::samples::Samples;
 use crate::state::spare_pool::SparePool;
 use crate::state::store::Store;
@@ -64,6 +66,8 @@ pub struct Node {
     /// Pods made ahead.
     pub(crate) spares: SparePool,
     pub(crate) samples: Samples,
+    /// What the backends need of the node.
+    pub(crate) needs: Needs,
     network_repairs: Mutex<Repairs>,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
@@ -76,6 +80,8 @@ pub struct Node {
 struct Addresses {
     networks: Vec<IpNetwork>,
     pool: Option<Ipam>,
+    /// The addresses that pods had before the start, until there is a pool.
+    former: Vec<(String, FormerAddresses)>,
     /// Whether the kernel has the shared part of the network. If the start could not make it, the next pod tries again.
     configured: bool,
 }
@@ -127,6 +133,7 @@ impl Node {
             exits: watch::channel(0).0,
             spares: SparePool::new(config.spares),
             samples: Samples::default(),
+            needs: Needs::default(),
             network_repairs: Mutex::default(),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),
@@ -138,6 +145,7 @@ impl Node {
             streaming,
         };
         node.reserve_known(&loaded);
+        node.addresses().former = loaded.addresses.clone().into_iter().collect();
         if !networks.is_empty() {
             node.set_pool(&networks)?;
         }
@@ -182,6 +190,7 @@ impl Node {
         self.store.disk().apply(&[crate::state::record::Change::PutPodNetworks(networks)])?;
         self.set_pool(networks)?;
         self.spares.wake();
+        self.needs.wake();
         Ok(())
     }
 
@@ -193,27 +202,29 @@ impl Node {
         }
         self.network.configure(&networks)?;
         self.addresses().configured = true;
+        self.needs.wake();
         Ok(())
     }
 
-    /// The repairs of the network.
     pub(crate) fn network_repairs(&self) -> MutexGuard<'_, Repairs> {
         self.network_repairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Allocates addresses for a pod, one of each family.
-    pub(crate) fn allocate(&self, wanted: &[IpAddr]) -> Result<Vec<IpNetwork>, Error> {
+    /// Allocates addresses for a pod of this name, one of each family.
+    pub(crate) fn allocate(&self, name: &str, wanted: &[IpAddr]) -> Result<Named, Error> {
         let mut addresses = self.addresses();
         let pool = addresses.pool.as_mut().ok_or_else(|| Error::State {
             what: "there is no pod network yet: set network.pod_cidrs, or wait for kubelet to send one".to_owned(),
         })?;
-        Ok(pool.allocate(wanted)?)
+        Ok(pool.allocate_named(name, now(), wanted)?)
     }
 
-    /// Releases addresses. Idempotent.
-    pub(crate) fn release(&self, addresses: &[IpNetwork]) {
-        if let Some(pool) = self.addresses().pool.as_mut() {
-            pool.release(&addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>());
+    /// Releases the addresses of a pod of this name, and remembers them for its successor. Idempotent.
+    pub(crate) fn release(&self, name: &str, addresses: &[IpNetwork]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(IpNetwork::ip).collect();
+        if let Some(pool) = self.addresses().pool.as_mut().filter(|_| !addresses.is_empty()) {
+            pool.release(&addresses);
+            pool.remember(name, now(), &addresses);
         }
     }
 
@@ -225,6 +236,10 @@ impl Node {
                 let mut pool = Ipam::new(networks)?;
                 let taken: BTreeSet<IpAddr> = self.store.addresses().into_iter().collect();
                 pool.take(&taken.into_iter().collect::<Vec<_>>());
+                addresses.former.sort_by_key(|(_, had)| had.at);
+                for (name, had) in std::mem::take(&mut addresses.former) {
+                    pool.remember(&name, had.at, &had.addresses);
+                }
                 addresses.pool = Some(pool);
             }
         }

@@ -1,7 +1,7 @@
 //! The records of pods and containers: in memory to answer from, on disk for the next start. Every change is one transaction on disk
 //! before anybody sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,7 +10,11 @@ use host::{ContainerId, PodId};
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, RecordError};
-use crate::state::record::{Change, ContainerPhase, ContainerRecord, Disk, Loaded, PodPhase, PodRecord};
+use crate::state::clock::now;
+use crate::state::names;
+use crate::state::record::{
+    Change, ContainerPhase, ContainerRecord, Disk, FormerAddresses, Loaded, PodPhase, PodRecord,
+};
 
 /// The records, in memory and on disk.
 #[derive(Debug)]
@@ -26,13 +30,16 @@ pub(crate) struct Store {
 struct Memory {
     pods: BTreeMap<String, Arc<PodRecord>>,
     containers: BTreeMap<String, Arc<ContainerRecord>>,
+    /// The containers of each pod that has any.
+    by_pod: BTreeMap<PodId, BTreeSet<String>>,
 }
 
 impl Store {
     pub(crate) fn new(disk: Disk, loaded: &Loaded) -> Self {
         let pods = loaded.pods.values().map(|pod| (pod.id.to_string(), Arc::new(pod.clone()))).collect();
-        let containers = loaded.containers.values().map(|one| (one.id.to_string(), Arc::new(one.clone()))).collect();
-        Self { disk, memory: RwLock::new(Memory { pods, containers }), writing: Mutex::new(()) }
+        let mut memory = Memory { pods, ..Memory::default() };
+        loaded.containers.values().for_each(|one| memory.put(one.clone()));
+        Self { disk, memory: RwLock::new(memory), writing: Mutex::new(()) }
     }
 
     /// For spares and settings, which are not kept in memory.
@@ -50,9 +57,15 @@ impl Store {
         self.read().containers.values().filter(|one| one.phase != ContainerPhase::Creating).cloned().collect()
     }
 
+    /// All containers, in any phase.
+    pub(crate) fn containers_in_any_phase(&self) -> Vec<Arc<ContainerRecord>> {
+        self.read().containers.values().cloned().collect()
+    }
+
     /// All containers of a pod, in any phase.
     pub(crate) fn containers_of(&self, pod: &PodId) -> Vec<Arc<ContainerRecord>> {
-        self.read().containers.values().filter(|one| one.pod == *pod).cloned().collect()
+        let memory = self.read();
+        memory.by_pod.get(pod).into_iter().flatten().filter_map(|id| memory.containers.get(id)).cloned().collect()
     }
 
     /// A pod by its full id, in any phase.
@@ -89,7 +102,7 @@ impl Store {
         let memory = self.read();
         loop {
             let id = PodId::random();
-            if memory.pods.keys().all(|other| !other.starts_with(id.short())) {
+            if !begins_a_key(&memory.pods, id.short()) {
                 return id;
             }
         }
@@ -100,17 +113,21 @@ impl Store {
         let memory = self.read();
         loop {
             let id = ContainerId::random();
-            if memory.containers.keys().all(|other| !other.starts_with(id.short())) {
+            if !begins_a_key(&memory.containers, id.short()) {
                 return id;
             }
         }
     }
 
-    /// Adds a pod and takes over the spare that it names, in one transaction. Blocking.
-    pub(crate) fn put_pod(&self, record: PodRecord) -> Result<(), RecordError> {
+    /// Adds a pod, takes over the spare that it names, remembers its addresses and forgets those of another name, in one
+    /// transaction. Blocking.
+    pub(crate) fn put_pod(&self, record: PodRecord, forgotten: Option<&str>) -> Result<(), RecordError> {
         let _writing = self.writing();
+        let had = had(&record, record.created_at);
         let mut changes = vec![Change::PutPod(&record)];
         changes.extend(record.spare.as_ref().map(Change::DeleteSpare));
+        changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+        changes.extend(forgotten.map(Change::DeleteAddresses));
         self.disk.apply(&changes)?;
         self.write().pods.insert(record.id.to_string(), Arc::new(record));
         Ok(())
@@ -129,7 +146,10 @@ impl Store {
         if record == *old {
             return Ok(Some(old));
         }
-        self.disk.apply(&[Change::PutPod(&record)])?;
+        let had = if record.phase == PodPhase::Stopped { given_back(&old) } else { None };
+        let mut changes = vec![Change::PutPod(&record)];
+        changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+        self.disk.apply(&changes)?;
         let record = Arc::new(record);
         self.write().pods.insert(id.to_string(), record.clone());
         Ok(Some(record))
@@ -153,8 +173,11 @@ impl Store {
     /// Deletes a pod's record. Idempotent. Blocking.
     pub(crate) fn delete_pod(&self, id: &PodId) -> Result<(), RecordError> {
         let _writing = self.writing();
-        if self.pod(id).is_some() {
-            self.disk.apply(&[Change::DeletePod(id)])?;
+        if let Some(old) = self.pod(id) {
+            let had = given_back(&old);
+            let mut changes = vec![Change::DeletePod(id)];
+            changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
+            self.disk.apply(&changes)?;
             self.write().pods.remove(id.as_str());
         }
         Ok(())
@@ -164,7 +187,7 @@ impl Store {
     pub(crate) fn put_container(&self, record: ContainerRecord) -> Result<(), RecordError> {
         let _writing = self.writing();
         self.disk.apply(&[Change::PutContainer(&record)])?;
-        self.write().containers.insert(record.id.to_string(), Arc::new(record));
+        self.write().put(record);
         Ok(())
     }
 
@@ -205,7 +228,7 @@ impl Store {
         let _writing = self.writing();
         if self.container(id).is_some() {
             self.disk.apply(&[Change::DeleteContainer(id)])?;
-            self.write().containers.remove(id.as_str());
+            self.write().remove(id);
         }
         Ok(())
     }
@@ -234,6 +257,42 @@ impl Store {
     }
 }
 
+impl Memory {
+    fn put(&mut self, record: ContainerRecord) {
+        let id = record.id.to_string();
+        self.by_pod.entry(record.pod.clone()).or_default().insert(id.clone());
+        self.containers.insert(id, Arc::new(record));
+    }
+
+    fn remove(&mut self, id: &ContainerId) {
+        let Some(record) = self.containers.remove(id.as_str()) else { return };
+        if let Some(containers) = self.by_pod.get_mut(&record.pod) {
+            containers.remove(id.as_str());
+            if containers.is_empty() {
+                self.by_pod.remove(&record.pod);
+            }
+        }
+    }
+}
+
+/// Whether a key begins with this text.
+fn begins_a_key<T>(map: &BTreeMap<String, T>, text: &str) -> bool {
+    let from = (Bound::Included(text), Bound::Unbounded);
+    map.range::<str, _>(from).next().is_some_and(|(key, _)| key.starts_with(text))
+}
+
+/// A pod's addresses as its successor of the same name gets them, with that name; None on the host's network.
+fn had(record: &PodRecord, at: i64) -> Option<(String, FormerAddresses)> {
+    let addresses: Vec<IpAddr> = record.network.addresses.iter().map(IpNetwork::ip).collect();
+    let name = names::of_addresses(record.config.metadata.as_ref()?);
+    (!addresses.is_empty()).then_some((name, FormerAddresses { addresses, at }))
+}
+
+/// [`had`], of a pod that gives its addresses back; None: it did so before, and another pod may have them.
+fn given_back(record: &PodRecord) -> Option<(String, FormerAddresses)> {
+    if record.phase == PodPhase::Stopped { None } else { had(record, now()) }
+}
+
 /// Finds an object by an unambiguous prefix of its id, as containerd does: crictl shows 13 digits of an id.
 fn find<T: Clone>(
     map: &BTreeMap<String, T>,
@@ -259,8 +318,16 @@ fn find<T: Clone>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::find;
+    use super::{begins_a_key, find};
     use crate::error::Error;
+
+    #[test]
+    fn a_beginning_of_a_key_is_found() {
+        let map = BTreeMap::from([("ab1".to_owned(), 1), ("b".to_owned(), 2)]);
+        for (text, found) in [("a", true), ("ab1", true), ("ab2", false), ("ab11", false), ("b", true), ("c", false)] {
+            assert_eq!(begins_a_key(&map, text), found, "{text}");
+        }
+    }
 
     #[test]
     fn an_id_is_found_by_any_beginning_that_is_unique() {

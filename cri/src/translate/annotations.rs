@@ -21,8 +21,10 @@ const ALL: [&str; 4] = [MEMORY, CPU, USER, READ_ONLY];
 const PREFIXES: [&str; 2] = ["resources.cellblock/", "security.cellblock/"];
 /// The period of a CPU quota, in microseconds, as kubelet has it.
 const CPU_PERIOD: i64 = 100_000;
+/// The smallest quota, in microseconds; kubelet raises smaller ones too (MinQuotaPeriod in pkg/kubelet/cm).
+const CPU_QUOTA_MIN: i64 = 1_000;
 
-/// Refuses what is misspelt or has a bad value, before the pod exists.
+/// Refuses misspelt annotations and bad values, before the pod exists.
 pub(super) fn check(annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
     for key in annotations.keys().filter(|key| PREFIXES.iter().any(|prefix| key.starts_with(prefix))) {
         let (known, name) = ALL
@@ -84,7 +86,9 @@ fn quota(key: &str, text: &str) -> Result<i64, Refusal> {
         None => text.parse::<i64>().ok().and_then(|cpus| cpus.checked_mul(1000)),
     };
     let quota = thousandths.filter(|thousandths| *thousandths > 0).and_then(|it| it.checked_mul(CPU_PERIOD / 1000));
-    quota.ok_or_else(|| invalid(field(key), format!("{text:?} is no number of CPUs, such as 2 or 500m")))
+    quota
+        .map(|quota| quota.max(CPU_QUOTA_MIN))
+        .ok_or_else(|| invalid(field(key), format!("{text:?} is no number of CPUs, such as 2 or 500m")))
 }
 
 fn user(key: &str, text: &str) -> Result<i64, Refusal> {
@@ -113,6 +117,7 @@ mod tests {
             ("resources.cellblock/memory", "64Mi"),
             ("resources.cellblock/memory.db", "1Gi"),
             ("resources.cellblock/cpu", "1500m"),
+            ("resources.cellblock/cpu.small", "1m"),
             ("security.cellblock/run-as-user.web", "80"),
             ("security.cellblock/read-only-root", "true"),
         ]);
@@ -125,6 +130,7 @@ mod tests {
             (resources.memory_limit_in_bytes, context.run_as_user.map(|user| user.value))
         };
         assert_eq!((of("web"), of("db")), ((64 << 20, Some(80)), (1 << 30, None)));
+        assert_eq!(section("small", &all).unwrap().unwrap().resources.unwrap().cpu_quota, 1_000);
         assert_eq!(section("web", &annotations(&[("note", "kept")])), Ok(None));
     }
 

@@ -10,7 +10,7 @@ use runtime::spec::{ContainerSpec, MountSource, PidScope, PodSpec, Resources, Si
 
 use super::mounts::ImageVolume;
 
-use super::refusal::{Refusal, invalid, labels, name, required};
+use super::refusal::{Refusal, absolute, invalid, labels, name, required};
 use super::{mounts, process, resources, security, signal};
 
 /// What a container's spec is made from.
@@ -101,11 +101,12 @@ fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Option<P
     if config.log_path.is_empty() || pod.log_directory.is_empty() {
         return Ok(None);
     }
+    let directory = absolute("sandbox_config.log_directory", &pod.log_directory)?;
     let outside = |part: std::path::Component<'_>| !matches!(part, std::path::Component::Normal(_));
-    if Path::new(&config.log_path).components().any(outside) {
+    if Path::new(&config.log_path).components().any(outside) || config.log_path.contains('\0') {
         return Err(invalid("log_path", format!("{:?} is not below the pod's log_directory", config.log_path)));
     }
-    Ok(Some(Path::new(&pod.log_directory).join(&config.log_path)))
+    Ok(Some(directory.join(&config.log_path)))
 }
 
 fn check(config: &ContainerConfig) -> Result<(), Refusal> {
@@ -163,7 +164,7 @@ mod tests {
             log_directory: "/var/log/pods/web".to_owned(),
             ..PodSandboxConfig::default()
         };
-        let pod = crate::translate::pod(&PodId::random(), &pod_config, "", &[]).unwrap();
+        let pod = crate::translate::pod(&PodId::random(), &pod_config, "", &crate::Config::default()).unwrap();
         container(&Inputs {
             id: &ContainerId::random(),
             config,
@@ -208,7 +209,7 @@ mod tests {
         let with = |path: &str| ContainerConfig { log_path: path.to_owned(), ..config() };
         let got = translate(&with("main/0.log")).unwrap().spec.log_path.unwrap();
         assert_eq!(got, Path::new("/var/log/pods/web/main/0.log"));
-        for path in ["../0.log", "/etc/passwd"] {
+        for path in ["../0.log", "/etc/passwd", "a\0b"] {
             assert!(translate(&with(path)).unwrap_err().to_string().contains("log_path"));
         }
     }
@@ -234,6 +235,7 @@ mod tests {
             (ContainerConfig { cdi_devices: cdi, ..config() }, "vendor.com/gpu=0"),
             (ContainerConfig { stop_signal: 77, ..config() }, "stop_signal: 77"),
             (ContainerConfig { command: Vec::new(), ..config() }, "command"),
+            (ContainerConfig { working_dir: "/a\0b".to_owned(), ..config() }, "working_dir: \"/a\\0b\""),
         ] {
             let refusal = translate(&wanted).unwrap_err().to_string();
             assert!(refusal.contains(field), "{refusal}");

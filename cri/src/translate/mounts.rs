@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use proto::v1::{Device as WireDevice, Mount as WireMount, MountPropagation};
 use runtime::spec::{Device, Mount, MountOptions, MountSource, Propagation};
 
-use super::refusal::{Refusal, invalid};
+use super::refusal::{Refusal, absolute, invalid};
 
 /// Volumes that an image may declare; known ones have a dozen at most.
 const DECLARED_MAX: usize = 128;
@@ -70,12 +70,18 @@ pub(super) fn of_declared(path: &Path) -> Mount {
 
 fn volume((index, mount): (usize, &WireMount)) -> Result<Option<ImageVolume>, Refusal> {
     let field = |name: &str| format!("mounts[{index}].{name}");
-    let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { return Ok(None) };
+    let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else {
+        if !mount.image_sub_path.is_empty() {
+            return Err(invalid(field("image_sub_path"), format!("{:?} without an image", mount.image_sub_path)));
+        }
+        return Ok(None);
+    };
     if !mount.host_path.is_empty() {
         return Err(invalid(field("host_path"), format!("{:?} and an image at once", mount.host_path)));
     }
-    if !Path::new(&mount.image_sub_path).components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(invalid(field("image_sub_path"), format!("{:?} leaves the image", mount.image_sub_path)));
+    let normal = Path::new(&mount.image_sub_path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !normal || mount.image_sub_path.contains('\0') {
+        return Err(invalid(field("image_sub_path"), format!("{:?} is no path in the image", mount.image_sub_path)));
     }
     Ok(Some(ImageVolume { index, image: image.image.clone(), sub_path: mount.image_sub_path.clone() }))
 }
@@ -91,8 +97,12 @@ fn translate(index: usize, mount: &WireMount, is_image: bool) -> Result<Mount, R
         return Err(invalid(field("recursive_read_only"), reason));
     }
     let source = if is_image { PathBuf::new() } else { absolute(&field("host_path"), &mount.host_path)? };
+    let destination = absolute(&field("container_path"), &mount.container_path)?;
+    if normal(&mount.container_path) == Path::new("/") {
+        return Err(invalid(field("container_path"), format!("{:?} is the container's root", mount.container_path)));
+    }
     Ok(Mount {
-        destination: absolute(&field("container_path"), &mount.container_path)?,
+        destination,
         source: MountSource::Host(source),
         readonly: mount.readonly || is_image,
         recursive_readonly: mount.recursive_read_only,
@@ -112,13 +122,6 @@ fn options(field: &str, wanted: &[String]) -> Result<MountOptions, Refusal> {
         }
     }
     Ok(options)
-}
-
-fn absolute(field: &str, text: &str) -> Result<PathBuf, Refusal> {
-    if text.starts_with('/') && !text.contains('\0') {
-        return Ok(text.into());
-    }
-    Err(invalid(field, format!("{text:?} is not an absolute path")))
 }
 
 fn propagation(field: &str, value: i32) -> Result<Propagation, Refusal> {
@@ -193,7 +196,8 @@ mod tests {
         assert_eq!((volumes.len(), volumes[0].index, volumes[0].sub_path.as_str()), (1, 1, "etc"));
         assert_eq!(got[1].source, MountSource::Host("".into()));
         assert!(got[1].readonly && !got[0].readonly);
-        for wrong in [image_mount("busybox", "../etc"), image_mount("busybox", "/etc")] {
+        let wrong = [("busybox", "../etc"), ("busybox", "/etc"), ("busybox", "a\0b"), ("", "etc")];
+        for wrong in wrong.map(|(image, sub_path)| image_mount(image, sub_path)) {
             assert!(mounts(&[wrong]).unwrap_err().to_string().contains("mounts[0].image_sub_path"));
         }
     }
@@ -225,6 +229,7 @@ mod tests {
         for (wanted, field) in [
             (mount("a", "/b"), "mounts[0].host_path: \"a\""),
             (mount("/a", ""), "mounts[0].container_path: \"\""),
+            (mount("/a", "/b/.."), "mounts[0].container_path: \"/b/..\" is the container's root"),
             (WireMount { propagation: 9, ..mount("/a", "/b") }, "mounts[0].propagation: 9"),
             (WireMount { recursive_read_only: true, ..mount("/a", "/b") }, "mounts[0].recursive_read_only"),
             (WireMount { uid_mappings: vec![IdMapping::default()], ..mount("/a", "/b") }, "mounts[0].uidMappings"),

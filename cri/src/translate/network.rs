@@ -1,18 +1,23 @@
-//! A pod's wishes for its network: host ports, and by annotation a static address or no route.
+//! A pod's wishes for its network: host ports, and by annotation a static address, no route or a firewall.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use network::{HostPort, Protocol};
+use network::{Firewall, HostPort, Protocol};
 use proto::v1::{PortMapping, Protocol as WireProtocol};
 use serde::{Deserialize, Serialize};
 
 use super::refusal::{Refusal, invalid};
+use crate::config::FirewallPolicy;
 
+/// Every annotation here begins with this.
+const PREFIX: &str = "network.cellblock/";
 /// The annotation for static addresses: at most one of each family, separated by a comma.
 pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
 /// The annotation for a pod without a default route and without translation: `none`.
 pub(crate) const ROUTE_ANNOTATION: &str = "network.cellblock/route";
+/// The annotation for what may come to a pod that it did not ask for: a [`FirewallPolicy`].
+pub(crate) const FIREWALL_ANNOTATION: &str = "network.cellblock/firewall";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkWish {
@@ -23,20 +28,71 @@ pub(crate) struct NetworkWish {
     /// Whether it has a default route and translation.
     pub(crate) route: bool,
     pub(crate) host_ports: Vec<HostPort>,
+    pub(crate) firewall: Firewall,
 }
 
+/// The wish of a pod. `policy` is for one without [`FIREWALL_ANNOTATION`].
 pub(super) fn wish(
     host: bool,
     annotations: &BTreeMap<String, String>,
     mappings: &[PortMapping],
+    policy: FirewallPolicy,
 ) -> Result<NetworkWish, Refusal> {
+    // On the host's network a pod's port is the host's.
+    let host_ports = if host { Vec::new() } else { host_ports(mappings)? };
+    let known = [ADDRESS_ANNOTATION, ROUTE_ANNOTATION, FIREWALL_ANNOTATION];
+    if let Some(key) = annotations.keys().find(|key| key.starts_with(PREFIX) && !known.contains(&key.as_str())) {
+        return Err(invalid(format!("annotations[{key}]"), format!("is none of {}", known.join(", "))));
+    }
     Ok(NetworkWish {
         host,
         addresses: addresses(annotations)?,
         route: route(annotations)?,
-        // On the host's network a pod's port is the host's.
-        host_ports: if host { Vec::new() } else { host_ports(mappings)? },
+        firewall: firewall(host, annotations, mappings, policy, &host_ports)?,
+        host_ports,
     })
+}
+
+fn firewall(
+    host: bool,
+    annotations: &BTreeMap<String, String>,
+    mappings: &[PortMapping],
+    policy: FirewallPolicy,
+    host_ports: &[HostPort],
+) -> Result<Firewall, Refusal> {
+    let refused = |reason: String| invalid(format!("annotations[{FIREWALL_ANNOTATION}]"), reason);
+    let own = annotations.get(FIREWALL_ANNOTATION).map(String::as_str);
+    let policy = match own {
+        None => policy,
+        Some("open") => FirewallPolicy::Open,
+        Some("ports") => FirewallPolicy::Ports,
+        Some("isolated") => FirewallPolicy::Isolated,
+        Some(other) => return Err(refused(format!("{other:?} is not \"open\", \"ports\" or \"isolated\""))),
+    };
+    match policy {
+        FirewallPolicy::Open => Ok(Firewall::Open),
+        // The default of the configuration is for pods with a network of their own.
+        _ if host && own.is_none() => Ok(Firewall::Open),
+        _ if host => Err(refused("a pod on the node's network has no firewall of its own".to_owned())),
+        FirewallPolicy::Isolated => match host_ports.first() {
+            None => Ok(Firewall::Isolated),
+            Some(port) => Err(refused(format!("\"isolated\" leaves no way to host port {}", port.host_port))),
+        },
+        FirewallPolicy::Ports => Ok(Firewall::Ports(declared(mappings)?)),
+    }
+}
+
+/// The ports that the containers of a pod declare, each once.
+fn declared(mappings: &[PortMapping]) -> Result<Vec<(Protocol, u16)>, Refusal> {
+    let mut ports = Vec::new();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let protocol = protocol(&format!("port_mappings[{index}].protocol"), mapping.protocol)?;
+        let port = (protocol, port(&format!("port_mappings[{index}].container_port"), mapping.container_port)?);
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    Ok(ports)
 }
 
 fn addresses(annotations: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, Refusal> {
@@ -115,10 +171,14 @@ fn port(field: &str, value: i32) -> Result<u16, Refusal> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use network::{HostPort, Protocol};
+    use network::{Firewall, HostPort, Protocol};
     use proto::v1::PortMapping;
 
-    use super::{ADDRESS_ANNOTATION, ROUTE_ANNOTATION, wish};
+    use super::{ADDRESS_ANNOTATION, FIREWALL_ANNOTATION, FirewallPolicy, NetworkWish, ROUTE_ANNOTATION, Refusal};
+
+    fn wish(host: bool, all: &BTreeMap<String, String>, mappings: &[PortMapping]) -> Result<NetworkWish, Refusal> {
+        super::wish(host, all, mappings, FirewallPolicy::Open)
+    }
 
     fn mapping(protocol: i32, container_port: i32, host_port: i32, host_ip: &str) -> PortMapping {
         PortMapping { protocol, container_port, host_port, host_ip: host_ip.to_owned() }
@@ -159,11 +219,37 @@ mod tests {
         assert_eq!(static_address.addresses.len(), 2);
         assert!(static_address.route);
         assert!(!wish(false, &annotation(ROUTE_ANNOTATION, "none"), &[]).unwrap().route);
-        for (key, value) in
-            [(ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"), (ADDRESS_ANNOTATION, "ten"), (ROUTE_ANNOTATION, "default")]
-        {
+        for (key, value) in [
+            (ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"),
+            (ADDRESS_ANNOTATION, "ten"),
+            (ROUTE_ANNOTATION, "default"),
+            (FIREWALL_ANNOTATION, "closed"),
+            ("network.cellblock/rout", "none"),
+        ] {
             let refusal = wish(false, &annotation(key, value), &[]).unwrap_err().to_string();
             assert!(refusal.contains(key), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_firewall_is_open_for_the_ports_that_are_declared() {
+        let mappings = [mapping(0, 80, 8080, ""), mapping(0, 80, 0, ""), mapping(1, 53, 0, "")];
+        let ports = Firewall::Ports(vec![(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
+        let of = |host, value: Option<&str>, mappings: &[PortMapping], policy| {
+            let all = value.map(|value| annotation(FIREWALL_ANNOTATION, value)).unwrap_or_default();
+            super::wish(host, &all, mappings, policy).map(|wish| wish.firewall).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(of(false, Some("ports"), &mappings, FirewallPolicy::Open), Ok(ports.clone()));
+        assert_eq!(of(false, None, &mappings, FirewallPolicy::Ports), Ok(ports));
+        assert_eq!(of(false, Some("open"), &mappings, FirewallPolicy::Isolated), Ok(Firewall::Open));
+        assert_eq!(of(false, Some("isolated"), &mappings[1..], FirewallPolicy::Open), Ok(Firewall::Isolated));
+        assert_eq!(of(true, None, &[], FirewallPolicy::Isolated), Ok(Firewall::Open));
+        for (refusal, reason) in [
+            (of(false, None, &mappings, FirewallPolicy::Isolated), "no way to host port 8080"),
+            (of(true, Some("ports"), &[], FirewallPolicy::Open), "on the node's network"),
+        ] {
+            let refusal = refusal.unwrap_err();
+            assert!(refusal.contains(FIREWALL_ANNOTATION) && refusal.contains(reason), "{refusal}");
         }
     }
 }

@@ -5,8 +5,9 @@ use proto::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxCo
 use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
-use super::refusal::{Refusal, invalid, labels, name, required};
+use super::refusal::{Refusal, absolute, invalid, labels, name, required};
 use super::{annotations, dns, resources, security};
+use crate::config::Config;
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -18,12 +19,14 @@ pub(crate) struct Pod {
     pub(crate) network: NetworkWish,
 }
 
-/// `handlers` are the configured runtime handlers besides the empty one.
-pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers: &[String]) -> Result<Pod, Refusal> {
-    if !handler.is_empty() && !handlers.iter().any(|known| known == handler) {
+pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: &Config) -> Result<Pod, Refusal> {
+    if !handler.is_empty() && !server.runtime_handlers.iter().any(|known| known == handler) {
         return Err(invalid("runtime_handler", format!("no runtime for {handler:?} is configured")));
     }
     check_metadata(config)?;
+    if !config.log_directory.is_empty() {
+        absolute("log_directory", &config.log_directory)?;
+    }
     if config.windows.is_some() {
         return Err(invalid("windows", "this is no Windows node"));
     }
@@ -48,7 +51,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, handlers
             privileged: context.privileged,
             resources: pod_resources(&linux)?,
         },
-        network: wish(host_network, &config.annotations, &config.port_mappings)?,
+        network: wish(host_network, &config.annotations, &config.port_mappings, server.network.firewall)?,
     })
 }
 
@@ -97,8 +100,8 @@ fn sysctls(
 }
 
 fn cgroup_parent(text: &str) -> Result<Option<String>, Refusal> {
-    if text.split('/').any(|part| part == "..") {
-        return Err(invalid("linux.cgroup_parent", format!("{text:?} leaves the hierarchy")));
+    if text.split('/').any(|part| part == "..") || text.contains('\0') {
+        return Err(invalid("linux.cgroup_parent", format!("{text:?} is no path in the hierarchy")));
     }
     Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
 }
@@ -113,6 +116,7 @@ mod tests {
     use runtime::spec::Scope;
 
     use super::{Pod, Refusal, pod};
+    use crate::config::Config;
 
     fn config() -> PodSandboxConfig {
         let metadata = PodSandboxMetadata {
@@ -131,7 +135,7 @@ mod tests {
     }
 
     fn translate(config: &PodSandboxConfig) -> Result<Pod, Refusal> {
-        pod(&PodId::random(), config, "", &[])
+        pod(&PodId::random(), config, "", &Config::default())
     }
 
     fn with_linux(linux: LinuxPodSandboxConfig) -> PodSandboxConfig {
@@ -179,6 +183,10 @@ mod tests {
             (PodSandboxConfig { metadata: Some(PodSandboxMetadata::default()), ..config() }, "metadata.name: empty"),
             (PodSandboxConfig { hostname: "a b".to_owned(), ..config() }, "hostname: \"a b\""),
             (with_name(&"n".repeat(1025)), "metadata.name: has 1025 bytes, at most 1024"),
+            (
+                PodSandboxConfig { log_directory: "logs".to_owned(), ..config() },
+                "log_directory: \"logs\" is not an absolute path",
+            ),
             (PodSandboxConfig { labels: large.clone(), ..config() }, "labels: have 1048577 bytes"),
             (PodSandboxConfig { annotations: large, ..config() }, "annotations: have 1048577 bytes"),
             (PodSandboxConfig { windows: Some(WindowsPodSandboxConfig::default()), ..config() }, "windows"),
@@ -193,8 +201,9 @@ mod tests {
 
     #[test]
     fn only_configured_runtime_handlers_are_known() {
-        assert!(pod(&PodId::random(), &config(), "jail", &["jail".to_owned()]).is_ok());
-        let refusal = pod(&PodId::random(), &config(), "kata", &["jail".to_owned()]).unwrap_err();
+        let server = Config { runtime_handlers: vec!["jail".to_owned()], ..Config::default() };
+        assert!(pod(&PodId::random(), &config(), "jail", &server).is_ok());
+        let refusal = pod(&PodId::random(), &config(), "kata", &server).unwrap_err();
         assert!(refusal.to_string().contains("no runtime for \"kata\" is configured"));
     }
 }

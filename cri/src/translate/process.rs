@@ -6,7 +6,7 @@ use image::ImageConfig;
 use proto::v1::{ContainerConfig, LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use runtime::spec::{NameOrId, Process, User};
 
-use super::refusal::{Refusal, invalid, number};
+use super::refusal::{Refusal, absolute, invalid, number};
 
 /// The search path for an image that sets none, as in containerd.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -69,12 +69,13 @@ fn environment(
         set(key, value);
     }
     for (index, variable) in config.envs.iter().enumerate() {
-        let text = std::str::from_utf8(&variable.value)
-            .map_err(|_| invalid(format!("envs[{index}].value"), format!("of {:?} is not UTF-8", variable.key)))?;
         let key = &variable.key;
-        if key.is_empty() || key.contains(['=', '\0']) || text.contains('\0') {
+        if key.is_empty() || key.contains(['=', '\0']) {
             return Err(invalid(format!("envs[{index}].key"), format!("{key:?} cannot be a variable")));
         }
+        let text = std::str::from_utf8(&variable.value).ok().filter(|text| !text.contains('\0')).ok_or_else(|| {
+            invalid(format!("envs[{index}].value"), format!("of {key:?} is not UTF-8, or has a NUL byte"))
+        })?;
         set(key, text);
     }
     Ok(env)
@@ -82,10 +83,7 @@ fn environment(
 
 fn directory(wanted: &str, image: &str) -> Result<PathBuf, Refusal> {
     let text = [wanted, image, "/"].into_iter().find(|text| !text.is_empty()).expect("the last is not empty");
-    if text.starts_with('/') {
-        return Ok(text.into());
-    }
-    Err(invalid("working_dir", format!("{text:?} is not an absolute path")))
+    absolute("working_dir", text)
 }
 
 /// The user: the request's number or name, else the image's.

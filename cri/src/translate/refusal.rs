@@ -1,6 +1,7 @@
 //! Why a request cannot be translated, and the checks of single values that many fields share.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::error::Error;
 
@@ -35,7 +36,7 @@ pub(super) fn labels(field: &str, map: &BTreeMap<String, String>) -> Result<(), 
 pub(crate) struct Refusal {
     /// The field, as CRI names it: `linux.security_context.run_as_user`.
     pub(crate) field: String,
-    /// The value and what is wrong with it.
+    /// The value and its fault.
     pub(crate) reason: String,
 }
 
@@ -53,6 +54,14 @@ impl From<Refusal> for Error {
 /// Refuses a missing field.
 pub(super) fn required<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T, Refusal> {
     value.ok_or_else(|| invalid(field, "missing"))
+}
+
+/// Refuses a path that is relative or has a NUL byte.
+pub(super) fn absolute(field: &str, text: &str) -> Result<PathBuf, Refusal> {
+    if text.starts_with('/') && !text.contains('\0') {
+        return Ok(text.into());
+    }
+    Err(invalid(field, format!("{text:?} is not an absolute path")))
 }
 
 /// Refuses a number that does not fit.

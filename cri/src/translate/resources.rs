@@ -10,6 +10,9 @@ use super::refusal::{Refusal, invalid, number};
 /// The kernel's range of oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
+/// The kernel's range of a CPU period, in microseconds; a quota has the same minimum (sched-bwc in the kernel's documentation).
+const CPU_PERIOD: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
+
 /// The file of a cgroup with the limit on its processes (cgroups(7), version 2).
 const PIDS_MAX: &str = "pids.max";
 
@@ -26,7 +29,7 @@ pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) 
     let (pids, unified) = unified(&field("unified"), &wanted.unified)?;
     Ok(Resources {
         cpu_quota: quota(&field("cpu_quota"), wanted.cpu_quota)?,
-        cpu_period: set("cpu_period", wanted.cpu_period)?,
+        cpu_period: period(&field("cpu_period"), wanted.cpu_period)?,
         cpu_shares: set("cpu_shares", wanted.cpu_shares)?,
         memory: set("memory_limit_in_bytes", wanted.memory_limit_in_bytes)?,
         memory_swap: Some(wanted.memory_swap_limit_in_bytes).filter(|bytes| *bytes != 0),
@@ -55,10 +58,19 @@ fn hugepages(wanted: &LinuxContainerResources) -> BTreeMap<String, u64> {
 }
 
 fn quota(field: &str, value: i64) -> Result<Option<i64>, Refusal> {
-    if value < -1 {
-        return Err(invalid(field, format!("{value} is neither a time in microseconds nor -1")));
+    if value != 0 && value != -1 && value < *CPU_PERIOD.start() {
+        let least = CPU_PERIOD.start();
+        return Err(invalid(field, format!("{value} is neither a time of at least {least} microseconds nor -1")));
     }
     Ok(Some(value).filter(|value| *value != 0))
+}
+
+fn period(field: &str, value: i64) -> Result<Option<u64>, Refusal> {
+    if value != 0 && !CPU_PERIOD.contains(&value) {
+        let (least, most) = CPU_PERIOD.into_inner();
+        return Err(invalid(field, format!("{value} is not between {least} and {most} microseconds")));
+    }
+    Ok(u64::try_from(value).ok().filter(|value| *value != 0))
 }
 
 /// A list in the form of cpuset(7): numbers and ranges, separated by commas.
@@ -129,6 +141,9 @@ mod tests {
         for (wanted, field) in [
             (LinuxContainerResources { memory_limit_in_bytes: -5, ..base() }, "memory_limit_in_bytes: -5"),
             (LinuxContainerResources { cpu_quota: -2, ..base() }, "cpu_quota: -2"),
+            (LinuxContainerResources { cpu_quota: 999, ..base() }, "cpu_quota: 999"),
+            (LinuxContainerResources { cpu_period: 999, ..base() }, "cpu_period: 999"),
+            (LinuxContainerResources { cpu_period: 1_000_001, ..base() }, "cpu_period: 1000001"),
             (LinuxContainerResources { oom_score_adj: 1001, ..base() }, "oom_score_adj: 1001"),
             (LinuxContainerResources { cpuset_cpus: "3-1".to_owned(), ..base() }, "cpuset_cpus: \"3-1\""),
             (LinuxContainerResources { cpuset_mems: "all".to_owned(), ..base() }, "cpuset_mems: \"all\""),

@@ -11,7 +11,7 @@ pub enum Error {
     Invalid {
         /// The field.
         field: &'static str,
-        /// The value and what is wrong with it.
+        /// The value and its fault.
         reason: String,
     },
     /// Too many URLs are unused; the oldest expires within a minute.
@@ -22,7 +22,7 @@ pub enum Error {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// The server cannot listen on the address.

@@ -74,13 +74,13 @@ impl InputWriter {
         }
     }
 
-    /// Marks the end; what is buffered can still be read.
+    /// Marks the end; buffered bytes can still be read.
     pub(crate) fn finish(&self) {
         self.0.lock().is_finished = true;
         self.0.filled.notify_one();
     }
 
-    /// Marks the stream as reset; what is buffered can still be read.
+    /// Marks the stream as reset; buffered bytes can still be read.
     pub(crate) fn reset(&self) {
         self.0.lock().is_reset = true;
         self.0.filled.notify_one();

@@ -47,7 +47,6 @@ pub(super) enum Protocol {
 /// The response to a request that cannot be served.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// Its status.
     pub(super) status: StatusCode,
     /// The text of the response.
     pub(super) text: String,

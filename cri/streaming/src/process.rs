@@ -97,7 +97,7 @@ impl AsyncControl {
 
 impl Drop for AsyncControl {
     fn drop(&mut self) {
-        // Dropping the control kills what was executed, and waits for it.
+        // Dropping the control kills the command, and waits for it.
         let control = self.0.take();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn_blocking(move || drop(control));

@@ -43,8 +43,9 @@ const PORTS: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Concurrent connections that take enough memory to be worth giving back after the last of them.
 const BUSY: usize = 16;
-/// How long connections may take to end when the server stops.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long connections may take to end when the server stops. Their clients are told within milliseconds. One that does not close
+/// then has stopped reading or is cut off: the kernel sends it the rest when this process is gone.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The requests behind the URLs that were handed out. Each is kept for a minute and given out once, to whoever knows its token.
+//! The requests behind the URLs that were handed out. Each is kept for a minute and handed out once, to a client that knows its token.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

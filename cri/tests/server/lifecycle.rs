@@ -332,6 +332,21 @@ fn annotations_speak_for_a_kubelet_without_a_linux_section() {
 }
 
 #[test]
+fn silent_clients_keep_no_server_from_stopping() {
+    let world = World::new();
+    let server = world.start();
+    // A connection without a word, and one that never answers a ping: the preface of HTTP/2 and empty SETTINGS.
+    let connect = || std::os::unix::net::UnixStream::connect(&server.socket).unwrap();
+    let (_mute, mut deaf) = (connect(), connect());
+    std::io::Write::write_all(&mut deaf, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    server.run(server.client().version(VersionRequest::default())).unwrap();
+    let told = Instant::now();
+    server.stop();
+    let took = told.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+}
+
+#[test]
 fn a_server_stops_at_once_under_a_client_that_listens() {
     let world = World::new();
     let server = world.start();

@@ -7,6 +7,7 @@ mod admin;
 mod authority;
 mod exhausted;
 mod faults;
+mod image_commands;
 mod images;
 mod independent;
 mod lifecycle;

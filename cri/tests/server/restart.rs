@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use cri::Config;
+use host::fault::Fault;
 use proto::v1::*;
 
 use crate::lifecycle::exited;
@@ -191,23 +193,47 @@ fn read_record(world: &World, key: &str) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn only_root_may_use_the_socket_and_only_one_server_the_directory() {
+fn only_root_may_use_the_socket_and_only_one_server_the_directories_and_the_prefix() {
     let world = World::new();
     let server = world.start();
     let mode = std::fs::metadata(&server.socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(std::fs::metadata(world.records()).unwrap().permissions().mode() & 0o777, 0o600);
-    let root = world.records().parent().unwrap().to_owned();
+    let config = world.config();
+    let root = config.root.clone();
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
-    let error = cri::lock(&root).unwrap_err().to_string();
-    assert!(error.contains(root.to_str().unwrap()) && error.contains("another cellblock"), "{error}");
+    let other = |name: &str| root.with_file_name(name);
+    for (config, taken) in [
+        (config.clone(), format!("root directory {}", root.display())),
+        (Config { root: other("root2"), ..config.clone() }, format!("state directory {}", config.state.display())),
+        (
+            Config { root: other("root2"), state: other("state2"), ..config.clone() },
+            format!("prefix {:?}", config.prefix.as_str()),
+        ),
+    ] {
+        let error = world.lock(&config).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("another cellblock uses the {taken}: it holds ")), "{error}");
+    }
+    let third =
+        Config { root: other("root2"), state: other("state2"), prefix: "ca".parse().unwrap(), ..config.clone() };
+    assert!(world.lock(&third).is_ok());
     let socket = server.socket.clone();
     server.stop();
     assert!(!socket.exists());
     // An older server let others pass.
     host::fs::set_mode(&root, 0o711).unwrap();
-    assert!(cri::lock(&root).is_ok());
+    assert!(world.lock(&config).is_ok());
     assert_eq!(host::fs::mode(&root).unwrap(), 0o700);
+}
+
+#[test]
+fn a_server_stops_when_told_though_its_recovery_hangs() {
+    let world = World::new();
+    let server = world.begin(|| world.faults.arm(1, Fault::HangBefore));
+    assert!(world.faults.wait_until_hung(PATIENCE));
+    server.stop();
+    world.faults.release();
+    world.start().stop();
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

@@ -39,18 +39,18 @@ pub(crate) struct World {
     pub(crate) networks: Vec<&'static str>,
     /// The image that its registry serves.
     pub(crate) image: String,
-    /// What becomes of a mount whose host path is missing.
+    /// The treatment of a mount whose host path is missing.
     pub(crate) missing_host_path: cri::MissingHostPath,
+    /// The images that its configuration pins.
+    pub(crate) pinned: Vec<String>,
 }
 
-/// A server on it.
 pub(crate) struct Running {
     tokio: Option<tokio::runtime::Runtime>,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<Result<(), cri::ServeError>>>,
     /// Its state.
     pub(crate) node: Arc<Node>,
-    /// Its socket.
     pub(crate) socket: PathBuf,
     admin_socket: PathBuf,
 }
@@ -71,7 +71,8 @@ impl World {
         let image = format!("{registry}/test/pause:latest");
         let networks = vec!["10.20.0.0/24", "fd00:20::/64"];
         let missing_host_path = cri::MissingHostPath::Create;
-        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path };
+        let pinned = Vec::new();
+        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path, pinned };
         world.trust(registry);
         world
     }
@@ -83,8 +84,14 @@ impl World {
         std::fs::write(hosts.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).unwrap();
     }
 
-    fn config(&self) -> Config {
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("cri.sock")
+    }
+
+    /// The configuration of its servers and of the commands that ask them.
+    pub(crate) fn config(&self) -> Config {
         let mut config = Config {
+            address: format!("unix://{}", self.socket().display()),
             root: self.directory.path().join("root"),
             state: self.directory.path().join("state"),
             spares: self.spares,
@@ -92,6 +99,7 @@ impl World {
             missing_host_path: self.missing_host_path,
             ..Config::default()
         };
+        config.image.pinned = self.pinned.clone();
         config.network.pod_cidrs = self.networks.iter().map(|text| text.parse().unwrap()).collect();
         config
     }
@@ -108,7 +116,7 @@ impl World {
         let runtime = self.runtime();
         let rootfs = image::rootfs::Fake::open(&self.directory.path().join("roots"), self.faults.clone()).unwrap();
         let images = image::Images::open(image::Settings {
-            root: self.directory.path().join("images"),
+            root: self.images(),
             registry_config: Some(self.directory.path().join("certs.d")),
             registry_timeout: Duration::from_secs(60),
             workers: Workers::of_program(env!("CARGO_BIN_EXE_cellblock").as_ref()),
@@ -120,26 +128,48 @@ impl World {
 
     /// Starts a server, and waits until it has recovered.
     pub(crate) fn start(&self) -> Running {
+        let running = self.begin(|| ());
+        running.wait_until_ready();
+        running
+    }
+
+    /// Starts a server; `opened` runs before its recovery.
+    pub(crate) fn begin(&self, opened: impl FnOnce()) -> Running {
         let config = self.config();
-        let lock = take_lock(&config);
+        let locks = self.wait_for_locks();
         let admin_socket = cri::admin_socket(&config.state);
-        let socket = self.directory.path().join("cri.sock");
+        let socket = self.socket();
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let opened = tokio.block_on(async {
+        let server = tokio.block_on(async {
             let backends = self.backends();
             let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
             let opening = Opening { config, streaming, faults: self.faults.clone() };
-            Server::open(lock, &socket, backends, opening).unwrap()
+            Server::open(locks, &socket, backends, opening).unwrap()
         });
-        let node = opened.node().clone();
+        opened();
+        let node = server.node().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio.spawn(opened.run(async move {
+        let served = tokio.spawn(server.run(async move {
             let _ = stopped.await;
         }));
-        let running =
-            Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket };
-        running.wait_until_ready();
-        running
+        Running { tokio: Some(tokio), stop: Some(stop), served: Some(served), node, socket, admin_socket }
+    }
+
+    /// Takes the locks of its servers.
+    pub(crate) fn lock(&self, config: &Config) -> Result<cri::Locks, cri::ServeError> {
+        cri::lock(config, self.directory.path())
+    }
+
+    /// The kernel releases the locks of a killed server when its last thread ends.
+    fn wait_for_locks(&self) -> cri::Locks {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lock(&self.config()) {
+                Ok(locks) => return locks,
+                Err(error) if Instant::now() > deadline => panic!("{error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// What is left of pods and containers, wherever anything can be left; empty: nothing.
@@ -159,9 +189,13 @@ impl World {
         self.network.reboot();
     }
 
-    /// The root of a container.
     pub(crate) fn root(&self, container: &str) -> PathBuf {
         self.directory.path().join("roots/containers").join(container).join("root")
+    }
+
+    /// The directory of the images' blobs and records.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.directory.path().join("images")
     }
 
     /// The state directory of its servers.
@@ -180,18 +214,6 @@ fn directory() -> tempfile::TempDir {
     const MEMORY: &str = "/dev/shm";
     let room = nix::sys::statvfs::statvfs(MEMORY).map(|stat| stat.blocks_available() * stat.fragment_size());
     if room.is_ok_and(|room| room > 1 << 30) { tempfile::tempdir_in(MEMORY) } else { tempfile::tempdir() }.unwrap()
-}
-
-/// The kernel gives a killed server's lock back when its last thread lets go.
-fn take_lock(config: &Config) -> host::fs::Lock {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match cri::lock(&config.root) {
-            Ok(lock) => return lock,
-            Err(error) if Instant::now() > deadline => panic!("{error}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
 }
 
 impl Running {
@@ -218,7 +240,6 @@ impl Running {
         Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
     }
 
-    /// A client of the runtime service.
     pub(crate) fn client(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_LIMIT)
     }
@@ -261,6 +282,7 @@ impl Running {
         let _ = self.stop.take().map(|stop| stop.send(()));
         let (tokio, served) = (self.tokio.take().expect("it runs"), self.served.take().expect("it runs"));
         tokio.block_on(async { tokio::time::timeout(PATIENCE, served).await }).unwrap().unwrap().unwrap();
+        tokio.shutdown_background();
     }
 
     /// Ends it as SIGKILL does, as far as that can be done to threads: nothing more reaches its records.
@@ -278,7 +300,6 @@ impl Drop for Running {
     }
 }
 
-/// A pod's configuration.
 pub(crate) fn pod(name: &str) -> PodSandboxConfig {
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
@@ -293,7 +314,6 @@ pub(crate) fn pod(name: &str) -> PodSandboxConfig {
     }
 }
 
-/// A container's configuration.
 pub(crate) fn container(world: &World, name: &str, command: &[&str]) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -304,7 +324,6 @@ pub(crate) fn container(world: &World, name: &str, command: &[&str]) -> Containe
     }
 }
 
-/// A request for a pod.
 pub(crate) fn run_pod(name: &str) -> RunPodSandboxRequest {
     RunPodSandboxRequest { config: Some(pod(name)), runtime_handler: String::new() }
 }

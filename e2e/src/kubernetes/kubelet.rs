@@ -91,7 +91,6 @@ impl Kubelet {
         self.running.take().context("kubelet does not run")?.kill()
     }
 
-    /// The path of its log.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("kubelet.log")
     }
@@ -99,6 +98,11 @@ impl Kubelet {
     /// The directory of static pods.
     pub(crate) fn static_pods(&self) -> PathBuf {
         self.dir.join("static")
+    }
+
+    /// Its own measurements, as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        self.client.raw("/metrics")
     }
 
     /// The pods that it reports.

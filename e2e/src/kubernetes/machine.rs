@@ -140,9 +140,16 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// The directory of a controller's cgroups: of version 2 those of all.
+pub(crate) fn hierarchy(controller: &str) -> Result<PathBuf> {
+    let all = hierarchies()?;
+    let only = all.iter().find(|path| path.ends_with(controller)).or(all.first().filter(|_| all.len() == 1));
+    only.cloned().with_context(|| format!("there are no cgroups of {controller}"))
+}
+
 fn make_cgroup(hierarchy: &Path, name: &str) -> Result<()> {
     let dir = hierarchy.join(name);
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make the cgroup {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create the cgroup {}", dir.display()))?;
     // Version 1: no process can enter a cgroup without CPUs and memory nodes, and a new one has none.
     for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| dir.join(file).exists()) {
         let of_parent = fs::read_to_string(hierarchy.join(file))?;

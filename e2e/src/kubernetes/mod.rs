@@ -1,6 +1,7 @@
 //! The stock kubelet on Cellblock: first alone, with static pods, then in a cluster of one node with a control plane on
 //! loopback. All files and kernel names have one directory and one prefix; changes to the machine are undone.
 
+pub mod bench;
 mod certificates;
 mod cluster;
 mod kubectl;
@@ -26,7 +27,6 @@ use crate::tools::Tools;
 
 /// The name of the node.
 const NODE: &str = "cellblock-e2e";
-/// The namespace of the scenario.
 const NAMESPACE: &str = "scenario";
 /// The usual port of the API server, on the node's address.
 const API_PORT: u16 = 6443;

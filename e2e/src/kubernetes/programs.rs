@@ -30,7 +30,6 @@ impl Programs {
         Ok(Self(dir))
     }
 
-    /// The path of a program.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -18,6 +18,7 @@ use crate::process::{Background, Program};
 use crate::scenario::get;
 use crate::server::Site;
 use crate::tools::Tools;
+use crate::wait::until;
 
 /// The commit that is upgraded from: the last one with four executables and fork servers.
 pub const FROM: &str = "f92836fb0108fe844561fde90f55ad4a835062eb";
@@ -106,7 +107,8 @@ fn upgrade(site: &Site, client: &Client, old: Background) -> Result<Background> 
     }
     let pods = (0..PODS).map(|number| make(site, client, number)).collect::<Result<Vec<Old>>>()?;
     for pod in &pods {
-        serves_pages(pod.port).context("before the upgrade")?;
+        // The container has started; its program may not listen yet.
+        until(PATIENCE, || serves_pages(pod.port)).context("before the upgrade")?;
     }
     let attached = site.dir().join("attached.out");
     let follower = site.crictl(["attach", &pods[0].counter]).background(&attached)?;

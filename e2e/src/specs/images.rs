@@ -31,7 +31,7 @@ fn declared(stage: &Stage<'_>) -> Result<()> {
             security(config).readonly_rootfs = readonly_rootfs;
         })?;
         ensure!(container.exec("cat /kept/file")? == "of the image", "the contents are lost");
-        let mode = container.exec("ls -ld /kept | cut -c1-10")?;
+        let mode = container.exec("ls -ld /kept | { read -r mode rest; printf %.10s \"$mode\"; }")?;
         ensure!(mode == "drwxrwxrwt", "the mode is {mode}");
         for directory in ["/kept", "/missing/below", "/real/below", "/link/below"] {
             container.exec(&format!("echo x > {directory}/new && rm {directory}/new"))?;

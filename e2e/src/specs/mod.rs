@@ -29,7 +29,6 @@ use system::System;
 /// The images of the containers.
 const IMAGES: [&str; 4] = [BUSYBOX, NO_NEW_PRIVS, PREDEFINED_GROUP, VOLUMES];
 
-/// One spec.
 struct Spec {
     /// The unique name.
     name: &'static str,

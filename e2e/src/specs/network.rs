@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
+use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig, PortMapping};
 
 use super::Spec;
 use super::pod::{Pod, namespaces};
@@ -21,6 +21,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "network POD: an address of its own, and not the host's services", run: pod_network },
     Spec { name: "port-forward into a pod on the host's network", run: port_forward },
     Spec { name: "two containers of a pod share its network and have a log each", run: two_containers },
+    Spec { name: "a pod's firewall, by annotation", run: firewall },
     Spec { name: "a sysctl of the pod's own is set, and for it only", run: own_parameter },
     Spec { name: "a sysctl of the whole machine is refused by its name", run: machines_parameter },
     Spec { name: "a sysctl of the network in a pod on the host's is refused", run: parameter_of_host_network },
@@ -150,6 +151,46 @@ fn two_containers(stage: &Stage<'_>) -> Result<()> {
         ensure!(log == line, "the log of one container: {log:?}, not {line:?}");
     }
     Ok(())
+}
+
+fn firewall(stage: &Stage<'_>) -> Result<()> {
+    let annotation = "network.cellblock/firewall";
+    let set = |value: &str, ports: &[i32]| {
+        let annotations = [(annotation.to_owned(), value.to_owned())];
+        let ports = ports.iter().map(|port| PortMapping { container_port: *port, ..PortMapping::default() }).collect();
+        move |config: &mut PodSandboxConfig| {
+            config.annotations.extend(annotations.clone());
+            config.port_mappings = Vec::clone(&ports);
+        }
+    };
+    let stranger = stage.pod()?;
+    let stranger = stranger.container(|_| ())?;
+    let declared = i32::from(PORT);
+    for (value, ports, open) in [
+        ("open", &[][..], true),
+        ("ports", &[declared], true),
+        ("ports", &[declared + 1], false),
+        ("isolated", &[], false),
+    ] {
+        let pod = stage.pod_with(set(value, ports))?;
+        let address = pod.status()?.network.context("the pod has no network")?.ip;
+        let script = stage.system.serve(HELLO, PORT).replace("127.0.0.1", &address);
+        let server = pod.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())?;
+        let ask = format!("printf '{}' | nc -w 3 {address} {PORT} || true", REQUEST.escape_default());
+        eventually(PATIENCE, "an answer in the pod itself", || Ok(server.exec(&ask)?.ends_with(HELLO).then_some(())))?;
+        if open {
+            let heard = || Ok(stranger.exec(&ask)?.ends_with(HELLO).then_some(()));
+            eventually(PATIENCE, &format!("{value}: an answer from another pod"), heard)?;
+        } else {
+            let heard = stranger.exec(&ask)?;
+            ensure!(heard.is_empty(), "{value}: another pod hears {heard:?}");
+        }
+    }
+    stage.pod_refused(annotation, set("closed", &[]))?;
+    stage.pod_refused(annotation, |config| {
+        on_the_host(config);
+        set("isolated", &[])(config);
+    })
 }
 
 fn parameter(name: &str, value: &str) -> impl Fn(&mut PodSandboxConfig) {

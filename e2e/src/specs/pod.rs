@@ -16,14 +16,11 @@ const EXEC_SECONDS: i64 = 30;
 /// A running pod.
 pub(super) struct Pod<'a> {
     pub(super) stage: &'a Stage<'a>,
-    /// Its id.
     pub(super) id: String,
-    /// Its configuration.
     pub(super) config: PodSandboxConfig,
 }
 
 impl<'a> Pod<'a> {
-    /// Its status.
     pub(super) fn status(&self) -> Result<PodSandboxStatus> {
         self.stage.ground.client.pod(&self.id).context("PodSandboxStatus")
     }
@@ -86,7 +83,6 @@ impl<'a> Pod<'a> {
 /// A started container.
 pub(super) struct Container<'a> {
     stage: &'a Stage<'a>,
-    /// Its id.
     pub(super) id: String,
     log: PathBuf,
 }
@@ -116,7 +112,6 @@ impl Container<'_> {
         answer.map(tonic::Response::into_inner).with_context(|| format!("ExecSync of {script}"))
     }
 
-    /// Its status.
     pub(super) fn status(&self) -> Result<ContainerStatus> {
         self.stage.ground.client.container(&self.id).context("ContainerStatus")
     }

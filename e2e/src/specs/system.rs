@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 
-/// One system.
 #[derive(Debug)]
 pub(super) struct System {
     /// As in `std::env::consts::OS`.

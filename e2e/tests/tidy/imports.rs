@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::source::code;
 
 /// From the highest to the lowest; `cri/src/lib.rs` says what lies where.
-const ROOMS: [&str; 5] = ["server", "rpc", "lifecycle", "translate", "state"];
+const ROOMS: [&str; 6] = ["client", "server", "rpc", "lifecycle", "translate", "state"];
 /// Where the files are.
 const ROOT: &str = "cri/src/";
 

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-/// Who may depend on whom, of our own crates: the table of the design. cri names host for the ids and places that the three
+/// The allowed dependencies between our own crates: the table of the design. cri names host for the ids and places that the three
 /// boundaries share. testimage makes the images of the demo and of all tests; outside demo and e2e only tests may use it.
 const KNOWS: [(&str, &[&str]); 11] = [
     ("proto", &[]),

@@ -140,7 +140,9 @@ fn runs_programs_in_host(source: &Source) -> Vec<String> {
     if source.krate() == "host" || source.path == "e2e/src/process.rs" || source.is_test() {
         return vec![];
     }
-    let uses = source.code.contains("Command::new") || source.code.contains("process::Command");
+    // The word alone: std::os::unix::process::CommandExt starts nothing.
+    let uses = has_word(&source.code, "Command")
+        && (source.code.contains("Command::new") || source.code.contains("process::Command"));
     if uses { vec!["starts a program; use host::run or host::worker".into()] } else { vec![] }
 }
 

@@ -15,8 +15,8 @@ use reqwest::header::HeaderMap;
 
 pub use parse::{Parsed, parse};
 
-use crate::Error;
 use crate::locks::hold;
+use crate::{Credentials, Error, Reference, docker};
 
 /// Bytes of a hosts.toml or a certificate file; usual ones have a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -91,6 +91,15 @@ impl Hosts {
             }
         }
         Ok(parse("", domain, Path::new("/"))?.endpoints)
+    }
+
+    /// The credentials for pulls that bring none: those in `config.json`, in docker's form.
+    pub(crate) fn credentials(&self, reference: &Reference) -> Result<Option<Credentials>, Error> {
+        let Some(file) = self.directory.as_ref().map(|directory| directory.join("config.json")) else {
+            return Ok(None);
+        };
+        let Some(text) = read(&file)? else { return Ok(None) };
+        docker::find(text.as_bytes(), reference).map_err(|reason| Error::invalid(file.display().to_string(), reason))
     }
 
     /// Parses a file, and warns once of each key that is not known.

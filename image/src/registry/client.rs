@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -53,8 +55,8 @@ pub(super) struct Registry {
 struct Request<'a> {
     url: Url,
     accept: Option<&'a str>,
-    /// The start of the range.
-    offset: u64,
+    /// From where to where; to the end without the second.
+    range: (u64, Option<u64>),
     /// How long the host may stay silent.
     patience: Duration,
     /// What it asks for, for an error.
@@ -124,7 +126,8 @@ impl Registry {
         let operation = format!("cannot get the manifest of {} from {}", self.reference, self.name());
         let accept = MANIFEST_TYPES.join(", ");
         let (patience, what) = (self.patience(has_next), self.reference.clone());
-        let request = Request { url: self.url("manifests", &name), accept: Some(&accept), offset: 0, patience, what };
+        let request =
+            Request { url: self.url("manifests", &name), accept: Some(&accept), range: (0, None), patience, what };
         let document = async {
             let response = self.send(&request).await?;
             let header = |name: &str| {
@@ -157,29 +160,46 @@ impl Registry {
         Err(Error::invalid(format!("manifest of {}", self.reference), reason))
     }
 
-    /// Gets a blob from an offset on: the response, and whether it starts there or at the beginning. `has_next`: there is another
-    /// host.
-    pub(super) async fn blob(&self, digest: &Digest, offset: u64, has_next: bool) -> Result<(Response, bool), Failure> {
+    /// Gets a range of a blob: the response, and whether it is that range or everything. `has_next`: there is another host.
+    pub(super) async fn blob(
+        &self,
+        digest: &Digest,
+        range: (u64, Option<u64>),
+        has_next: bool,
+    ) -> Result<(Response, bool), Failure> {
         let (patience, what) = (self.patience(has_next), format!("blob {digest} of {}", self.reference));
-        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, offset, patience, what };
+        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, range, patience, what };
         let response = self.send(&request).await?;
-        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
-        Ok((response, resumed))
+        self.is_range(&response, range.0).map(|ranged| (response, ranged))
     }
 
-    /// Gets a layer from an offset on, from an address in its descriptor: without credentials.
-    pub(super) async fn foreign(&self, url: &Url, offset: u64) -> Result<(Response, bool), Failure> {
+    /// Gets a range of a layer from an address in its descriptor: without credentials.
+    pub(super) async fn foreign(&self, url: &Url, range: (u64, Option<u64>)) -> Result<(Response, bool), Failure> {
         let what = format!("a layer of {} from {}", self.reference, url.host_str().unwrap_or_default());
         if !matches!(url.scheme(), "http" | "https") {
             return Err(
                 Error::invalid(what, format!("{:?} is neither an http nor an https address", url.scheme())).into()
             );
         }
-        let request = Request { url: url.clone(), accept: None, offset, patience: self.timeout, what };
+        let request = Request { url: url.clone(), accept: None, range, patience: self.timeout, what };
         let (response, _) = self.follow(&request, None).await?;
         let response = self.accepted(response, &request.what).await?;
-        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
-        Ok((response, resumed))
+        self.is_range(&response, range.0).map(|ranged| (response, ranged))
+    }
+
+    /// Whether a response is the range from an offset on. Refuses another one than was asked for.
+    fn is_range(&self, response: &Response, from: u64) -> Result<bool, Failure> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok(false);
+        }
+        let said = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        // Some servers leave the header out.
+        let start = said.and_then(|said| said.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse::<u64>().ok());
+        if start.is_none_or(|start| start == from) {
+            return Ok(true);
+        }
+        let said = line(said.unwrap_or_default().as_bytes(), PAGE_LENGTH);
+        Err(self.invalid(&format!("it answers the range {said:?} to a request for bytes from {from} on")).into())
     }
 
     fn url(&self, kind: &str, name: &str) -> Url {
@@ -238,8 +258,12 @@ impl Registry {
                 headers.extend(authorization.map(|value| (AUTHORIZATION, value.clone())));
             }
             headers.extend(request.accept.and_then(|accept| Some((ACCEPT, HeaderValue::from_str(accept).ok()?))));
-            let range = (request.offset > 0).then(|| HeaderValue::from_str(&format!("bytes={}-", request.offset)).ok());
-            headers.extend(range.flatten().map(|range| (RANGE, range)));
+            let range = match request.range {
+                (0, None) => None,
+                (from, None) => Some(format!("bytes={from}-")),
+                (from, Some(to)) => Some(format!("bytes={from}-{}", to - 1)),
+            };
+            headers.extend(range.and_then(|range| Some((RANGE, HeaderValue::from_str(&range).ok()?))));
             let response = self
                 .answer(self.client_for(&url).get(url.clone()).headers(headers), &operation, request.patience)
                 .await?;

@@ -4,8 +4,10 @@
 mod auth;
 mod client;
 mod down;
+mod slots;
 mod source;
 mod tls;
+mod transfer;
 mod trouble;
 
 use std::time::Duration;
@@ -13,7 +15,9 @@ use std::time::Duration;
 use crate::Error;
 
 pub(crate) use down::Down;
-pub(crate) use source::{Asking, Piece, Source};
+pub(crate) use slots::Slots;
+pub(crate) use source::{Asking, Source};
+pub(crate) use transfer::Piece;
 
 /// The value of a Basic authorization header.
 pub(crate) fn basic_value(username: &str, password: &str) -> String {

@@ -72,6 +72,14 @@ impl Rootfs for Copy {
         self.layout.commit(&unpacking.chain)
     }
 
+    fn sync(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.sync(chains)
+    }
+
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.distrust(chains)
+    }
+
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.layout.remove_chain(chain)
     }
@@ -91,7 +99,7 @@ impl Rootfs for Copy {
         tree::copy(&below, &begun)?;
         let made = tree::usage(&begun)?;
         self.layout.note(id, |record| record.made = (made.bytes, made.inodes))?;
-        fs::rename(&begun, &root).map_err(Error::io(format!("cannot make {}", root.display())))?;
+        fs::rename(&begun, &root).map_err(Error::io(format!("cannot create {}", root.display())))?;
         Ok(root)
     }
 

@@ -62,6 +62,10 @@ impl Rootfs for Fake {
         self.call("rootfs commit", |copy| copy.commit(unpacking))
     }
 
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.call("rootfs distrust", |copy| copy.distrust(chains))
+    }
+
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.call("rootfs remove chain", |copy| copy.remove_chain(chain))
     }
@@ -107,7 +111,7 @@ impl Rootfs for Fake {
                 return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
             }
             let directory = container.join(SNAPSHOTS);
-            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
             tree::copy(&container.join("root"), &directory.join(format!("{:04}-{name}", all.len())))
         })
     }

@@ -3,20 +3,18 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use host::ContainerId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ChainId, FsUsage, tree};
-use crate::{Digest, Error, sys};
+use super::{ChainId, FsUsage, every, tree};
+use crate::{Digest, Error, durable};
 
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
 
-/// The record of a chain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {
     version: u32,
@@ -32,7 +30,6 @@ pub(super) struct ContainerRecord {
     version: u32,
     /// The chain of its root; None while it has volumes only.
     pub(super) chain: Option<ChainId>,
-    /// The chains of its image volumes.
     pub(super) volumes: Vec<ChainId>,
     /// Usage of the new root, in bytes and inodes.
     pub(super) made: (u64, u64),
@@ -49,12 +46,11 @@ impl Layout {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         for name in ["chains", "begun", "containers"] {
             let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         }
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// The path of the directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -83,7 +79,6 @@ impl Layout {
         Ok(self.chain(chain)?.is_dir())
     }
 
-    /// The record of a chain.
     pub(super) fn chain_record(&self, chain: &ChainId) -> Result<ChainRecord, Error> {
         let record = read(&self.chain(chain)?.join("chain.json"))?;
         record.ok_or_else(|| Error::not_found(format!("layer chain {}", chain.0)))
@@ -97,13 +92,13 @@ impl Layout {
     pub(super) fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<PathBuf, Error> {
         let begun = self.begun(chain)?;
         remove(&begun)?;
-        fs::create_dir(&begun).map_err(Error::io(format!("cannot make {}", begun.display())))?;
+        fs::create_dir(&begun).map_err(Error::io(format!("cannot create {}", begun.display())))?;
         let record = ChainRecord { version: VERSION, parent: parent.cloned(), bytes: 0, inodes: 0 };
-        write(&begun.join("chain.json"), &record)?;
+        write_unsynced(&begun.join("chain.json"), &record)?;
         Ok(begun)
     }
 
-    /// Completes a chain: counts it, writes its record, syncs it to the disk, and renames it. Idempotent.
+    /// Completes a chain: counts it, writes its record, and renames it. Idempotent.
     pub(super) fn commit(&self, chain: &ChainId) -> Result<(), Error> {
         if self.has(chain)? {
             return Ok(());
@@ -111,19 +106,45 @@ impl Layout {
         let begun = self.begun(chain)?;
         let record: Option<ChainRecord> = read(&begun.join("chain.json"))?;
         let record = record.ok_or_else(|| Error::not_found(format!("begun layer chain {}", chain.0)))?;
-        let FsUsage { bytes, inodes } = tree::usage(&begun.join("fs"))?;
-        write(&begun.join("chain.json"), &ChainRecord { bytes, inodes, ..record })?;
-        let whole = self.chain(chain)?;
-        let kept = fs::File::open(&begun)
-            .and_then(|directory| sys::sync(directory.as_fd()))
-            .and_then(|()| fs::rename(&begun, &whole))
-            .and_then(|()| fs::File::open(self.directory.join("chains"))?.sync_all());
+        // With its directory and its record, whose size does not change by a block.
+        let FsUsage { bytes, inodes } = tree::usage(&begun)?;
+        write_unsynced(&begun.join("chain.json"), &ChainRecord { bytes, inodes, ..record })?;
+        let kept = fs::rename(&begun, self.chain(chain)?);
         kept.map_err(Error::io(format!("cannot keep layer chain {}", chain.0)))
+    }
+
+    /// Makes complete chains durable.
+    pub(super) fn sync(&self, chains: &[ChainId]) -> Result<(), Error> {
+        let paths = chains.iter().map(|chain| self.chain(chain)).collect::<Result<Vec<_>, _>>()?;
+        durable::sync(&self.directory, paths.into_iter())
+            .map_err(Error::io(format!("cannot sync {}", self.directory.display())))
+    }
+
+    /// Removes chains, and all that lack a chain below them, whoever uses them. Idempotent.
+    pub(super) fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        let mut outcomes: Vec<_> = chains.iter().map(|chain| self.move_away(chain)).collect();
+        loop {
+            let there = self.inventory()?.0;
+            let is_orphan = |chain: &&ChainId| {
+                self.chain_record(chain)
+                    .map_or(true, |record| record.parent.is_some_and(|parent| !there.contains(&parent)))
+            };
+            let orphans: Vec<_> = there.iter().filter(is_orphan).collect();
+            let left = orphans.len();
+            outcomes.extend(orphans.into_iter().map(|chain| self.move_away(chain)));
+            if left == 0 || outcomes.iter().any(Result::is_err) {
+                return every(outcomes.into_iter());
+            }
+        }
     }
 
     /// Removes a chain, complete or begun. Moves a complete one to `begun` first: a crash leaves it to the next sweep.
     pub(super) fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
         self.check_free(chain)?;
+        self.move_away(chain)
+    }
+
+    fn move_away(&self, chain: &ChainId) -> Result<(), Error> {
         let (whole, begun) = (self.chain(chain)?, self.begun(chain)?);
         remove(&begun)?;
         match fs::rename(&whole, &begun) {
@@ -152,7 +173,6 @@ impl Layout {
         Ok(())
     }
 
-    /// The record of a container.
     pub(super) fn container_record(&self, id: &ContainerId) -> Result<Option<ContainerRecord>, Error> {
         read(&self.container(id).join("container.json"))
     }
@@ -160,7 +180,7 @@ impl Layout {
     /// Changes the record of a container, and makes its directory.
     pub(super) fn note(&self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), Error> {
         let directory = self.container(id);
-        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
         let nothing = ContainerRecord { version: VERSION, chain: None, volumes: Vec::new(), made: (0, 0) };
         let mut record = self.container_record(id)?.unwrap_or(nothing);
         change(&mut record);
@@ -201,6 +221,12 @@ fn names(directory: &Path) -> Result<Vec<String>, Error> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     host::json::read(path).map_err(Error::of_file(path))
+}
+
+/// For what [`Layout::sync`] makes durable.
+fn write_unsynced(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(record).expect("a record has string keys only");
+    host::fs::replace(path, &bytes, MODE).map_err(Error::io(format!("cannot write {}", path.display())))
 }
 
 fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {

@@ -95,11 +95,28 @@ pub trait Rootfs: Send + Sync + 'static {
     /// [`Error::NotFound`] for the parent; a full disk.
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error>;
 
-    /// Completes the chain: from now on [`Rootfs::has`] finds it.
+    /// Completes the chain: from now on [`Rootfs::has`] finds it. Does not wait for the disk: see [`Rootfs::sync`].
     ///
     /// # Errors
     /// The file system failed; [`Rootfs::remove_chain`] removes the remains.
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error>;
+
+    /// Makes complete chains durable: a power cut may damage them until then. Does nothing where [`Rootfs::commit`] does it.
+    ///
+    /// # Errors
+    /// The file system failed.
+    fn sync(&self, _chains: &[ChainId]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Removes chains that a power cut may have damaged, and all chains on top of them, whoever uses them: nothing runs since the
+    /// boot. Idempotent. Does nothing where [`Rootfs::commit`] makes them durable.
+    ///
+    /// # Errors
+    /// The first removal that failed; all others were done.
+    fn distrust(&self, _chains: &[ChainId]) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Removes a chain, complete or begun, that no other chain and no container uses. Idempotent. If an administrator's snapshot
     /// keeps it, it is moved aside: the chain can be begun again.
@@ -146,8 +163,16 @@ pub trait Rootfs: Send + Sync + 'static {
     /// where making a root is fast.
     fn keep_spares(&self, _most: usize) {}
 
-    /// The directory of all chains and roots: the mount point in ImageFsInfo.
+    /// A directory on the file system of all chains and roots: the mount point in ImageFsInfo. Its free space is theirs.
     fn mountpoint(&self) -> PathBuf;
+
+    /// Releases what is needed only while a server runs. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// The complete chains, and the containers that have a root.
     ///
@@ -221,7 +246,7 @@ pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<d
 /// Makes the root directory of a lowest layer with the attributes that it has if the layer has no entry for it.
 pub(crate) fn make_root(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().mode(0o755).create(directory);
-    made.map_err(Error::io(format!("cannot make {}", directory.display())))
+    made.map_err(Error::io(format!("cannot create {}", directory.display())))
 }
 
 /// Joins the errors of all removals.

@@ -46,7 +46,7 @@ impl Overlay {
         let tried = ["lower", "upper", "work", "merged"]
             .iter()
             .try_for_each(|name| fs::create_dir_all(trial.join(name)))
-            .map_err(Error::io("cannot make a directory"))
+            .map_err(Error::io("cannot create a directory"))
             .and_then(|()| mount_layers(&[trial.join("lower")], Some(&trial), &trial.join("merged")))
             .and_then(|()| unmount(&trial.join("merged")));
         tried.and(remove(&trial)).is_ok()
@@ -110,7 +110,7 @@ impl Rootfs for Overlay {
                 make_upper(&upper, &lower[0])?;
                 make_root(&begun.join("work"))?;
                 make_root(&merged)?;
-                mount_layers(&lower, Some(&begun), &merged)?;
+                mount_to_unpack(&lower, &begun, &merged)?;
                 merged
             }
         };
@@ -131,6 +131,14 @@ impl Rootfs for Overlay {
             renamed => renamed.map_err(Error::io(format!("cannot keep {}", begun.display())))?,
         }
         self.layout.commit(&unpacking.chain)
+    }
+
+    fn sync(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.sync(chains)
+    }
+
+    fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
+        self.layout.distrust(chains)
     }
 
     fn remove_chain(&self, chain: &ChainId) -> Result<(), Error> {
@@ -191,7 +199,7 @@ impl Rootfs for Overlay {
         if mounted(&target)? {
             return Ok(target);
         }
-        fs::create_dir_all(&target).map_err(Error::io(format!("cannot make {}", target.display())))?;
+        fs::create_dir_all(&target).map_err(Error::io(format!("cannot create {}", target.display())))?;
         match layers.as_slice() {
             [layer] => bind_read_only(layer, &target)?,
             layers => mount_layers(layers, None, &target)?,
@@ -224,11 +232,21 @@ fn make_missing(directory: &Path) -> Result<(), Error> {
     if directory.is_dir() { Ok(()) } else { make_root(directory) }
 }
 
+/// Mounts layers to unpack another one onto them. Unmounting would sync the whole file system (ovl_sync_fs), and every layer would
+/// wait for it, but for the option `volatile` (Linux 5.10); older kernels sync.
+fn mount_to_unpack(layers: &[PathBuf], own: &Path, target: &Path) -> Result<(), Error> {
+    mount_with(layers, Some(own), target, ",volatile").or_else(|_| mount_layers(layers, Some(own), target))
+}
+
 /// Mounts layers, the uppermost first, below `own/upper` with `own/work`; without `own` the mount is read-only.
 fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result<(), Error> {
+    mount_with(layers, own, target, "")
+}
+
+fn mount_with(layers: &[PathBuf], own: Option<&Path>, target: &Path, extra: &str) -> Result<(), Error> {
     let failed = || format!("cannot mount the layers at {}", target.display());
     let (upper, work) = (own.map(|own| own.join("upper")), own.map(|own| own.join("work")));
-    let mut options = options(layers, upper.as_deref(), work.as_deref());
+    let mut options = options(layers, upper.as_deref(), work.as_deref()) + extra;
     // Paths that are too long together, or contain separators of options, are passed as descriptors.
     let mut held: Vec<OwnedFd> = Vec::new();
     if options.len() > OPTIONS_MAX
@@ -243,7 +261,7 @@ fn mount_layers(layers: &[PathBuf], own: Option<&Path>, target: &Path) -> Result
         };
         let layers = layers.iter().map(&mut short).collect::<Result<Vec<_>, _>>()?;
         let (upper, work) = (upper.as_ref().map(&mut short).transpose()?, work.as_ref().map(&mut short).transpose()?);
-        options = self::options(&layers, upper.as_deref(), work.as_deref());
+        options = self::options(&layers, upper.as_deref(), work.as_deref()) + extra;
     }
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(Error::io(failed()))
@@ -267,15 +285,24 @@ fn bind_read_only(from: &Path, target: &Path) -> Result<(), Error> {
         .map_err(Error::io(format!("cannot mount {} read-only", from.display())))
 }
 
-/// Whether the path is a mount point: its device differs from its parent's, or it is listed (a bind mount has the same).
+/// Whether the path is a mount point: it is on another mount than its parent. The list of all mounts, which has thousands of
+/// lines on a full node, is not read.
 fn mounted(path: &Path) -> Result<bool, Error> {
     if !path.is_dir() {
         return Ok(false);
     }
-    let table = fs::read_to_string("/proc/self/mountinfo").map_err(Error::io("cannot read /proc/self/mountinfo"))?;
-    let path = path.to_string_lossy();
-    // The fifth field is the mount point (proc_pid_mountinfo(5)); spaces in it are octal.
-    Ok(table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.replace("\\040", " ") == path)))
+    let parent = path.parent().unwrap_or(path);
+    let both = mount_of(path).and_then(|own| Ok((own, mount_of(parent)?)));
+    let (own, below) = both.map_err(Error::io(format!("cannot tell what is mounted on {}", path.display())))?;
+    Ok(own != below)
+}
+
+/// The number of the mount that a directory is on (`mnt_id` in proc_pid_fdinfo(5)).
+fn mount_of(directory: &Path) -> io::Result<u64> {
+    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    number.ok_or_else(|| io::Error::other("the kernel does not say"))
 }
 
 /// Unmounts every mount at the path. Idempotent. A mount that stays busy is detached.
@@ -296,4 +323,20 @@ fn unmount(target: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::mounted;
+
+    #[test]
+    fn a_mount_point_is_told_from_a_directory() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(mounted(Path::new("/proc")).unwrap());
+        assert!(!mounted(Path::new("/proc/self/")).unwrap());
+        assert!(!mounted(scratch.path()).unwrap());
+        assert!(!mounted(&scratch.path().join("nothing")).unwrap());
+    }
 }

@@ -184,7 +184,7 @@ fn keep_capability(metadata: &Metadata, to: &Path) -> io::Result<Option<Vec<u8>>
 ///
 /// # Errors
 /// A directory that cannot be read. Entries that vanish meanwhile are not counted.
-pub(super) fn usage(root: &Path) -> Result<FsUsage, Error> {
+pub(crate) fn usage(root: &Path) -> Result<FsUsage, Error> {
     let mut sum = FsUsage::default();
     let mut seen = std::collections::HashSet::new();
     let mut left = vec![root.to_owned()];

@@ -59,10 +59,20 @@ pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Syncs all file systems; FreeBSD has no call for a single one.
-pub(crate) fn sync(_directory: BorrowedFd<'_>) -> io::Result<()> {
-    nix::unistd::sync();
-    Ok(())
+/// Returns false: FreeBSD has no call for one file system, and sync(2) does not wait (kern_sync in vfs_syscalls.c: MNT_NOWAIT).
+#[expect(clippy::unnecessary_wraps, reason = "other systems sync, and may fail")]
+pub(crate) fn sync(_directory: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// What tells this boot from others: kern.boot_id, random for each boot (kern_mib.c).
+pub(crate) fn boot() -> io::Result<String> {
+    let mut id = [0u8; 16];
+    let mut length = id.len();
+    let value = id.as_mut_ptr().cast();
+    // SAFETY: the buffer is as long as said, and nothing is set.
+    let done = unsafe { libc::sysctlbyname(c"kern.boot_id".as_ptr(), value, &raw mut length, std::ptr::null(), 0) };
+    if done == 0 { Ok(hex::encode(&id[..length])) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether the allocator keeps freed memory until [`give_back`]: FreeBSD's gives it back by itself, ten seconds later (jemalloc(3),

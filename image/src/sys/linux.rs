@@ -72,11 +72,16 @@ pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Syncs a file system.
-pub(crate) fn sync(directory: BorrowedFd<'_>) -> io::Result<()> {
+/// Syncs the file system of a directory; false: there is no call for that.
+pub(crate) fn sync(directory: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: a plain descriptor.
     let done = unsafe { libc::syncfs(directory.as_raw_fd()) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 { Ok(true) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What tells this boot from others (random(4)).
+pub(crate) fn boot() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Whether the allocator keeps freed memory until [`give_back`]: glibc's does.

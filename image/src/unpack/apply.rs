@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -33,8 +33,6 @@ const ENTRIES_MAX: u64 = 2_000_000;
 const NAMES_MAX: usize = 4_000_000;
 /// Directories whose times are set at the end.
 const DIRECTORIES_MAX: usize = 500_000;
-/// Bytes copied at a time.
-const BUFFER: usize = 128 << 10;
 /// The prefixes of a whiteout, of an opaque whiteout, and of aufs' own metadata.
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -68,7 +66,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Unpacks one entry; a file's contents follow in `data`.
-    pub(super) fn apply(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Failure> {
+    pub(super) fn apply(&mut self, entry: &Entry, data: &mut Entries<impl BufRead>) -> Result<(), Failure> {
         self.entries += 1;
         if self.entries > ENTRIES_MAX {
             return Err(Failure::invalid(format!("it has more than {ENTRIES_MAX} entries")));
@@ -156,26 +154,26 @@ impl<'a> Layer<'a> {
         entry: &Entry,
         name: &OsStr,
         directory: &OwnedFd,
-        data: &mut Entries<impl Read>,
+        data: &mut Entries<impl BufRead>,
     ) -> Result<(), Failure> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = openat(directory, name, flags, Mode::from_bits_truncate(0o600));
         let file = File::from(opened.map_err(|error| system(entry, error))?);
-        let mut buffer = vec![0; BUFFER];
+        let mut written = 0;
         for (offset, length) in &entry.extents {
             let (mut at, end) = (*offset, offset + length);
             while at < end {
-                let wanted = usize::try_from(end - at).map_or(BUFFER, |left| left.min(BUFFER));
-                let read = match data.read(&mut buffer[..wanted]) {
-                    Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                    other => other,
-                };
-                let read = read.map_err(|error| in_entry(entry, unreadable(&error)))?;
-                file.write_all_at(&buffer[..read], at).map_err(|error| system(entry, error))?;
+                let bytes = data.fill_buf().map_err(|error| in_entry(entry, unreadable(&error)))?;
+                let read = usize::try_from(end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+                file.write_all_at(&bytes[..read], at).map_err(|error| system(entry, error))?;
+                data.consume(read);
                 at += read as u64;
+                written = at;
             }
         }
-        file.set_len(entry.size).map_err(|error| system(entry, error))?;
+        if written != entry.size {
+            file.set_len(entry.size).map_err(|error| system(entry, error))?;
+        }
         self.attributes(entry, file.as_fd())?;
         futimens(&file, &time(entry), &time(entry)).map_err(|error| system(entry, error))
     }

@@ -1,7 +1,7 @@
 //! Reads the entries of a tar archive: ustar, pax and GNU, with long names and sparse files. Everything read into memory has a
 //! limit, since a header is not trusted.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -27,7 +27,7 @@ const MTIME: (usize, usize) = (136, 12);
 
 /// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     Symlink(Vec<u8>),
@@ -40,9 +40,9 @@ pub(super) enum Kind {
 
 /// One entry; [`Entries`] then reads a file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -50,13 +50,13 @@ pub(super) struct Entry {
     pub(super) mtime: (i64, i64),
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// A file's size, with holes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Offset and length of the data extents, in order.
-    pub(super) extents: Vec<(u64, u64)>,
+    pub(crate) extents: Vec<(u64, u64)>,
 }
 
 /// Reads entry after entry.
-pub(super) struct Entries<R> {
+pub(crate) struct Entries<R> {
     source: R,
     /// Unread bytes of the current entry, and the padding after them.
     left: u64,
@@ -71,13 +71,13 @@ struct Before {
     pax: Pax,
 }
 
-impl<R: Read> Entries<R> {
-    pub(super) fn new(source: R) -> Self {
+impl<R: BufRead> Entries<R> {
+    pub(crate) fn new(source: R) -> Self {
         Self { source, left: 0, padding: 0 }
     }
 
     /// Reads the next entry; None at the end of the archive. Skips the unread rest of the current one.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Failure> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, Failure> {
         let mut before = Before::default();
         loop {
             self.skip()?;
@@ -245,20 +245,31 @@ impl<R: Read> Entries<R> {
     }
 }
 
-impl<R: Read> Read for Entries<R> {
-    /// Reads the current entry's bytes; the end of the archive is an error.
+impl<R: BufRead> BufRead for Entries<R> {
+    /// Bytes of the current entry; the end of the archive is an error.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.source.fill_buf()?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        Ok(&bytes[..length])
+    }
+
+    fn consume(&mut self, read: usize) {
+        self.source.consume(read);
+        self.left -= read as u64;
+    }
+}
+
+impl<R: BufRead> Read for Entries<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        if wanted == 0 {
-            return Ok(0);
-        }
-        match self.source.read(&mut buffer[..wanted])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                self.left -= read as u64;
-                Ok(read)
-            }
-        }
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The unpacking worker. Layers are hostile, so a separate process with as few rights as possible unpacks them: it has its working
-//! directory, a byte stream on its standard input, and a pipe for its result. It decompresses, hashes and unpacks; the server
-//! compares the digest with the image's configuration.
+//! directory, a byte stream on its standard input, and a pipe for its result. It decompresses, hashes and unpacks, side by side; the
+//! server compares the digest with the image's configuration.
 
 mod apply;
 mod entry;
+mod follow;
 mod pax;
 mod place;
 mod stream;
@@ -23,13 +24,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Algorithm, Digest, sys};
 
+pub(crate) use entry::{Entries, Kind};
+pub(crate) use stream::unreadable;
+
 /// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
 /// Open files: removing the deepest path opens each of its directories.
 const FILES_MAX: rlim_t = 1024;
 /// Seconds of CPU time: the largest layer takes a few minutes.
 const CPU_MAX: rlim_t = 3600;
-/// Seconds of real time: the longest that an unresponsive disk can block a pull.
+/// Seconds of real time, from the last bytes that arrived on: the longest that an unresponsive disk can block a pull.
 const TIME_MAX: u32 = 7200;
 /// The exit code if the layer was not unpacked; the result has the reason.
 const REFUSED: u8 = 1;
@@ -90,11 +94,16 @@ impl Failure {
     }
 }
 
+/// The worker's second argument: its standard input is a file that still grows, and its standard output a socket that tells how
+/// large it will be and how much is there.
+pub(crate) const FOLLOW: &str = "follow";
+
 /// The worker `unpack`: its argument is the algorithm of the digest (none: SHA-256). It reads the layer from its standard input (a
-/// file or a pipe), unpacks it into its working directory, and prints one line of JSON.
+/// file or a pipe; see [`FOLLOW`]), unpacks it into its working directory, and prints one line of JSON.
 pub fn main(args: &[OsString]) -> ExitCode {
     let algorithm = args.first().and_then(|name| Algorithm::of_name(name.to_str()?));
-    let outcome = match run(algorithm.unwrap_or(Algorithm::Sha256)) {
+    let follows = args.get(1).is_some_and(|word| word == FOLLOW);
+    let outcome = match run(algorithm.unwrap_or(Algorithm::Sha256), follows) {
         Ok(unpacked) => Outcome::Unpacked(unpacked),
         Err(trouble) => Outcome::Refused(trouble),
     };
@@ -105,13 +114,19 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run(algorithm: Algorithm) -> Result<Unpacked, Failure> {
+fn run(algorithm: Algorithm, follows: bool) -> Result<Unpacked, Failure> {
     let confined = |error: io::Error| Failure::system("cannot confine the worker", error);
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
     sys::limit_memory(MEMORY_MAX).map_err(confined)?;
     let directory = sys::confine().map_err(confined)?;
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
+    if follows {
+        let socket = io::stdout().as_fd().try_clone_to_owned().map_err(confined)?;
+        let input = follow::Follow::open(input, socket.into()).map_err(|error| stream::unreadable(&error))?;
+        let compressed = input.total();
+        return unpack_as(algorithm, input, compressed, &directory);
+    }
     let compressed = input.metadata().map_or(0, |metadata| metadata.len());
     unpack_as(algorithm, input, compressed, &directory)
 }
@@ -130,23 +145,26 @@ fn limit() -> nix::Result<()> {
 ///
 /// # Errors
 /// The layer is invalid, or the system failed; the directory then holds a part of the layer.
-pub fn unpack(input: impl Read, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Failure> {
+pub fn unpack(input: impl Read + Send, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Failure> {
     unpack_as(Algorithm::Sha256, input, compressed, directory)
 }
 
 fn unpack_as(
     algorithm: Algorithm,
-    input: impl Read,
+    input: impl Read + Send,
     compressed: u64,
     directory: &OwnedFd,
 ) -> Result<Unpacked, Failure> {
-    let mut stream = stream::Stream::open(input, stream::limit(compressed), algorithm)?;
-    let mut entries = entry::Entries::new(&mut stream);
-    let mut layer = apply::Layer::new(directory);
-    while let Some(entry) = entries.next()? {
-        layer.apply(&entry, &mut entries)?;
-    }
-    let count = layer.finish()?;
-    let (diff_id, bytes) = stream.finish()?;
-    Ok(Unpacked { diff_id, bytes, entries: count })
+    let source = stream::open(input)?;
+    std::thread::scope(|scope| {
+        let mut stream = stream::Stream::start(scope, source, stream::limit(compressed), algorithm);
+        let mut entries = entry::Entries::new(&mut stream);
+        let mut layer = apply::Layer::new(directory);
+        while let Some(entry) = entries.next()? {
+            layer.apply(&entry, &mut entries)?;
+        }
+        let count = layer.finish()?;
+        let (diff_id, bytes) = stream.finish()?;
+        Ok(Unpacked { diff_id, bytes, entries: count })
+    })
 }

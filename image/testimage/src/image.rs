@@ -203,6 +203,12 @@ impl Layer {
         };
         Ok(Self { blob: Blob::new(media_type, bytes), diff_id: digest(tar) })
     }
+
+    /// The digest of the archive.
+    #[must_use]
+    pub fn diff_id(&self) -> &str {
+        &self.diff_id
+    }
 }
 
 /// The configuration of an image. Empty fields are left out, unless their comment says otherwise.

@@ -82,6 +82,12 @@ impl Reply {
 
 pub(crate) type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
 
+/// The bytes that a request asks for: from where to where.
+pub(crate) fn range(seen: &Seen) -> Option<(usize, Option<usize>)> {
+    let (from, to) = seen.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse().ok().map(|last: usize| last + 1)))
+}
+
 /// A server on loopback; it ends with the test's runtime.
 pub(crate) struct Registry {
     pub(crate) address: String,
@@ -90,7 +96,18 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", answer).await
+    }
+
+    /// The same, at an address.
+    pub(crate) async fn start_at(address: &str, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let mut listener = TcpListener::bind(address).await;
+        // A killed one may still have its port for a moment.
+        while listener.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            listener = TcpListener::bind(address).await;
+        }
+        let listener = listener.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (answer, log): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&seen));
@@ -213,15 +230,10 @@ impl Content {
         let path = seen.target.split('?').next().unwrap();
         let name = path.rsplit('/').next().unwrap();
         match self.by_name.get(name) {
-            Some(bytes) => {
-                let start = seen
-                    .header("range")
-                    .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-                match start {
-                    Some(start) => Reply::new(206, bytes[start..].to_vec()),
-                    None => Reply::new(200, bytes.clone()),
-                }
-            }
+            Some(bytes) => match range(seen) {
+                Some((from, to)) => Reply::new(206, bytes[from..to.unwrap_or(bytes.len())].to_vec()),
+                None => Reply::new(200, bytes.clone()),
+            },
             None => Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
         }
     }
@@ -315,7 +327,10 @@ impl Store {
         let list = |name: &str| {
             std::fs::read_dir(self.directory.path().join(name)).unwrap().map(|entry| entry.unwrap().path())
         };
-        ["root/blobs/sha256", "root/ingest", "fake/chains", "fake/begun"].iter().flat_map(|name| list(name)).collect()
+        ["root/blobs/sha256", "root/ingest", "root/import", "fake/chains", "fake/begun"]
+            .iter()
+            .flat_map(|name| list(name))
+            .collect()
     }
 
     /// Waits until nothing is left: garbage is collected in the background.

@@ -10,7 +10,7 @@ mod sys;
 mod tcp;
 mod vnet;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "freebsd";
@@ -145,6 +145,10 @@ impl Network for FreebsdNetwork {
         node::counters(id, link)
     }
 
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
         let links = open_node_vnet()?.links.list().map_err(Error::failed("cannot list the interfaces"))?;
@@ -254,7 +258,7 @@ impl FreebsdNetwork {
     fn add_bridge(&self, vnet: &Vnet, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let name = &*names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {name}");
+        let failed = || format!("cannot create bridge {name}");
         let find = || vnet.links.find(name).map_err(Error::failed(failed()));
         if find()?.is_none() {
             load_modules(&["if_bridge", "if_epair"])?;
@@ -290,8 +294,9 @@ impl FreebsdNetwork {
     fn missing_shared(&self, vnet: &Vnet, pods: &[Watched]) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(&vnet.links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(&vnet.links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
         if pfctl::is_loaded() {
             let known = Some(self.node_rules(vnet)?) == *self.loaded();
             if !known || !pfctl::has_rules(&rules::node_anchor(prefix))? {
@@ -320,8 +325,17 @@ impl FreebsdNetwork {
             self.load_node_rules(vnet)?;
         }
         let anchor = rules::pod_anchor(prefix, &spec.id);
+        if spec.firewall != Firewall::Open {
+            pfctl::check_filter(prefix)?;
+        }
         match rules::pod(prefix, spec) {
-            Some(rules) => pfctl::load(&anchor, &rules),
+            Some(rules) => {
+                pfctl::load(&anchor, &rules)?;
+                // What another pod of the same address answered passes any rule.
+                let closed =
+                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
+                addresses_of(spec).filter(|_| closed).try_for_each(pfctl::forget_states)
+            }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
         }

@@ -35,7 +35,7 @@ pub(super) fn make(node: &Node, vnet: &Vnet, inside: &mut Entry, jail: &str, id:
     let outer = create(node, vnet, id)?;
     let inner = format!("{}b", outer.trim_end_matches('a'));
     let name = node.host_end(id);
-    let failed = || format!("cannot make interface {name} of pod {id}");
+    let failed = || format!("cannot create interface {name} of pod {id}");
     let (outer_index, inner_index) = (vnet.index(&outer)?, vnet.index(&inner)?);
     let links = &vnet.links;
     links
@@ -107,7 +107,7 @@ fn create(node: &Node, vnet: &Vnet, id: &PodId) -> Result<String, Error> {
             .map_err(Error::failed(format!("cannot write {}", note.display())))?;
         match sys::create(&vnet.inet, &name) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => (),
-            made => return made.map_err(Error::failed(format!("cannot make {name}"))),
+            made => return made.map_err(Error::failed(format!("cannot create {name}"))),
         }
     }
     Err(Error::Exhausted { what: format!("{TRIES} epair units are all taken") })

@@ -137,6 +137,22 @@ pub(super) fn needs(prefix: &Prefix) -> Vec<Need> {
     ]
 }
 
+/// Checks that a pod's firewall will be heard: pf is enabled and its main ruleset names the anchors' filter rules.
+pub(super) fn check_filter(prefix: &Prefix) -> Result<(), Error> {
+    let failed = || Error::failed::<String>("cannot keep up the firewall of a pod");
+    if !is_loaded() {
+        return Err(failed()("pf is not loaded".to_owned()));
+    }
+    let print = |what| run(&["-s", what], "").map_err(Error::failed("cannot read pf's main ruleset"));
+    if !rules::is_enabled(&print("info")?) {
+        return Err(failed()("pf is disabled".to_owned()));
+    }
+    if rules::filter(prefix, &print("rules")?) == Filter::Unnamed {
+        return Err(failed()(format!("pf's main ruleset lacks the line {}", rules::filter_line(prefix))));
+    }
+    Ok(())
+}
+
 /// Reports whether the filter rules of the anchor count. Required only where all pods are without a network otherwise.
 fn filter_need(prefix: &Prefix, printed: &str) -> Need {
     let (found, required) = match rules::filter(prefix, printed) {

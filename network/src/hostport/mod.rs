@@ -284,6 +284,7 @@ mod tests {
                 addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
                 route: true,
                 host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
+                firewall: crate::Firewall::Open,
             };
             let found: Vec<String> = relays(&spec, Reach::Loopback)
                 .iter()

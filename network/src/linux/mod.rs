@@ -7,7 +7,7 @@ mod link;
 mod netfilter;
 mod netns;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use crate::links::{Link, Links};
 use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
@@ -128,6 +128,10 @@ impl Network for LinuxNetwork {
         node::counters(id, find(&open_links()?, &self.node.host_end(id))?)
     }
 
+    fn all_counters(&self) -> Result<BTreeMap<PodId, Counters>, Error> {
+        self.node.counters_in(open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?)
+    }
+
     fn inventory(&self) -> Result<Vec<PodId>, Error> {
         let prefix = &self.node.settings.prefix;
         let links = open_links()?.list().map_err(Error::failed("cannot list the interfaces"))?;
@@ -198,7 +202,7 @@ impl LinuxNetwork {
     fn add_bridge(&self, links: &Links, networks: &[IpNetwork]) -> Result<(), Error> {
         let settings = &self.node.settings;
         let bridge = names::bridge(&settings.prefix);
-        let failed = || format!("cannot make bridge {bridge}");
+        let failed = || format!("cannot create bridge {bridge}");
         let mac = names::bridge_mac(&settings.prefix);
         let link = link::add_bridge(links, &bridge, mac, settings.mtu).map_err(Error::failed(failed()))?;
         for network in networks {
@@ -224,8 +228,9 @@ impl LinuxNetwork {
     fn missing_shared(&self, links: &Links, pods: &[Watched], kernel: &Counts) -> Result<Vec<Missing>, Error> {
         let prefix = &self.node.settings.prefix;
         let gateways: Vec<IpNetwork> = self.node.networks().iter().map(ipam::gateway).collect();
-        let inventory = Inventory::read(links, pods)?;
-        let mut missing = repair::missing(&names::bridge(prefix), &gateways, pods, &inventory);
+        let bridge = names::bridge(prefix);
+        let inventory = Inventory::read(links, &bridge, pods)?;
+        let mut missing = repair::missing(&bridge, &gateways, pods, &inventory);
         if !rules::has_all(kernel, &self.loaded.lock().unwrap_or_else(PoisonError::into_inner)) {
             missing.push(Missing::NodeRules);
         }
@@ -245,7 +250,7 @@ impl LinuxNetwork {
             peer_mac: names::pod_mac(id),
             netns: inside.namespace().as_fd(),
         };
-        let failed = || format!("cannot make interface {name} of pod {id}");
+        let failed = || format!("cannot create interface {name} of pod {id}");
         link::add_veth(links, &veth).map_err(Error::failed(failed()))?;
         self.set_alias(links, id, &name).map_err(Error::failed(failed()))
     }
@@ -272,7 +277,15 @@ impl LinuxNetwork {
     fn apply_rules(&self, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         match rules::pod(prefix, spec) {
-            Some(rules) => netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules),
+            Some(rules) => {
+                netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules)?;
+                // What another pod of the same address answered passes any rule.
+                let closed =
+                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
+                let failed = |address| Error::failed(format!("cannot remove the connections to {address}"));
+                let mut addresses = spec.addresses.iter().map(IpNetwork::ip).filter(|_| closed);
+                addresses.try_for_each(|ip| netfilter::forget_connections(ip).map_err(failed(ip)))
+            }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&spec.id),
             None => Ok(()),
         }

@@ -10,7 +10,7 @@ use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ipam::plain;
-use crate::{HostPort, NetworkSpec, names};
+use crate::{Firewall, HostPort, NetworkSpec, Protocol, names};
 
 /// Never translated: multicast stays on the link.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
@@ -98,7 +98,8 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
 /// Returns a pod's table; None if it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
-    if spec.addresses.is_empty() || (spec.route && spec.host_ports.is_empty()) {
+    let unneeded = spec.route && spec.host_ports.is_empty() && spec.firewall == Firewall::Open;
+    if spec.addresses.is_empty() || unneeded {
         return None;
     }
     let name = pod_table(prefix, &spec.id);
@@ -138,7 +139,28 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
             let _ = writeln!(text, "  chain {chain} {{\n    {hook}\n{rules}  }}");
         }
     }
-    Some(text + "}\n")
+    Some(text + &firewall(prefix, spec) + "}\n")
+}
+
+/// Returns the chain of a pod's firewall, after all translations of the destination. Neighbour discovery is not tracked.
+fn firewall(prefix: &Prefix, spec: &NetworkSpec) -> String {
+    let ports: &[(Protocol, u16)] = match &spec.firewall {
+        Firewall::Open => return String::new(),
+        Firewall::Ports(ports) => ports,
+        Firewall::Isolated => &[],
+    };
+    let to = format!("oifname \"{}\"", names::host_end(prefix, &spec.id));
+    let mut text = format!(
+        "  chain firewall {{
+    type filter hook postrouting priority filter; policy accept;
+    {to} ct state established,related accept
+    {to} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+"
+    );
+    for (protocol, port) in ports {
+        let _ = writeln!(text, "    {to} {} dport {port} accept", protocol.name());
+    }
+    text + &format!("    {to} drop\n  }}\n")
 }
 
 /// Counts the rules of a ruleset that this module made.
@@ -194,7 +216,7 @@ mod tests {
     use ipnetwork::IpNetwork;
 
     use super::{count, has_all, node, pod, pod_of_table, pod_table};
-    use crate::{HostPort, NetworkSpec, Protocol};
+    use crate::{Firewall, HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -249,8 +271,13 @@ table inet cellblock-cb {
 
     #[test]
     fn a_pod_with_a_route_and_no_ports_has_no_table() {
-        let mut spec =
-            NetworkSpec { id: id(), addresses: networks(&["10.1.0.5/16"]), route: true, host_ports: Vec::new() };
+        let mut spec = NetworkSpec {
+            id: id(),
+            addresses: networks(&["10.1.0.5/16"]),
+            route: true,
+            host_ports: Vec::new(),
+            firewall: Firewall::Open,
+        };
         assert_eq!(pod(&Prefix::default(), &spec), None);
         spec.route = false;
         let text = pod(&Prefix::default(), &spec).unwrap();
@@ -276,6 +303,7 @@ table inet cellblock-cb {
                 port(Protocol::Udp, Some("192.0.2.1"), 53),
                 port(Protocol::Sctp, Some("::"), 9),
             ],
+            firewall: Firewall::Open,
         };
         let name = pod_table(&Prefix::default(), &id());
         let expected = format!(
@@ -309,5 +337,35 @@ table inet {name} {{
         assert_eq!(pod_of_table(&Prefix::default(), &name), Some(id()));
         assert_eq!(pod_of_table(&"cc".parse().unwrap(), &name), None);
         assert_eq!(pod_of_table(&Prefix::default(), "cellblock-cb"), None);
+    }
+
+    #[test]
+    fn a_firewall_lets_declared_ports_and_answers_in() {
+        let spec = NetworkSpec {
+            id: id(),
+            addresses: networks(&["10.1.0.5/16"]),
+            route: true,
+            host_ports: Vec::new(),
+            firewall: Firewall::Ports(vec![(Protocol::Tcp, 80)]),
+        };
+        let (name, end) = (pod_table(&Prefix::default(), &id()), crate::names::host_end(&Prefix::default(), &id()));
+        let expected = format!(
+            "\
+table inet {name} {{}}
+delete table inet {name}
+table inet {name} {{
+  chain firewall {{
+    type filter hook postrouting priority filter; policy accept;
+    oifname \"{end}\" ct state established,related accept
+    oifname \"{end}\" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    oifname \"{end}\" tcp dport 80 accept
+    oifname \"{end}\" drop
+  }}
+}}
+"
+        );
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
+        let isolated = NetworkSpec { firewall: Firewall::Isolated, ..spec };
+        assert!(!pod(&Prefix::default(), &isolated).unwrap().contains("dport"));
     }
 }

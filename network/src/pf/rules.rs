@@ -8,7 +8,7 @@ use host::{PodId, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::ipam::plain;
-use crate::{HostPort, NetworkSpec, names};
+use crate::{Firewall, HostPort, NetworkSpec, names};
 
 /// The anchor of the shared rules. It sorts after every pod's, since ids are hexadecimal and pf evaluates anchors in
 /// the order of their names.
@@ -167,7 +167,7 @@ pass out tagged {root}-{PODS}"
 /// Returns a pod's rules; None if it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
-    if spec.addresses.is_empty() || spec.host_ports.is_empty() {
+    if spec.addresses.is_empty() || (spec.host_ports.is_empty() && spec.firewall == Firewall::Open) {
         return None;
     }
     // pf evaluates rules of one kind in order; pfctl requires no order between the kinds.
@@ -180,7 +180,26 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
             redirect(prefix, port, address, &mut nat, &mut rdr);
         }
     }
-    Some(nat + &rdr)
+    Some(nat + &rdr + &firewall(prefix, spec))
+}
+
+/// Returns the filter rules of a pod's firewall. A quick pass would silence the operator's rules after the anchor, so what may come
+/// is only tagged (tags outlast the rule, pf.conf(5)), and all else is blocked. Answers have a state and pass before any rule.
+fn firewall(prefix: &Prefix, spec: &NetworkSpec) -> String {
+    let (interface, tag) = (names::host_end(prefix, &spec.id), format!("{}-open", root(prefix)));
+    match &spec.firewall {
+        Firewall::Open => String::new(),
+        Firewall::Isolated => format!("block drop out quick on {interface} all\n"),
+        Firewall::Ports(ports) => {
+            let mut text = String::new();
+            for (protocol, port) in ports {
+                let protocol = protocol.number();
+                let _ =
+                    writeln!(text, "pass out on {interface} proto {protocol} from any to any port {port} tag {tag}");
+            }
+            text + &format!("block drop out quick on {interface} all ! tagged {tag}\n")
+        }
+    }
 }
 
 /// Adds the rules of one host port and one address of the pod.
@@ -213,7 +232,7 @@ mod tests {
     use ipnetwork::IpNetwork;
 
     use super::{exhausted_limit, is_enabled, missing_lines, node, pod, pods_of};
-    use crate::{HostPort, NetworkSpec, Protocol};
+    use crate::{Firewall, HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -325,6 +344,7 @@ pass out tagged cellblock-pods
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
             host_ports: Vec::new(),
+            firewall: Firewall::Open,
         };
         assert_eq!(pod(&Prefix::default(), &spec), None);
         spec.host_ports = vec![
@@ -343,6 +363,28 @@ rdr inet proto 17 from any to 192.0.2.1 port 53 tag cellblock -> 10.1.0.5 port 8
 no rdr on lo0 inet6 proto 6 from any to any port 8080
 rdr inet6 proto 6 from any to (self) port 8080 tag cellblock -> fd00::5 port 80
 ";
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_firewall_blocks_what_is_not_tagged() {
+        let mut spec = NetworkSpec {
+            id: "ab".repeat(32).parse().unwrap(),
+            addresses: networks(&["10.1.0.5/16"]),
+            route: true,
+            host_ports: Vec::new(),
+            firewall: Firewall::Isolated,
+        };
+        let end = crate::names::host_end(&Prefix::default(), &spec.id);
+        assert_eq!(pod(&Prefix::default(), &spec).unwrap(), format!("block drop out quick on {end} all\n"));
+        spec.firewall = Firewall::Ports(vec![(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
+        let expected = format!(
+            "\
+pass out on {end} proto 6 from any to any port 80 tag cellblock-open
+pass out on {end} proto 17 from any to any port 53 tag cellblock-open
+block drop out quick on {end} all ! tagged cellblock-open
+"
+        );
         assert_eq!(pod(&Prefix::default(), &spec).unwrap(), expected);
     }
 }

@@ -8,7 +8,7 @@ use network::{Network, Protocol};
 
 use crate::platform::{self, OUTSIDE_NAME, kernel, place, remove_place, serve};
 use crate::world::{CLUSTER, GATEWAY, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port, sh};
-use crate::{repair, spoofing};
+use crate::{firewall, repair, spoofing};
 
 use Protocol::{Sctp, Tcp, Udp};
 
@@ -20,6 +20,8 @@ pub(crate) const CASES: &[Case] = &[
     ("a pod without route reaches its neighbours only", without_route),
     ("a pod sends from its own addresses only", spoofing::forged_sources),
     ("a pod cannot take the gateway's or a neighbour's address", spoofing::claimed_addresses),
+    ("a firewall lets in what is declared", firewall::declared_ports),
+    ("an isolated pod is reached by nobody", firewall::isolated),
     ("a host port answers from everywhere", host_ports),
     ("a host port of one address answers there only", host_ip),
     ("a port that a process of the node has is refused", taken_by_the_node),

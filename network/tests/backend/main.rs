@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test program with a main of its own is a test all the same")]
 
 mod cases;
+mod firewall;
 mod repair;
 mod spoofing;
 mod wire;

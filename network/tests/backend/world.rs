@@ -77,7 +77,13 @@ impl World {
 
     /// Returns the spec of a new pod.
     pub(crate) fn spec(&mut self, route: bool, host_ports: Vec<HostPort>) -> NetworkSpec {
-        NetworkSpec { id: PodId::random(), addresses: self.ipam.allocate(&[]).unwrap(), route, host_ports }
+        NetworkSpec {
+            id: PodId::random(),
+            addresses: self.ipam.allocate(&[]).unwrap(),
+            route,
+            host_ports,
+            firewall: network::Firewall::Open,
+        }
     }
 
     /// Attaches a new pod.

@@ -19,7 +19,7 @@ const LINK_LIMIT: usize = 32;
 /// The limit on components of a path: each directory on the way is an open descriptor.
 const DEPTH_LIMIT: usize = 512;
 
-/// What is created at the end of a path if nothing exists.
+/// The kind of file to create at the end of a path if nothing exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.

@@ -14,7 +14,6 @@ use host::worker::Workers;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-/// The worker of this test.
 const WORKER: &str = "test-worker";
 
 const CASES: [(&str, fn()); 3] = [
@@ -39,11 +38,10 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The worker.
 fn work(args: &[OsString]) -> ExitCode {
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     if words.first() == Some(&"detached") {
-        host::worker::leave().unwrap();
+        host::worker::detach().unwrap();
     }
     let own = std::process::id();
     let session = nix::unistd::getsid(None).unwrap();

@@ -19,6 +19,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("a container outlives its server", outlives),
     ("an exit is not lost while no server runs", exit_kept),
     ("usage is told of running containers", usage),
+    ("a container whose record is damaged is killed and removed", damaged),
 ];
 
 fn life(subject: &Subject) {
@@ -45,6 +46,16 @@ fn once(subject: &Subject) {
     bench.runtime.start_container(&spec.id).expect("a container is started");
     assert!(matches!(bench.runtime.start_container(&spec.id), Err(Error::Conflict { .. })));
     assert!(matches!(bench.runtime.container_state(&spec.id), Ok(ContainerState::Running(_))));
+    bench.remove();
+}
+
+fn damaged(subject: &Subject) {
+    let bench = Bench::new(subject);
+    let spec = bench.start(&subject.programs.block);
+    (subject.damage)(&spec.id);
+    bench.runtime.kill_container(&spec.id).expect("a container is killed");
+    bench.wait(&spec.id);
+    bench.runtime.remove_container(&spec.id).expect("a container is removed");
     bench.remove();
 }
 

@@ -36,7 +36,7 @@ impl Ended {
 
     /// A descriptor that reads as end-of-file at the end of the process.
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
-        let (ours, theirs) = UnixStream::pair().map_err(Error::failed("cannot make a socket pair"))?;
+        let (ours, theirs) = UnixStream::pair().map_err(Error::failed("cannot create a socket pair"))?;
         let mut state = self.lock();
         if state.0.is_none() {
             state.1.push(ours);
@@ -90,7 +90,7 @@ impl Drop for FakeControl {
 }
 
 fn pair() -> Result<(UnixStream, UnixStream), Error> {
-    UnixStream::pair().map_err(Error::failed("cannot make a socket pair"))
+    UnixStream::pair().map_err(Error::failed("cannot create a socket pair"))
 }
 
 /// Executes a process.

@@ -22,7 +22,6 @@ const EMPTY: &str = "empty";
 /// The first and the last real-time signal (SIGRTMIN and SIGRTMAX in sys/signal.h).
 const REALTIME: (i32, i32) = (65, 126);
 
-/// The backend.
 pub(super) struct FreeBsd {
     pub(super) settings: Settings,
     pub(super) containers: Supervised,
@@ -32,7 +31,7 @@ pub(super) struct FreeBsd {
 
 /// Opens the backend: makes its state directory, and continues to destroy what an earlier server began to.
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
-    let failed = || format!("cannot make {}", settings.state.display());
+    let failed = || format!("cannot create {}", settings.state.display());
     std::fs::create_dir_all(&settings.state).map_err(Error::failed(failed()))?;
     // The kernel names mounts by their real paths.
     settings.state = settings.state.canonicalize().map_err(Error::failed(failed()))?;
@@ -40,10 +39,10 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     // All of them now: a server without pods always looks the same.
     let containers = Supervised::new(&settings, CONTAINER_RECORD);
     for directory in [&settings.state.join("pods"), &settings.state.join("spares"), containers.root(), &empty] {
-        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     }
     let backend = FreeBsd { settings, containers, empty, counters: Counters::default() };
-    container::prepare_masks(&backend).map_err(Error::failed("cannot make an empty file"))?;
+    container::prepare_masks(&backend).map_err(Error::failed("cannot create an empty file"))?;
     pod::sweep(&backend)?;
     Ok(Arc::new(backend))
 }
@@ -187,13 +186,18 @@ impl Runtime for FreeBsd {
 
     /// The kernel counts none of it for a jail.
     fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
-        self.containers.running::<ContainerRecord>(id).map(|_| Details::default())
+        self.containers.begun::<ContainerRecord>(id).map(|_| Details::default())
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (directory, record) = self.containers.running::<ContainerRecord>(id)?;
-        let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
-        let usage = self.counters.of(id, &record, self.containers.root())?;
+        let (directory, record) = self.containers.begun::<ContainerRecord>(id)?;
+        let spec = read_spec(&directory)?;
+        let limits = enforce::wanted(&directory, &spec)?;
+        let siblings = || {
+            let ids = self.containers.of_pod(&spec.pod).unwrap_or_default();
+            ids.iter().map(|id| self.containers.directory(id)).collect()
+        };
+        let usage = self.counters.of(id, &record, siblings)?;
         Ok(Usage { memory_limit_bytes: limits.memory, ..usage })
     }
 

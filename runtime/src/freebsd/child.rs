@@ -62,7 +62,7 @@ pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Res
             (Some(ours), Some(theirs))
         }
     };
-    let Some(pid) = host::worker::split().map_err(failed())? else {
+    let Some(pid) = host::worker::fork().map_err(failed())? else {
         let ends = Ends { streams: &streams, report: their_report.as_fd(), terminal: their_terminal.as_ref() };
         let error = run(jail, program, &ends).unwrap_or_else(|failure| failure);
         let mut report = File::from(process::adopt(error.report));
@@ -209,7 +209,7 @@ fn become_user(program: &Program<'_>) -> io::Result<()> {
     let groups: Vec<Gid> = groups.map(|group| Gid::from_raw(*group)).collect();
     setgroups(&groups)?;
     setgid(Gid::from_raw(identity.gid))?;
-    // Else it would be that of whoever started the server.
+    // Else it would be the login name of the server's process.
     process::set_login(program.login)?;
     setuid(Uid::from_raw(identity.uid))?;
     if program.no_new_privileges {

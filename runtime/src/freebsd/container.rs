@@ -15,7 +15,7 @@ use super::mounts::{self, Place, Root};
 use super::record::{self, ContainerRecord};
 use super::rights::Rights;
 use super::sys::mount;
-use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets};
+use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets, userland};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, MountOptions, MountSource, Propagation, Resources};
@@ -39,7 +39,8 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
-    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    backend.containers.note(&spec.pod, &spec.id)?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
     if made.is_err() {
         remove(backend, &spec.id)?;
@@ -69,12 +70,13 @@ fn fill(
     let image = Root::open(&spec.rootfs)?;
     let sources = sources(spec)?;
     let (identity, login) = users::look_up(&spec.process.user, image.descriptor())?;
+    let release = if spec.for_linux { None } else { release(&image)? };
     // The spec first: a server that dies now finds what to remove.
     host::json::replace(&spec_path(&directory), spec)?;
     let (jail, pod_jail) =
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
     let mut record = ContainerRecord::new(jail, pod_jail, image.path.clone(), identity);
-    (record.login, record.home) = (login.name, login.home);
+    (record.login, record.home, record.release) = (login.name, login.home, release);
     record.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
     let mut wanted = mount_plan::mounts(spec, &sources, record.ruleset, resolv_conf);
@@ -89,14 +91,20 @@ fn fill(
     Ok(record.identity)
 }
 
+/// The release that programs of an image hear; refuses an image that is newer than the kernel.
+fn release(image: &Root) -> Result<Option<userland::Release>, Error> {
+    let script = host::root::read_text(image.descriptor(), Path::new(userland::SCRIPT), userland::SCRIPT_BYTES);
+    let script = script.map_err(Error::failed(format!("cannot read {} of the image", userland::SCRIPT)))?;
+    userland::decide(userland::version(&script).as_deref(), &kernel::release())
+}
+
 /// The parameters of the container's jail, as its monitor sets them.
 pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json::Value, Error> {
     let directory = backend.containers.directory(id);
     let record = ContainerRecord::read(&directory)?;
-    let ContainerRecord { jail, root, ruleset, .. } =
-        record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
+    let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
     let rights = Rights::of(&read_spec(&directory)?.security)?;
-    let set = params::container(&jail, &root, &rights, ruleset, &kernel::has_parameter);
+    let set = params::container(&record, &rights, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
@@ -215,14 +223,21 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     let directory = backend.containers.directory(id);
     let mut failures = Failures::<Error>::default();
     failures.keep(client::kill(&directory));
-    let own = |name: &str| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
-    for (_, name) in failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| own(name)) {
+    let record = ContainerRecord::read(&directory).ok().flatten();
+    let jails = match &record {
+        Some(record) => vec![record.jail.clone()],
+        None => failures.keep(jails_of(backend, id)).unwrap_or_default(),
+    };
+    for name in jails {
         failures.keep(jails::end(&name));
     }
-    if let Some(record) = failures.keep(ContainerRecord::read(&directory)).flatten() {
-        failures.keep(jails::remove_rules(&record.jail));
+    // From the spec, which is written first: the record may be missing or damaged.
+    let spec = read_spec(&directory).ok();
+    let jail = spec.as_ref().map(|spec| names::container(backend.prefix(), &spec.pod, id));
+    if let Some(jail) = record.map(|record| record.jail).or(jail) {
+        failures.keep(jails::remove_rules(&jail));
     }
-    let rootfs = read_spec(&directory).ok().and_then(|spec| spec.rootfs.canonicalize().ok());
+    let rootfs = spec.and_then(|spec| spec.rootfs.canonicalize().ok());
     failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
     if failures.is_empty() {
         failures.keep(rulesets::remove(&directory));
@@ -230,7 +245,16 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&directory, SPEC));
     }
+    if failures.is_empty() {
+        failures.keep(backend.containers.forget(id));
+    }
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
+}
+
+/// The jails of a container without a record, in the list of all, which takes a call for each jail of the node.
+fn jails_of(backend: &FreeBsd, id: &ContainerId) -> Result<Vec<String>, Error> {
+    let own = |name: &String| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
+    Ok(jails::list()?.into_iter().map(|(_, name)| name).filter(own).collect())
 }
 
 /// Whether a mount belongs to a container: below its root or its directory; without the spec, below a directory with its id.

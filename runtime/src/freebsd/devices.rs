@@ -16,7 +16,6 @@ const DEFAULT: [&str; 16] = [
     "stdout", "stderr", "shm",
 ];
 
-/// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     /// The paths below /dev that it matches; None: all.

@@ -30,6 +30,12 @@ pub(super) fn find(name: &str) -> Result<Option<jail::Jail>, Error> {
     jail::find(name).map_err(Error::failed(format!("cannot find jail {name}")))
 }
 
+/// Whether jails are in the jail with a name, dying ones included.
+pub(super) fn has_children(name: &str) -> Result<bool, Error> {
+    let count = jail::children(name).map_err(Error::failed(format!("cannot count the jails in jail {name}")))?;
+    Ok(count.is_some_and(|count| count > 0))
+}
+
 /// Removes a jail with its processes, and returns when none runs. Idempotent.
 ///
 /// # Errors

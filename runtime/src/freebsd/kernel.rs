@@ -34,6 +34,11 @@ pub(super) fn bounds() -> Bounds {
     })
 }
 
+/// Its release: `15.1-RELEASE-p1`.
+pub(super) fn release() -> String {
+    sysctl::text("kern.osrelease").unwrap_or_default()
+}
+
 /// The number of memory domains (numa(4)).
 pub(super) fn domains() -> usize {
     sysctl::number("vm.ndomains").map_or(1, |count| usize::try_from(count).unwrap_or(1))

@@ -61,8 +61,8 @@ impl JailLauncher {
         jails::end(&self.record.jail)?;
         let rights = Rights::of(&self.spec.security)?;
         self.raise_pod(&rights)?;
-        let (name, root) = (&self.record.jail, &self.record.root);
-        let wanted = params::container(name, root, &rights, self.record.ruleset, &kernel::has_parameter);
+        let name = &self.record.jail;
+        let wanted = params::container(&self.record, &rights, &kernel::has_parameter);
         let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
         let limits = enforce::wanted(&self.directory, &self.spec)?;
         match enforce::apply(name, made.jid, &limits) {

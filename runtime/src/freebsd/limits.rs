@@ -26,7 +26,6 @@ pub(super) struct Limits {
     pub(super) cpu_percent: Option<u64>,
     /// Bytes.
     pub(super) memory: Option<u64>,
-    /// Processes.
     pub(super) processes: Option<u64>,
     /// The CPUs it may run on.
     pub(super) cpus: Option<BTreeSet<usize>>,
@@ -38,9 +37,7 @@ pub(super) struct Limits {
 /// What a container may have at most of what the kernel has once for the whole node, so that none can take it all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// Processes.
     pub(super) processes: u64,
-    /// Threads.
     pub(super) threads: u64,
     /// The sizes of its processes' tables of open files.
     pub(super) files: u64,

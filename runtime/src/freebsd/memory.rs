@@ -13,7 +13,7 @@ const COST_FACTOR: u32 = 50;
 /// A count is made again after this time, even if the sum did not grow: one process may have given back what another took.
 const COUNT_AGE: Duration = Duration::from_secs(15);
 
-/// What is mapped.
+/// The mapped pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backing {
     /// Anonymous memory, by the id of its object.

@@ -14,6 +14,7 @@ mod record;
 mod refuse;
 mod rights;
 mod sysctls;
+mod userland;
 
 #[cfg(target_os = "freebsd")]
 mod backend;
@@ -52,6 +53,8 @@ mod watch;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use backend::{open, prepare_launch, realtime_signals, worker};
+#[cfg(test)]
+pub(crate) use mount_plan::example;
 
 /// The backend's name in errors and Status.
 const NAME: &str = "freebsd";

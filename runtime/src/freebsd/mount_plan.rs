@@ -21,7 +21,6 @@ const SHM_SIZE: u64 = 64 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedMount {
-    /// The source.
     pub(super) source: Source,
     /// The destination in the container.
     pub(super) destination: PathBuf,
@@ -33,7 +32,6 @@ pub(super) struct PlannedMount {
     pub(super) options: MountOptions,
 }
 
-/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     /// nullfs(5) of a directory or file of the host.
@@ -176,7 +174,7 @@ fn below_dev(destination: &Path) -> Option<PathBuf> {
     way.strip_prefix("dev").ok().map(Path::to_owned)
 }
 
-/// The kind of a mount point for a file of this type; else what it is.
+/// The kind of a mount point for a file of this type; the error is the type's name.
 pub(super) fn kind(of: FileType) -> Result<Kind, &'static str> {
     match of {
         _ if of.is_dir() => Ok(Kind::Directory),
@@ -190,7 +188,7 @@ pub(super) fn kind(of: FileType) -> Result<Kind, &'static str> {
 
 /// A container for the tests of pure code.
 #[cfg(test)]
-pub(super) fn example() -> ContainerSpec {
+pub(crate) fn example() -> ContainerSpec {
     let text = r#"{"id":"0000000000000000000000000000000000000000000000000000000000000001",
         "pod":"0000000000000000000000000000000000000000000000000000000000000002","rootfs":"/r","readonly_rootfs":false,
         "process":{"args":["sh"],"env":[],"cwd":"/","tty":false,

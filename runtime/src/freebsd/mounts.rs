@@ -99,7 +99,7 @@ impl Root {
 /// # Errors
 /// Any error of the kernel.
 pub(super) fn link_in_dev(root: &Root, name: &str, target: &Path) -> Result<(), Error> {
-    let failed = || format!("cannot make the link /dev/{name} in {}", root.path.display());
+    let failed = || format!("cannot create the link /dev/{name} in {}", root.path.display());
     let dev = resolve(root.descriptor(), Path::new("/dev"), None).map_err(Error::failed(failed()))?.file;
     symlinkat(target, dev.as_fd(), name).map_err(|errno| Error::failed(failed())(io::Error::from(errno)))?;
     let shown = Rule { pattern: Some(name.to_owned()), show: true };
@@ -143,7 +143,7 @@ pub(super) fn nmount(source: &Source, at: Place<'_>, flags: MntFlags) -> io::Res
     };
     let mounted = nmount_on(source, on, flags);
     if matches!(at, Place::Directory(_)) {
-        // It would keep what it is in from being unmounted.
+        // It would keep the mount around it from being unmounted.
         chdir("/")?;
     }
     mounted

@@ -26,7 +26,7 @@ fn need(name: &str, found: String, remedy: Option<String>) -> Need {
 }
 
 fn version() -> Need {
-    let release = sysctl::text("kern.osrelease").unwrap_or_default();
+    let release = kernel::release();
     let version = sysctl::number("kern.osreldate").unwrap_or(0);
     let remedy = (version < OLDEST).then(|| "run FreeBSD 14.0 or newer".to_owned());
     need("FreeBSD", format!("{release} ({version})"), remedy)
@@ -34,7 +34,7 @@ fn version() -> Need {
 
 /// Optional: programs run on such a kernel.
 fn patches() -> Need {
-    let release = sysctl::text("kern.osrelease").unwrap_or_default();
+    let release = kernel::release();
     let known = patches::known(&release);
     let found = known.as_ref().map_or("nothing is known against it", |known| &known.flaw).to_owned();
     let update = |known: patches::Known| {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::record::ContainerRecord;
 use super::rights::Rights;
+use super::userland::Release;
 use crate::spec::{PodSpec, Scope};
 
 /// The jail gets a new one (JAIL_SYS_NEW in sys/jail.h).
@@ -17,7 +19,6 @@ const CONTAINER_STATFS: i32 = 1;
 /// The parameters of the System V IPC objects.
 const SYSV: [&str; 3] = ["sysvmsg", "sysvsem", "sysvshm"];
 
-/// One value of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     /// A flag, set by its name alone (`persist`, `allow.nomount`).
@@ -124,17 +125,11 @@ pub(super) fn pod_rights(kernel_has: &dyn Fn(&str) -> bool) -> Params {
     allow(&Rights::of_pod().allow, kernel_has)
 }
 
-/// The jail of a container, always explicit: a child inherits nothing by itself.
-pub(super) fn container(
-    name: &str,
-    root: &Path,
-    rights: &Rights,
-    ruleset: u16,
-    kernel_has: &dyn Fn(&str) -> bool,
-) -> Params {
+/// The jail of a container, always explicit: a child inherits nothing by itself, but the kernel's release.
+pub(super) fn container(record: &ContainerRecord, rights: &Rights, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let mut params = vec![
-        text("name", name),
-        text("path", root.to_string_lossy()),
+        text("name", &record.jail),
+        text("path", record.root.to_string_lossy()),
         flag("persist"),
         // Without these two it has no sockets at all.
         number("ip4", INHERIT),
@@ -143,10 +138,14 @@ pub(super) fn container(
         // Otherwise it could rename its pod.
         flag("allow.noset_hostname"),
         number("enforce_statfs", CONTAINER_STATFS),
-        number("devfs_ruleset", i32::from(ruleset)),
+        number("devfs_ruleset", i32::from(record.ruleset)),
         number("securelevel", rights.securelevel),
     ];
     params.extend(SYSV.map(|kind| number(kind, INHERIT)));
+    if let Some(Release { name, date }) = &record.release {
+        params.push(text("osrelease", name));
+        params.extend(date.map(|date| number("osreldate", date)));
+    }
     params.extend(allow(&rights.allow, kernel_has));
     params
 }
@@ -169,8 +168,10 @@ mod tests {
     use host::PodId;
 
     use super::{INHERIT, NEW, Params, Value, container, document, pod, spare, spare_to_pod};
+    use crate::freebsd::record::ContainerRecord;
     use crate::freebsd::rights::Rights;
-    use crate::spec::{PidScope, PodSpec, Resources, Scope};
+    use crate::freebsd::userland::Release;
+    use crate::spec::{Identity, PidScope, PodSpec, Resources, Scope};
 
     fn spec() -> PodSpec {
         PodSpec {
@@ -241,7 +242,10 @@ mod tests {
     #[test]
     fn a_container_is_explicit() {
         let rights = Rights { allow: ["raw_sockets"].into(), securelevel: 2, all_devices: false };
-        let params = container("cb1.c2", Path::new("/r"), &rights, 77, &|_| true);
+        let identity = Identity { uid: 0, gid: 0, groups: Vec::new() };
+        let mut record = ContainerRecord::new("cb1.c2".to_owned(), "cb1".to_owned(), "/r".into(), identity);
+        record.ruleset = 77;
+        let params = container(&record, &rights, &|_| true);
         for name in ["ip4", "ip6", "host", "sysvshm"] {
             assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
         }
@@ -249,7 +253,13 @@ mod tests {
             assert_eq!(get(&params, name), Some(&Value::Flag), "{name}");
         }
         assert_eq!(get(&params, "devfs_ruleset"), Some(&Value::Number(77)));
-        assert_eq!(get(&params, "vnet"), None);
+        for name in ["vnet", "osrelease", "osreldate"] {
+            assert_eq!(get(&params, name), None, "{name}");
+        }
+        record.release = Some(Release { name: "14.3-RELEASE".to_owned(), date: Some(1_403_000) });
+        let params = container(&record, &rights, &|_| true);
+        assert_eq!(get(&params, "osrelease"), Some(&Value::Text("14.3-RELEASE".to_owned())));
+        assert_eq!(get(&params, "osreldate"), Some(&Value::Number(1_403_000)));
     }
 
     #[test]

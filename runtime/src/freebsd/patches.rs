@@ -17,7 +17,6 @@ const FIXES: [Fix; 4] = [
 /// A known flaw of a kernel and its remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Known {
-    /// The flaw.
     pub(super) flaw: String,
     /// The first version without it.
     pub(super) update: String,

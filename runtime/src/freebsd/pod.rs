@@ -36,7 +36,6 @@ pub(super) fn find(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     read.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a whole pod.
 pub(super) fn find_whole(backend: &FreeBsd, id: &PodId) -> Result<PodSpec, Error> {
     let spec = find(backend, id)?;
     jails::find(&names::pod(backend.prefix(), id))?.map(|_| spec).ok_or_else(|| not_found(id))
@@ -97,7 +96,7 @@ fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) ->
     match spare {
         Some((id, found, changes)) => {
             jail::update(found.jid, &changes)
-                .map_err(Error::failed(format!("cannot make a pod of spare {}", id.short())))?;
+                .map_err(Error::failed(format!("cannot create a pod of spare {}", id.short())))?;
             Ok(host::fs::remove_state(&spare_directory(backend.state(), id), POD_SPEC)?)
         }
         None if jails::find(name)?.is_none() => {
@@ -142,7 +141,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
 pub(super) fn create_spare(backend: &FreeBsd, id: &PodId) -> Result<Place, Error> {
     let name = names::spare(backend.prefix(), id);
     let directory = spare_directory(backend.state(), id);
-    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+    fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     host::json::replace(&directory.join(POD_SPEC), &SpareRecord { id: id.clone() })?;
     if jails::find(&name)?.is_none() {
         let wanted = params::spare(&name, backend.empty(), &kernel::has_parameter);
@@ -175,10 +174,10 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     }
     let name = names::pod(backend.prefix(), id);
     let below = format!("{name}.");
-    // Containers whose state is lost.
-    for (_, child) in
-        failures.keep(jails::list()).unwrap_or_default().into_iter().filter(|(_, name)| name.starts_with(&below))
-    {
+    // Containers whose state is lost. The list of all jails takes a call for each jail of the node.
+    let has_children = failures.keep(jails::has_children(&name)).unwrap_or(true);
+    let all = if has_children { failures.keep(jails::list()).unwrap_or_default() } else { Vec::new() };
+    for (_, child) in all.into_iter().filter(|(_, name)| name.starts_with(&below)) {
         failures.keep(jails::end(&child));
         failures.keep(jails::remove_rules(&child));
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use host::PodId;
 use serde::{Deserialize, Serialize};
 
+use super::userland::Release;
 use crate::Error;
 use crate::spec::Identity;
 
@@ -41,6 +42,9 @@ pub(super) struct ContainerRecord {
     /// The tmpfs file systems that its memory is counted with, by their mount points on the host. An earlier server wrote none.
     #[serde(default)]
     pub(super) tmpfs: Vec<PathBuf>,
+    /// The release of an older userland; None: its programs hear the kernel's. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) release: Option<Release>,
 }
 
 impl ContainerRecord {
@@ -56,6 +60,7 @@ impl ContainerRecord {
             login: String::new(),
             ruleset: 0,
             tmpfs: Vec::new(),
+            release: None,
         }
     }
 

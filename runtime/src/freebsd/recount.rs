@@ -20,11 +20,12 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// A container with this jail. What another container of its pod mounts too is nobody's: who filled it is not known.
-    pub(super) fn new(record: &ContainerRecord, jid: i32, containers: &Path) -> Self {
+    /// A container with this jail. What another container of its pod mounts too is nobody's: who filled it is not known. Of the
+    /// directories of `containers`, those of its pod's count.
+    pub(super) fn new(record: &ContainerRecord, jid: i32, containers: impl FnOnce() -> Vec<PathBuf>) -> Self {
         let mut tmpfs = record.tmpfs.clone();
         if tmpfs.iter().any(|on| !on.starts_with(&record.root)) {
-            let others = others(record, containers);
+            let others = others(record, &containers());
             tmpfs.retain(|on| !others.contains(on));
         }
         Self { jail: record.jail.clone(), jid, root: record.root.clone(), tmpfs }
@@ -72,10 +73,9 @@ fn segments_of(jail: &str) -> u64 {
 }
 
 /// The tmpfs file systems of the other containers of a pod.
-fn others(record: &ContainerRecord, containers: &Path) -> Vec<PathBuf> {
+fn others(record: &ContainerRecord, containers: &[PathBuf]) -> Vec<PathBuf> {
     let below = format!("{}.", record.pod_jail);
-    let all = host::fs::entries(containers).unwrap_or_default();
-    let records = all.iter().filter_map(|entry| ContainerRecord::read(entry).ok().flatten());
+    let records = containers.iter().filter_map(|entry| ContainerRecord::read(entry).ok().flatten());
     let siblings = records.filter(|other| other.jail.starts_with(&below) && other.jail != record.jail);
     siblings.flat_map(|other| other.tmpfs).collect()
 }
@@ -83,5 +83,5 @@ fn others(record: &ContainerRecord, containers: &Path) -> Vec<PathBuf> {
 /// The container with this jail, which another monitor watches; None: the jail is no container's.
 pub(super) fn holder_of(jail: &str, jid: i32, containers: &Path) -> Option<Holder> {
     let record = ContainerRecord::read(&containers.join(names::container_in(jail)?)).ok().flatten()?;
-    Some(Holder::new(&record, jid, containers))
+    Some(Holder::new(&record, jid, || host::fs::entries(containers).unwrap_or_default()))
 }

@@ -94,7 +94,6 @@ const REFUSED: [&str; 18] = [
 pub(super) struct Rights {
     /// Names below `allow.`.
     pub(super) allow: BTreeSet<&'static str>,
-    /// Its securelevel.
     pub(super) securelevel: i32,
     /// Whether it sees every device of the host.
     pub(super) all_devices: bool,

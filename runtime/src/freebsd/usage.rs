@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,14 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The limit on remembered containers, more than a node can have; a forgotten one starts from rctl's seconds again.
 const REMEMBERED: usize = 10_000;
 
+/// The processes of each jail.
+type Table = HashMap<i32, Vec<process::Process>>;
+
 /// The latest process table, and the CPU time reported last. It must never decrease, and a process that ends takes its fraction
 /// of a second with it.
 #[derive(Default)]
 pub(super) struct Counters {
-    table: Mutex<Option<(Instant, Arc<Vec<process::Process>>)>>,
+    table: Mutex<Option<(Instant, Arc<Table>)>>,
     reported: Mutex<HashMap<ContainerId, u64>>,
     counts: Mutex<Counts>,
 }
@@ -58,27 +61,32 @@ impl Counters {
     ///
     /// # Errors
     /// [`Error::Conflict`] when its jail is gone; the kernel cannot be asked.
-    pub(super) fn of(&self, id: &ContainerId, record: &ContainerRecord, containers: &Path) -> Result<Usage, Error> {
+    pub(super) fn of(
+        &self,
+        id: &ContainerId,
+        record: &ContainerRecord,
+        siblings: impl FnOnce() -> Vec<PathBuf>,
+    ) -> Result<Usage, Error> {
         let jail = record.jail.as_str();
         let failed = || format!("cannot tell what jail {jail} uses");
         let found = jails::find(jail)?;
         let jid = found.map(|found| found.jid);
         let jid = jid.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
         let table = self.table().map_err(Error::failed(failed()))?;
-        let own = || table.iter().filter(|one| one.jid == jid);
-        let resident = own().map(|one| one.resident).sum::<u64>() * kernel::page_size();
-        let holder = Holder::new(record, jid, containers);
-        let working_set = self.working_set(id, &holder, &table, resident);
+        let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
+        let resident = own.iter().map(|one| one.resident).sum::<u64>() * kernel::page_size();
+        let holder = Holder::new(record, jid, siblings);
+        let working_set = self.working_set(id, &holder, own, resident);
         let mut usage = Usage {
-            cpu_nanoseconds: Some(own().map(|one| one.cpu_us).sum::<u64>() * 1_000),
+            cpu_nanoseconds: Some(own.iter().map(|one| one.cpu_us).sum::<u64>() * 1_000),
             memory_bytes: Some(resident.max(working_set)),
             working_set_bytes: Some(working_set),
             rss_bytes: Some(resident),
             memory_limit_bytes: None,
-            page_faults: Some(own().map(|one| one.minor_faults + one.major_faults).sum()),
-            major_page_faults: Some(own().map(|one| one.major_faults).sum()),
+            page_faults: Some(own.iter().map(|one| one.minor_faults + one.major_faults).sum()),
+            major_page_faults: Some(own.iter().map(|one| one.major_faults).sum()),
             swap_bytes: None,
-            processes: Some(u64::try_from(own().filter(|one| !one.zombie).count()).unwrap_or(u64::MAX)),
+            processes: Some(u64::try_from(own.iter().filter(|one| !one.zombie).count()).unwrap_or(u64::MAX)),
         };
         if kernel::accounting() {
             let answer = accounting::usage(jail).map_err(Error::failed(failed()))?;
@@ -91,8 +99,8 @@ impl Counters {
     }
 
     /// The working set: counted, or the last count and what the sum has grown by since. One process shares with nobody.
-    fn working_set(&self, id: &ContainerId, holder: &Holder, table: &[process::Process], sum: u64) -> u64 {
-        let several = table.iter().filter(|one| one.jid == holder.jid && !one.zombie).nth(1).is_some();
+    fn working_set(&self, id: &ContainerId, holder: &Holder, own: &[process::Process], sum: u64) -> u64 {
+        let several = own.iter().filter(|one| !one.zombie).nth(1).is_some();
         if !several || sum < WORTH_COUNTING {
             return sum + holder.in_tmpfs();
         }
@@ -101,7 +109,7 @@ impl Counters {
         let fresh = counts.known.get(id).is_some_and(|known| now.saturating_duration_since(known.at) < COUNT_AGE);
         if !fresh && counts.budget.has_left(now) {
             if let Ok(objects) = counts.objects() {
-                let counted = holder.count(table, &objects);
+                let counted = holder.count(own, &objects);
                 counts.known.insert(id.clone(), Count { at: now, sum, counted });
             }
             let ended = Instant::now();
@@ -111,12 +119,16 @@ impl Counters {
         known.map_or(sum + holder.in_tmpfs(), |known| known.counted + sum.saturating_sub(known.sum))
     }
 
-    fn table(&self) -> io::Result<Arc<Vec<process::Process>>> {
+    fn table(&self) -> io::Result<Arc<Table>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match &*table {
             Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
             _ => {
-                let known = Arc::new(process::all()?);
+                let mut jails = Table::new();
+                for one in process::all()? {
+                    jails.entry(one.jid).or_default().push(one);
+                }
+                let known = Arc::new(jails);
                 *table = Some((Instant::now(), Arc::clone(&known)));
                 Ok(known)
             }

@@ -73,7 +73,7 @@ impl MemoryWatch {
             directory: directory.to_owned(),
             pod_directory,
             pod_jail: record.pod_jail.clone(),
-            holder: Holder::new(record, jid, containers),
+            holder: Holder::new(record, jid, || host::fs::entries(containers).unwrap_or_default()),
             own: Watched::default(),
             pod: Watched::default(),
             named: None,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use host::Failures;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -22,7 +23,8 @@ const ROUNDS_UNFROZEN: u32 = 20;
 const TRACKING: [&str; 4] = ["freezer", "pids", "memory", "devices"];
 
 /// The hierarchies of this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Hierarchies {
     /// The mount point of each controller.
     V1(BTreeMap<String, PathBuf>),
@@ -44,6 +46,14 @@ impl Hierarchies {
             Ok(Self::V1(found))
         } else {
             Err(operation()(io::Error::other(format!("no hierarchy with the memory controller is mounted at {ROOT}"))))
+        }
+    }
+
+    /// Whether they are still mounted. Cheap, whereas finding them reads the list of all mounts.
+    pub(super) fn are_mounted(&self) -> bool {
+        match self {
+            Self::V2(root) => root.join("cgroup.controllers").exists(),
+            Self::V1(roots) => roots.get("memory").is_some_and(|root| root.join("cgroup.procs").exists()),
         }
     }
 

@@ -4,14 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use host::{ContainerId, Failures};
+use nix::mount::{MsFlags, mount};
 
 use super::config::{self, Offered, Surroundings};
+use super::mountinfo::{self, Peers};
 use super::names::PINS;
 use super::record::ContainerRecord;
 use super::{Linux, launch, pod};
 use crate::monitor::client;
-use crate::monitor::record::{SPEC, spec_path};
-use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec};
+use crate::monitor::record::{SPEC, read_spec, spec_path};
+use crate::spec::{ContainerSpec, Identity, Mount, MountSource, PidScope, PodSpec, Propagation};
 use crate::{ContainerState, Error, users};
 
 /// CAP_SYS_RESOURCE, which may lower an oom_score_adj, as a mask.
@@ -26,8 +28,10 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
         return Ok(identity);
     }
     let around = surroundings(linux, spec, &pod, identity)?;
+    share_sources(&spec.mounts)?;
     let document = config::document(spec, &around)?;
-    let operation = || Error::failed(format!("cannot make container {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create container {}", spec.id.short()));
+    linux.containers.note(&spec.pod, &spec.id)?;
     host::fs::remove_dir_all(&directory).map_err(operation())?;
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&spec_path(&directory), spec)?;
@@ -37,9 +41,29 @@ pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Er
         state: linux.names.state.clone(),
         name: linux.names.runc(&spec.id),
         cgroup: around.cgroup,
+        hierarchies: Some((*linux.hierarchies()?).clone()),
     };
     record.write(&directory)?;
     Ok(around.identity)
+}
+
+/// Makes the private mounts shared from which the container is to get later mounts (HostToContainer). systemd makes `/` shared at
+/// boot; where it does not run, the kernel's default is private (mount_namespaces(7)). They stay shared: others may rely on it by
+/// then, and on the host nothing else changes.
+fn share_sources(mounts: &[Mount]) -> Result<(), Error> {
+    for wanted in mounts.iter().filter(|mount| mount.propagation == Propagation::HostToContainer) {
+        let MountSource::Host(source) = &wanted.source else { continue };
+        // A source that does not exist is refused with its mount.
+        let Ok(source) = fs::canonicalize(source) else { continue };
+        let operation = || format!("cannot make the mount of {} shared", source.display());
+        let (point, peers) = mountinfo::mount_of(&source).map_err(Error::failed(operation()))?;
+        if peers == Peers::Private {
+            mount(None::<&str>, &point, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
+                .map_err(Error::failed(operation()))?;
+            tracing::info!("made the mount {} shared, for {}", point.display(), wanted.destination.display());
+        }
+    }
+    Ok(())
 }
 
 fn surroundings(linux: &Linux, spec: &ContainerSpec, pod: &PodSpec, identity: Identity) -> Result<Surroundings, Error> {
@@ -61,7 +85,8 @@ fn surroundings(linux: &Linux, spec: &ContainerSpec, pod: &PodSpec, identity: Id
         identity,
         pod: pod::files(&linux.names, pod),
         namespaces,
-        cgroup: pod::cgroup(&linux.names, pod).join(spec.id.short()),
+        // The whole id: agents on the node find a container by the 64 digits in the path of its cgroup.
+        cgroup: pod::cgroup(&linux.names, pod).join(spec.id.as_str()),
         offered: offered(linux),
         capabilities: own.capabilities,
         lowest_oom_score: (own.capabilities & CAP_SYS_RESOURCE == 0).then_some(own.oom_score_adj),
@@ -129,23 +154,39 @@ fn identify(spec: &ContainerSpec) -> Result<Identity, Error> {
     users::look_up(&spec.process.user, &root).map(|(identity, _)| identity)
 }
 
+/// The cgroup of a container, from its record; where that is damaged, as it was computed.
+fn cgroup(linux: &Linux, id: &ContainerId) -> Option<PathBuf> {
+    let directory = linux.containers.directory(id);
+    if let Ok(record) = ContainerRecord::read(&directory) {
+        return record.map(|record| record.cgroup);
+    }
+    let pod = pod::find(&linux.names, &read_spec(&directory).ok()?.pod).ok()?;
+    Some(pod::cgroup(&linux.names, &pod).join(id.short()))
+}
+
 /// Removes what exists of a container.
 pub(super) fn remove(linux: &Linux, id: &ContainerId) -> Result<(), Error> {
     let directory = linux.containers.directory(id);
     let mut failures = Failures::<Error>::default();
     failures.keep(client::kill(&directory));
-    let cgroup = failures.keep(ContainerRecord::read(&directory)).flatten().map(|record| record.cgroup);
-    let cgroup = cgroup.and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
+    let cgroup = cgroup(linux, id).and_then(|cgroup| Some((failures.keep(linux.hierarchies())?, cgroup)));
     if let Some((hierarchies, cgroup)) = &cgroup {
         // An exec whose monitor was killed is in it too.
         failures.keep(hierarchies.kill(cgroup));
     }
-    failures.keep(linux.runc.delete(&linux.names.runc(id)));
-    if let Some((hierarchies, cgroup)) = &cgroup {
-        failures.keep(hierarchies.remove(cgroup));
+    match &cgroup {
+        Some((hierarchies, cgroup)) => {
+            if failures.keep(hierarchies.remove(cgroup)).is_some() {
+                failures.keep(linux.runc.forget(&linux.names.runc(id)));
+            }
+        }
+        None => drop(failures.keep(linux.runc.delete(&linux.names.runc(id)))),
     }
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&directory, SPEC));
+    }
+    if failures.is_empty() {
+        failures.keep(linux.containers.forget(id));
     }
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }

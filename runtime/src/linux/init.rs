@@ -1,7 +1,8 @@
 //! The init of a pod whose containers share a process namespace: the namespace lives as long as its first process, which only
 //! reaps orphans. Other pods have none.
 
-use std::ffi::OsString;
+use std::convert::Infallible;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +24,8 @@ use crate::monitor::WORKER;
 
 /// Its command as the worker [`WORKER`].
 pub(super) const WORD: &str = "init";
+/// Its arguments as the containers of its pod see them: without paths of the host.
+const NEUTRAL: [&CStr; 3] = [c"cellblock", c"hold", c"init"];
 /// The limit for the end of a killed init: the kernel first ends every process of its namespace.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -39,12 +42,15 @@ pub(super) fn start(workers: &Workers, directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// The worker: makes the namespace, pins it and leaves its first process behind.
+/// The worker: makes the namespace, pins it and leaves its first process behind, which is this program again, with no directory.
 pub(super) fn run(args: &[OsString]) -> ExitCode {
-    let [_, directory] = args else { return ExitCode::FAILURE };
-    match begin(Path::new(directory)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => reap(),
+    let directory = match args {
+        [_, directory] => Path::new(directory),
+        [_] => return reap(),
+        _ => return ExitCode::FAILURE,
+    };
+    match begin(directory) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -52,12 +58,12 @@ pub(super) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Returns true in the worker, once all is done, and false in the init.
-fn begin(directory: &Path) -> io::Result<bool> {
+/// Returns in the worker, once all is done; in the first process of the namespace only with an error.
+fn begin(directory: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let Some(child) = host::worker::split()? else {
+    let Some(child) = host::worker::fork()? else {
         leave()?;
-        return Ok(false);
+        return become_init().map(|never| match never {});
     };
     let pinned = || -> io::Result<()> {
         let pin = directory.join(PID_PIN);
@@ -69,8 +75,13 @@ fn begin(directory: &Path) -> io::Result<bool> {
     pinned().inspect_err(|_| {
         // Nothing is pinned, so only the child is left.
         let _ = kill(child, Signal::SIGKILL);
-    })?;
-    Ok(true)
+    })
+}
+
+/// Executes this program anew: the containers read the arguments of this process, and some of them its environment.
+fn become_init() -> io::Result<Infallible> {
+    // Not by its path: it may have been replaced.
+    Ok(nix::unistd::execve(c"/proc/self/exe", &NEUTRAL, &[] as &[&CStr])?)
 }
 
 /// Closes the inherited error output, whose end the parent waits for.
@@ -85,6 +96,8 @@ fn leave() -> io::Result<()> {
 fn reap() -> ExitCode {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
+    // The kernel calls it `exe` after the path that it was executed by.
+    let _ = nix::sys::prctl::set_name(NEUTRAL[0]);
     if children.thread_block().is_err() {
         return ExitCode::FAILURE;
     }

@@ -53,7 +53,10 @@ pub(super) fn prepare(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
     };
     let record = ContainerRecord::read(directory)?
         .ok_or_else(|| Error::not_found(format!("the container in {}", directory.display())))?;
-    let hierarchies = Hierarchies::find()?;
+    let hierarchies = match record.hierarchies.clone().filter(Hierarchies::are_mounted) {
+        Some(known) => known,
+        None => Hierarchies::find()?,
+    };
     Ok(Box::new(Launcher { runc: Runc::new(&record.state), hierarchies, record, bundle: directory.to_owned(), exec }))
 }
 
@@ -64,14 +67,14 @@ impl Launch for Launcher {
 
     fn launch(&mut self, streams: Streams) -> Result<Launched, Error> {
         let scratch = self.exec.as_ref().map_or(&self.bundle, |exec| &exec.scratch);
-        fs::create_dir_all(scratch).map_err(Error::failed(format!("cannot make {}", scratch.display())))?;
+        fs::create_dir_all(scratch).map_err(Error::failed(format!("cannot create {}", scratch.display())))?;
         let paths = Paths::of(scratch);
         let mut args = if self.exec.is_some() { self.exec_args(&paths)? } else { self.run_args()? };
         args.extend(["--detach".to_owned(), "--pid-file".to_owned(), paths.pid.display().to_string()]);
         let (streams, console) = match streams {
             Streams::Pipes { stdin, stdout, stderr } => ([stdin, stdout, stderr], None),
             Streams::Terminal => {
-                let (streams, console) = console(&paths).map_err(Error::failed("cannot make a console socket"))?;
+                let (streams, console) = console(&paths).map_err(Error::failed("cannot create a console socket"))?;
                 args.extend(["--console-socket".to_owned(), paths.console.display().to_string()]);
                 (streams, Some(console))
             }
@@ -124,7 +127,7 @@ impl Launcher {
         let tracking = self.hierarchies.tracking();
         if let Some(container) = self.hierarchies.directory(tracking, &self.record.cgroup) {
             fs::create_dir_all(container.join(&exec.cgroup))
-                .map_err(Error::failed("cannot make the cgroup of an exec"))?;
+                .map_err(Error::failed("cannot create the cgroup of an exec"))?;
         }
         let cgroup = match tracking {
             "" => exec.cgroup.clone(),

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use host::{ContainerId, Need, Place, PodId};
 
@@ -45,11 +45,13 @@ struct Linux {
     names: Names,
     containers: Supervised,
     runc: Runc,
+    /// As they were found last.
+    hierarchies: Mutex<Option<Arc<Hierarchies>>>,
 }
 
 /// Opens the backend: makes its state directory.
 pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
-    let operation = || Error::failed(format!("cannot make {}", settings.state.display()));
+    let operation = || Error::failed(format!("cannot create {}", settings.state.display()));
     std::fs::create_dir_all(&settings.state).map_err(operation())?;
     // The kernel names mounts by their real paths.
     let state = std::fs::canonicalize(&settings.state).map_err(operation())?;
@@ -58,10 +60,10 @@ pub(crate) fn open(mut settings: Settings) -> Result<Arc<dyn Runtime>, Error> {
     // runc would make its directory with the first container: a server without pods always looks the same.
     let containers = Supervised::new(&settings, record::FILE);
     for directory in [&names.pods(), containers.root(), &settings.state.join("runc")] {
-        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot make {}", directory.display())))?;
+        std::fs::create_dir_all(directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
     }
     let runc = Runc::new(&settings.state);
-    Ok(Arc::new(Linux { settings, names, containers, runc }))
+    Ok(Arc::new(Linux { settings, names, containers, runc, hierarchies: Mutex::default() }))
 }
 
 pub(crate) fn prepare_launch(target: Target<'_>) -> Result<Box<dyn Launch>, Error> {
@@ -78,13 +80,25 @@ pub(crate) fn realtime_signals() -> (i32, i32) {
 }
 
 impl Linux {
-    /// Found again each time: a node may mount what was missing.
-    fn hierarchies(&self) -> Result<Hierarchies, Error> {
-        Hierarchies::find()
+    /// The hierarchies, found once: the list of mounts, which tells them in version 1, has thousands of lines on a full node.
+    fn hierarchies(&self) -> Result<Arc<Hierarchies>, Error> {
+        let mut known = self.hierarchies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.as_ref().filter(|found| found.are_mounted()) {
+            return Ok(Arc::clone(found));
+        }
+        let found = Arc::new(Hierarchies::find()?);
+        *known = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// Finds the hierarchies again: a node may mount what was missing.
+    fn find_hierarchies(&self) -> Result<Arc<Hierarchies>, Error> {
+        *self.hierarchies.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.hierarchies()
     }
 
     fn is_unified(&self) -> bool {
-        matches!(self.hierarchies(), Ok(Hierarchies::V2(_)))
+        self.hierarchies().is_ok_and(|found| matches!(*found, Hierarchies::V2(_)))
     }
 }
 
@@ -98,7 +112,7 @@ impl Runtime for Linux {
     }
 
     fn needs(&self) -> Vec<Need> {
-        needs::needs()
+        needs::needs(self.find_hierarchies())
     }
 
     fn features(&self) -> Features {
@@ -195,13 +209,13 @@ impl Runtime for Linux {
     }
 
     fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
-        let (_, record) = self.containers.running::<ContainerRecord>(id)?;
-        Ok(details::read(&self.hierarchies()?, &record.cgroup))
+        let (_, record) = self.containers.begun::<ContainerRecord>(id)?;
+        Ok(details::read(&*self.hierarchies()?, &record.cgroup))
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {
-        let (_, record) = self.containers.running::<ContainerRecord>(id)?;
-        usage::read(&self.hierarchies()?, &record.cgroup)
+        let (_, record) = self.containers.begun::<ContainerRecord>(id)?;
+        usage::read(&*self.hierarchies()?, &record.cgroup)
     }
 
     fn inventory(&self) -> Result<Inventory, Error> {

@@ -14,23 +14,13 @@ pub(super) enum Peers {
     Private,
 }
 
-/// The propagation of the mount that a path is on.
-pub(super) fn peers_of(path: &Path) -> io::Result<Peers> {
+/// The mount that a path is on: its mount point and its propagation.
+pub(super) fn mount_of(path: &Path) -> io::Result<(PathBuf, Peers)> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")?;
     let on = text.lines().filter_map(entry).filter(|(point, _)| path.starts_with(point));
     // The last of the longest: later mounts hide earlier ones.
-    let peers = on.max_by_key(|(point, _)| point.components().count()).map(|(_, peers)| peers);
-    Ok(peers.unwrap_or(Peers::Private))
-}
-
-/// The mount points at and below a directory, the deepest first.
-pub(super) fn points_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> =
-        text.lines().filter_map(entry).map(|(point, _)| point).filter(|point| point.starts_with(directory)).collect();
-    points.reverse();
-    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    Ok(points)
+    let mount = on.max_by_key(|(point, _)| point.components().count());
+    mount.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no mount holds {}", path.display())))
 }
 
 /// Parses a line: the mount point is the fifth field, the optional fields end with a hyphen.

@@ -1,12 +1,13 @@
 //! What this backend needs of the node.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use host::Need;
 use host::run::Tool;
 
 use super::cgroup::Hierarchies;
+use crate::Error;
 
 /// The first runc with recursively read-only mounts and `exec --cgroup`.
 const RUNC_VERSION: (u32, u32) = (1, 1);
@@ -16,8 +17,8 @@ const KERNEL_VERSION: (u32, u32) = (5, 12);
 /// runc's version, once it is found: it is not asked again for every Status.
 static RUNC: OnceLock<String> = OnceLock::new();
 
-pub(super) fn needs() -> Vec<Need> {
-    vec![runc(), cgroups(), root()]
+pub(super) fn needs(hierarchies: Result<Arc<Hierarchies>, Error>) -> Vec<Need> {
+    vec![runc(), cgroups(hierarchies), root()]
 }
 
 fn need(name: &str, found: String, remedy: Option<&str>) -> Need {
@@ -43,14 +44,14 @@ fn runc_version() -> Option<String> {
     Some(RUNC.get_or_init(|| version).clone())
 }
 
-fn cgroups() -> Need {
-    match Hierarchies::find() {
+fn cgroups(hierarchies: Result<Arc<Hierarchies>, Error>) -> Need {
+    match hierarchies.as_deref() {
         Ok(Hierarchies::V1(controllers)) => {
             let names: Vec<&str> = controllers.keys().map(String::as_str).collect();
             need("cgroups", format!("version 1: {}", names.join(" ")), None)
         }
         Ok(Hierarchies::V2(root)) => need("cgroups", format!("version 2 at {}", root.display()), None),
-        Err(error) => need("cgroups", host::chain(&error), Some("mount them: mount -t cgroup2 none /sys/fs/cgroup")),
+        Err(error) => need("cgroups", host::chain(error), Some("mount them: mount -t cgroup2 none /sys/fs/cgroup")),
     }
 }
 

@@ -13,12 +13,14 @@ use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use super::cgroup::Hierarchies;
 use super::config::PodFiles;
 use super::names::{INIT_PID, Names, PID_PIN, PINS, SHM, SPEC, WHOLE};
-use super::{Linux, NAME, container, init, mountinfo, sys, sysctl};
+use super::{Linux, NAME, container, init, sys, sysctl};
 use crate::Error;
 use crate::spec::{PidScope, PodSpec, Scope};
 
 /// The options of a pod's /dev/shm, as in containerd.
 const SHM_OPTIONS: &str = "mode=1777,size=67108864";
+/// The limit on mounts on one point: a crash between two calls may have made a second one.
+const STACK_MAX: usize = 8;
 /// The file that lists the ancestors of the pod's cgroup that did not exist before.
 const MADE_CGROUPS: &str = "made-cgroups";
 
@@ -33,7 +35,7 @@ pub(super) fn create(linux: &Linux, spec: &PodSpec) -> Result<Place, Error> {
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     // Remains of an interrupted attempt, or of a pod that lost something, are in the way.
     remove_directory(&directory)?;
-    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create pod {}", spec.id.short()));
     fs::create_dir_all(&directory).map_err(operation())?;
     host::json::replace(&directory.join(SPEC), spec)?;
     note_missing_cgroups(&hierarchies, spec, &directory).map_err(operation())?;
@@ -71,7 +73,6 @@ pub(super) fn find(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
     host::json::read::<PodSpec>(&names.pod(id).join(SPEC))?.filter(|spec| spec.id == *id).ok_or_else(|| not_found(id))
 }
 
-/// The spec of a whole pod.
 pub(super) fn find_whole(names: &Names, id: &PodId) -> Result<PodSpec, Error> {
     let spec = find(names, id)?;
     if is_whole(&names.pod(id), &spec)? { Ok(spec) } else { Err(not_found(id)) }
@@ -152,7 +153,7 @@ pub(super) fn has_own(spec: &PodSpec, kind: &str) -> bool {
 
 /// Makes and pins the namespaces of a pod in a thread that ends with this call.
 fn make_namespaces(directory: &Path, spec: &PodSpec) -> Result<(), Error> {
-    let operation = || Error::failed(format!("cannot make pod {}", spec.id.short()));
+    let operation = || Error::failed(format!("cannot create pod {}", spec.id.short()));
     unshare(spec).map_err(operation())?;
     if spec.network == Scope::Pod {
         sysctl::apply_defaults();
@@ -233,16 +234,28 @@ fn remove_directory(directory: &Path) -> Result<(), Error> {
     }
     // The init goes first: its pin tells it from a later process with its number.
     init::stop(directory)?;
-    let resolved = fs::canonicalize(directory).map_err(Error::failed(failed()))?;
     let mut failures = Failures::<Error>::default();
-    for point in mountinfo::points_below(&resolved).map_err(Error::failed(failed()))? {
-        let unmounted = umount2(&point, MntFlags::MNT_DETACH);
-        failures.keep(unmounted.map_err(Error::failed(format!("cannot unmount {}", point.display()))));
+    for name in PINS.map(|(_, file)| file).into_iter().chain([PID_PIN, SHM]) {
+        let point = directory.join(name);
+        failures.keep(unmount(&point).map_err(Error::failed(format!("cannot unmount {}", point.display()))));
     }
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(directory, SPEC));
     }
     failures.result(Error::failed(failed()))
+}
+
+/// Unmounts everything that is mounted on a file or directory. Idempotent.
+fn unmount(point: &Path) -> nix::Result<()> {
+    for _ in 0..STACK_MAX {
+        match umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            // No mount point, or there is nothing.
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(nix::Error::EBUSY)
 }
 
 /// The file with the pid of a pod's init.

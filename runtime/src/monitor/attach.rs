@@ -168,7 +168,7 @@ pub(super) fn write_some(pipe: &mut impl Write, bytes: &[u8]) -> io::Result<usiz
     Ok(taken)
 }
 
-/// Reads what is available: None while that is nothing, 0 at the end. A terminal whose other side is closed fails with EIO.
+/// Reads the available bytes: None while there are none, 0 at the end. A terminal whose other side is closed fails with EIO.
 pub(super) fn read_some(pipe: &mut impl Read, chunk: &mut [u8]) -> Option<usize> {
     match pipe.read(chunk) {
         Ok(count) => Some(count),

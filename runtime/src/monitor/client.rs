@@ -114,7 +114,7 @@ pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
     if state(directory)? == ContainerState::Created {
         return Err(Error::conflict("the container was never started"));
     }
-    let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot make a descriptor"))?;
+    let (ended, _) = UnixStream::pair().map_err(Error::failed("cannot create a descriptor"))?;
     Ok(ended.into())
 }
 

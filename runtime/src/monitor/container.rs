@@ -80,7 +80,7 @@ pub(super) enum Phase {
 /// The worker: detaches, starts the container and serves it. Its standard input is the server's listening socket.
 pub(super) fn run(directory: &Path) -> Result<(), Error> {
     let listener = UnixListener::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
-    let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
+    let signals = host::worker::block_child_signal().map_err(Error::failed("cannot block SIGCHLD"))?;
     match Monitor::start(directory) {
         Ok(mut monitor) => {
             listener.set_nonblocking(true).map_err(Error::failed("cannot prepare the monitor's socket"))?;
@@ -311,7 +311,7 @@ impl Monitor {
         if Instant::now() < *at {
             return;
         }
-        // Whoever removed the directory needs no record, and must not keep a monitor for ever.
+        // A caller that removed the directory needs no record, and must not keep a monitor for ever.
         self.phase = if record::write_exit(&self.directory, exit).is_ok() || !self.directory.exists() {
             self.listener = None;
             Phase::Recorded(exit.clone())
@@ -349,7 +349,7 @@ type Started = (Launched, Option<File>, [Option<File>; 2]);
 
 /// Launches the process with new pipes or a terminal, and makes the monitor's ends nonblocking.
 fn launch_with_streams(launch: &mut dyn Launch, spec: &ContainerSpec) -> Result<Started, Error> {
-    let failed = || Error::failed::<io::Error>("cannot make the container's streams");
+    let failed = || Error::failed::<io::Error>("cannot create the container's streams");
     if spec.process.tty {
         let launched = launch.launch(Streams::Terminal)?;
         let Some(terminal) = &launched.terminal else {

@@ -35,7 +35,7 @@ struct Executed {
 /// The worker: detaches, executes, waits. Its standard input is the control connection.
 pub(super) fn run() -> Result<(), Error> {
     let control = UnixStream::from(detach().map_err(Error::failed("cannot detach the monitor"))?);
-    let signals = host::worker::hold_child_signal().map_err(Error::failed("cannot hold SIGCHLD"))?;
+    let signals = host::worker::block_child_signal().map_err(Error::failed("cannot block SIGCHLD"))?;
     let (request, descriptors) = protocol::receive::<Request>(control.as_fd(), LAUNCH_LIMIT, REQUEST_WAIT)
         .map_err(Error::failed("cannot read what is to be executed"))?;
     let (reply, terminal, executed) = match execute(request, descriptors) {

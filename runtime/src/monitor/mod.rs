@@ -59,7 +59,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 
 /// Leaves the server behind. Returns the descriptor that was the standard input, which becomes /dev/null.
 pub(crate) fn detach() -> io::Result<OwnedFd> {
-    host::worker::leave()?;
+    host::worker::detach()?;
     let given = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(given)

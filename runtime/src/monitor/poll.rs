@@ -39,7 +39,7 @@ pub(super) struct Watched<'a> {
 
 impl<'a> Watched<'a> {
     /// Every descriptor that lets the monitor go on. Output waits for attached clients that are behind, unless the container
-    /// has ended: then its pipes limit what is left.
+    /// has ended: then its pipes limit the rest.
     pub(super) fn of(monitor: &'a Monitor) -> Self {
         let mut watched = Self { sources: Vec::new(), descriptors: Vec::new() };
         if let Some(listener) = &monitor.listener {

@@ -14,7 +14,6 @@ pub(crate) const SPEC: &str = "spec.json";
 const START: &str = "start.json";
 /// The end of the container.
 const EXIT: &str = "exit.json";
-/// The monitor's socket.
 const SOCKET: &str = "monitor.sock";
 /// The exit code after an unobserved end, as in containerd.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
@@ -104,6 +103,11 @@ pub(super) fn read_start(directory: &Path) -> Result<Option<StartRecord>, Error>
 
 pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
     Ok(host::json::read(&directory.join(EXIT))?)
+}
+
+/// Whether a container runs by its files: it was started, and no end is recorded.
+pub(super) fn is_running(directory: &Path) -> bool {
+    !directory.join(EXIT).exists() && directory.join(START).exists()
 }
 
 /// Reads the spec in a container's directory.

@@ -98,5 +98,5 @@ fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply
 }
 
 fn refused(error: &io::Error) -> Reply {
-    Reply::Failed(Failure::conflict(format!("cannot make the pipes of an attached client: {error}")))
+    Reply::Failed(Failure::conflict(format!("cannot create the pipes of an attached client: {error}")))
 }

@@ -1,14 +1,16 @@
 //! The containers below a backend's state directory, through their monitors. What a monitor does is the same on every kernel
 //! and is done here once; a backend makes containers, launches their processes, measures and removes them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use host::worker::Workers;
 use host::{ContainerId, PodId};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::record::SPEC;
+use super::record::{self, SPEC};
 use super::{client, session, signal_number};
 use crate::spec::{ContainerSpec, ExecSpec, Signal};
 use crate::{ContainerState, Error, Inventory, Session, Settings, Started};
@@ -17,6 +19,10 @@ use crate::{ContainerState, Error, Inventory, Session, Settings, Started};
 /// machine, and a server that was killed is waited for.
 const ASKED_AT_ONCE: usize = 16;
 
+fn not_found(id: &ContainerId) -> Error {
+    Error::not_found(format!("container {}", id.short()))
+}
+
 /// The client of all monitors of one state directory.
 #[derive(Debug)]
 pub(crate) struct Supervised {
@@ -24,11 +30,21 @@ pub(crate) struct Supervised {
     workers: Workers,
     /// The backend's own file in a container's directory. It is written last: a container that has one is whole.
     record: &'static str,
+    /// The containers of each pod, whole or not; None: not read yet. Only this server makes and removes containers here, so the
+    /// specs of all of them are read once, and not with each pod that is removed.
+    pods: Mutex<Option<Pods>>,
 }
+
+type Pods = BTreeMap<PodId, BTreeSet<ContainerId>>;
 
 impl Supervised {
     pub(crate) fn new(settings: &Settings, record: &'static str) -> Self {
-        Self { directory: settings.state.join("containers"), workers: settings.workers.clone(), record }
+        Self {
+            directory: settings.state.join("containers"),
+            workers: settings.workers.clone(),
+            record,
+            pods: Mutex::default(),
+        }
     }
 
     /// The directory of all containers.
@@ -49,11 +65,11 @@ impl Supervised {
     pub(crate) fn find<T: DeserializeOwned>(&self, id: &ContainerId) -> Result<(PathBuf, T), Error> {
         let directory = self.directory(id);
         let record = host::json::read(&directory.join(self.record))?;
-        let record = record.ok_or_else(|| Error::not_found(format!("container {}", id.short())))?;
+        let record = record.ok_or_else(|| not_found(id))?;
         Ok((directory, record))
     }
 
-    /// Likewise of one that runs.
+    /// The directory and the record of a running container.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`].
@@ -65,8 +81,28 @@ impl Supervised {
         }
     }
 
+    /// Likewise of one that runs by its files. Its monitor is not asked: where that was killed, the container counts as running
+    /// until its state is asked for.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`].
+    pub(crate) fn begun<T: DeserializeOwned>(&self, id: &ContainerId) -> Result<(PathBuf, T), Error> {
+        let found = self.find(id)?;
+        if record::is_running(&found.0) {
+            Ok(found)
+        } else {
+            Err(Error::conflict(format!("container {} is not running", id.short())))
+        }
+    }
+
+    /// The directory of a whole container. Its record is not read: a container is stopped even if that is damaged.
     fn whole(&self, id: &ContainerId) -> Result<PathBuf, Error> {
-        self.find::<IgnoredAny>(id).map(|(directory, _)| directory)
+        let directory = self.directory(id);
+        match directory.join(self.record).try_exists() {
+            Ok(true) => Ok(directory),
+            Ok(false) => Err(not_found(id)),
+            Err(error) => Err(Error::failed(format!("cannot look at {}", directory.display()))(error)),
+        }
     }
 
     pub(crate) fn start(&self, id: &ContainerId) -> Result<Started, Error> {
@@ -111,7 +147,7 @@ impl Supervised {
         client::attach(&self.whole(id)?, stdin)
     }
 
-    /// Adds every container to an inventory, and every directory without a readable spec to what is unknown.
+    /// Adds every container to an inventory, and every directory without a readable spec to the unknown objects.
     pub(crate) fn add_to(&self, inventory: &mut Inventory) -> Result<(), Error> {
         let all = host::json::read_each::<ContainerSpec>(&self.directory, SPEC)?;
         let share = all.len().div_ceil(ASKED_AT_ONCE).max(1);
@@ -144,7 +180,89 @@ impl Supervised {
 
     /// The containers of a pod, whole or not.
     pub(crate) fn of_pod(&self, pod: &PodId) -> Result<Vec<ContainerId>, Error> {
+        self.with_pods(|pods| pods.get(pod).into_iter().flatten().cloned().collect())
+    }
+
+    /// Notes a container of a pod, before anything of it is made. Idempotent.
+    pub(crate) fn note(&self, pod: &PodId, id: &ContainerId) -> Result<(), Error> {
+        self.with_pods(|pods| {
+            pods.entry(pod.clone()).or_default().insert(id.clone());
+        })
+    }
+
+    /// Forgets a container, of which nothing is left. Idempotent.
+    pub(crate) fn forget(&self, id: &ContainerId) -> Result<(), Error> {
+        self.with_pods(|pods| {
+            pods.retain(|_, containers| {
+                containers.remove(id);
+                !containers.is_empty()
+            });
+        })
+    }
+
+    fn with_pods<T>(&self, work: impl FnOnce(&mut Pods) -> T) -> Result<T, Error> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pods) = &mut *pods {
+            return Ok(work(pods));
+        }
+        let mut read = Pods::new();
         let all = host::json::read_each::<ContainerSpec>(&self.directory, SPEC)?;
-        Ok(all.into_iter().filter_map(|(_, spec)| spec).filter(|spec| spec.pod == *pod).map(|spec| spec.id).collect())
+        for spec in all.into_iter().filter_map(|(_, spec)| spec) {
+            read.entry(spec.pod).or_default().insert(spec.id);
+        }
+        Ok(work(pods.insert(read)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use host::{ContainerId, PodId};
+
+    use super::Supervised;
+    use crate::monitor::record::spec_path;
+    use crate::{Error, Settings};
+
+    fn open(state: &Path) -> Supervised {
+        let workers = host::worker::Workers::of_program("/nonexistent".as_ref());
+        Supervised::new(&Settings { prefix: host::Prefix::default(), state: state.to_owned(), workers }, "record.json")
+    }
+
+    #[test]
+    fn the_containers_of_a_pod_are_read_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        let containers = open(scratch.path());
+        let spec = crate::freebsd::example();
+        let directory = containers.directory(&spec.id);
+        std::fs::create_dir_all(&directory).unwrap();
+        host::json::replace(&spec_path(&directory), &spec).unwrap();
+        assert_eq!(containers.of_pod(&spec.pod).unwrap(), [spec.id.clone()]);
+        // Nobody reads the files again.
+        std::fs::remove_dir_all(&directory).unwrap();
+        let (other, second) = (PodId::random(), ContainerId::random());
+        containers.note(&other, &second).unwrap();
+        assert_eq!(containers.of_pod(&spec.pod).unwrap(), [spec.id.clone()]);
+        assert_eq!(containers.of_pod(&other).unwrap(), [second.clone()]);
+        containers.forget(&spec.id).unwrap();
+        assert_eq!(containers.of_pod(&spec.pod).unwrap(), []);
+        assert_eq!(open(scratch.path()).of_pod(&other).unwrap(), [], "another server reads what is there");
+    }
+
+    #[test]
+    fn a_container_runs_by_its_files_and_no_monitor_is_asked() {
+        let scratch = tempfile::tempdir().unwrap();
+        let containers = open(scratch.path());
+        let id = ContainerId::random();
+        let begun = || containers.begun::<u8>(&id).map(|(_, record)| record);
+        assert!(matches!(begun(), Err(Error::NotFound { .. })));
+        let directory = containers.directory(&id);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("record.json"), "7").unwrap();
+        assert!(matches!(begun(), Err(Error::Conflict { .. })), "it was not started");
+        std::fs::write(directory.join("start.json"), "").unwrap();
+        assert_eq!(begun().unwrap(), 7);
+        std::fs::write(directory.join("exit.json"), "").unwrap();
+        assert!(matches!(begun(), Err(Error::Conflict { .. })), "it has ended");
     }
 }

@@ -18,7 +18,6 @@ const EXIT: &str = include_str!("fixtures/exit-v1.json");
 /// The limit for the server's next request on a connection.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// The old monitor.
 struct Old {
     exchanges: Vec<Value>,
     /// Which of the exchanges were seen.

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
-use runtime::spec::{ExecSpec, NameOrId, User};
+use runtime::spec::{ContainerSpec, ExecSpec, NameOrId, User};
 
-use crate::bench::{Bench, PATIENCE, add_program, read_until};
+use crate::bench::{Bench, PATIENCE, add_program, read_until, tool};
 
 #[test]
 fn a_process_is_the_user_that_was_asked_for() {
@@ -52,6 +52,36 @@ fn the_login_is_the_users_and_not_the_servers() {
         spec.process.user.user = NameOrId::Id(user);
         assert_eq!(bench.output(&spec).1, wanted);
     }
+    bench.remove();
+}
+
+/// Makes the root one of this userland.
+fn set_userland(spec: &ContainerSpec, version: &str) {
+    fs::create_dir_all(spec.rootfs.join("bin")).unwrap();
+    fs::write(spec.rootfs.join("bin/freebsd-version"), format!("#!/bin/sh\nUSERLAND_VERSION=\"{version}\"\n")).unwrap();
+}
+
+#[test]
+fn an_older_userland_hears_of_itself_and_a_newer_one_is_refused() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let kernel = [tool("uname", &["-r"]), tool("uname", &["-K"])].concat();
+    for (version, told) in [
+        (None, kernel.as_str()),
+        (Some(kernel.lines().next().unwrap()), kernel.as_str()),
+        (Some("14.0-RELEASE-p3"), "14.0-RELEASE-p3\n1400097\n"),
+        (Some("13.2-RELEASE"), "13.2-RELEASE\n1302000\n"),
+    ] {
+        let spec = bench.spec("uname -r; uname -K");
+        add_program(&spec.rootfs, "/usr/bin/uname");
+        version.inspect(|version| set_userland(&spec, version));
+        assert_eq!(bench.output(&spec).1, told, "{version:?}");
+        bench.runtime.remove_container(&spec.id).unwrap();
+    }
+    let spec = bench.spec("uname -r");
+    set_userland(&spec, "99.1-RELEASE");
+    let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
+    assert!(error.contains("99.1-RELEASE") && error.contains(kernel.lines().next().unwrap()), "{error}");
+    assert!(!bench.runtime.inventory().unwrap().containers.contains_key(&spec.id));
     bench.remove();
 }
 

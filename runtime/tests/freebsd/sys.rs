@@ -65,7 +65,6 @@ impl Memory {
         }
     }
 
-    /// Unmaps it.
     pub(crate) fn unmap(self) {
         // SAFETY: nothing uses it any more.
         assert_eq!(unsafe { libc::munmap(self.at.cast(), self.length) }, 0);

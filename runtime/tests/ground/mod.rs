@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use host::PodId;
 use host::run::Tool;
 use host::worker::Workers;
+use host::{ContainerId, PodId};
 use runtime::{Runtime, Settings};
 
 /// What the containers are made of: a shell and two programs of the host, with their libraries.
@@ -91,4 +91,13 @@ pub(crate) fn lose(settings: &Settings, pod: &PodId) {
         Tool::new("umount").args([pods.join(pod.short()).join("net")])
     };
     tool.run().unwrap();
+}
+
+/// Truncates the backend's record of a container.
+#[allow(dead_code, reason = "only the conformance suite does")]
+pub(crate) fn damage(settings: &Settings, container: &ContainerId) {
+    let record = if cfg!(target_os = "freebsd") { "freebsd.json" } else { "launch.json" };
+    let path = settings.state.join("containers").join(container.short()).join(record);
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
 }

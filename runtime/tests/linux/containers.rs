@@ -253,6 +253,66 @@ fn a_pod_whose_init_was_killed_is_not_whole() {
 }
 
 #[test]
+fn the_init_of_a_pod_tells_its_containers_nothing_of_the_host() {
+    in_pod(
+        |spec| spec.pid = PidScope::Pod,
+        |bench| {
+            let mut spec = bench.spec("cat /proc/1/cmdline /proc/1/comm; cat /proc/1/environ; exit 0");
+            spec.pid = PidScope::Pod;
+            spec.security.privileged = true;
+            assert_eq!(bench.output(&spec).1, "cellblock\0hold\0init\0cellblock\n");
+        },
+    );
+}
+
+#[test]
+fn a_containers_cgroup_has_its_whole_id() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let spec = bench.spec("while :; do sleep 1; done");
+            bench.start(&spec);
+            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
+                panic!("it does not run");
+            };
+            let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", started.pid)).unwrap();
+            let of_cgroup = |line: &str| line.ends_with(&format!("/{}", spec.id));
+            assert!(cgroups.lines().any(of_cgroup), "{cgroups}");
+        },
+    );
+}
+
+#[test]
+fn a_private_mount_is_made_shared_for_a_container_that_gets_its_later_mounts() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let source = bench.directory.path().canonicalize().unwrap().join("source");
+            let later = source.join("later");
+            let tool = |program: &str, args: &[&std::path::Path]| Tool::new(program).args(args).run().unwrap();
+            std::fs::create_dir(&source).unwrap();
+            tool("mount", &["-t".as_ref(), "tmpfs".as_ref(), "tmpfs".as_ref(), &source]);
+            tool("mount", &["--make-private".as_ref(), &source]);
+            std::fs::create_dir(&later).unwrap();
+            let mut spec = bench.spec("while ! [ -e /data/later/here ]; do sleep 0.05; done; echo seen");
+            spec.mounts =
+                vec![Mount { propagation: Propagation::Bidirectional, ..host_mount(source.clone(), "/data", true) }];
+            let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
+            assert!(error.contains("/data: the source is not on a shared mount"), "{error}");
+            spec.mounts[0].propagation = Propagation::HostToContainer;
+            bench.start(&spec);
+            tool("mount", &["-t".as_ref(), "tmpfs".as_ref(), "tmpfs".as_ref(), &later]);
+            std::fs::write(later.join("here"), "").unwrap();
+            assert_eq!(bench.wait(&spec).code, 0);
+            assert_eq!(bench.log(&spec), "seen\n");
+            bench.runtime.remove_container(&spec.id).unwrap();
+            tool("umount", &[&later]);
+            tool("umount", &[&source]);
+        },
+    );
+}
+
+#[test]
 fn whatever_keeps_a_container_from_starting_leaves_nothing_of_it() {
     in_pod(
         |_| (),

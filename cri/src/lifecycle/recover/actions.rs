@@ -7,7 +7,6 @@ use runtime::ContainerState;
 
 use crate::state::record::{ContainerPhase, PodPhase};
 
-/// The records.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Records {
     pub(crate) pods: BTreeMap<PodId, PodPhase>,
@@ -16,6 +15,14 @@ pub(crate) struct Records {
     pub(crate) spares: BTreeSet<PodId>,
     /// Ids of pods and containers whose records cannot be read. All that belongs to them is left alone.
     pub(crate) unreadable: BTreeSet<String>,
+}
+
+impl Records {
+    /// Whether an object is named by the id of a record: a part of a pod or container, which goes with it.
+    pub(crate) fn own(&self, object: &str) -> bool {
+        self.pods.keys().any(|id| object.ends_with(id.short()))
+            || self.containers.keys().any(|id| object.ends_with(id.short()))
+    }
 }
 
 /// The kernel's inventory.

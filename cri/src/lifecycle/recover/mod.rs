@@ -19,7 +19,6 @@ use crate::state::record::{ContainerPhase, Loaded};
 pub(crate) use actions::{Action, Inventory, Records, plan};
 
 const LOST: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
-const LOST_CONTAINER: &str = "its kernel objects are gone: the node was rebooted, or somebody removed them";
 
 /// Reconciles kernel and records. A step that fails is logged and left to the next start or to a client's Stop or Remove; the
 /// server serves all the same. Blocking.
@@ -33,12 +32,12 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     if let Err(error) = node.configure_network() {
         error!("the pods' network cannot be configured: {}", host::chain(&error));
     }
-    let inventory = read_inventory(node)?;
     let records = read_records(loaded);
+    let inventory = read_inventory(node, &records)?;
     let actions = plan(&records, &inventory);
     for action in &actions {
         if let Err(error) = apply(node, action) {
-            warn!("recovery: {action:?}: {}", host::chain(&error));
+            warn!("recovery cannot do {action:?}: {}", host::chain(&error));
         }
     }
     let (pods, containers) = (node.store.pods().len(), node.store.containers().len());
@@ -46,9 +45,9 @@ pub(crate) fn run(node: &Arc<Node>, loaded: &Loaded) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_inventory(node: &Node) -> Result<Inventory, Error> {
+fn read_inventory(node: &Node, records: &Records) -> Result<Inventory, Error> {
     let inventory = node.runtime.inventory()?;
-    for unknown in &inventory.unknown {
+    for unknown in inventory.unknown.iter().filter(|unknown| !records.own(unknown)) {
         warn!("{unknown} carries this server's prefix and belongs to nothing that it knows; it is left alone");
     }
     Ok(Inventory {
@@ -88,7 +87,7 @@ fn apply(node: &Arc<Node>, action: &Action) -> Result<(), Error> {
         Action::LoseContainer(id) => {
             node.store.change_container(id, |record| {
                 if !matches!(record.phase, ContainerPhase::Exited(_)) {
-                    record.phase = ContainerPhase::Exited(exits::describe_lost(&record.phase, LOST_CONTAINER));
+                    record.phase = ContainerPhase::Exited(exits::describe_lost(&record.phase, LOST));
                 }
             })?;
             Ok(())

@@ -3,6 +3,7 @@
 //! since redb refuses a database after a failure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,8 @@ type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 const PODS: Table = TableDefinition::new("pods");
 const CONTAINERS: Table = TableDefinition::new("containers");
 const SPARES: Table = TableDefinition::new("spares");
+/// The addresses that pods had, by the pods' namespace and name: [`FormerAddresses`].
+const ADDRESSES: Table = TableDefinition::new("addresses");
 /// Settings that clients change at run time, by name.
 const SETTINGS: Table = TableDefinition::new("settings");
 /// The pod networks that UpdateRuntimeConfig set last.
@@ -32,7 +35,6 @@ const CACHE: usize = 4 << 20;
 /// Bytes held in reserve for changes that free space: a hundred usual records, or three of the largest.
 const RESERVE: usize = 1 << 20;
 
-/// One change of the records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change<'a> {
     PutPod(&'a PodRecord),
@@ -42,6 +44,16 @@ pub(crate) enum Change<'a> {
     PutSpare(&'a PodId),
     DeleteSpare(&'a PodId),
     PutPodNetworks(&'a [ipnetwork::IpNetwork]),
+    PutAddresses(&'a str, &'a FormerAddresses),
+    DeleteAddresses(&'a str),
+}
+
+/// The addresses that a pod has or had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FormerAddresses {
+    pub(crate) addresses: Vec<IpAddr>,
+    /// When it got them, or when it gave them back.
+    pub(crate) at: i64,
 }
 
 impl Change<'_> {
@@ -52,7 +64,12 @@ impl Change<'_> {
             Self::PutContainer(record) => {
                 matches!(record.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing(_))
             }
-            Self::DeletePod(_) | Self::DeleteContainer(_) | Self::DeleteSpare(_) => true,
+            // An address is put beside the change of a pod, which decides.
+            Self::DeletePod(_)
+            | Self::DeleteContainer(_)
+            | Self::DeleteSpare(_)
+            | Self::PutAddresses(..)
+            | Self::DeleteAddresses(_) => true,
             Self::PutSpare(_) | Self::PutPodNetworks(_) => false,
         }
     }
@@ -75,6 +92,8 @@ pub(crate) struct Loaded {
     pub(crate) spares: Vec<PodId>,
     /// Set by UpdateRuntimeConfig; None: never.
     pub(crate) pod_networks: Option<Vec<ipnetwork::IpNetwork>>,
+    /// The addresses that pods have or had, by namespace and name.
+    pub(crate) addresses: BTreeMap<String, FormerAddresses>,
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
@@ -199,7 +218,7 @@ fn open(path: &Path) -> Result<Database, Boxed> {
     std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let database = redb::Builder::new().set_cache_size(CACHE).create(path)?;
     let transaction = database.begin_write()?;
-    for table in [PODS, CONTAINERS, SPARES, SETTINGS] {
+    for table in [PODS, CONTAINERS, SPARES, ADDRESSES, SETTINGS] {
         transaction.open_table(table)?;
     }
     transaction.commit()?;
@@ -225,6 +244,11 @@ fn load(database: &Database) -> Result<Loaded, Boxed> {
         let (key, value) = entry?;
         let spare = loaded.read::<PodId>("spares", key.value(), value.value(), parse);
         loaded.spares.extend(spare);
+    }
+    for entry in transaction.open_table(ADDRESSES)?.iter()? {
+        let (key, value) = entry?;
+        let had = loaded.read::<FormerAddresses>("addresses", key.value(), value.value(), parse);
+        loaded.addresses.extend(had.map(|had| (key.value().to_owned(), had)));
     }
     if let Some(value) = transaction.open_table(SETTINGS)?.get(POD_NETWORKS)? {
         loaded.pod_networks = loaded.read("settings", POD_NETWORKS, value.value(), parse);
@@ -280,6 +304,8 @@ fn apply(database: &Database, changes: &[Change<'_>]) -> Result<(), Boxed> {
             Change::PutSpare(id) => put(&transaction, SPARES, id.as_str(), id)?,
             Change::DeleteSpare(id) => delete(&transaction, SPARES, id.as_str())?,
             Change::PutPodNetworks(networks) => put(&transaction, SETTINGS, POD_NETWORKS, networks)?,
+            Change::PutAddresses(name, had) => put(&transaction, ADDRESSES, name, had)?,
+            Change::DeleteAddresses(name) => delete(&transaction, ADDRESSES, name)?,
         }
     }
     transaction.commit()?;

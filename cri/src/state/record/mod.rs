@@ -12,7 +12,7 @@ use proto::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use runtime::spec::{ContainerSpec, Identity, PodSpec, Signal};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use disk::{Change, Disk, Loaded, Unreadable};
+pub(crate) use disk::{Change, Disk, FormerAddresses, Loaded, Unreadable};
 pub(crate) use wire::Wire;
 
 /// The version of the records that this server writes, and the newest that it reads. 2: [`PodPhase::Failed`].

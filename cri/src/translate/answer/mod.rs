@@ -1,6 +1,7 @@
 //! Records into CRI's answers, from memory: nothing here asks the kernel or the disk.
 
 pub(crate) mod container;
+pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod pod;
 

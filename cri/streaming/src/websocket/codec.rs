@@ -112,7 +112,7 @@ impl MessageDecoder {
     }
 }
 
-/// The frame that carries what is left of a chunk on a channel; `text` is room for the base64.
+/// The frame that carries the rest of a chunk on a channel; `text` is room for the base64.
 pub(crate) fn encode<'a>(codec: Codec, channel: u8, chunk: &'a mut Chunk, text: &'a mut String) -> &'a [u8] {
     let length = chunk.payload().len();
     match codec {

@@ -5,7 +5,6 @@ pub(crate) const HEADER_LIMIT: usize = 14;
 /// Bytes of a control frame's payload (section 5.5).
 pub(crate) const CONTROL_LIMIT: usize = 125;
 
-/// The opcode of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opcode {
     /// More of the message before it.

@@ -2,6 +2,7 @@
 //! reach each other by routes. The steps that mean the same on both systems are the first node's own, with other manifests beside.
 
 mod manifests;
+mod many;
 mod remote;
 mod steps;
 

@@ -1,4 +1,4 @@
-//! What is tried on the FreeBSD node.
+//! The steps on the FreeBSD node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::remote::Service;
-use super::{Cluster, Kubectl, LINUX, NAMESPACE, NODE, Nodes, PATIENCE, has};
+use super::{Cluster, Kubectl, LINUX, NAMESPACE, NODE, Nodes, PATIENCE, has, many};
 use crate::images::BUSYBOX;
 use crate::kubernetes::kubectl::container;
 use crate::kubernetes::steps::{self, restarts, streams};
@@ -34,7 +34,7 @@ const HOST_PORT: u16 = 18_421;
 /// How long the network is cut: the controller manager calls a node lost after 50 s.
 const CUT: u32 = 60;
 /// The time-out of what waits for a lost node or a restarted machine.
-const LONG: Duration = Duration::from_secs(600);
+pub(super) const LONG: Duration = Duration::from_secs(600);
 /// How long killed programs do not run.
 const DOWN: Duration = Duration::from_secs(2);
 
@@ -43,11 +43,12 @@ const OURS_TEXT: &str = include_str!("../../../kubernetes/manifests/freebsd.yaml
 const LINUX_TEXT: &str = include_str!("../../../kubernetes/manifests/linux-client.yaml");
 const STREAMS: &str = include_str!("../../../kubernetes/manifests/streams.yaml");
 const PORTS: &str = include_str!("../../../kubernetes/manifests/network.yaml");
+const MANY: &str = include_str!("../../../kubernetes/manifests/many.yaml");
 const WORKLOADS: &str = include_str!("../../../kubernetes/manifests/workloads.yaml");
 
 type Run = fn(&mut Nodes<'_, '_, '_>) -> Result<()>;
 
-const OURS: [Own; 13] = [
+const OURS: [Own; 14] = [
     Own { name: "exec, http and tcp probes", manifest: OURS_TEXT, run: probes },
     Own { name: "volumes of every kind", manifest: OURS_TEXT, run: volumes },
     Own { name: "users, groups, a read-only root", manifest: OURS_TEXT, run: user },
@@ -59,6 +60,7 @@ const OURS: [Own; 13] = [
     Own { name: "Cellblock is killed and started", manifest: STREAMS, run: cellblock_killed },
     Own { name: "both are killed and started", manifest: STREAMS, run: both_killed },
     Own { name: "the network is cut for a minute", manifest: STREAMS, run: network_cut },
+    Own { name: "20 pods for ten minutes", manifest: MANY, run: many::run },
     Own { name: "the node is drained", manifest: WORKLOADS, run: drained },
     Own { name: "the machine restarts", manifest: WORKLOADS, run: restarted },
 ];
@@ -70,7 +72,6 @@ pub(super) struct Own {
     run: Run,
 }
 
-/// One step.
 pub(super) enum Step {
     Shared(&'static steps::Step),
     Own(&'static Own),
@@ -219,10 +220,10 @@ fn network(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
     Ok(())
 }
 
-type Running = BTreeMap<String, (String, u64)>;
+pub(super) type Running = BTreeMap<String, (String, u64)>;
 
 /// The FreeBSD node's running containers, and restarts of each.
-fn running(cluster: &Cluster<'_, '_>) -> Result<Running> {
+pub(super) fn running(cluster: &Cluster<'_, '_>) -> Result<Running> {
     restarts::running_on(cluster, NODE)
 }
 

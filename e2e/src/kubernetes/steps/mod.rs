@@ -14,15 +14,12 @@ use anyhow::Result;
 use super::Plan;
 use super::cluster::Cluster;
 
-/// One step.
 pub(super) struct Step {
-    /// Its name.
     pub(super) name: &'static str,
     /// Whether it is part of quick runs.
     pub(super) quick: bool,
     /// The manifest of its objects, if it has any.
     pub(super) manifest: &'static str,
-    /// Runs it.
     pub(super) run: fn(&mut Cluster<'_, '_>) -> Result<()>,
 }
 

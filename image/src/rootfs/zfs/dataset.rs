@@ -74,8 +74,13 @@ impl Datasets {
         Ok(text.split_once('\t').map_or_else(|| text.clone(), |(_, free)| format!("{free} available")))
     }
 
+    /// The parent of all chains, which holds nothing itself.
+    pub(super) fn chains(&self) -> String {
+        format!("{}/chains", self.base)
+    }
+
     pub(super) fn chain(&self, chain: &ChainId) -> Result<String, Error> {
-        Ok(format!("{}/chains/{}", self.base, chain.hex()?))
+        Ok(format!("{}/{}", self.chains(), chain.hex()?))
     }
 
     pub(super) fn container(&self, id: &ContainerId) -> String {
@@ -177,7 +182,11 @@ impl Datasets {
                     hold(&self.aside).remove(&name);
                 }
                 Err(error) => {
-                    tracing::warn!(dataset = name, error = host::chain(&error), "cannot remove what was set aside");
+                    tracing::warn!(
+                        dataset = name,
+                        error = host::chain(&error),
+                        "cannot remove a dataset that was set aside"
+                    );
                 }
             }
         }

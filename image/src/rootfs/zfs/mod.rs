@@ -40,6 +40,8 @@ pub struct Zfs {
     /// Roots that stayed busy; the next discard retries them.
     deferred: Mutex<HashSet<ContainerId>>,
     sizes: Mutex<Option<(Instant, HashMap<String, u64>)>>,
+    /// Held while [`Roots::space`] is mounted or unmounted; whether a failure was logged.
+    space: Mutex<bool>,
 }
 
 /// Datasets and their mount points.
@@ -52,6 +54,12 @@ struct Roots {
 impl Roots {
     fn containers(&self) -> PathBuf {
         self.directory.join("containers")
+    }
+
+    /// The mount point of the empty dataset above all chains, by which statfs(2) tells the pool's space and the datasets' quota:
+    /// the directory itself may be on any file system.
+    fn space(&self) -> PathBuf {
+        self.directory.join("space")
     }
 
     /// The id of a container's root: its own, or that of its spare.
@@ -106,11 +114,17 @@ impl Zfs {
     pub fn open(directory: &Path, dataset: &str) -> Result<Self, Error> {
         for name in ["begun", "containers"] {
             let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+            fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         }
         let datasets = Datasets::open(dataset)?;
         let roots = Arc::new(Roots { datasets, directory: directory.to_owned() });
-        Ok(Self { roots, spares: Arc::default(), deferred: Mutex::default(), sizes: Mutex::default() })
+        Ok(Self {
+            roots,
+            spares: Arc::default(),
+            deferred: Mutex::default(),
+            sizes: Mutex::default(),
+            space: Mutex::default(),
+        })
     }
 
     fn begun(&self, chain: &ChainId) -> Result<PathBuf, Error> {
@@ -131,7 +145,7 @@ impl Zfs {
         symlink(spare.as_str(), &own).map_err(|error| {
             // The next start removes a spare that stays.
             discard_spares(&self.roots, &[spare]);
-            Error::io(format!("cannot make {}", own.display()))(error)
+            Error::io(format!("cannot create {}", own.display()))(error)
         })
     }
 
@@ -146,7 +160,7 @@ impl Zfs {
             match roots.make(&id, &layer) {
                 Ok(_) => discard_spares(&roots, spares.finish(&of).as_slice()),
                 Err(error) => {
-                    tracing::debug!(chain = of.0, error = host::chain(&error), "cannot make a spare root");
+                    tracing::debug!(chain = of.0, error = host::chain(&error), "cannot create a spare root");
                     discard_spares(&roots, &[id]);
                     spares.abandon(&of);
                 }
@@ -347,8 +361,23 @@ impl Rootfs for Zfs {
         discard_spares(&self.roots, &self.spares.set_limit(most));
     }
 
+    /// Mounts it when it is asked for: an administrator may have unmounted it.
     fn mountpoint(&self) -> PathBuf {
-        self.roots.directory.clone()
+        let mut told = hold(&self.space);
+        let space = self.roots.space();
+        let mounted = mount(&self.datasets().chains(), &space, MntFlags::MNT_RDONLY);
+        if let Err(error) = &mounted
+            && !*told
+        {
+            tracing::warn!(error = host::chain(error), "the free space is told of {}", self.roots.directory.display());
+        }
+        *told = mounted.is_err();
+        if *told { self.roots.directory.clone() } else { space }
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        let _one_at_a_time = hold(&self.space);
+        unmount_and_remove(&self.roots.space())
     }
 
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error> {

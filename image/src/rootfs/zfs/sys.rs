@@ -131,7 +131,6 @@ impl Library {
         check(unsafe { (self.rollback)(dataset.as_ptr(), snapshot.as_ptr()) })
     }
 
-    /// A list with one name.
     fn list(&self, name: &str) -> io::Result<List> {
         let name = CString::new(name)?;
         let mut list = ptr::null_mut();

@@ -105,10 +105,10 @@ pub fn end(mut worker: Child) {
 ///
 /// # Errors
 /// The host is out of processes.
-pub fn leave() -> io::Result<()> {
+pub fn detach() -> io::Result<()> {
     sys::close_inherited();
     sys::ignore_pipe_only();
-    if sys::split()?.is_some() {
+    if sys::fork_worker()?.is_some() {
         std::process::exit(0);
     }
     nix::unistd::setsid()?;
@@ -121,14 +121,14 @@ pub fn leave() -> io::Result<()> {
 ///
 /// # Errors
 /// The host is out of processes.
-pub fn split() -> io::Result<Option<Pid>> {
-    sys::split()
+pub fn fork() -> io::Result<Option<Pid>> {
+    sys::fork_worker()
 }
 
 /// Blocks SIGCHLD. Waits that use the returned mask receive it, so no child's end is missed.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn hold_child_signal() -> io::Result<SigSet> {
-    sys::hold_child_signal()
+pub fn block_child_signal() -> io::Result<SigSet> {
+    sys::block_child_signal()
 }

@@ -8,8 +8,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 /// The highest signal: _SIG_MAXSIG in sys/_sigset.h of FreeBSD; Linux has half as many.
 const LAST_SIGNAL: i32 = 128;
 
-/// See [`super::split`].
-pub(super) fn split() -> io::Result<Option<Pid>> {
+/// See [`super::fork`].
+pub(super) fn fork_worker() -> io::Result<Option<Pid>> {
     // SAFETY: a worker has only one thread, so the child may do anything.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
@@ -39,14 +39,14 @@ pub(super) fn ignore_pipe_only() {
 
 extern "C" fn interrupt(_: libc::c_int) {}
 
-/// See [`super::hold_child_signal`].
-pub(super) fn hold_child_signal() -> io::Result<SigSet> {
+/// See [`super::block_child_signal`].
+pub(super) fn block_child_signal() -> io::Result<SigSet> {
     let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::SA_NOCLDSTOP, SigSet::empty());
     // SAFETY: the handler does nothing, which is safe at any instant.
     unsafe { sigaction(Signal::SIGCHLD, &action) }?;
-    let mut held = SigSet::empty();
-    held.add(Signal::SIGCHLD);
-    held.thread_block()?;
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGCHLD);
+    blocked.thread_block()?;
     let mut during_wait = SigSet::thread_get_mask()?;
     during_wait.remove(Signal::SIGCHLD);
     Ok(during_wait)

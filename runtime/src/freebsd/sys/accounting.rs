@@ -49,7 +49,6 @@ pub(in crate::freebsd) fn usage(jail: &str) -> io::Result<String> {
     Ok(until_nul(&answer))
 }
 
-/// Adds a rule.
 pub(in crate::freebsd) fn add_rule(rule: &str) -> io::Result<()> {
     let rule = c_string(rule)?.into_bytes_with_nul();
     // SAFETY: the input has its length; there is no output.

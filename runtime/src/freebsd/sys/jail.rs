@@ -20,7 +20,6 @@ const NAME_LENGTH: usize = 256;
 /// JAIL_ERRMSGLEN in lib/libjail/jail.h.
 const MESSAGE_LENGTH: usize = 1024;
 
-/// A jail.
 #[derive(Debug)]
 pub(in crate::freebsd) struct Jail {
     /// Its number.
@@ -79,6 +78,18 @@ pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> 
     list.buffer("name", &mut name)?;
     match list.call(libc::jail_get, 0) {
         Ok(jid) => Ok(Some((jid, until_nul(&name)))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many jails are in the jail with a name, dying ones included (`children.cur` in jail(8)); None: there is no such jail.
+pub(in crate::freebsd) fn children(name: &str) -> io::Result<Option<i32>> {
+    let mut count: libc::c_int = 0;
+    let mut list = List::of(&vec![("name".to_owned(), Value::Text(name.to_owned()))])?;
+    list.number("children.cur", &mut count)?;
+    match list.call(libc::jail_get, 0) {
+        Ok(_) => Ok(Some(count)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }

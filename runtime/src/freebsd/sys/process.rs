@@ -46,7 +46,7 @@ pub(in crate::freebsd) fn leave(code: i32) -> ! {
 
 /// Closes every descriptor from this one on.
 pub(in crate::freebsd) fn close_from(first: RawFd) {
-    // SAFETY: called in a child that is about to run another program: nothing in it uses what is closed.
+    // SAFETY: called in a child that is about to run another program: nothing in it uses the closed descriptors.
     unsafe { libc::closefrom(first) };
 }
 

@@ -35,7 +35,6 @@ pub(in crate::freebsd) fn number(name: &str) -> io::Result<u64> {
     }
 }
 
-/// A text.
 pub(in crate::freebsd) fn text(name: &str) -> io::Result<String> {
     let value = get(name)?;
     Ok(String::from_utf8_lossy(&value).trim_end_matches('\0').to_owned())
@@ -47,7 +46,6 @@ pub(in crate::freebsd) fn exists(name: &str) -> bool {
     numbers(name).is_ok()
 }
 
-/// The numbers of a name.
 pub(in crate::freebsd) fn numbers(name: &str) -> io::Result<Vec<libc::c_int>> {
     let name = c_string(name)?;
     let mut numbers = vec![0; libc::CTL_MAXNAME as usize];

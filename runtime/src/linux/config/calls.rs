@@ -16,7 +16,6 @@ const PROCESSES: &str = "\
     setpriority setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setrlimit \
     setsid setuid setuid32 sysinfo tgkill times tkill ugetrlimit umask uname uretprobe vfork wait4 waitid waitpid";
 
-/// Signals.
 const SIGNALS: &str = "\
     alarm pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend \
     rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sigaltstack signalfd signalfd4 sigprocmask sigreturn";
@@ -28,7 +27,6 @@ const TIME: &str = "\
     timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 timerfd_create \
     timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64";
 
-/// Memory.
 const MEMORY: &str = "\
     brk madvise map_shadow_stack memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect \
     mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages";

@@ -25,7 +25,6 @@ const OCI_VERSION: &str = "1.0.2";
 pub(super) struct Surroundings {
     /// Its user, looked up.
     pub(super) identity: Identity,
-    /// The pod's files.
     pub(super) pod: PodFiles,
     /// The namespaces, by the specification's names, with their paths; None: a new one.
     pub(super) namespaces: Vec<(&'static str, Option<PathBuf>)>,

@@ -112,8 +112,10 @@ fn asked_for(mount: &Mount) -> Result<Value, Error> {
 
 /// The option of the propagation. A source whose mount does not propagate is refused.
 fn propagation(mount: &Mount, source: &Path) -> Result<&'static str, Error> {
-    let peers =
-        || mountinfo::peers_of(source).map_err(|error| invalid(mount, &format!("/proc/self/mountinfo: {error}")));
+    let peers = || match mountinfo::mount_of(source) {
+        Ok((_, peers)) => Ok(peers),
+        Err(error) => Err(invalid(mount, &format!("/proc/self/mountinfo: {error}"))),
+    };
     match mount.propagation {
         Propagation::Private => Ok("rprivate"),
         Propagation::HostToContainer if peers()? != Peers::Private => Ok("rslave"),

@@ -17,6 +17,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	remote "k8s.io/cri-client/pkg"
+	"k8s.io/klog/v2"
 	kubelettypes "k8s.io/kubelet/pkg/types"
 
 	"cellblock/kubelet/freebsd"
@@ -27,6 +28,9 @@ const (
 	callTimeout = 10 * time.Second
 	// statsAge is how old statistics may be: one round of kubelet's asks for them four times.
 	statsAge = 2 * time.Second
+	// statsStale is how old they may be when the runtime does not answer: without the container "pods" kubelet knows nothing of
+	// what pods may still have, and logs an error at each round.
+	statsStale = time.Minute
 )
 
 // runtime is a client of the runtime, connected when it is first asked.
@@ -36,8 +40,8 @@ type runtime struct {
 	mutex   sync.Mutex
 	service internalapi.RuntimeService
 	images  internalapi.ImageManagerService
-	known   []pod
-	knownAt time.Time
+
+	known freebsd.Kept[[]pod]
 }
 
 // pod is what a pod uses: nanoseconds of CPU since it began, and bytes.
@@ -84,27 +88,34 @@ func (r *runtime) connect(ctx context.Context) error {
 	return nil
 }
 
-// pods returns what pods use; not older than maxAge, where that is given.
+// pods returns what pods use; not older than maxAge, where that is given and the runtime answers.
 func (r *runtime) pods(maxAge *time.Duration) ([]pod, error) {
 	age := statsAge
 	if maxAge != nil {
 		age = min(age, *maxAge)
 	}
+	return r.known.Get(age, statsStale, func() ([]pod, error) {
+		pods, err := r.listPods(context.Background())
+		if err != nil {
+			klog.Background().Error(err, "The runtime does not tell what pods use")
+		}
+		return pods, err
+	})
+}
+
+func (r *runtime) listPods(ctx context.Context) ([]pod, error) {
 	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	if time.Since(r.knownAt) < age {
-		return r.known, nil
-	}
-	ctx := context.Background()
-	if err := r.connect(ctx); err != nil {
-		return nil, err
-	}
-	all, err := r.service.ListPodSandboxStats(ctx, &runtimeapi.PodSandboxStatsFilter{})
+	err := r.connect(ctx)
+	service := r.service
+	r.mutex.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	r.known, r.knownAt = podsOf(all), time.Now()
-	return r.known, nil
+	all, err := service.ListPodSandboxStats(ctx, &runtimeapi.PodSandboxStatsFilter{})
+	if err != nil {
+		return nil, err
+	}
+	return podsOf(all), nil
 }
 
 func podsOf(all []*runtimeapi.PodSandboxStats) []pod {

@@ -1,0 +1,42 @@
+//! The commands that ask a running server: by CRI what CRI has, by `cellblock.admin.v1` the rest.
+
+pub mod image;
+pub mod snapshots;
+
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use proto::admin::admin_client::AdminClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+use crate::server::admin;
+
+/// Connects to the admin service of the server that has this state directory.
+async fn connect_admin(state: &Path) -> anyhow::Result<AdminClient<Channel>> {
+    Ok(AdminClient::new(connect(&admin::socket(state)).await?))
+}
+
+async fn connect(socket: &Path) -> anyhow::Result<Channel> {
+    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect().await;
+    channel.with_context(|| format!("no server answers on {}", socket.display()))
+}
+
+/// Runs a command to its end, on this thread.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// The message of an answer; the text of a refusal.
+fn answer<T>(outcome: Result<Response<T>, Status>) -> anyhow::Result<T> {
+    outcome.map(Response::into_inner).map_err(refused)
+}
+
+fn refused(status: Status) -> anyhow::Error {
+    // A connection that broke has its reason in the source, not in the message.
+    let cause = std::error::Error::source(&status).map(|cause| host::chain(cause));
+    match cause {
+        Some(cause) => anyhow!("{}: {cause}", status.message()),
+        None => anyhow!("{}", status.message()),
+    }
+}

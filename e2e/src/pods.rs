@@ -1,0 +1,314 @@
+//! What pods cost beside containerd, and how that grows with the pods that the node has: each call is timed with none, and then with
+//! more and more pods of two containers, first on Cellblock and then on containerd, so that neither has the other's pods around it.
+//! What runc and the kernel take for the same is timed without a server, among Cellblock's pods.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use proto::v1::*;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::containerd::Containerd;
+use crate::images::BUSYBOX;
+use crate::process::Program;
+use crate::server::Site;
+use crate::tools::Tools;
+
+/// The calls, in the order of a round's times.
+const CALLS: [&str; 9] = [
+    "ListContainerStats",
+    "ListPodSandboxStats",
+    "Status",
+    "RunPodSandbox",
+    "from scratch",
+    "ExecSync",
+    "RemoveContainer",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+];
+/// Those that read something of every container: their times should lie on a line.
+const LISTINGS: usize = 2;
+/// What is timed without a server.
+const BARE: [&str; 3] = ["runc run, alone", "runc exec, alone", "unshare(1), alone"];
+/// The containers of a pod.
+const CONTAINERS: [&str; 2] = ["a", "b"];
+/// How long the idle server's processor time is watched.
+const IDLE: Duration = Duration::from_secs(20);
+/// Clock ticks in a second (`_SC_CLK_TCK`), which is 100 on every architecture that runs this.
+const TICKS: f64 = 100.0;
+
+/// The plan of a run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Plan {
+    /// The numbers of pods at which the calls are timed, in rising order.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 200, 400])]
+    pub pods: Vec<usize>,
+    /// How often each call is timed; the median counts.
+    #[arg(long, default_value_t = 7)]
+    pub rounds: usize,
+}
+
+/// A server whose calls are timed.
+struct Subject<'a> {
+    name: &'static str,
+    client: Client,
+    pid: u32,
+    /// For the pods' logs.
+    dir: &'a Path,
+}
+
+/// A row of the result: the medians at each number of pods, in milliseconds.
+struct Row {
+    call: &'static str,
+    server: &'static str,
+    times: Vec<f64>,
+    is_listing: bool,
+}
+
+/// Times the calls of Cellblock, of runc and the kernel alone, and of a new containerd, and prints the medians.
+pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<()> {
+    ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let socket = |address: &str| PathBuf::from(address.trim_start_matches("unix://"));
+    let bare = Bare::make(tools, &site.dir().join("bare"))?;
+    let server = site.serve()?;
+    let client = Client::new(tokio.handle(), socket(&site.address()));
+    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir() };
+    let mut rows = ours.measure(plan, Some(&bare))?;
+    server.stop()?;
+    let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
+    let client = Client::new(tokio.handle(), socket(peer.address()));
+    let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir() };
+    rows.extend(theirs.measure(plan, None)?);
+    peer.stop()?;
+    print(plan, rows);
+    Ok(())
+}
+
+impl Subject<'_> {
+    /// Times the calls at each number of pods. Removes the pods, also after a failure.
+    fn measure(&self, plan: &Plan, bare: Option<&Bare>) -> Result<Vec<Row>> {
+        let measured = self.measure_all(plan, bare);
+        let removed = self.client.pods()?.iter().try_for_each(|id| self.client.remove_pod(id));
+        removed.context("cannot remove the pods of the benchmark")?;
+        measured
+    }
+
+    fn measure_all(&self, plan: &Plan, bare: Option<&Bare>) -> Result<Vec<Row>> {
+        self.client.pull(BUSYBOX)?;
+        let row = |(at, call): (usize, &&'static str)| Row {
+            call,
+            server: self.name,
+            times: Vec::new(),
+            is_listing: at < LISTINGS,
+        };
+        let mut rows: Vec<Row> = CALLS.iter().enumerate().map(row).collect();
+        let mut alone: Vec<Row> = BARE.iter().map(|call| row((LISTINGS, call))).collect();
+        let mut idle = Row { call: "idle, ms of CPU a second", ..row((LISTINGS, &"")) };
+        for (step, count) in plan.pods.iter().enumerate() {
+            for number in self.client.pods()?.len()..*count {
+                let (pod, config, _) = self.run_pod(&format!("full-{number}"))?;
+                CONTAINERS.iter().try_for_each(|name| self.start(&pod, &config, name).map(drop))?;
+            }
+            println!("{} with {count} pods", self.name);
+            idle.times.push(self.idle()?);
+            let rounds = (0..plan.rounds).map(|round| self.round(&format!("round-{step}-{round}")));
+            push_medians(&mut rows, &rounds.collect::<Result<Vec<_>>>()?);
+            if let Some(bare) = bare {
+                let rounds = (0..plan.rounds).map(|_| bare.round()).collect::<Result<Vec<_>>>()?;
+                push_medians(&mut alone, &rounds);
+            }
+        }
+        rows.push(idle);
+        rows.extend(alone.into_iter().filter(|row| !row.times.is_empty()).map(|row| Row { server: "", ..row }));
+        Ok(rows)
+    }
+
+    /// Times each call once, on a pod that comes and goes.
+    fn round(&self, name: &str) -> Result<[f64; CALLS.len()]> {
+        let client = &self.client;
+        let containers = ListContainerStatsRequest::default();
+        let (_, containers) = timed(|| client.call(client.runtime().list_container_stats(containers)))?;
+        let pods = ListPodSandboxStatsRequest::default();
+        let (_, pods) = timed(|| client.call(client.runtime().list_pod_sandbox_stats(pods)))?;
+        let (_, status) = timed(|| client.call(client.runtime().status(StatusRequest::default())))?;
+        let begun = Instant::now();
+        let (pod, config, run) = self.run_pod(name)?;
+        let first = self.start(&pod, &config, CONTAINERS[0])?;
+        let scratch = milliseconds(begun);
+        self.start(&pod, &config, CONTAINERS[1])?;
+        let exec = ExecSyncRequest { container_id: first.clone(), cmd: vec!["true".to_owned()], timeout: 60 };
+        let (answer, exec) = timed(|| client.call(client.runtime().exec_sync(exec)))?;
+        ensure!(answer.into_inner().exit_code == 0, "true failed");
+        let stop = StopContainerRequest { container_id: first.clone(), timeout: 0 };
+        client.call(client.runtime().stop_container(stop))?;
+        let remove = RemoveContainerRequest { container_id: first };
+        let (_, remove) = timed(|| client.call(client.runtime().remove_container(remove)))?;
+        // The other container runs.
+        let stop = StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+        let (_, stop) = timed(|| client.call(client.runtime().stop_pod_sandbox(stop)))?;
+        let ((), gone) = timed(|| client.remove_pod(&pod))?;
+        Ok([containers, pods, status, run, scratch, exec, remove, stop, gone])
+    }
+
+    /// Runs a pod with a network of its own; its id, its configuration, and the time of the call.
+    fn run_pod(&self, name: &str) -> Result<(String, PodSandboxConfig, f64)> {
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: name.to_owned(),
+                namespace: "bench".to_owned(),
+                attempt: 0,
+            }),
+            log_directory: self.dir.join("logs").display().to_string(),
+            linux: Some(LinuxPodSandboxConfig::default()),
+            ..PodSandboxConfig::default()
+        };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let (answer, time) = timed(|| self.client.call(self.client.runtime().run_pod_sandbox(request)))?;
+        Ok((answer.into_inner().pod_sandbox_id, config, time))
+    }
+
+    /// Creates and starts a container of a pod.
+    fn start(&self, pod: &str, sandbox: &PodSandboxConfig, name: &str) -> Result<String> {
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(ImageSpec { image: BUSYBOX.to_owned(), ..ImageSpec::default() }),
+            command: ["sleep", "1000000"].map(str::to_owned).to_vec(),
+            log_path: format!("{pod}-{name}.log"),
+            linux: Some(LinuxContainerConfig::default()),
+            ..ContainerConfig::default()
+        };
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox.clone()),
+        };
+        let made = self.client.call(self.client.runtime().create_container(request))?.into_inner().container_id;
+        let request = StartContainerRequest { container_id: made.clone() };
+        self.client.call(self.client.runtime().start_container(request))?;
+        Ok(made)
+    }
+
+    /// The processor time that the server takes while nobody asks anything, in milliseconds a second.
+    fn idle(&self) -> Result<f64> {
+        let (before, begun) = (cpu_ticks(self.pid)?, Instant::now());
+        std::thread::sleep(IDLE);
+        let took = (cpu_ticks(self.pid)? - before) / TICKS * 1000.0;
+        Ok(took / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// A bundle that runc runs without a server, with BusyBox as its root.
+struct Bare {
+    dir: PathBuf,
+}
+
+impl Bare {
+    fn make(tools: &Tools, dir: &Path) -> Result<Self> {
+        let bin = dir.join("rootfs/bin");
+        std::fs::create_dir_all(&bin)?;
+        std::fs::copy(tools.package("busybox")?.join("bin/busybox"), bin.join("busybox"))?;
+        Program::new("runc", ["spec"]).dir(dir).run()?;
+        let file = dir.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] = json!(["/bin/busybox", "sleep", "1000000"]);
+        std::fs::write(file, config.to_string())?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn runc(&self, args: &[&str]) -> Result<String> {
+        let state = self.dir.join("state");
+        let root = ["--root".as_ref(), state.as_os_str()];
+        Program::new("runc", root.into_iter().chain(args.iter().map(OsStr::new))).dir(&self.dir).run()
+    }
+
+    /// What a server cannot do without: a container, a command in it, and a pod's namespaces.
+    fn round(&self) -> Result<[f64; BARE.len()]> {
+        let name = "cellblock-bench";
+        let (_, run) = timed(|| self.runc(&["run", "--detach", name]))?;
+        let exec = timed(|| self.runc(&["exec", name, "/bin/busybox", "true"]));
+        self.runc(&["delete", "--force", name])?;
+        let namespaces = ["--net", "--uts", "--ipc", "true"];
+        let (_, unshare) = timed(|| Program::new("unshare", namespaces).run())?;
+        Ok([run, exec?.1, unshare])
+    }
+}
+
+/// The user and system time of a process, in ticks (proc_pid_stat(5)).
+fn cpu_ticks(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let times: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    ensure!(times.len() == 2, "/proc/{pid}/stat has no times: {stat}");
+    Ok(times.iter().sum())
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
+    let begun = Instant::now();
+    call().map(|answer| (answer, milliseconds(begun)))
+}
+
+/// Adds the median of each column of the rounds to its row.
+fn push_medians<const N: usize>(rows: &mut [Row], rounds: &[[f64; N]]) {
+    for (at, row) in rows.iter_mut().enumerate() {
+        let mut times: Vec<f64> = rounds.iter().map(|round| round[at]).collect();
+        times.sort_by(f64::total_cmp);
+        row.times.push(times[times.len() / 2]);
+    }
+}
+
+fn print(plan: &Plan, mut rows: Vec<Row>) {
+    let order = |row: &Row| CALLS.iter().position(|call| *call == row.call).unwrap_or(CALLS.len());
+    rows.sort_by_key(order);
+    let line = |call: &str, server: &str, columns: &[String], last: &str| {
+        let mut text = format!("{call:<28}{server:<12}");
+        for column in columns {
+            let _ = write!(text, "{column:>10}");
+        }
+        println!("{text}  {last}");
+    };
+    println!("milliseconds, medians of {}", plan.rounds);
+    let counts: Vec<String> = plan.pods.iter().map(|count| format!("{count} pods")).collect();
+    line("", "", &counts, "growth");
+    for row in rows {
+        let columns: Vec<String> = row.times.iter().map(|time| format!("{time:.2}")).collect();
+        let last = match row.is_listing {
+            true => format!("R² {:.3}", linearity(&plan.pods, &row.times)),
+            false => format!("{:.2}", row.times[row.times.len() - 1] / row.times[0]),
+        };
+        line(row.call, row.server, &columns, &last);
+    }
+}
+
+/// The square of the correlation of times and counts: 1 on a line.
+fn linearity(counts: &[usize], times: &[f64]) -> f64 {
+    // Exact up to 2^53 pods.
+    let counts: Vec<f64> = counts.iter().map(|count| *count as f64).collect();
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    let (x, y) = (mean(&counts), mean(times));
+    let sum =
+        |of: fn(f64, f64) -> f64| counts.iter().zip(times).map(|(count, time)| of(count - x, time - y)).sum::<f64>();
+    sum(|x, y| x * y).powi(2) / (sum(|x, _| x * x) * sum(|_, y| y * y))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{linearity, timed};
+
+    #[test]
+    fn a_line_is_told_from_a_square() {
+        assert!(linearity(&[0, 100, 200, 400], &[1.0, 11.0, 21.0, 41.0]) > 0.999);
+        assert!(linearity(&[0, 100, 200, 400], &[0.0, 1.0, 4.0, 16.0]) < 0.98);
+        assert!(timed(|| Ok::<_, ()>(1)).is_ok_and(|(value, time)| value == 1 && time >= 0.0));
+    }
+}

@@ -1,0 +1,241 @@
+//! Compares pulls with containerd: the same images from the same registry, in turn, so that other load affects both. Cold: nothing
+//! of the image is there; warm: everything is.
+
+pub mod content;
+pub mod floors;
+pub mod meter;
+pub mod shaped;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use proto::v1::{ImageSpec, RemoveImageRequest};
+
+use self::content::{COMPRESSIONS, Made, SHAPES, Shape};
+use self::floors::Floors;
+use self::meter::Meter;
+use crate::client::Client;
+use crate::images::Published;
+use crate::process::Program;
+use crate::registry::Registry;
+
+/// Images that are pulled at a time.
+const AT_ONCE: [usize; 2] = [1, 4];
+/// The least ratio of containerd's time to ours for a cold pull on loopback.
+const LEAST: f64 = 1.5;
+/// Odd images for the figure of memory.
+const ODD: u64 = 154;
+/// How long memory may take to be given back.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How the benchmark runs.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Plan {
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Divides the bytes of each layer, to see whether the benchmark works.
+    #[arg(long, default_value_t = 1)]
+    pub scale: u64,
+    /// Runs only cases whose name contains this.
+    #[arg(long)]
+    pub only: Option<String>,
+}
+
+/// A server to measure.
+pub struct Subject {
+    /// Its client.
+    pub client: Client,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// What both pull from.
+pub struct Ground<'a> {
+    /// The registry on loopback.
+    pub registry: &'a Registry,
+    /// The directory of its `HOST/hosts.toml` files.
+    pub certs: &'a Path,
+    /// A directory for files.
+    pub dir: &'a Path,
+}
+
+/// The host names that lead to the registry, without and with the line's limits.
+const LOOPBACK: &str = "loopback.example";
+const SHAPED: &str = "shaped.example";
+
+/// Seconds of the rounds of one server.
+#[derive(Default)]
+struct Measured {
+    cold: Vec<f64>,
+    warm: Vec<f64>,
+    processor: Vec<f64>,
+    memory: f64,
+}
+
+impl Subject {
+    fn pull(&self, names: &[String]) -> Result<f64> {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let pulls: Vec<_> = names.iter().map(|name| scope.spawn(move || self.client.pull(name))).collect();
+            pulls.into_iter().zip(names).try_for_each(|(pull, name)| match pull.join() {
+                Ok(pulled) => pulled.map(drop).with_context(|| format!("cannot pull {name}")),
+                Err(_) => bail!("the pull of {name} panicked"),
+            })
+        })?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
+        self.client.call(self.client.image().remove_image(RemoveImageRequest { image }))?;
+        Ok(())
+    }
+
+    /// One round: cold, warm, and away.
+    fn round(&self, names: &[String], measured: &mut Measured) -> Result<()> {
+        // What an earlier round has left for the disk is not this one's.
+        Program::new("sync", [""; 0]).run()?;
+        let meter = Meter::start(self.pid);
+        measured.cold.push(self.pull(names)?);
+        let (memory, processor) = meter.stop();
+        measured.memory = measured.memory.max(memory);
+        measured.processor.push(processor);
+        measured.warm.push(self.pull(names)?);
+        names.iter().try_for_each(|name| self.remove(name))
+    }
+}
+
+/// Measures both servers, prints the ratios, and fails if a cold pull on loopback is not fast enough.
+pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Plan) -> Result<()> {
+    name_registry(ground, LOOPBACK, &ground.registry.address().to_string())?;
+    let line = shaped::Line::start(ground.dir, &ground.registry.storage());
+    match &line {
+        Ok(line) => {
+            println!("a second registry is behind a line of {}", line.what);
+            name_registry(ground, SHAPED, &shaped::Line::address())?;
+        }
+        Err(error) => println!("no line can be shaped here, loopback only: {error:#}"),
+    }
+    println!("case | cold, s: Cellblock, containerd, ratio | warm | processor, s | memory, MiB | over the floor");
+    println!("---|---|---|---|---|---");
+    let mut slow = Vec::new();
+    for shape in SHAPES.map(|shape| Shape { bytes: shape.bytes / plan.scale.max(1), ..shape }) {
+        for (name, compression) in COMPRESSIONS {
+            let case = format!("{}, {name}", shape.name);
+            if plan.only.as_ref().is_some_and(|only| !case.contains(only.as_str())) {
+                continue;
+            }
+            let repository = format!("{name}-{}-{}", shape.layers, shape.bytes);
+            let made = publish(ground.registry, &repository, shape, compression)?;
+            let blobs = |address: &str| format!("http://{address}/v2/{repository}-0/blobs");
+            let floors =
+                floors::measure(&made, compression, &blobs(&ground.registry.address().to_string()), ground.dir)?;
+            let wire = match &line {
+                Ok(_) => Some(floors::fetch(&made, &blobs(&shaped::Line::address()))?),
+                Err(_) => None,
+            };
+            drop(made);
+            for host in [LOOPBACK, SHAPED].into_iter().take(if line.is_ok() { 2 } else { 1 }) {
+                for at_once in AT_ONCE {
+                    let names: Vec<String> = (0..at_once).map(|at| format!("{host}/{repository}-{at}:1")).collect();
+                    let both = alternate([ours, theirs], &names, plan.rounds)?;
+                    let floors = match wire.filter(|_| host == SHAPED) {
+                        Some(fetch) => Floors { fetch, ..floors },
+                        None => floors,
+                    };
+                    let over = (at_once == 1).then_some(floors);
+                    let ratio = print(&format!("{case}, {at_once} at a time, {host}"), both, over);
+                    if host == LOOPBACK && ratio < LEAST {
+                        slow.push(format!("{case}, {at_once} at a time: {ratio:.2}"));
+                    }
+                }
+            }
+        }
+    }
+    odd_images([ours, theirs], ground, plan)?;
+    ensure!(slow.is_empty(), "cold pulls below {LEAST} times containerd's speed: {}", slow.join("; "));
+    Ok(())
+}
+
+fn name_registry(ground: &Ground<'_>, host: &str, address: &str) -> Result<()> {
+    let of = ground.certs.join(host);
+    std::fs::create_dir_all(&of)?;
+    Ok(std::fs::write(of.join("hosts.toml"), format!("server = \"http://{address}\"\n"))?)
+}
+
+/// Pushes as many images of a shape as are pulled at a time, each with other contents, and returns the first.
+fn publish(registry: &Registry, repository: &str, shape: Shape, compression: testimage::Compression) -> Result<Made> {
+    let mut first = None;
+    for at in 0..AT_ONCE[1] {
+        let made = content::image(shape, compression, at as u64 + 1)?;
+        let image = made.image.clone();
+        registry.publish(&[Published { repository: format!("{repository}-{at}"), tags: vec!["1"], image }])?;
+        first.get_or_insert(made);
+    }
+    first.context("an image was made")
+}
+
+fn alternate(subjects: [&Subject; 2], names: &[String], rounds: usize) -> Result<[Measured; 2]> {
+    let mut measured = [Measured::default(), Measured::default()];
+    for round in 0..rounds {
+        // Each is the first as often as the second.
+        for at in [round % 2, (round + 1) % 2] {
+            subjects[at].round(names, &mut measured[at])?;
+        }
+    }
+    Ok(measured)
+}
+
+/// Prints a line of the table and returns the ratio of cold pulls.
+fn print(case: &str, both: [Measured; 2], floors: Option<Floors>) -> f64 {
+    let median = |values: &[f64]| {
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let [ours, theirs] = &both;
+    let columns = [(&ours.cold, &theirs.cold), (&ours.warm, &theirs.warm), (&ours.processor, &theirs.processor)];
+    let columns = columns.map(|(ours, theirs)| {
+        let (ours, theirs) = (median(ours), median(theirs));
+        format!("{ours:.3}, {theirs:.3}, {:.2}", theirs / ours)
+    });
+    let floor = floors.map_or_else(String::new, |floors| {
+        let Floors { fetch, decompress, write } = floors;
+        let over = median(&ours.cold) / floors.highest();
+        format!("{over:.2} (curl {fetch:.2}, decompress {decompress:.2}, write {write:.2})")
+    });
+    println!("{case} | {} | {:.0}, {:.0} | {floor}", columns.join(" | "), ours.memory, theirs.memory);
+    median(&theirs.cold) / median(&ours.cold)
+}
+
+/// The memory of both after many odd images, and after all were removed.
+fn odd_images(subjects: [&Subject; 2], ground: &Ground<'_>, plan: &Plan) -> Result<()> {
+    let count = ODD / plan.scale.clamp(1, ODD);
+    let images = (0..count)
+        .map(|at| Ok(Published { repository: format!("odd-{at}"), tags: vec!["1"], image: content::odd(at)? }))
+        .collect::<Result<Vec<_>>>()?;
+    ground.registry.publish(&images)?;
+    let names: Vec<String> = (0..count).map(|at| format!("{LOOPBACK}/odd-{at}:1")).collect();
+    for (subject, name) in subjects.into_iter().zip(["Cellblock", "containerd"]) {
+        let mib = || {
+            std::thread::sleep(SETTLE);
+            meter::anonymous_kib(subject.pid) / 1024
+        };
+        let before = mib();
+        for several in names.chunks(AT_ONCE[1]) {
+            subject.pull(several)?;
+        }
+        let pulled = mib();
+        names.iter().try_for_each(|name| subject.remove(name))?;
+        println!("{name}: {before} MiB, after {count} odd images {pulled}, after removing them {}", mib());
+    }
+    Ok(())
+}
+
+/// The socket of an address.
+pub fn socket(address: &str) -> Result<PathBuf> {
+    Ok(address.strip_prefix("unix://").context("an address is unix://PATH")?.into())
+}
