@@ -143,7 +143,7 @@ pub(crate) fn flush_rules() {
 pub(crate) fn damages(name: &str) -> [(&'static str, String); 7] {
     // The machine itself and the one outside stay open. It goes in any case: who is locked out cannot unload it.
     let ipfw = format!(
-        "(sleep 120; kldunload ipfw) >/dev/null 2>&1 &
+        "(sleep 600; kldunload ipfw) >/dev/null 2>&1 &
          kldload ipfw; sysctl -q {IPFW_OFF} >/dev/null; jexec {OUTSIDE_NAME} sysctl -q {IPFW_OFF} >/dev/null"
     );
     [
@@ -159,7 +159,7 @@ pub(crate) fn damages(name: &str) -> [(&'static str, String); 7] {
 
 /// Destroys a pod's interface, and what the above made.
 pub(crate) fn destroy(name: &str) -> String {
-    format!("ifconfig {name}o destroy; ifconfig lo1 destroy; kldunload ipfw")
+    format!("ifconfig {name}o destroy; ifconfig lo1 destroy; kldunload ipfw || true")
 }
 
 /// Describes a process's memory.
