@@ -164,7 +164,7 @@ fn an_import_that_breaks_off_leaves_nothing_and_can_be_repeated() {
     wait_until_clean(&world);
     let whole = futures::stream::iter(messages(&archive, ""));
     let imported = server.run(server.admin().import_images(whole)).unwrap().into_inner();
-    assert_eq!(imported.images[0].repo_tags, [world.image.clone()]);
+    assert_eq!(imported.images[0].repo_tags, std::slice::from_ref(&world.image));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_pull_tells_of_its_layers_and_ends_with_the_image() {
         told
     });
     let (last, layers) = told.split_last().unwrap();
-    assert_eq!(last.image.as_ref().unwrap().repo_tags, [world.image.clone()]);
+    assert_eq!(last.image.as_ref().unwrap().repo_tags, std::slice::from_ref(&world.image));
     let layers: Vec<_> = layers.iter().map(|message| message.layer.clone().unwrap()).collect();
     let end = layers.last().unwrap();
     assert!(end.phase() == LayerPhase::Complete && end.done == end.total && end.total > 0, "{layers:?}");
