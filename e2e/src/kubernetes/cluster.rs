@@ -44,10 +44,10 @@ pub(super) fn run(ground: &Ground<'_>, server: &mut Server<'_>, plan: &Plan, che
     if steps.is_empty() {
         return;
     }
-    let Some(plane) = checks.check("a control plane starts", || start_plane(ground)) else { return };
+    let Some(mut plane) = checks.check("a control plane starts", || start_plane(ground)) else { return };
     let node = Some(plane.node.clone());
     let made = Kubelet::new(ground.site, ground.machine, ground.programs, ground.certificates, node);
-    if let Some(mut kubelet) = checks.check("the node is Ready", || node_ready(made?, &plane.kubectl)) {
+    if let Some(mut kubelet) = checks.check("the node is Ready", || node_ready(made?, &mut plane)) {
         let applied = checks.check("the pods of the scenario are made", || apply(ground.site, &plane.kubectl, &steps));
         let (site, address) = (ground.site, ground.machine.address());
         let mut cluster = Cluster { site, address, kubectl: &plane.kubectl, kubelet: &mut kubelet, server };
@@ -70,12 +70,13 @@ pub(super) fn start_plane(ground: &Ground<'_>) -> Result<Plane> {
     Ok(plane)
 }
 
-pub(super) fn node_ready(mut kubelet: Kubelet, kubectl: &Kubectl) -> Result<Kubelet> {
+pub(super) fn node_ready(mut kubelet: Kubelet, plane: &mut Plane) -> Result<Kubelet> {
     kubelet.start()?;
-    let node = kubectl.until(&format!("node/{NODE}"), PATIENCE, |node| has(node, "Ready"));
+    let node = plane.kubectl.until(&format!("node/{NODE}"), PATIENCE, |node| has(node, "Ready"));
     let node = node.with_context(|| format!("kubelet's log ends:\n{}", tail(&kubelet.log())))?;
     let version = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().unwrap_or_default();
     ensure!(version.starts_with("cellblock://"), "the node's runtime is {version:?}");
+    plane.start_proxy()?;
     Ok(kubelet)
 }
 

@@ -22,8 +22,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) struct Plane {
     /// The programs, in the order of their start.
     programs: Vec<Background>,
-    /// kube-proxy, which can remove its rules from the kernel.
-    proxy: PathBuf,
+    /// kube-proxy, which can remove its rules from the kernel, and its arguments.
+    proxy: (PathBuf, Vec<String>),
+    dir: PathBuf,
     /// An administrator's kubectl.
     pub(crate) kubectl: Kubectl,
     /// kubelet's kubeconfig.
@@ -50,16 +51,22 @@ impl Plane {
         let kubectl = Kubectl::new(programs.path("kubectl"), admin, &dir);
 
         let address = machine.address();
-        let mut plane = Self { programs: Vec::new(), proxy: programs.path("kube-proxy"), kubectl, node };
+        let args = proxy(site, address, &client("proxy", "/CN=system:kube-proxy")?);
+        let proxy = (programs.path("kube-proxy"), args);
+        let mut plane = Self { programs: Vec::new(), proxy, dir: dir.clone(), kubectl, node };
         plane.add("etcd".as_ref(), &dir, etcd(address, &dir)).context("etcd is Debian's etcd-server: make deps")?;
         plane.add(&programs.path("kube-apiserver"), &dir, api_server(site, address, certificates))?;
         plane.ready()?;
         let args = controller_manager(site, address, certificates, &controllers);
         plane.add(&programs.path("kube-controller-manager"), &dir, args)?;
         plane.add(&programs.path("kube-scheduler"), &dir, own_config(address, &scheduler))?;
-        let args = proxy(site, address, &client("proxy", "/CN=system:kube-proxy")?);
-        plane.add(&plane.proxy.clone(), &dir, args)?;
         Ok(plane)
+    }
+
+    /// Starts kube-proxy, once its node is there: it waits for the node's address for half a minute, and ends when it learns another.
+    pub(crate) fn start_proxy(&mut self) -> Result<()> {
+        let (program, args) = self.proxy.clone();
+        self.add(&program, &self.dir.clone(), args)
     }
 
     /// Waits until the API server is ready; fails if it exits.
@@ -81,7 +88,7 @@ impl Plane {
         programs.iter_mut().try_for_each(Background::check)?;
         // They have no state to save.
         programs.into_iter().rev().try_for_each(Background::kill)?;
-        Program::new(&self.proxy, ["--cleanup"]).run().map(drop)
+        Program::new(&self.proxy.0, ["--cleanup"]).run().map(drop)
     }
 }
 

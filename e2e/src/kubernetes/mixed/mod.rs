@@ -71,10 +71,10 @@ pub fn run(site: &Site, tools: &Tools, plan: &Plan, checks: &mut Checks) -> Resu
 }
 
 fn two_nodes(ground: &Ground<'_>, server: &mut Server<'_>, plan: &Plan, checks: &mut Checks) {
-    let Some(plane) = checks.check("a control plane starts", || cluster::start_plane(ground)) else { return };
+    let Some(mut plane) = checks.check("a control plane starts", || cluster::start_plane(ground)) else { return };
     let node = Some(plane.node.clone());
     let made = Kubelet::new(ground.site, ground.machine, ground.programs, ground.certificates, node);
-    if let Some(mut kubelet) = checks.check("the Linux node is Ready", || cluster::node_ready(made?, &plane.kubectl)) {
+    if let Some(mut kubelet) = checks.check("the Linux node is Ready", || cluster::node_ready(made?, &mut plane)) {
         let remote = Remote::new(plan, ground.machine.address());
         if let Some(remote) = checks.check("the FreeBSD machine answers", || remote.and_then(reached)) {
             let mut nodes = Nodes {

@@ -209,7 +209,8 @@ fn network(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
         ensure!(page.contains("It works!"), "http://{to}/ from the pod {from}: {page}");
         Ok(())
     };
-    let (busybox, base) = ("wget -T 5 -q -O -", "fetch -T 5 -q -o -");
+    // Debian's BusyBox crashes with wget -T.
+    let (busybox, base) = ("timeout 5 wget -q -O -", "fetch -T 5 -q -o -");
     fetch("linux", busybox, &freebsd)?;
     fetch("linux", busybox, &host)?;
     fetch("client", base, &linux)?;
