@@ -39,7 +39,7 @@ impl Ground {
     }
 
     /// Ends with what the comparison said.
-    fn end(mut self, compared: Result<()>) -> Result<()> {
+    fn end(self, compared: Result<()>) -> Result<()> {
         self.registry.stop()?;
         compared
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use e2e::base_images;
 use e2e::checks::Checks;
+use e2e::client::Client;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::grpcio;

@@ -90,7 +90,7 @@ mod tests {
             let found = (found.username.as_str(), found.password.as_str(), found.identity_token.as_str());
             assert_eq!(found, (user, password, token), "{reference}");
         }
-        for reference in ["helped.example/x", "host/x", "elsewhere.example/x"] {
+        for reference in ["helped.example/x", "host:6000/x", "elsewhere.example/x"] {
             assert_eq!(find(file, &Reference::parse(reference).unwrap()), Ok(None), "{reference}");
         }
         assert_eq!(find(b"{}", &Reference::parse("busybox").unwrap()), Ok(None));

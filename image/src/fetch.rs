@@ -11,7 +11,7 @@ use crate::document::Blob;
 use crate::flow::Flow;
 use crate::ingest::{self, Ingest};
 use crate::pull::{Work, blocking};
-use crate::registry::Piece;
+use crate::registry::{Piece, Wanted};
 use crate::{Error, Observer, Phase};
 
 /// Pieces of a download that wait for the disk: bounds the memory of a download.
@@ -62,7 +62,8 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
         write(&writing, ingest, messages, &told)
     });
     let downloaded = async {
-        let mixed = resumed | work.source.blob(blob, &missing, None, &work.shared.slots, &sender).await?;
+        let wanted = Wanted { missing: &missing, only: None };
+        let mixed = resumed | work.source.blob(blob, wanted, &work.shared.slots, &sender).await?;
         match ask(&sender, Message::Verify).await {
             Err(Error::Invalid { .. }) if mixed => from_one_host(work, blob, &sender).await,
             verified => verified,
@@ -89,7 +90,8 @@ async fn from_one_host(work: &Work, blob: &Blob, sender: &mpsc::Sender<Message>)
     for host in 0..work.source.hosts() {
         ask(sender, Message::Restart).await?;
         let parts = ingest::parts(blob.size);
-        let verified = match work.source.blob(blob, &parts, Some(host), &work.shared.slots, sender).await {
+        let wanted = Wanted { missing: &parts, only: Some(host) };
+        let verified = match work.source.blob(blob, wanted, &work.shared.slots, sender).await {
             Ok(_) => ask(sender, Message::Verify).await,
             Err(error) => Err(error),
         };

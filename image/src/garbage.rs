@@ -76,8 +76,8 @@ fn collect_chains(shared: &Shared) -> Result<(), Error> {
         let before = unused.len();
         let mut outcome = Ok(());
         unused.retain(|chain| {
-            let Some(_lock) = shared.locks.try_lock(&chain.0) else { return false };
-            if in_use(shared, &chain.0) {
+            let Some(_lock) = shared.locks.try_lock(&chain.lock()) else { return false };
+            if shared.locks.pinned(&chain.lock()) || in_use(shared, &chain.0) {
                 return false;
             }
             match shared.rootfs.remove_chain(chain) {

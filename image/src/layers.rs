@@ -58,12 +58,12 @@ impl Unpacker {
     pub(crate) fn ensure(&self, shared: &Arc<Shared>, image: &ImageRecord, pins: &Pins) -> Result<ChainId, Error> {
         let chains = image.chains();
         let top = chains.last().expect("an image has a chain even without layers").clone();
-        chains.iter().for_each(|chain| pins.add(&chain.0));
+        chains.iter().for_each(|chain| pins.add(&chain.lock()));
         if !shared.rootfs.has(&top)? {
             let noted = shared.unsettled.noted();
             noted.add(Names { blobs: Vec::new(), chains: chains.clone() })?;
             for job in jobs(&image.layers, &chains) {
-                let _lock = shared.locks.blocking_lock(&job.chain.0);
+                let _lock = shared.locks.blocking_lock(&job.chain.lock());
                 self.unpack(shared, &job, None, &Cancel::default())?;
             }
             drop(noted);

@@ -263,7 +263,7 @@ async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
 /// Downloads and unpacks missing layers.
 async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Error> {
     let chains = chains(layers.iter().map(|layer| &layer.diff_id));
-    chains.iter().for_each(|chain| work.pin(&chain.0));
+    chains.iter().for_each(|chain| work.pin(&chain.lock()));
     let rootfs = Arc::clone(&work.shared.rootfs);
     let asked = chains.clone();
     for blob in &plan.layers {
@@ -328,7 +328,7 @@ async fn failed_elsewhere() -> Result<(), Error> {
 
 /// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
 async fn unpack(work: &Arc<Work>, job: Job, flow: Option<Arc<Flow>>) -> Result<(), Error> {
-    let lock = work.shared.locks.lock(&job.chain.0).await;
+    let lock = work.shared.locks.lock(&job.chain.lock()).await;
     let cancel = Arc::new(Cancel::default());
     let _given_up = GivenUp(Arc::clone(&cancel));
     let (work, of) = (Arc::clone(work), flow.clone());

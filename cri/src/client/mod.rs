@@ -34,7 +34,7 @@ fn answer<T>(outcome: Result<Response<T>, Status>) -> anyhow::Result<T> {
 
 fn refused(status: Status) -> anyhow::Error {
     // A connection that broke has its reason in the source, not in the message.
-    let cause = std::error::Error::source(&status).map(|cause| host::chain(cause));
+    let cause = std::error::Error::source(&status).map(host::chain);
     match cause {
         Some(cause) => anyhow!("{}: {cause}", status.message()),
         None => anyhow!("{}", status.message()),

@@ -57,7 +57,7 @@ struct Wanted {
 
 impl Wanted {
     /// Decides about the whole request, before anything is made.
-    fn of(node: &Node, id: ContainerId, pod: Arc<PodRecord>, config: ContainerConfig) -> Result<Self, Error> {
+    fn of(node: &Node, id: ContainerId, pod: Arc<PodRecord>, mut config: ContainerConfig) -> Result<Self, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty());
         let image = find_image(node, name.ok_or_else(|| Error::missing("config.image.image"))?)?;
         let draft = translate::container(&translate::Inputs {
@@ -68,7 +68,12 @@ impl Wanted {
             image: &image.config,
         })?;
         node.runtime.check_container(&draft.sketch())?;
-        let volumes = draft.volumes.iter().map(|volume| find_image(node, &volume.image)).collect::<Result<_, _>>()?;
+        let volumes: Vec<Image> =
+            draft.volumes.iter().map(|volume| find_image(node, &volume.image)).collect::<Result<_, _>>()?;
+        for (volume, image) in draft.volumes.iter().zip(&volumes) {
+            // kubelet reports it in the pod's status (KEP-5365).
+            config.mounts[volume.index].image.get_or_insert_default().image_ref.clone_from(&image.id);
+        }
         Ok(Self { id, pod, config, image, draft, volumes })
     }
 }

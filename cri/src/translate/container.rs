@@ -189,9 +189,10 @@ mod tests {
     #[test]
     fn a_draft_gets_its_root_and_the_directories_of_its_images() {
         let image = Some(ImageSpec { image: "busybox".to_owned(), ..ImageSpec::default() });
-        let mount = |host_path: &str, image| Mount {
+        let mount = |host_path: &str, image: Option<ImageSpec>| Mount {
             host_path: host_path.to_owned(),
             container_path: "/mnt".to_owned(),
+            readonly: image.is_some(),
             image,
             ..Mount::default()
         };

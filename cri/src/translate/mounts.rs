@@ -96,6 +96,10 @@ fn translate(index: usize, mount: &WireMount, is_image: bool) -> Result<Mount, R
         let reason = "true, but the mount is not readonly with private propagation";
         return Err(invalid(field("recursive_read_only"), reason));
     }
+    // CRI: an image volume is read-only by definition; a caller that wants to write would find out too late.
+    if is_image && !mount.readonly {
+        return Err(invalid(field("readonly"), "false, but an image is mounted read-only"));
+    }
     let source = if is_image { PathBuf::new() } else { absolute(&field("host_path"), &mount.host_path)? };
     let destination = absolute(&field("container_path"), &mount.container_path)?;
     if normal(&mount.container_path) == Path::new("/") {
@@ -104,7 +108,7 @@ fn translate(index: usize, mount: &WireMount, is_image: bool) -> Result<Mount, R
     Ok(Mount {
         destination,
         source: MountSource::Host(source),
-        readonly: mount.readonly || is_image,
+        readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
         propagation,
         options: options(&field("mount_options"), &mount.mount_options)?,
@@ -164,7 +168,7 @@ mod tests {
 
     fn image_mount(image: &str, sub_path: &str) -> WireMount {
         let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
-        WireMount { image, image_sub_path: sub_path.to_owned(), ..mount("", "/volume") }
+        WireMount { image, image_sub_path: sub_path.to_owned(), readonly: true, ..mount("", "/volume") }
     }
 
     #[test]
@@ -232,6 +236,7 @@ mod tests {
             (mount("/a", "/b/.."), "mounts[0].container_path: \"/b/..\" is the container's root"),
             (WireMount { propagation: 9, ..mount("/a", "/b") }, "mounts[0].propagation: 9"),
             (WireMount { recursive_read_only: true, ..mount("/a", "/b") }, "mounts[0].recursive_read_only"),
+            (WireMount { readonly: false, ..image_mount("busybox", "") }, "mounts[0].readonly: false"),
             (WireMount { uid_mappings: vec![IdMapping::default()], ..mount("/a", "/b") }, "mounts[0].uidMappings"),
         ] {
             let refusal = mounts(&[wanted]).unwrap_err().to_string();

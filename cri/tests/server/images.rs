@@ -105,6 +105,22 @@ fn a_missing_host_path_is_made_or_refused_as_configured() {
 }
 
 #[test]
+fn a_mounted_image_is_told_by_its_id() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let spec = Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() });
+    let mount = Mount { container_path: "/volume".to_owned(), image: spec.clone(), readonly: true, ..Mount::default() };
+    let (id, _) = server.run(made(&server, &world, |config| config.mounts = vec![mount])).unwrap();
+    let status = ContainerStatusRequest { container_id: id, verbose: false };
+    let status = server.run(server.client().container_status(status)).unwrap().into_inner().status.unwrap();
+    let mut client = ImageServiceClient::new(server.channel());
+    let image =
+        server.run(client.image_status(ImageStatusRequest { image: spec, verbose: false })).unwrap().into_inner();
+    assert_eq!(status.mounts[0].image.as_ref().unwrap().image_ref, image.image.unwrap().id);
+}
+
+#[test]
 fn the_verbose_status_of_an_image_has_its_whole_configuration() {
     let world = World::new();
     let server = world.start();

@@ -149,6 +149,7 @@ fn a_refused_container_leaves_no_record_no_root_and_asks_no_backend() {
         let volume = Mount {
             container_path: "/volume".to_owned(),
             image: Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() }),
+            readonly: true,
             ..Mount::default()
         };
         let refused = |field: &'static str, change: &dyn Fn(&mut ContainerConfig)| {

@@ -36,7 +36,7 @@ const KUBELET_PORT: u16 = 10250;
 /// The selection of steps.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Plan {
-    /// Leaves out slow steps, as `e2e all` does.
+    /// Leaves out slow steps, as `make test` does.
     #[arg(long)]
     pub quick: bool,
     /// Runs only the steps whose name contains this.

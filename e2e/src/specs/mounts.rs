@@ -147,17 +147,25 @@ fn below_dev(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
+/// On a private file system of its own: what the server does to a mount must not stay on the machine's.
 fn propagation(stage: &Stage<'_>) -> Result<()> {
     let volume = stage.directory("volume")?;
+    let _volume = stage.tmpfs(&volume)?;
     let pod = stage.pod()?;
     let mut wanted = mount(&volume, "/data", false);
-    wanted.set_propagation(MountPropagation::PropagationHostToContainer);
-    let container = pod.container(|config| config.mounts = vec![wanted.clone()])?;
-    container.exec("echo x > /data/new")?;
-    if stage.system.propagates_mounts {
-        return Ok(());
-    }
-    // FreeBSD has none: agents that read the host's files are served, what depends on it is refused.
     wanted.set_propagation(MountPropagation::PropagationBidirectional);
-    pod.refused("propagation", |config| config.mounts = vec![wanted])
+    pod.refused("/data", |config| config.mounts = vec![wanted.clone()])?;
+    wanted.set_propagation(MountPropagation::PropagationHostToContainer);
+    let container = pod.container(|config| config.mounts = vec![wanted])?;
+    container.exec("echo x > /data/new")?;
+    let later = stage.directory("volume/later")?;
+    let mounted = stage.tmpfs(&later)?;
+    std::fs::write(later.join("file"), "")?;
+    if stage.system.propagates_mounts {
+        container.exec("test -e /data/later/file")?;
+    } else {
+        container.fails("test -e /data/later/file")?;
+    }
+    drop(mounted);
+    pod.remove()
 }

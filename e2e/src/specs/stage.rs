@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +35,15 @@ pub(super) struct Stage<'a> {
     count: Cell<u32>,
 }
 
+/// A mounted file system; dropping this unmounts it, also under containers of a spec that failed.
+pub(super) struct Tmpfs(PathBuf);
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Program::new("umount", ["-f".as_ref(), self.0.as_os_str()]).run();
+    }
+}
+
 impl<'a> Stage<'a> {
     /// A stage in a new directory; the name is unique.
     pub(super) fn new(ground: &'a Ground<'a>, system: &'static System, name: String) -> Result<Self> {
@@ -55,6 +64,16 @@ impl<'a> Stage<'a> {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
+    }
+
+    /// Mounts a file system of its own on a directory, which propagates nowhere.
+    pub(super) fn tmpfs(&self, dir: &Path) -> Result<Tmpfs> {
+        Program::new("mount", ["-t".as_ref(), "tmpfs".as_ref(), "tmpfs".as_ref(), dir.as_os_str()]).run()?;
+        let mounted = Tmpfs(dir.to_owned());
+        if self.system.propagates_mounts {
+            Program::new("mount", ["--make-private".as_ref(), dir.as_os_str()]).run()?;
+        }
+        Ok(mounted)
     }
 
     /// Makes a shared memory segment with this text in a container. The end of the stage removes it from the host.

@@ -13,7 +13,7 @@ pub(super) struct System {
     /// Whether other containers find a shared memory segment by its key. Otherwise they and the host find it by its id: FreeBSD's
     /// keys belong to a jail (`shm_find_segment_by_key` in kern/sysv_shm.c).
     pub(super) shares_segment_keys: bool,
-    /// Whether mounts may be propagated; refused otherwise.
+    /// Whether a container sees what is mounted on the host later; otherwise it sees what was there when it was made.
     pub(super) propagates_mounts: bool,
     /// A numeric kernel parameter of each network, and the command that prints it.
     pub(super) pods_parameter: (&'static str, &'static str),

@@ -17,7 +17,7 @@ use crate::Error;
 pub(crate) use down::Down;
 pub(crate) use slots::Slots;
 pub(crate) use source::{Asking, Source};
-pub(crate) use transfer::Piece;
+pub(crate) use transfer::{Piece, Wanted};
 
 /// The value of a Basic authorization header.
 pub(crate) fn basic_value(username: &str, password: &str) -> String {

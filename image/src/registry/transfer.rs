@@ -25,6 +25,14 @@ pub(crate) struct Piece {
     pub(crate) bytes: Bytes,
 }
 
+/// Which bytes of a blob are downloaded.
+pub(crate) struct Wanted<'a> {
+    /// The parts that are missing.
+    pub(crate) missing: &'a [(u64, u64)],
+    /// From this host alone; None: from all, in turn.
+    pub(crate) only: Option<usize>,
+}
+
 /// A download of a blob to its writer.
 struct Transfer<'a, M> {
     source: &'a Source,
@@ -49,12 +57,11 @@ struct Part<'a> {
 }
 
 impl Source {
-    /// Downloads the missing parts of a blob; whether bytes of several hosts may be in it. `only`: from this host alone.
+    /// Downloads the missing parts of a blob; whether bytes of several hosts may be in it.
     pub(crate) async fn blob<M: std::convert::From<Piece>>(
         &self,
         blob: &Blob,
-        missing: &[(u64, u64)],
-        only: Option<usize>,
+        Wanted { missing, only }: Wanted<'_>,
         slots: &Slots,
         writer: &mpsc::Sender<M>,
     ) -> Result<bool, Error> {

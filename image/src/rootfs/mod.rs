@@ -45,6 +45,13 @@ pub use zfs::Zfs;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChainId(pub String);
 
+impl ChainId {
+    /// The name of its lock and its pins. A lowest layer that is not compressed has the digest of its blob, which is locked while it arrives.
+    pub(crate) fn lock(&self) -> String {
+        format!("chain {}", self.0)
+    }
+}
+
 /// Usage of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FsUsage {

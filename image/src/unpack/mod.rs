@@ -123,7 +123,7 @@ fn run(algorithm: Algorithm, follows: bool) -> Result<Unpacked, Failure> {
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
     if follows {
         let socket = io::stdout().as_fd().try_clone_to_owned().map_err(confined)?;
-        let input = follow::Follow::open(input, socket.into()).map_err(|error| stream::unreadable(&error))?;
+        let input = follow::Follow::open(input, socket).map_err(|error| stream::unreadable(&error))?;
         let compressed = input.total();
         return unpack_as(algorithm, input, compressed, &directory);
     }

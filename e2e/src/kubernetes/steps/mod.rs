@@ -37,7 +37,7 @@ macro_rules! steps {
     };
 }
 
-/// quick: true where a step is part of `e2e all`.
+/// quick: true where a step is part of `make test`.
 pub(super) const STEPS: &[Step] = steps! {
     "workloads":
         "a Deployment rolls, scales and is undone" true workloads::deployment,
