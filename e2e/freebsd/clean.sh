@@ -29,7 +29,7 @@ done
 for jail in $(jls -q name | grep -E "^$prefixes[sx]?[0-9a-f]{12}$"; jls -q name | grep -x ctoutside); do
     jail -R "$jail" || failed "jail $jail is left"
 done
-for interface in $(ifconfig -l | tr ' ' '\n' | grep -E "^$prefixes([0-9a-f]{12}o|br0)$"); do
+for interface in $(ifconfig -l | tr ' ' '\n' | grep -E "^($prefixes([0-9a-f]{12}o|br0)|node0)$"); do
     ifconfig "$interface" destroy || failed "interface $interface is left"
 done
 # The deepest first. Paths have no spaces here.

@@ -38,8 +38,8 @@ pub(super) fn open() -> io::Result<()> {
 /// Reports whether the node's own ruleset passes pods' traffic, where it denies by default. Optional: the operator's rules may
 /// name addresses instead of interfaces.
 pub(super) fn need(prefix: &Prefix) -> Option<Need> {
-    let is_on = |name: &&str| sys::sysctl(name, 4).is_ok_and(|value| value != 0i32.to_ne_bytes());
-    if !ENABLE.iter().any(|name| is_on(&name)) || is_on(&ACCEPTS) {
+    let is_on = |name: &str| sys::sysctl(name, 4).is_ok_and(|value| value != 0i32.to_ne_bytes());
+    if !ENABLE.iter().any(|name| is_on(name)) || is_on(ACCEPTS) {
         return None;
     }
     let printed = Tool::new("/sbin/ipfw").args(["list"]).run().map(|output| output.stdout).unwrap_or_default();
