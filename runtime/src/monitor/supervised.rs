@@ -237,13 +237,13 @@ mod tests {
         let directory = containers.directory(&spec.id);
         std::fs::create_dir_all(&directory).unwrap();
         host::json::replace(&spec_path(&directory), &spec).unwrap();
-        assert_eq!(containers.of_pod(&spec.pod).unwrap(), [spec.id.clone()]);
+        assert_eq!(containers.of_pod(&spec.pod).unwrap(), std::slice::from_ref(&spec.id));
         // Nobody reads the files again.
         std::fs::remove_dir_all(&directory).unwrap();
         let (other, second) = (PodId::random(), ContainerId::random());
         containers.note(&other, &second).unwrap();
-        assert_eq!(containers.of_pod(&spec.pod).unwrap(), [spec.id.clone()]);
-        assert_eq!(containers.of_pod(&other).unwrap(), [second.clone()]);
+        assert_eq!(containers.of_pod(&spec.pod).unwrap(), std::slice::from_ref(&spec.id));
+        assert_eq!(containers.of_pod(&other).unwrap(), std::slice::from_ref(&second));
         containers.forget(&spec.id).unwrap();
         assert_eq!(containers.of_pod(&spec.pod).unwrap(), []);
         assert_eq!(open(scratch.path()).of_pod(&other).unwrap(), [], "another server reads what is there");

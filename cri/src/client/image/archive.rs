@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Streaming;
 
 use super::super::{answer, connect_admin, refused};
-use super::{Outcome, show};
+use super::outcome::Outcome;
+use super::show;
 
 /// Bytes of a message, and messages that wait for the server.
 const CHUNK: usize = 256 << 10;

@@ -1,6 +1,7 @@
 //! `cellblock image`: the images of the node.
 
 mod archive;
+mod outcome;
 mod pull;
 mod show;
 
@@ -18,6 +19,7 @@ use tonic::transport::Channel;
 use super::{answer, block_on, connect, connect_admin};
 use crate::config::Config;
 use crate::rpc::MESSAGE_LIMIT;
+use outcome::Outcome;
 
 /// What is done with images.
 #[derive(Debug, Subcommand)]
@@ -100,23 +102,6 @@ pub fn run(command: &Command, json: bool, config: &Config, out: &mut impl Write)
         };
         result.write(json, out)
     })
-}
-
-/// A result in both forms.
-struct Outcome {
-    text: String,
-    json: Value,
-}
-
-impl Outcome {
-    fn write(&self, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-        if json {
-            writeln!(out, "{:#}", self.json)?;
-        } else {
-            write!(out, "{}", self.text)?;
-        }
-        Ok(out.flush()?)
-    }
 }
 
 async fn connect_cri(config: &Config) -> anyhow::Result<ImageServiceClient<Channel>> {

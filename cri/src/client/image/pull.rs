@@ -10,7 +10,8 @@ use proto::admin::{LayerPhase, LayerProgress, PullWithProgressRequest};
 use serde_json::json;
 
 use super::super::{answer, connect_admin, refused};
-use super::{Outcome, show};
+use super::outcome::Outcome;
+use super::show;
 
 /// Bytes of a password.
 const PASSWORD_MAX: u64 = 64 << 10;

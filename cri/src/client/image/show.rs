@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proto::{admin, v1};
 use serde_json::{Value, json};
 
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// Digits of an id in a table, as docker and crictl show.
 const SHORT: usize = 13;

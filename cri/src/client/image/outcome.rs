@@ -1,0 +1,22 @@
+//! What a command says, as text and as JSON.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+/// A result in both forms.
+pub(super) struct Outcome {
+    pub(super) text: String,
+    pub(super) json: Value,
+}
+
+impl Outcome {
+    pub(super) fn write(&self, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        if json {
+            writeln!(out, "{:#}", self.json)?;
+        } else {
+            write!(out, "{}", self.text)?;
+        }
+        Ok(out.flush()?)
+    }
+}
