@@ -239,7 +239,7 @@ async fn what_is_false_or_cut_off_is_refused_and_nothing_stays() {
         (b"no archive ".repeat(100), "not a tar archive"),
         (Vec::new(), "neither oci-layout"),
         (cut[..cut.len() / 2].to_vec(), "ends in the middle"),
-        (cut[..1536].to_vec(), "neither oci-layout"),
+        (cut[..1536].to_vec(), "ends in the middle"),
         (without(0), "neither oci-layout"),
         (without(2), "it lacks sha256:"),
         (without(3), "it lacks sha256:"),

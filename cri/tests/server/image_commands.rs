@@ -78,10 +78,8 @@ fn images_are_pulled_listed_inspected_exported_removed_and_imported() {
     assert!(json(&world, &["ls"])["images"].as_array().unwrap().is_empty());
     assert_eq!(text(&world, &["import", file]).trim(), image);
     assert_eq!(json(&world, &["inspect", image])["id"], id);
-    assert_eq!(
-        json(&world, &["import", file, "--name", "own:2"])["images"][0]["repoTags"][0],
-        "docker.io/library/own:2"
-    );
+    let named = json(&world, &["import", file, "--name", "own:2"])["images"][0]["repoTags"].clone();
+    assert!(named.as_array().unwrap().contains(&"docker.io/library/own:2".into()), "{named}");
     assert_eq!(json(&world, &["rm", image])["removed"][0]["id"], id);
     server.stop();
 }
