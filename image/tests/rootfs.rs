@@ -273,7 +273,7 @@ mod zfs {
             let space = rootfs.mountpoint();
             assert_eq!(space, rootfs.mountpoint(), "asked twice");
             let found = nix::sys::statvfs::statvfs(&space).unwrap();
-            let total = u64::from(found.blocks()) * u64::from(found.fragment_size());
+            let total = found.blocks() * found.fragment_size();
             assert!(total <= 64 << 20, "{}: {total} bytes", space.display());
             rootfs.close().unwrap();
             rootfs.close().unwrap();
