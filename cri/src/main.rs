@@ -2,6 +2,7 @@
 //! the server, and must not run its start-up.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -177,7 +178,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             cri::image::run(&command, json, &overrides.resolve()?, &mut std::io::stdout())?;
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cellblock", &mut std::io::stdout());
+            // Into memory first: the generator panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cellblock", &mut script);
+            std::io::stdout().write_all(&script)?;
         }
     }
     Ok(ExitCode::SUCCESS)
