@@ -13,7 +13,7 @@ use crate::links::Link;
 use crate::ports::Ports;
 use crate::repair::{Missing, Watched};
 use crate::state::State;
-use crate::{Attachment, Counters, Error, NetworkSpec, Settings, hostport, ipam, names};
+use crate::{Attachment, Counters, Error, Firewall, NetworkSpec, Settings, hostport, ipam, names};
 
 /// The name of the pod's interface.
 pub(crate) const INTERFACE: &str = "eth0";
@@ -195,6 +195,12 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
 /// Ignores poisoning: each change of these maps is one call, so a panic leaves no partial change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a spec closes a pod that was open, or less closed: what it answered before must not pass its firewall any more. A new
+/// pod may have the address of an earlier one.
+pub(crate) fn closes(spec: &NetworkSpec, before: Option<&NetworkSpec>) -> bool {
+    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall)
 }
 
 /// Returns the network that the pod reaches by the gateway of this address: everything, or without a route its own network.

@@ -331,10 +331,10 @@ impl FreebsdNetwork {
         match rules::pod(prefix, spec) {
             Some(rules) => {
                 pfctl::load(&anchor, &rules)?;
-                // What another pod of the same address answered passes any rule.
-                let closed =
-                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
-                addresses_of(spec).filter(|_| closed).try_for_each(pfctl::forget_states)
+                if node::closes(spec, before) {
+                    pfctl::forget_states(&addresses_of(spec).collect::<Vec<_>>())?;
+                }
+                Ok(())
             }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => pfctl::flush(&anchor, false),
             None => Ok(()),
@@ -356,7 +356,7 @@ impl FreebsdNetwork {
         }
         pfctl::flush(&rules::pod_anchor(prefix, id), false)?;
         let exposed = known.filter(|known| !known.host_ports.is_empty());
-        exposed.iter().flat_map(addresses_of).try_for_each(pfctl::forget_states)
+        exposed.map_or(Ok(()), |pod| pfctl::forget_states(&addresses_of(&pod).collect::<Vec<_>>()))
     }
 }
 

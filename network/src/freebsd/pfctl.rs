@@ -90,12 +90,15 @@ pub(super) fn has_rules(anchor: &str) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Removes the states towards a pod, so that a new pod on the same host port gets new ones.
-pub(super) fn forget_states(address: IpAddr) -> Result<(), Error> {
-    let any = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    run(&["-q", "-k", any, "-k", &address.to_string()], "")
-        .map_err(Error::failed(format!("cannot forget the states of {address}")))?;
-    Ok(())
+/// Removes the states towards these addresses, so that another pod does not inherit them. By their ids: `-k FROM -k TO` of FreeBSD
+/// 15.1 compares TO with the source and finds none (pfctl_net_kill_states in pfctl.c).
+pub(super) fn forget_states(addresses: &[IpAddr]) -> Result<(), Error> {
+    let failed = || format!("cannot forget the states of {addresses:?}");
+    let printed = run(&["-q", "-s", "states", "-vv"], "").map_err(Error::failed(failed()))?;
+    rules::states_to(addresses, &printed)
+        .iter()
+        .try_for_each(|state| run(&["-q", "-k", "id", "-k", state], "").map(drop))
+        .map_err(Error::failed(failed()))
 }
 
 /// Lists the short ids of pods with an anchor.

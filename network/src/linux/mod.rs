@@ -26,7 +26,7 @@ use crate::links::{Link, Links};
 use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
 use crate::repair::{self, Inventory, Missing, Watched, on};
-use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
@@ -279,11 +279,8 @@ impl LinuxNetwork {
         match rules::pod(prefix, spec) {
             Some(rules) => {
                 netfilter::apply(&format!("the ruleset of pod {}", spec.id), &rules)?;
-                // What another pod of the same address answered passes any rule.
-                let closed =
-                    spec.firewall != Firewall::Open && before.is_none_or(|before| before.firewall != spec.firewall);
                 let failed = |address| Error::failed(format!("cannot remove the connections to {address}"));
-                let mut addresses = spec.addresses.iter().map(IpNetwork::ip).filter(|_| closed);
+                let mut addresses = spec.addresses.iter().map(IpNetwork::ip).filter(|_| node::closes(spec, before));
                 addresses.try_for_each(|ip| netfilter::forget_connections(ip).map_err(failed(ip)))
             }
             None if before.is_some_and(|before| rules::pod(prefix, before).is_some()) => self.remove_rules(&spec.id),

@@ -105,6 +105,34 @@ pub fn pods_of<'a>(prefix: &Prefix, printed: &'a str) -> Vec<&'a str> {
     names.filter(|name| names::is_short(name)).collect()
 }
 
+/// Parses the states towards these addresses from the output of `pfctl -s states -vv`, each as `pfctl -k id -k` takes it. A state
+/// reads `FROM -> TO` if it began on the way out, `TO <- FROM` on the way in; the other side of a translation is in parentheses.
+#[must_use]
+pub fn states_to(addresses: &[IpAddr], printed: &str) -> Vec<String> {
+    let address = |word: &str| -> Option<IpAddr> {
+        let word = word.trim_matches(['(', ')']);
+        // IPv6 addresses have their port in brackets.
+        let (text, _) = word.split_once('[').or_else(|| word.rsplit_once(':'))?;
+        text.parse().ok()
+    };
+    let (mut states, mut is_theirs) = (Vec::new(), false);
+    for line in printed.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["id:", id, "creatorid:", creator] if is_theirs => states.push(format!("{id}/{creator}")),
+            _ if line.starts_with(' ') => (),
+            _ => {
+                let to = match line.split_once(" <- ") {
+                    Some((to, _)) => to,
+                    None => line.split_once(" -> ").map_or("", |(_, to)| to),
+                };
+                is_theirs = to.split_whitespace().filter_map(address).any(|to| addresses.contains(&to));
+            }
+        }
+    }
+    states
+}
+
 /// Returns the limit of anchors if a load failed because of it, from the output of `pfctl -s memory` and pfctl's error
 /// text. Only FreeBSD 15 has the limit (`set limit anchors`, pf.conf(5); 0: none). Counting anchors does not work:
 /// per-CPU caches hold some, and Ethernet rules have anchors too.
@@ -231,7 +259,7 @@ mod tests {
     use host::{PodId, Prefix};
     use ipnetwork::IpNetwork;
 
-    use super::{exhausted_limit, is_enabled, missing_lines, node, pod, pods_of};
+    use super::{exhausted_limit, is_enabled, missing_lines, node, pod, pods_of, states_to};
     use crate::{Firewall, HostPort, NetworkSpec, Protocol};
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {
@@ -285,6 +313,32 @@ mod tests {
         let other = PodId::random();
         let anchors = format!("  cellblock/{}\n  cellblock/node\n  cellblock-cc/{}\n", id.short(), other.short());
         assert_eq!(pods_of(&Prefix::default(), &anchors), [id.short()]);
+    }
+
+    #[test]
+    fn the_states_towards_an_address_are_found() {
+        // As pfctl of FreeBSD 15.1 printed it.
+        let printed = "\
+all tcp 10.77.0.3:80 (192.0.2.1:8080) <- 192.0.2.2:36814       ESTABLISHED:ESTABLISHED
+   [987717236 + 65535]  [39605419 + 65535]
+   age 00:01:23, expires in 00:00:10, 2349:1216 pkts, 3411380:55707 bytes, anchor 0, rule 2
+   id: 3a1d0c6b00000000 creatorid: ef9eb970
+   origif: vtnet0
+all udp 10.77.0.1:14901 -> 10.77.0.3:80       SINGLE:NO_TRAFFIC
+   age 00:00:00, expires in 00:01:00, 1:1 pkts, 31:59 bytes, anchor 5, rule 7
+   id: 481d0c6b00000000 creatorid: ef9eb970
+all udp 192.0.2.1:6100 (10.77.0.3:53) -> 192.0.2.2:53       MULTIPLE:SINGLE
+   id: 4a1d0c6b00000000 creatorid: ef9eb970
+all udp fd00:77::1[19065] -> fd00:77::3[80]       SINGLE:NO_TRAFFIC
+   id: 491d0c6b00000000 creatorid: ef9eb970
+all icmp 10.77.0.3:8 <- 10.77.0.2:8       0:0
+   id: 4b1d0c6b00000000 creatorid: ef9eb970
+";
+        let find = |text: &str| states_to(&[text.parse().unwrap()], printed);
+        let of_pod = ["3a1d0c6b00000000/ef9eb970", "481d0c6b00000000/ef9eb970", "4b1d0c6b00000000/ef9eb970"];
+        assert_eq!(find("10.77.0.3"), of_pod);
+        assert_eq!(find("fd00:77::3"), ["491d0c6b00000000/ef9eb970"]);
+        assert_eq!(find("10.77.0.30"), Vec::<String>::new());
     }
 
     #[test]
