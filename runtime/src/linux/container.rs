@@ -85,8 +85,7 @@ fn surroundings(linux: &Linux, spec: &ContainerSpec, pod: &PodSpec, identity: Id
         identity,
         pod: pod::files(&linux.names, pod),
         namespaces,
-        // The whole id: agents on the node find a container by the 64 digits in the path of its cgroup.
-        cgroup: pod::cgroup(&linux.names, pod).join(spec.id.as_str()),
+        cgroup: pod::container_cgroup(&linux.names, pod, &spec.id),
         offered: offered(linux),
         capabilities: own.capabilities,
         lowest_oom_score: (own.capabilities & CAP_SYS_RESOURCE == 0).then_some(own.oom_score_adj),
@@ -161,7 +160,7 @@ fn cgroup(linux: &Linux, id: &ContainerId) -> Option<PathBuf> {
         return record.map(|record| record.cgroup);
     }
     let pod = pod::find(&linux.names, &read_spec(&directory).ok()?.pod).ok()?;
-    Some(pod::cgroup(&linux.names, &pod).join(id.short()))
+    Some(pod::container_cgroup(&linux.names, &pod, id))
 }
 
 /// Removes what exists of a container.

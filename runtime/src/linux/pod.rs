@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use host::{Failures, Place, PodId};
+use host::{ContainerId, Failures, Place, PodId};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
@@ -107,6 +107,11 @@ pub(super) fn cgroup(names: &Names, spec: &PodSpec) -> PathBuf {
         Some(parent) if !parent.is_empty() => Path::new("/").join(parent.trim_start_matches('/')),
         _ => names.pod_cgroup(&spec.id),
     }
+}
+
+/// The cgroup of a container. The whole id: agents on the node find a container by the 64 digits in the path of its cgroup.
+pub(super) fn container_cgroup(names: &Names, spec: &PodSpec, container: &ContainerId) -> PathBuf {
+    cgroup(names, spec).join(container.as_str())
 }
 
 /// The files that the pod's containers share.

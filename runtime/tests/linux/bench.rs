@@ -3,10 +3,19 @@
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use runtime::spec::{ContainerSpec, PodSpec};
+use runtime::{ContainerState, Started};
 
 pub(crate) use crate::shared::{Bench, PATIENCE, eventually, logged, readable};
 
 impl Bench {
+    /// The start of a container that runs.
+    pub(crate) fn started(&self, spec: &ContainerSpec) -> Started {
+        match self.runtime.container_state(&spec.id).unwrap() {
+            ContainerState::Running(started) => started,
+            other => panic!("it does not run: {other:?}"),
+        }
+    }
+
     pub(crate) fn spec(&self, script: &str) -> ContainerSpec {
         let mut spec = self.script(script, "/bin");
         spec.process.env.push(("GREETING".to_owned(), "hello".to_owned()));

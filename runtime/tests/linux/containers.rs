@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use host::run::Tool;
-use runtime::ContainerState;
 use runtime::conformance::pod_spec;
 use runtime::spec::{Mount, MountOptions, MountSource, NameOrId, PidScope, PodSpec, Propagation, Resources, User};
 
@@ -272,12 +271,28 @@ fn a_containers_cgroup_has_its_whole_id() {
         |bench| {
             let spec = bench.spec("while :; do sleep 1; done");
             bench.start(&spec);
-            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
-                panic!("it does not run");
-            };
+            let started = bench.started(&spec);
             let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", started.pid)).unwrap();
             let of_cgroup = |line: &str| line.ends_with(&format!("/{}", spec.id));
             assert!(cgroups.lines().any(of_cgroup), "{cgroups}");
+        },
+    );
+}
+
+#[test]
+fn a_container_whose_record_is_damaged_leaves_no_cgroup() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let spec = bench.spec("while :; do sleep 1; done");
+            bench.start(&spec);
+            let cgroups =
+                || Tool::new("find").args(["/sys/fs/cgroup", "-name", spec.id.as_str()]).run().unwrap().stdout;
+            assert!(!cgroups().is_empty());
+            let directory = bench.settings.state.join("containers").join(spec.id.short());
+            std::fs::write(directory.join("launch.json"), "{").unwrap();
+            bench.runtime.remove_container(&spec.id).unwrap();
+            assert_eq!(String::from_utf8_lossy(&cgroups()), "");
         },
     );
 }
@@ -385,9 +400,7 @@ fn a_pod_without_a_host_name_has_a_uts_namespace_of_its_own() {
             assert_eq!(bench.output(&spec).1.trim_end(), nix::unistd::gethostname().unwrap().to_str().unwrap());
             let spec = bench.spec("while :; do sleep 1; done");
             bench.start(&spec);
-            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
-                panic!("it runs")
-            };
+            let started = bench.started(&spec);
             let of = |process: String| std::fs::read_link(format!("/proc/{process}/ns/uts")).unwrap();
             assert_ne!(of(started.pid.to_string()), of("self".to_owned()));
         },

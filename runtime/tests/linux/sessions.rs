@@ -214,9 +214,7 @@ fn a_container_whose_monitor_was_killed_is_told_to_be_dead_and_is() {
         |bench| {
             let spec = bench.spec("while :; do sleep 1; done");
             bench.start(&spec);
-            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
-                panic!("it runs")
-            };
+            let started = bench.started(&spec);
             let status = std::fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
             let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
             let ended = bench.runtime.exit_descriptor(&spec.id).unwrap();
@@ -258,9 +256,7 @@ fn a_monitor_is_small() {
             bench.start(&spec);
             let took = before.elapsed();
             eventually("it has written", || bench.log(&spec).contains("done"));
-            let ContainerState::Running(started) = bench.runtime.container_state(&spec.id).unwrap() else {
-                panic!("it runs")
-            };
+            let started = bench.started(&spec);
             let status = std::fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
             let monitor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
             let used = private_memory(monitor);
