@@ -36,7 +36,7 @@ pub(super) fn version(script: &str) -> Option<String> {
 }
 
 /// Major and minor number of a release: of `15.1-RELEASE-p1` 15 and 1.
-fn numbers(release: &str) -> Option<(u32, u32)> {
+pub(super) fn numbers(release: &str) -> Option<(u32, u32)> {
     let (major, minor) = release.split('-').next()?.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
