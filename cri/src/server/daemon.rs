@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::Failures;
 use proto::admin::admin_server::AdminServer;
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
@@ -16,6 +17,7 @@ use tokio::net::UnixListener;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::error::Error;
 use crate::lifecycle::needs;
 use crate::lifecycle::network;
 use crate::lifecycle::reconcile;
@@ -178,10 +180,11 @@ async fn last_answers<T>(
     }
 }
 
-fn remove_spares(node: &Node) -> Result<(), crate::error::Error> {
-    let closed = node.images.close();
-    spares::remove_all(node)?;
-    Ok(closed?)
+fn remove_spares(node: &Node) -> Result<(), Error> {
+    let mut failures = Failures::<Error>::default();
+    failures.keep(node.images.close());
+    failures.keep(spares::remove_all(node));
+    failures.result(Error::several("cannot remove what was made ahead".to_owned()))
 }
 
 /// Removes the shared part of the network if no pod is left, so that a node that is given up keeps no trace.
