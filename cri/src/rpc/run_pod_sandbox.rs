@@ -33,7 +33,8 @@ pub(crate) async fn call(
     let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
-    let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler };
+    let address_name = names::of_addresses(&metadata);
+    let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler, address_name };
     let creation = Creation { object: Object::Pod(id), name: names::of_pod(&metadata), fingerprint, delivery };
     let made = create(node, creation, move |node| make(node, wanted)).await;
     node.spares.wake();
@@ -44,14 +45,16 @@ struct Wanted {
     pod: translate::Pod,
     config: PodSandboxConfig,
     runtime_handler: String,
+    /// The name that its addresses are remembered by.
+    address_name: String,
 }
 
 fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     if !wanted.pod.network.host {
         node.configure_network()?;
     }
-    let name = wanted.config.metadata.as_ref().map(names::of_addresses).unwrap_or_default();
-    let (record, forgotten) = record(node, &name, wanted)?;
+    let name = wanted.address_name.clone();
+    let (record, forgotten) = record(node, wanted)?;
     let id = record.id.clone();
     let (spec, wanted) = (record.spec.clone(), record.network.clone());
     let mut spare = record.spare.clone();
@@ -84,10 +87,11 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
 
 /// Allocates the addresses and the spare of a new pod. They belong to its record from here on. Returns the name whose former
 /// addresses are not remembered any more, too.
-fn record(node: &Node, name: &str, wanted: Wanted) -> Result<(PodRecord, Option<String>), Error> {
+fn record(node: &Node, wanted: Wanted) -> Result<(PodRecord, Option<String>), Error> {
     let translate::Pod { spec, network } = wanted.pod;
     let none = || Ok(Named { addresses: Vec::new(), forgotten: None });
-    let Named { addresses, forgotten } = if network.host { none() } else { node.allocate(name, &network.addresses) }?;
+    let Named { addresses, forgotten } =
+        if network.host { none() } else { node.allocate(&wanted.address_name, &network.addresses) }?;
     let spare = if spec.network == Scope::Pod { node.spares.take() } else { None };
     let record = PodRecord {
         id: spec.id.clone(),

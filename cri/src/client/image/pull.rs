@@ -74,13 +74,16 @@ impl Layers {
         let phase = layer.phase();
         let known = self.shown.get(&layer.digest).map(|(phase, _)| *phase);
         if self.form == Form::Lines && known != Some(phase) {
-            eprintln!("{} {} {}", short(&layer.digest), word(phase), show::bytes(layer.total));
+            eprintln!("{} {} {}", show::short(&layer.digest, SHORT), word(phase), show::bytes(layer.total));
         }
         let bars = (self.form == Form::Bars).then_some(&self.bars);
         let entry = self.shown.entry(layer.digest.clone()).or_insert_with(|| {
             let bar = bars.map_or_else(ProgressBar::hidden, |bars| bars.add(ProgressBar::new(layer.total)));
             let style = ProgressStyle::with_template(BAR).expect("the template is well formed");
-            (phase, bar.with_style(style.progress_chars("=> ")).with_prefix(short(&layer.digest).to_owned()))
+            (
+                phase,
+                bar.with_style(style.progress_chars("=> ")).with_prefix(show::short(&layer.digest, SHORT).to_owned()),
+            )
         });
         entry.0 = phase;
         entry.1.set_message(word(phase));
@@ -96,11 +99,6 @@ impl Layers {
             bar.finish_with_message(word(LayerPhase::Complete));
         }
     }
-}
-
-fn short(digest: &str) -> &str {
-    let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
-    digits.get(..SHORT).unwrap_or(digits)
 }
 
 fn word(phase: LayerPhase) -> &'static str {

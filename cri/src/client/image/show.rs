@@ -54,10 +54,15 @@ pub(super) fn table(images: &[v1::Image]) -> String {
     text
 }
 
+/// The first digits of a digest, without its algorithm.
+pub(super) fn short(digest: &str, digits: usize) -> &str {
+    let all = digest.split_once(':').map_or(digest, |(_, all)| all);
+    all.get(..digits).unwrap_or(all)
+}
+
 fn rows(image: &v1::Image) -> Vec<[String; 4]> {
-    let digits = image.id.split_once(':').map_or(image.id.as_str(), |(_, digits)| digits);
     let row = |name: &str, tag: &str| {
-        [name.to_owned(), tag.to_owned(), digits.chars().take(SHORT).collect(), bytes(image.size)]
+        [name.to_owned(), tag.to_owned(), short(&image.id, SHORT).to_owned(), bytes(image.size)]
     };
     if image.repo_tags.is_empty() {
         let name = image.repo_digests.first().and_then(|name| name.split_once('@'));
