@@ -14,7 +14,7 @@ use crate::{Algorithm, Digest, Error, Hash};
 
 /// Bytes of a part: at 1 Gbit/s four at a time take a quarter of a second each, so that requests cost little.
 pub(crate) const PART: u64 = 8 << 20;
-/// Bytes of a blob, and of what is there of it, that are worth resuming.
+/// The smallest blob that is resumed, and the fewest stored bytes of one, in bytes.
 const KEPT_MIN: u64 = 1 << 20;
 /// Only root may read blobs: images may contain secrets.
 const MODE: u32 = 0o600;
@@ -56,7 +56,7 @@ impl Drop for Begun {
 }
 
 impl Ingest {
-    /// Begins a blob at this path, or takes up what is there of it. It is renamed to `whole` in the end.
+    /// Begins a blob at this path, or resumes an earlier download there. [`Ingest::finish`] renames it to `whole`.
     pub(crate) fn begin(path: PathBuf, whole: PathBuf, blob: Blob) -> Result<Self, Error> {
         let failed = || format!("cannot create {}", path.display());
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE).open(&path);
@@ -230,7 +230,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Leaves what is there to a later pull, if it is worth it.
+    /// Keeps the stored bytes for a later pull, if there are at least [`KEPT_MIN`].
     pub(crate) fn keep(mut self) {
         self.begun.kept = self.is_resumable() && self.written() >= KEPT_MIN;
     }

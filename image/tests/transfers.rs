@@ -17,7 +17,7 @@ use support::{Content, Contents, Registry, Reply, Seen, Store, content, layer, r
 
 const MIB: usize = 1 << 20;
 
-/// An image of one layer that is not compressed, of a little more than so many bytes.
+/// An image with one uncompressed layer, slightly larger than this number of bytes.
 fn large(bytes: usize) -> Content {
     let noise: String = (0..bytes as u64)
         .map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26))
@@ -35,7 +35,7 @@ fn is_layer(reply: &Reply) -> bool {
 /// Bytes of the layer that were sent: from where to where, in order.
 type Sent = Arc<Mutex<Vec<(usize, usize)>>>;
 
-/// Sends no more than so many bytes of the layer in one answer, and notes them.
+/// Cuts each answer for the layer off after this number of bytes, and counts the bytes sent.
 fn cut(content: &Content, seen: &Seen, most: usize, sent: &Sent) -> Reply {
     let mut reply = content.answer(seen);
     if is_layer(&reply)
@@ -192,7 +192,7 @@ fn half(content: Content) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
     }
 }
 
-/// Waits until so many bytes of a blob are in a store.
+/// Waits until a store has this number of bytes of a blob.
 fn wait_for(directory: &std::path::Path, bytes: u64) {
     for _ in 0..1500 {
         let begun = fs::read_dir(directory.join("root/ingest")).map(Iterator::collect::<Vec<_>>).unwrap_or_default();

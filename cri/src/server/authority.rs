@@ -122,7 +122,7 @@ impl Filter {
 #[derive(Debug, Default)]
 struct Fields {
     next: Next,
-    /// The name is `:authority`: so much of it was seen; None: another name.
+    /// How many bytes of the name `:authority` were matched; None: it is another name.
     matched: Option<usize>,
     /// The value is Huffman-coded, and overwritten whole.
     coded: bool,
