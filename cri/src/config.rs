@@ -2,6 +2,7 @@
 //! config` prints the one in force with a comment for each key, in a form that can be read again.
 
 mod keys;
+mod zfs;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -124,6 +125,12 @@ pub struct ImageConfig {
     pub rootfs: RootfsKind,
     /// The dataset below which everything is kept.
     pub zfs_dataset: String,
+    /// The compression of layers and roots; empty: inherited.
+    pub zfs_compression: String,
+    /// The record size of layers and roots; empty: inherited.
+    pub zfs_recordsize: String,
+    /// What a container may write into its root; empty: no limit.
+    pub zfs_refquota: String,
     /// Whether images for Linux may be run on FreeBSD.
     pub allow_linux: bool,
     /// Images that garbage collection keeps.
@@ -188,6 +195,9 @@ impl Default for ImageConfig {
             registry_timeout_seconds: 60,
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
+            zfs_compression: String::new(),
+            zfs_recordsize: String::new(),
+            zfs_refquota: String::new(),
             allow_linux: false,
             pinned: Vec::new(),
         }
@@ -261,6 +271,7 @@ impl Config {
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
         }
+        zfs::check(&self.image)?;
         for name in self.image.pinned.iter().filter(|name| !name.ends_with('*')) {
             if let Err(error) = image::Reference::parse(name) {
                 return value("image.pinned", error.to_string());
@@ -300,6 +311,11 @@ impl Config {
             new.display()
         );
         Err(ConfigError::Value { key: "root", reason })
+    }
+
+    /// What a container may write into its root, in bytes, unless its pod says otherwise.
+    pub(crate) fn refquota(&self) -> Option<u64> {
+        zfs::bytes(&self.image.zfs_refquota)
     }
 
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {

@@ -34,11 +34,11 @@ enum Command {
     Root(RootArgs),
     /// Stop all pods, their containers side by side, each with its stop signal and grace: for the shutdown of the machine.
     StopPods(StopPodsArgs),
-    /// Take a snapshot of a container's root (ZFS).
+    /// Take a snapshot of a container's root, or of those of all containers of a pod in one transaction (ZFS).
     Snapshot(SnapshotArgs),
-    /// Reset a stopped container's root to a snapshot (ZFS).
+    /// Reset a stopped container's root, or those of a pod's containers one after the other, to a snapshot (ZFS).
     Rollback(SnapshotArgs),
-    /// List the snapshots of a container's root, oldest first (ZFS).
+    /// List the snapshots of a container or of a pod's containers with their sizes, oldest first (ZFS).
     Snapshots(SnapshotsArgs),
     /// List, pull, inspect, remove, import and export images.
     Image(ImageArgs),
@@ -89,8 +89,9 @@ struct StopPodsArgs {
 
 #[derive(Debug, Args)]
 struct SnapshotArgs {
-    /// The container's id, or the beginning of it.
-    container: String,
+    /// An id, the beginning of one, namespace/pod, namespace/pod/container, or a name that only one has.
+    #[arg(value_name = "POD|CONTAINER")]
+    target: String,
     /// The snapshot's name.
     name: String,
     #[command(flatten)]
@@ -99,8 +100,12 @@ struct SnapshotArgs {
 
 #[derive(Debug, Args)]
 struct SnapshotsArgs {
-    /// The container's id, or the beginning of it.
-    container: String,
+    /// An id, the beginning of one, namespace/pod, namespace/pod/container, or a name that only one has.
+    #[arg(value_name = "POD|CONTAINER")]
+    target: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -210,12 +215,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::StopPods(StopPodsArgs { timeout, overrides }) => {
             stop_pods::run(timeout, &overrides.resolve()?, &mut std::io::stdout())?;
         }
-        Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?.state, &args.container, &args.name)?,
-        Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?.state, &args.container, &args.name)?,
+        Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?.state, &args.target, &args.name)?,
+        Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?.state, &args.target, &args.name)?,
         Command::Snapshots(args) => {
-            for name in snapshots::list(&args.overrides.resolve()?.state, &args.container)? {
-                println!("{name}");
-            }
+            let state = args.overrides.resolve()?.state;
+            snapshots::list(&state, &args.target, args.json, &mut std::io::stdout())?;
         }
         Command::Image(ImageArgs { command, json, overrides }) => {
             cri::image::run(&command, json, &overrides.resolve()?, &mut std::io::stdout())?;

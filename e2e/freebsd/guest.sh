@@ -5,7 +5,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario administrator linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -174,6 +174,8 @@ get_inside() {
     shift
     cri exec -s "$id" sh -c "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $*" | has 'It works'
 }
+
+. ./administrator.sh
 
 # The tests of the crates, the conformance suites of the backends among them.
 run_suites() {
@@ -418,7 +420,8 @@ service_restarts() {
 # The next start writes to the new file.
 service_rotates() { newsyslog -F -f newsyslog.conf && sleep 1 && service_restarts && has 'ready on' <service.log && ls service.log.0*; }
 
-service_stops() { service stop && ! pgrep -f "^$dir/prefix/bin/cellblock serve" && ! service status; }
+# It runs no pods here: the server stops with it and without it.
+service_stops() { cellblock_stop_pods=YES; export cellblock_stop_pods; service stop && ! pgrep -f "^$dir/prefix/bin/cellblock serve" && ! service status; }
 
 # Pods come and go while the server is killed; then it is killed under many.
 run_soak() { own_servers --seconds "$SOAK" --pods 20; }
@@ -462,7 +465,7 @@ run_critest() {
 
 for part; do
     case $part in
-    suites | demo | scenario | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
+    suites | demo | scenario | administrator | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
     *) echo "no part $part; see $0" >&2 && exit 2 ;;
     esac
 done

@@ -5,7 +5,7 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario linux loop service soak hostile upgrade specs critest (all), or bench or cluster alone.
+# Parts: suites demo scenario administrator linux loop service soak hostile upgrade specs critest (all), or bench or cluster alone.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -137,7 +137,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario linux loop service soak hostile upgrade specs critest
+[ $# -gt 0 ] || set -- suites demo scenario administrator linux loop service soak hostile upgrade specs critest
 case " $* " in
 " bench ") ;;
 " cluster ")
@@ -166,7 +166,7 @@ case " $* " in *" upgrade "*)
     ;;
 esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
-for script in "$here"/guest.sh "$here"/base.sh "$here"/clean.sh "$here"/bench/*; do
+for script in "$here"/guest.sh "$here"/administrator.sh "$here"/base.sh "$here"/clean.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"
 done
 for file in port/files/cellblock.in newsyslog.conf.sample; do

@@ -18,7 +18,7 @@ use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
 use crate::registry::{Down, Slots};
-use crate::rootfs::{FsUsage, Rootfs};
+use crate::rootfs::{FsUsage, Rootfs, Snapshot};
 use crate::settle::{Settler, recover};
 use crate::unsettled::Unsettled;
 use crate::{Credentials, Error, Observer, garbage, volume};
@@ -331,8 +331,33 @@ impl Images {
     ///
     /// # Errors
     /// Those of [`Rootfs::snapshot`].
-    pub fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
-        self.shared.rootfs.snapshot(id, name)
+    pub fn snapshot(&self, ids: &[ContainerId], name: &str) -> Result<(), Error> {
+        self.shared.rootfs.snapshot(ids, name)
+    }
+
+    /// Whether [`Images::limit`] is supported.
+    #[must_use]
+    pub fn limits_roots(&self) -> bool {
+        self.shared.rootfs.limits()
+    }
+
+    /// See [`Rootfs::limit`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::limit`]; [`Error::NotFound`] for the image.
+    pub fn limit(&self, id: &ContainerId, image_id: &str, bytes: u64) -> Result<(), Error> {
+        let image = self.record(image_id)?;
+        let pins = self.shared.locks.pin();
+        let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
+        self.shared.rootfs.limit(id, &chain, bytes)
+    }
+
+    /// See [`Rootfs::keep_snapshots`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::keep_snapshots`].
+    pub fn keep_snapshots(&self, id: &ContainerId, title: &str) -> Result<(), Error> {
+        self.shared.rootfs.keep_snapshots(id, title)
     }
 
     /// See [`Rootfs::rollback`]. Blocking.
@@ -347,7 +372,7 @@ impl Images {
     ///
     /// # Errors
     /// Those of [`Rootfs::snapshots`].
-    pub fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+    pub fn snapshots(&self, id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         self.shared.rootfs.snapshots(id)
     }
 

@@ -201,6 +201,10 @@ mod zfs {
 
     use super::*;
 
+    fn parent(name: &str) -> image::rootfs::Dataset {
+        image::rootfs::Dataset { name: name.to_owned(), compression: String::new(), recordsize: String::new() }
+    }
+
     /// The dataset to work below, which the test's caller makes: `CELLBLOCK_TEST_ZFS=tank/test`.
     fn dataset() -> Option<String> {
         let dataset = std::env::var("CELLBLOCK_TEST_ZFS").ok();
@@ -214,7 +218,7 @@ mod zfs {
     fn zfs_conforms() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();
-        conformance::run(&|| Arc::new(Zfs::open(directory.path(), &dataset).unwrap()));
+        conformance::run(&|| Arc::new(Zfs::open(directory.path(), &parent(&dataset)).unwrap()));
         assert_eq!(fs::read_dir(directory.path().join("begun")).unwrap().count(), 0);
         assert_eq!(fs::read_dir(directory.path().join("containers")).unwrap().count(), 0);
     }
@@ -223,7 +227,7 @@ mod zfs {
     fn a_container_gets_a_spare_root_and_takes_it_with_it() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();
-        let zfs = Zfs::open(directory.path(), &dataset).unwrap();
+        let zfs = Zfs::open(directory.path(), &parent(&dataset)).unwrap();
         let containers = || -> Vec<_> {
             let entries = fs::read_dir(directory.path().join("containers")).unwrap();
             entries.map(|entry| entry.unwrap().path()).collect()
@@ -247,11 +251,11 @@ mod zfs {
         assert!(!root.to_string_lossy().contains(second.as_str()), "{}", root.display());
         assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "of the layer");
         assert_eq!(zfs.prepare(&second, &chain).unwrap(), root);
-        zfs.snapshot(&second, "a").unwrap();
-        assert_eq!(zfs.snapshots(&second).unwrap(), ["a"]);
+        zfs.snapshot(std::slice::from_ref(&second), "a").unwrap();
+        assert_eq!(names(&zfs, &second), ["a"]);
         // A killed server left a spare, which no container uses.
         assert!(until(4), "{:?}", containers());
-        let again = Zfs::open(directory.path(), &dataset).unwrap();
+        let again = Zfs::open(directory.path(), &parent(&dataset)).unwrap();
         assert_eq!(again.inventory().unwrap().1.len(), 3);
         assert!(again.usage(&second).is_ok());
         zfs.discard(&second).unwrap();
@@ -268,7 +272,7 @@ mod zfs {
         let directory = tempfile::tempdir().unwrap();
         let base = format!("{dataset}/small");
         zfs(&["create", "-o", "mountpoint=none", "-o", "quota=64m", &base]);
-        let rootfs = Zfs::open(directory.path(), &base).unwrap();
+        let rootfs = Zfs::open(directory.path(), &parent(&base)).unwrap();
         for _ in 0..2 {
             let space = rootfs.mountpoint();
             assert_eq!(space, rootfs.mountpoint(), "asked twice");
@@ -299,7 +303,7 @@ mod zfs {
     fn what_others_keep_holds_neither_a_name_nor_a_server() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();
-        let zfs_open = || Zfs::open(directory.path(), &dataset).unwrap();
+        let zfs_open = || Zfs::open(directory.path(), &parent(&dataset)).unwrap();
         let rootfs = zfs_open();
         let [below, above] = [&b"below"[..], b"above"].map(|name| ChainId(image::Digest::of(name).to_string()));
         let make =
@@ -357,34 +361,90 @@ mod zfs {
             if let Some(value) = set {
                 zfs(&["set", &format!("{property}={value}"), &base]);
             }
-            Zfs::open(directory.path(), &base).unwrap();
+            Zfs::open(directory.path(), &parent(&base)).unwrap();
             assert_eq!(zfs(&["get", "-H", "-o", "value,source", property, &base]), expected);
             zfs(&["inherit", property, &base]);
-            Zfs::open(directory.path(), &base).unwrap();
+            Zfs::open(directory.path(), &parent(&base)).unwrap();
             assert_ne!(zfs(&["get", "-H", "-o", "source", property, &base]), "local", "it is set once");
             zfs(&["destroy", "-r", &base]);
         }
     }
 
     #[test]
+    fn a_root_has_its_limit_and_its_snapshots_outlive_it() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let parent =
+            image::rootfs::Dataset { recordsize: "16K".to_owned(), compression: "off".to_owned(), ..parent(&dataset) };
+        let roots = Zfs::open(directory.path(), &parent).unwrap();
+        let chain = ChainId(image::Digest::of(b"limits").to_string());
+        let unpacking = roots.begin(&chain, None).unwrap();
+        fs::write(unpacking.directory.join("f"), vec![1; 4 << 20]).unwrap();
+        roots.commit(&unpacking).unwrap();
+        let (id, other) = (ContainerId::random(), ContainerId::random());
+        let root = roots.prepare(&id, &chain).unwrap();
+        roots.limit(&id, &chain, 4 << 20).unwrap();
+        roots.limit(&id, &chain, 4 << 20).unwrap();
+        fs::write(root.join("small"), vec![2; 1 << 20]).unwrap();
+        let full = (0..16).find_map(|at| {
+            let file = fs::File::create(root.join(format!("large{at}"))).unwrap();
+            let written = std::io::Write::write_all(&mut &file, &vec![3; 1 << 20]).and_then(|()| file.sync_all());
+            written.err()
+        });
+        assert_eq!(full.and_then(|error| error.raw_os_error()), Some(libc::EDQUOT));
+        let property = |name: &str, of: &str| zfs(&["get", "-H", "-o", "value", name, of]);
+        assert_eq!(property("recordsize", &format!("{dataset}/containers/{id}")), "16K");
+        assert!(matches!(roots.limit(&other, &chain, 1), Err(Error::NotFound { .. })));
+
+        roots.keep_snapshots(&id, "default/web/main").unwrap();
+        assert!(root.join("small").exists(), "it has none: nothing is kept");
+        roots.snapshot(std::slice::from_ref(&id), "a").unwrap();
+        roots.keep_snapshots(&id, "default/web/main").unwrap();
+        roots.keep_snapshots(&id, "default/web/main").unwrap();
+        roots.discard(&id).unwrap();
+        assert!(!root.exists() && roots.inventory().unwrap().1.is_empty());
+        let kept = format!("{dataset}/kept/{id}");
+        assert_eq!(property("cellblock:container", &kept), "default/web/main");
+        assert!(matches!(roots.remove_chain(&chain), Err(Error::Conflict { .. })), "what is kept rests on it");
+        zfs(&["destroy", "-r", &kept]);
+        roots.remove_chain(&chain).unwrap();
+    }
+
+    fn names(zfs: &Zfs, id: &ContainerId) -> Vec<String> {
+        zfs.snapshots(id).unwrap().into_iter().map(|one| one.name).collect()
+    }
+
+    #[test]
     fn a_root_goes_back_to_its_snapshots() {
         let Some(dataset) = dataset() else { return };
         let directory = tempfile::tempdir().unwrap();
-        let zfs = Zfs::open(directory.path(), &dataset).unwrap();
+        let zfs = Zfs::open(directory.path(), &parent(&dataset)).unwrap();
         let chain = ChainId(image::Digest::of(b"snapshots").to_string());
         zfs.commit(&zfs.begin(&chain, None).unwrap()).unwrap();
         let id = ContainerId::random();
-        assert!(matches!(zfs.snapshot(&id, "a"), Err(Error::NotFound { .. })));
+        let one = std::slice::from_ref(&id);
+        assert!(matches!(zfs.snapshot(one, "a"), Err(Error::NotFound { .. })));
         let root = zfs.prepare(&id, &chain).unwrap();
         for name in ["a", "b", "c"] {
             fs::write(root.join(name), name).unwrap();
-            zfs.snapshot(&id, name).unwrap();
+            zfs.snapshot(one, name).unwrap();
         }
-        assert!(matches!(zfs.snapshot(&id, "a"), Err(Error::Conflict { .. })));
-        assert!(matches!(zfs.snapshot(&id, "x/../y"), Err(Error::Invalid { .. })));
-        assert_eq!(zfs.snapshots(&id).unwrap(), ["a", "b", "c"]);
+        assert!(matches!(zfs.snapshot(one, "a"), Err(Error::Conflict { .. })));
+        assert!(matches!(zfs.snapshot(one, "x/../y"), Err(Error::Invalid { .. })));
+        assert_eq!(names(&zfs, &id), ["a", "b", "c"]);
+        // Several roots at once, or none of them.
+        let other = ContainerId::random();
+        zfs.prepare(&other, &chain).unwrap();
+        let both = [other.clone(), id.clone()];
+        assert!(matches!(zfs.snapshot(&both, "c"), Err(Error::Conflict { .. })));
+        assert!(names(&zfs, &other).is_empty());
+        zfs.snapshot(&both, "both").unwrap();
+        assert_eq!((names(&zfs, &other), names(&zfs, &id).len()), (vec!["both".to_owned()], 4));
+        zfs.discard(&other).unwrap();
+        let found = zfs.snapshots(&id).unwrap();
+        assert!(found.iter().all(|one| one.referenced > 0 && one.created > 1_700_000_000), "{found:?}");
         zfs.rollback(&id, "a").unwrap();
-        assert_eq!(zfs.snapshots(&id).unwrap(), ["a"]);
+        assert_eq!(names(&zfs, &id), ["a"]);
         assert!(root.join("a").exists() && !root.join("b").exists());
         assert!(matches!(zfs.rollback(&id, "b"), Err(Error::NotFound { .. })));
         // After a reboot the root is mounted again; a process in it does not keep it.

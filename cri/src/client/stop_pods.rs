@@ -36,14 +36,16 @@ pub fn run(timeout: u32, config: &Config, out: &mut impl Write) -> anyhow::Resul
             async move { answer(client.stop_container(request).await).map(drop).context(operation) }
         })
         .await;
+        let ended = containers.len() - failed.len();
         let pods = ready(config).await?;
-        let stopped = on_each(config, &pods, |mut client, id| {
+        let kept = on_each(config, &pods, |mut client, id| {
             let (operation, pod_sandbox_id) = (format!("cannot stop pod {id}"), id.clone());
             let request = StopPodSandboxRequest { pod_sandbox_id };
             async move { answer(client.stop_pod_sandbox(request).await).map(drop).context(operation) }
         });
-        failed.extend(stopped.await);
-        writeln!(out, "{} containers and {} pods stopped", containers.len(), pods.len())?;
+        let kept = kept.await;
+        writeln!(out, "{ended} containers and {} pods stopped", pods.len() - kept.len())?;
+        failed.extend(kept);
         if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
     })
 }

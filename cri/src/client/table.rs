@@ -21,3 +21,22 @@ pub(crate) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> Strin
     }
     text
 }
+
+/// A time span by its largest unit: `2h`, `3d`.
+pub(crate) fn age(seconds: u64) -> String {
+    let units = [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm')];
+    let largest = units.into_iter().find(|(unit, _)| seconds >= *unit);
+    largest.map_or_else(|| format!("{seconds}s"), |(unit, letter)| format!("{}{letter}", seconds / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::age;
+
+    #[test]
+    fn a_time_span_is_shown_by_its_largest_unit() {
+        for (seconds, wanted) in [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (86_399, "23h"), (200_000, "2d")] {
+            assert_eq!(age(seconds), wanted);
+        }
+    }
+}

@@ -41,6 +41,17 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ("image", "zfs_dataset", "The dataset below which layers and roots are kept, e.g. \"zroot/cellblock\"."),
     (
         "image",
+        "zfs_compression",
+        "The compression of layers and roots that are written from now on, as zfsprops(7) has it; empty: as it is, at first\nthat of zfs_dataset.",
+    ),
+    ("image", "zfs_recordsize", "Their recordsize, such as \"128K\"; empty: as it is."),
+    (
+        "image",
+        "zfs_refquota",
+        "What a container may write into its root beyond its image, unless its pod has the annotation\nstorage.cellblock/refquota: bytes, or with K, M or G, such as \"10G\"; empty: no limit.",
+    ),
+    (
+        "image",
         "allow_linux",
         "Run images for Linux under the linuxulator (FreeBSD) when an image has none for FreeBSD.",
     ),

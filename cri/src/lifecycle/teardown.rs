@@ -10,6 +10,7 @@ use crate::lifecycle::exits;
 use crate::state::names;
 use crate::state::node::Node;
 use crate::state::record::{Change, ContainerPhase, ContainerRecord, PodPhase, PodRecord};
+use crate::translate;
 
 /// How much of a pod to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,9 @@ pub(crate) fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let record = node.store.change_container(id, begin_removal)?;
     if failures.keep(node.runtime.remove_container(id)).is_some() {
         // Only after the mounts are gone: removing the root through a mount would delete the contents of a volume.
-        failures.keep(node.images.discard(id));
+        if failures.keep(keep_snapshots(node, record.as_deref())).is_some() {
+            failures.keep(node.images.discard(id));
+        }
     }
     failures.result(Error::several(format!("cannot remove container {}", id.short())))?;
     let Some(record) = record else { return Ok(()) };
@@ -108,6 +111,14 @@ pub(crate) fn container(node: &Node, id: &ContainerId) -> Result<(), Error> {
     }
     events::publish_container(node, &record, ContainerEventType::ContainerDeletedEvent);
     Ok(())
+}
+
+/// Moves a root with snapshots out of the way of its removal, if its pod wants them kept.
+fn keep_snapshots(node: &Node, record: Option<&ContainerRecord>) -> Result<(), Error> {
+    let Some(record) = record else { return Ok(()) };
+    let pod = node.store.pod(&record.pod).filter(|pod| translate::storage::keeps_snapshots(&pod.config.annotations));
+    let title = record.made.as_ref().map(|made| made.spec.title.clone()).unwrap_or_default();
+    if pod.is_some() { Ok(node.images.keep_snapshots(&record.id, &title)?) } else { Ok(()) }
 }
 
 fn begin_removal(record: &mut ContainerRecord) {

@@ -93,6 +93,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
         wanted.config.mounts.iter().try_for_each(|mount| make_host_path(Path::new(&mount.host_path)))?;
     }
     let rootfs = node.images.prepare(id, &image.id)?;
+    limit_root(node, &wanted)?;
     let mounted = draft.volumes.iter().zip(volumes);
     let directories = mounted.map(|(volume, image)| node.images.volume(id, &image.id, &volume.sub_path));
     let declared = draft.declared.iter().map(|path| node.images.declared_volume(id, &rootfs, path));
@@ -107,6 +108,16 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     let removed = || Error::State { what: format!("container {} was removed while it was made", id.short()) };
     events::publish_container(node, &*created.ok_or_else(removed)?, ContainerEventType::ContainerCreatedEvent);
     Ok(())
+}
+
+/// Limits what the container writes into its root, where its pod or the configuration says so.
+fn limit_root(node: &Node, wanted: &Wanted) -> Result<(), Error> {
+    let name = wanted.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let default = node.config.refquota();
+    match translate::storage::refquota(name, &wanted.pod.config.annotations, default)? {
+        Some(bytes) => Ok(node.images.limit(&wanted.id, &wanted.image.id, bytes)?),
+        None => Ok(()),
+    }
 }
 
 /// Makes the directory of a mount whose host path is missing: the CRI's comment wants an error, but containerd and CRI-O make it,

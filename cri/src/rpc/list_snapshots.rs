@@ -1,14 +1,31 @@
-//! Admin's ListSnapshots: the snapshots of a container's root, oldest first.
+//! Admin's ListSnapshots: the snapshots of the roots of a container or of a pod's containers, with their sizes.
 
 use std::sync::Arc;
 
-use proto::admin::{ListSnapshotsRequest, ListSnapshotsResponse};
+use proto::admin::{ContainerSnapshot, ListSnapshotsRequest, ListSnapshotsResponse};
 
+use super::snapshot::containers;
 use crate::error::Error;
+use crate::state::find;
 use crate::state::node::Node;
 
 pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
-    let container = node.store.find_container(&request.container_id)?;
-    let names = node.block(move |node| node.images.snapshots(&container.id)).await?;
-    Ok(ListSnapshotsResponse { names })
+    let containers = containers(node, &find::target(&node.store, &request.target)?)?;
+    node.block(move |node| {
+        let mut snapshots = Vec::new();
+        for container in containers {
+            let name = container.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+            let found = node.images.snapshots(&container.id)?.into_iter();
+            snapshots.extend(found.map(|one| ContainerSnapshot {
+                container_id: container.id.to_string(),
+                container: name.clone(),
+                name: one.name,
+                used: one.used,
+                referenced: one.referenced,
+                created: one.created,
+            }));
+        }
+        Ok(ListSnapshotsResponse { snapshots })
+    })
+    .await
 }

@@ -33,6 +33,10 @@ pub(crate) async fn call(
     let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
+    if let Some(key) = translate::storage::limit_annotation(&config.annotations).filter(|_| !node.images.limits_roots())
+    {
+        return Err(Error::Unsupported { what: format!("annotations[{key}]: a limit on a root on {}", node.rootfs) });
+    }
     let address_name = names::of_addresses(&metadata);
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler, address_name };
     let creation = Creation { object: Object::Pod(id), name: names::of_pod(&metadata), fingerprint, delivery };

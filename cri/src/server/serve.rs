@@ -106,8 +106,13 @@ fn open_rootfs(config: &Config) -> anyhow::Result<Arc<dyn Rootfs>> {
         RootfsKind::Copy => rootfs::Kind::Copy,
         RootfsKind::Overlay => rootfs::Kind::Overlay,
     };
-    let dataset = Some(config.image.zfs_dataset.as_str()).filter(|dataset| !dataset.is_empty());
-    Ok(rootfs::open(kind, &config.root.join("rootfs"), dataset)?)
+    let dataset = rootfs::Dataset {
+        name: config.image.zfs_dataset.clone(),
+        compression: config.image.zfs_compression.clone(),
+        recordsize: config.image.zfs_recordsize.clone(),
+    };
+    let dataset = (!dataset.name.is_empty()).then_some(dataset);
+    Ok(rootfs::open(kind, &config.root.join("rootfs"), dataset.as_ref())?)
 }
 
 fn streaming_settings(config: &Config) -> streaming::Settings {

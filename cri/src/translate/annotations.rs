@@ -71,7 +71,8 @@ fn field(key: &str) -> String {
     format!("annotations[{key}]")
 }
 
-fn bytes(key: &str, text: &str) -> Result<i64, Refusal> {
+/// A positive number of bytes, or with Ki, Mi or Gi.
+pub(super) fn bytes(key: &str, text: &str) -> Result<i64, Refusal> {
     let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30)];
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (number, factor) = unit.unwrap_or((text, 1));

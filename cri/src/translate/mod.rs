@@ -14,6 +14,7 @@ mod refusal;
 mod resources;
 mod security;
 mod signal;
+pub(crate) mod storage;
 
 pub(crate) use container::{Draft, Inputs, container, container_resources};
 pub(crate) use pod::{Pod, pod, pod_resources};

@@ -6,7 +6,7 @@ use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
 use super::refusal::{Refusal, absolute, invalid, labels, name, required};
-use super::{annotations, dns, resources, security};
+use super::{annotations, dns, resources, security, storage};
 use crate::config::Config;
 use crate::state::names;
 
@@ -34,6 +34,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
     if config.linux.is_none() {
         annotations::check(&config.annotations)?;
     }
+    storage::check(&config.annotations)?;
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();
     check_security(&context)?;

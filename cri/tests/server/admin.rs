@@ -3,18 +3,26 @@
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use cri::{admin_socket, snapshots};
+use host::fault::Fault;
 use proto::admin::*;
 use proto::v1::*;
 use tonic::Code;
 
-use crate::world::{World, made};
+use crate::world::{Running, World, create, made, run_pod};
 
-fn snapshot(container_id: &str, name: &str) -> SnapshotRequest {
-    SnapshotRequest { container_id: container_id.to_owned(), name: name.to_owned() }
+fn snapshot(target: &str, name: &str) -> SnapshotRequest {
+    SnapshotRequest { target: target.to_owned(), name: name.to_owned() }
 }
 
-fn rollback(container_id: &str, name: &str) -> RollbackRequest {
-    RollbackRequest { container_id: container_id.to_owned(), name: name.to_owned() }
+fn rollback(target: &str, name: &str) -> RollbackRequest {
+    RollbackRequest { target: target.to_owned(), name: name.to_owned() }
+}
+
+/// The snapshots of a pod or container, each with the name of its container.
+fn names(server: &Running, target: &str) -> Vec<String> {
+    let request = ListSnapshotsRequest { target: target.to_owned() };
+    let found = server.run(server.admin().list_snapshots(request)).unwrap().into_inner().snapshots;
+    found.into_iter().map(|one| format!("{} {}", one.container, one.name)).collect()
 }
 
 #[test]
@@ -29,13 +37,10 @@ fn a_root_goes_back_to_its_snapshots() {
         std::fs::write(&file, name).unwrap();
         server.run(admin.snapshot(snapshot(&id[..12], name))).unwrap();
     }
-    let request = ListSnapshotsRequest { container_id: id.clone() };
-    let names = server.run(admin.list_snapshots(request.clone())).unwrap().into_inner().names;
-    assert_eq!(names, ["a", "b", "c"], "oldest first");
+    assert_eq!(names(&server, &id), ["main a", "main b", "main c"], "oldest first");
     server.run(admin.rollback(rollback(&id, "b"))).unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "b");
-    let names = server.run(admin.list_snapshots(request)).unwrap().into_inner().names;
-    assert_eq!(names, ["a", "b"], "later ones are gone");
+    assert_eq!(names(&server, &id), ["main a", "main b"], "later ones are gone");
 }
 
 #[test]
@@ -65,6 +70,105 @@ fn what_cannot_be_done_is_refused_with_its_code() {
     server.run(admin.rollback(rollback(&id, "a"))).unwrap();
 }
 
+/// A pod with two containers that were not started; the ids of the pod and of the containers.
+fn pod_of_two(world: &World, server: &Running) -> (String, [String; 2]) {
+    let mut client = server.client();
+    let (pod, first) = server.run(made(&mut client, world, &["forever"]));
+    let request = create(world, &pod, "web", "side", &["forever"]);
+    let second = server.run(client.create_container(request)).unwrap().into_inner().container_id;
+    (pod, [first, second])
+}
+
+#[test]
+fn a_whole_pod_is_kept_and_goes_back() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (pod, ids) = pod_of_two(&world, &server);
+    let mut admin = server.admin();
+    let write = |text: &str| ids.each_ref().map(|id| std::fs::write(world.root(id).join("etc/hello"), text).unwrap());
+    let read = || ids.each_ref().map(|id| std::fs::read_to_string(world.root(id).join("etc/hello")).unwrap());
+    write("old");
+    let kept = server.run(admin.snapshot(snapshot("default/web", "a"))).unwrap().into_inner().containers;
+    assert_eq!(kept, ids);
+    write("new");
+    server.run(admin.snapshot(snapshot(&ids[1], "only-one"))).unwrap();
+    assert_eq!(names(&server, "web"), ["main a", "side a", "side only-one"]);
+    let refused = server.run(admin.snapshot(snapshot("web", "only-one"))).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert_eq!(names(&server, "web").len(), 3, "all or none");
+    let missing = server.run(admin.rollback(rollback(&pod, "only-one"))).unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    assert_eq!((names(&server, "web").len(), read()), (3, ["new", "new"].map(str::to_owned)), "none is changed");
+    server.run(admin.rollback(rollback("web", "a"))).unwrap();
+    assert_eq!(
+        (names(&server, &pod), read()),
+        (vec!["main a".to_owned(), "side a".to_owned()], ["old", "old"].map(str::to_owned))
+    );
+}
+
+#[test]
+fn a_pod_of_which_a_container_runs_is_not_rolled_back() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (pod, ids) = pod_of_two(&world, &server);
+    let (mut client, mut admin) = (server.client(), server.admin());
+    server.run(admin.snapshot(snapshot(&pod, "a"))).unwrap();
+    server.run(client.start_container(StartContainerRequest { container_id: ids[1].clone() })).unwrap();
+    std::fs::write(world.root(&ids[0]).join("etc/hello"), "new").unwrap();
+    let running = server.run(admin.rollback(rollback("web", "a"))).unwrap_err();
+    assert_eq!(running.message(), format!("container {} is running: stop it first", &ids[1][..12]));
+    assert_eq!(std::fs::read_to_string(world.root(&ids[0]).join("etc/hello")).unwrap(), "new");
+}
+
+#[test]
+fn a_roll_back_that_fails_half_way_says_so_and_goes_on() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (_, ids) = pod_of_two(&world, &server);
+    let mut admin = server.admin();
+    server.run(admin.snapshot(snapshot("web", "a"))).unwrap();
+    // Two states, two lists, then the two roll-backs.
+    world.faults.arm(6, Fault::FailBefore);
+    let failed = server.run(admin.rollback(rollback("web", "a"))).unwrap_err();
+    let wanted = format!("1 of 2 containers are rolled back, {} is not; roll back again to go on", &ids[1][..12]);
+    assert!(failed.message().starts_with(&wanted), "{failed}");
+    server.run(admin.rollback(rollback("web", "a"))).unwrap();
+    assert_eq!(names(&server, "web"), ["main a", "side a"]);
+}
+
+#[test]
+fn annotations_limit_a_root_and_keep_its_snapshots() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (mut client, mut admin) = (server.client(), server.admin());
+    let mut request = run_pod("web");
+    let annotations = &mut request.config.as_mut().unwrap().annotations;
+    for (key, value) in [("refquota", "64Mi"), ("refquota.side", "1Gi"), ("snapshots", "keep")] {
+        annotations.insert(format!("storage.cellblock/{key}"), value.to_owned());
+    }
+    let pod = server.run(client.run_pod_sandbox(request.clone())).unwrap().into_inner().pod_sandbox_id;
+    let made = ["main", "side"].map(|name| {
+        let request = create(&world, &pod, "web", name, &["forever"]);
+        server.run(client.create_container(request)).unwrap().into_inner().container_id
+    });
+    let limit = |id: &str| std::fs::read_to_string(world.root(id).with_file_name("limit")).unwrap();
+    assert_eq!(made.each_ref().map(|id| limit(id)), [64 << 20, 1 << 30].map(|bytes: u64| bytes.to_string()));
+    server.run(admin.snapshot(snapshot(&made[0], "a"))).unwrap();
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod })).unwrap();
+    let kept = |name: &str| world.root(&made[0]).ancestors().nth(3).unwrap().join("kept").join(name).exists();
+    assert!(kept("default.web.main") && !kept("default.web.side"), "only what has snapshots is kept");
+
+    request.config.as_mut().unwrap().annotations.insert("storage.cellblock/refquota".to_owned(), "much".to_owned());
+    let refused = server.run(client.run_pod_sandbox(request)).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("annotations[storage.cellblock/refquota]: \"much\""), "{refused}");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
 #[test]
 fn only_root_may_use_the_socket_and_it_goes_with_its_server() {
     let world = World::new();
@@ -86,11 +190,19 @@ fn the_commands_ask_the_server_and_name_the_socket_of_one_that_does_not_run() {
     let mut client = server.client();
     let (_, id) = server.run(made(&mut client, &world, &["forever"]));
     snapshots::take(&state, &id, "a").unwrap();
-    assert_eq!(snapshots::list(&state, &id).unwrap(), ["a"]);
+    let mut out = Vec::new();
+    snapshots::list(&state, &id, true, &mut out).unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(
+        (&listed["snapshots"][0]["name"], &listed["snapshots"][0]["containerId"]),
+        (&"a".into(), &id.as_str().into())
+    );
+    assert!(listed["snapshots"][0]["used"].as_u64() > Some(0), "{listed}");
     snapshots::roll_back(&state, &id, "a").unwrap();
-    assert_eq!(snapshots::list(&state, "zz").unwrap_err().to_string(), "container \"zz\" not found");
+    let error = snapshots::take(&state, "zz", "b").unwrap_err().to_string();
+    assert_eq!(error, "pod or container \"zz\" not found");
     server.stop();
-    let error = snapshots::list(&state, &id).unwrap_err();
+    let error = snapshots::take(&state, &id, "b").unwrap_err();
     let wanted = format!("no server answers on {}", admin_socket(&state).display());
     assert!(error.to_string().starts_with(&wanted), "{error}");
 }

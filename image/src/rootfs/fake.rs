@@ -9,7 +9,7 @@ use host::fault::Faults;
 use host::{ContainerId, Need};
 
 use super::layout::remove;
-use super::{ChainId, Copy, FsUsage, Rootfs, Unpacking, check_snapshot_name, tree};
+use super::{ChainId, Copy, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, tree};
 use crate::Error;
 
 /// Root file systems by copying, with fault injection.
@@ -102,17 +102,47 @@ impl Rootfs for Fake {
         self.call("rootfs inventory", Rootfs::inventory)
     }
 
-    fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+    fn limits(&self) -> bool {
+        true
+    }
+
+    fn limit(&self, id: &ContainerId, _chain: &ChainId, bytes: u64) -> Result<(), Error> {
+        self.call("rootfs limit", |copy| {
+            let limit = copy.container(id)?.join(LIMIT);
+            fs::write(&limit, bytes.to_string()).map_err(Error::io(format!("cannot write {}", limit.display())))
+        })
+    }
+
+    fn keep_snapshots(&self, id: &ContainerId, title: &str) -> Result<(), Error> {
+        self.call("rootfs keep", |copy| {
+            let Ok(container) = copy.container(id) else { return Ok(()) };
+            if snapshots(&container)?.is_empty() {
+                return Ok(());
+            }
+            let kept = copy.mountpoint().join("kept").join(title.replace('/', "."));
+            let failed = || format!("cannot keep {}", container.display());
+            fs::create_dir_all(&kept).map_err(Error::io(failed()))?;
+            fs::rename(container.join(SNAPSHOTS), kept.join(SNAPSHOTS)).map_err(Error::io(failed()))
+        })
+    }
+
+    fn snapshot(&self, ids: &[ContainerId], name: &str) -> Result<(), Error> {
         self.call("rootfs snapshot", |copy| {
             check_snapshot_name(name)?;
-            let container = copy.container(id)?;
-            let all = snapshots(&container)?;
-            if all.iter().any(|(other, _)| other == name) {
-                return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
+            let mut copies = Vec::new();
+            for id in ids {
+                let container = copy.container(id)?;
+                let all = snapshots(&container)?;
+                check_snapshot_is_new(id, name, all.iter().map(|(other, _)| other))?;
+                copies
+                    .push((container.join("root"), container.join(SNAPSHOTS).join(format!("{:04}-{name}", all.len()))));
             }
-            let directory = container.join(SNAPSHOTS);
-            fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
-            tree::copy(&container.join("root"), &directory.join(format!("{:04}-{name}", all.len())))
+            for (root, to) in copies {
+                let directory = to.parent().unwrap_or(&to);
+                fs::create_dir_all(directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
+                tree::copy(&root, &to)?;
+            }
+            Ok(())
         })
     }
 
@@ -130,14 +160,20 @@ impl Rootfs for Fake {
         })
     }
 
-    fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+    fn snapshots(&self, id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         self.call("rootfs snapshots", |copy| {
-            let all = snapshots(&copy.container(id)?)?;
-            Ok(all.into_iter().map(|(name, _)| name).collect())
+            let mut found = Vec::new();
+            for (name, path) in snapshots(&copy.container(id)?)? {
+                let used = tree::usage(&path)?.bytes;
+                found.push(Snapshot { name, used, referenced: used, created: 0 });
+            }
+            Ok(found)
         })
     }
 }
 
+/// The file of a container's limit.
+const LIMIT: &str = "limit";
 /// The subdirectory of a container's snapshots.
 const SNAPSHOTS: &str = "snapshots";
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Copy, Kind, Rootfs, Zfs};
+use super::{Copy, Dataset, Kind, Rootfs, Zfs};
 use crate::Error;
 
 /// Opens a backend of this system.
-pub(super) fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+pub(super) fn open(kind: Kind, directory: &Path, dataset: Option<&Dataset>) -> Result<Arc<dyn Rootfs>, Error> {
     match (kind, dataset) {
         (Kind::Auto | Kind::Zfs, Some(dataset)) => Ok(Arc::new(Zfs::open(&directory.join("zfs"), dataset)?)),
         (Kind::Auto | Kind::Copy, _) => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Copy, Kind, Overlay, Rootfs};
+use super::{Copy, Dataset, Kind, Overlay, Rootfs};
 use crate::Error;
 
 /// Opens a backend of this system.
-pub(super) fn open(kind: Kind, directory: &Path, _dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+pub(super) fn open(kind: Kind, directory: &Path, _dataset: Option<&Dataset>) -> Result<Arc<dyn Rootfs>, Error> {
     let overlay = directory.join("overlay");
     match kind {
         Kind::Overlay => Ok(Arc::new(Overlay::open(&overlay)?)),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use host::ContainerId;
 use nix::errno::Errno;
 
-use super::ChainId;
+use super::{ChainId, Snapshot};
 
 /// The snapshot that completes a chain.
 pub(super) const LAYER: &str = "layer";
@@ -54,6 +54,17 @@ pub(super) fn parse(base: &str, text: &str) -> Listed {
     listed
 }
 
+/// Parses name, `used`, `referenced` and `creation` of snapshots.
+pub(super) fn snapshots(text: &str) -> Vec<Snapshot> {
+    let snapshot = |line: &str| {
+        let mut columns = line.split('\t');
+        let name = columns.next()?.split_once('@')?.1.to_owned();
+        let mut number = || columns.next().and_then(|column| column.trim().parse().ok()).unwrap_or_default();
+        Some(Snapshot { name, used: number(), referenced: number(), created: number() })
+    };
+    text.lines().filter_map(snapshot).collect()
+}
+
 /// The next step for a dataset that cannot be destroyed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -89,8 +100,18 @@ pub(super) fn was_container(base: &str, aside: &str) -> bool {
 mod tests {
     use nix::errno::Errno;
 
-    use super::{ChainId, Next, aside, next, parse, was_container};
+    use super::{ChainId, Next, Snapshot, aside, next, parse, snapshots, was_container};
     use crate::Digest;
+
+    #[test]
+    fn snapshots_are_read_with_their_sizes() {
+        let text = "tank/c/containers/1@a\t512\t2048\t1780000000\ntank/c/containers/1@b:c\t0\t-\t1\nno snapshot\n";
+        let wanted = [
+            Snapshot { name: "a".to_owned(), used: 512, referenced: 2048, created: 1_780_000_000 },
+            Snapshot { name: "b:c".to_owned(), used: 0, referenced: 0, created: 1 },
+        ];
+        assert_eq!(snapshots(text), wanted);
+    }
 
     #[test]
     fn a_list_is_read() {

@@ -61,6 +61,19 @@ pub struct FsUsage {
     pub inodes: u64,
 }
 
+/// A snapshot of a container's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// What its removal would free, in bytes.
+    pub used: u64,
+    /// What it shows, in bytes, shared with its image and other snapshots.
+    pub referenced: u64,
+    /// When it was taken, in seconds since 1970.
+    pub created: u64,
+}
+
 /// A directory to unpack a layer into, made by [`Rootfs::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacking {
@@ -144,6 +157,28 @@ pub trait Rootfs: Send + Sync + 'static {
     /// [`Error::NotFound`] for the chain; a full disk. [`Rootfs::discard`] removes the remains.
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
+    /// Whether [`Rootfs::limit`] is supported.
+    fn limits(&self) -> bool {
+        false
+    }
+
+    /// Limits what a container's root holds to what its chain holds and so many bytes. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`].
+    fn limit(&self, _id: &ContainerId, _chain: &ChainId, _bytes: u64) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "a limit on a container's root".to_owned(), backend: self.name() })
+    }
+
+    /// Moves a root that has snapshots to where [`Rootfs::discard`] does not find it, for an administrator, who is told its title. Nothing
+    /// runs in it. Idempotent. Does nothing where there are no snapshots.
+    ///
+    /// # Errors
+    /// The file system failed; another call goes on.
+    fn keep_snapshots(&self, _id: &ContainerId, _title: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Unmounts and removes a container's root. Idempotent. A busy root is retried for a while, then deferred to a later call.
     ///
     /// # Errors
@@ -187,11 +222,11 @@ pub trait Rootfs: Send + Sync + 'static {
     /// The file system cannot be read.
     fn inventory(&self) -> Result<(Vec<ChainId>, Vec<ContainerId>), Error>;
 
-    /// Takes a snapshot of the container's root. A name that exists is a conflict.
+    /// Takes snapshots of the roots of containers at one instant, of all or of none. A name that one of them has is a conflict.
     ///
     /// # Errors
     /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`], [`Error::Conflict`].
-    fn snapshot(&self, _id: &ContainerId, _name: &str) -> Result<(), Error> {
+    fn snapshot(&self, _ids: &[ContainerId], _name: &str) -> Result<(), Error> {
         Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
     }
 
@@ -203,13 +238,24 @@ pub trait Rootfs: Send + Sync + 'static {
         Err(Error::Unsupported { what: "a roll-back of a container's root".to_owned(), backend: self.name() })
     }
 
-    /// The names of the container's snapshots, the oldest first.
+    /// The container's snapshots, the oldest first.
     ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::NotFound`].
-    fn snapshots(&self, _id: &ContainerId) -> Result<Vec<String>, Error> {
+    fn snapshots(&self, _id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
     }
+}
+
+/// The parent dataset on ZFS, with properties of layers and roots; empty: left as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// Its name.
+    pub name: String,
+    /// `compression`, as zfsprops(7) has it.
+    pub compression: String,
+    /// `recordsize`, likewise.
+    pub recordsize: String,
 }
 
 /// Which backend to use.
@@ -243,7 +289,7 @@ impl FromStr for Kind {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a backend of another system; the directory or the dataset cannot be used.
-pub fn open(kind: Kind, directory: &Path, dataset: Option<&str>) -> Result<Arc<dyn Rootfs>, Error> {
+pub fn open(kind: Kind, directory: &Path, dataset: Option<&Dataset>) -> Result<Arc<dyn Rootfs>, Error> {
     match kind {
         Kind::Copy => Ok(Arc::new(Copy::open(&directory.join("copy"))?)),
         other => platform::open(other, directory, dataset),
@@ -277,6 +323,18 @@ fn check_snapshot_name(name: &str) -> Result<(), Error> {
     } else {
         Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
     }
+}
+
+/// Refuses a name that a container's root has a snapshot of.
+fn check_snapshot_is_new<'a>(
+    id: &ContainerId,
+    name: &str,
+    mut known: impl Iterator<Item = &'a String>,
+) -> Result<(), Error> {
+    if known.any(|other| other == name) {
+        return Err(Error::Conflict { what: format!("container {} has a snapshot {name:?} already", id.short()) });
+    }
+    Ok(())
 }
 
 /// Owners and device nodes need root.

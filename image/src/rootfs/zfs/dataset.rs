@@ -10,15 +10,17 @@ use host::ContainerId;
 use host::run::{Output, Tool};
 use nix::errno::Errno;
 
-use super::super::listed::{Listed, Next, TRASH, aside, next, parse, was_container};
+use super::super::listed::{Listed, Next, TRASH, aside, next, parse, snapshots, was_container};
 use super::sys::Library;
-use super::{ChainId, errno};
+use super::{ChainId, Dataset, Snapshot, errno};
 use crate::Error;
 use crate::locks::hold;
 
 /// Attempts for a busy dataset, and the pause between them: a process that was just killed is gone within this time.
 const BUSY_ATTEMPTS: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// The parent of removed containers' datasets whose snapshots are kept.
+const KEPT: &str = "kept";
 /// The property by which zfs-auto-snapshot and zfstools select datasets.
 const SCHEDULED: &str = "com.sun:auto-snapshot";
 
@@ -33,18 +35,26 @@ pub(super) struct Datasets {
 
 impl Datasets {
     /// Creates the parent datasets.
-    pub(super) fn open(base: &str) -> Result<Self, Error> {
+    pub(super) fn open(parent: &Dataset) -> Result<Self, Error> {
+        let base = parent.name.as_str();
         let library = Library::load()
             .inspect_err(|error| tracing::warn!(%error, "libzfs_core cannot be used: zfs(8) does its work, slower"))
             .ok();
         let datasets = Self { base: base.to_owned(), library, aside: Mutex::default() };
         datasets.check()?;
         let mut first = false;
-        for name in ["chains", "containers", TRASH] {
+        for name in ["chains", "containers", TRASH, KEPT] {
             let dataset = format!("{base}/{name}");
             if !datasets.exists(&dataset)? {
                 zfs(&["create", "-o", "mountpoint=legacy", "-o", "atime=off", &dataset])?;
                 first = true;
+            }
+        }
+        // Clones inherit from their parents, as what is created does.
+        for name in ["chains", "containers"] {
+            let properties = [("compression", &parent.compression), ("recordsize", &parent.recordsize)];
+            for (property, value) in properties.into_iter().filter(|(_, value)| !value.is_empty()) {
+                datasets.set(&format!("{base}/{name}"), property, value)?;
             }
         }
         if first && let Err(error) = datasets.leave_out_of_schedules() {
@@ -107,8 +117,10 @@ impl Datasets {
         self.act(&["clone", snapshot, name], |library| library.clone_of(snapshot, name))
     }
 
-    pub(super) fn snapshot(&self, snapshot: &str) -> Result<(), Error> {
-        self.act(&["snapshot", snapshot], |library| library.snapshot(snapshot))
+    /// Takes snapshots of different datasets in one transaction: all or none.
+    pub(super) fn snapshot(&self, snapshots: &[String]) -> Result<(), Error> {
+        let tool: Vec<&str> = std::iter::once("snapshot").chain(snapshots.iter().map(String::as_str)).collect();
+        self.act(&tool, |library| library.snapshot(snapshots))
     }
 
     fn destroy(&self, name: &str) -> Result<(), Error> {
@@ -153,7 +165,7 @@ impl Datasets {
     /// Destroys the snapshots of a dataset that nothing keeps.
     fn destroy_snapshots(&self, dataset: &str) -> Result<(), Error> {
         for snapshot in self.snapshots(dataset)? {
-            match self.destroy_snapshot(&format!("{dataset}@{snapshot}")) {
+            match self.destroy_snapshot(&format!("{dataset}@{}", snapshot.name)) {
                 Err(error) if next(errno(&error), false) == Next::Fail => return Err(error),
                 _ => {}
             }
@@ -192,6 +204,23 @@ impl Datasets {
         }
     }
 
+    /// Sets a property. Idempotent.
+    pub(super) fn set(&self, dataset: &str, property: &str, value: &str) -> Result<(), Error> {
+        zfs(&["set", &format!("{property}={value}"), dataset]).map(drop)
+    }
+
+    /// What a dataset or snapshot shows, in bytes.
+    pub(super) fn referenced(&self, name: &str) -> Result<u64, Error> {
+        let output = zfs(&["get", "-Hp", "-o", "value", "referenced", name])?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        text.parse().map_err(Error::failed(format!("zfs(8) tells {text:?} of what {name} references")))
+    }
+
+    /// Moves a container's dataset, which is not mounted, with its snapshots to where nothing removes it.
+    pub(super) fn keep(&self, dataset: &str, id: &ContainerId) -> Result<(), Error> {
+        zfs(&["rename", "-u", dataset, &format!("{}/{KEPT}/{id}", self.base)]).map(drop)
+    }
+
     /// Idempotent.
     pub(super) fn destroy_snapshot(&self, snapshot: &str) -> Result<(), Error> {
         gone(self.act(&["destroy", snapshot], |library| library.destroy_snapshot(snapshot)))
@@ -203,11 +232,11 @@ impl Datasets {
         self.act(&["rollback", &snapshot], |library| library.rollback(dataset, &snapshot))
     }
 
-    /// The names of a dataset's snapshots, the oldest first.
-    pub(super) fn snapshots(&self, dataset: &str) -> Result<Vec<String>, Error> {
-        let output = zfs(&["list", "-H", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", "name", dataset])?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text.lines().filter_map(|line| Some(line.split_once('@')?.1.to_owned())).collect())
+    /// A dataset's snapshots, the oldest first.
+    pub(super) fn snapshots(&self, dataset: &str) -> Result<Vec<Snapshot>, Error> {
+        let columns = "name,used,referenced,creation";
+        let output = zfs(&["list", "-Hp", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", columns, dataset])?;
+        Ok(snapshots(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Lists all datasets.

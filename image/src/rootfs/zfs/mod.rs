@@ -1,33 +1,41 @@
 //! Roots on ZFS: a dataset for each chain, cloned from the chain below it and completed by its snapshot `@layer`, and a clone of
 //! the uppermost chain for each container. All are mounted explicitly (`mountpoint=legacy`) and as long as needed: a chain while
 //! it is unpacked, a container's root until it is discarded, an image volume as the read-only snapshot itself.
-//! Datasets that an administrator's snapshots, clones or holds keep are renamed into `trash`.
+//! Datasets that an administrator's snapshots, clones or holds keep are renamed into `trash`, roots whose snapshots are kept into `kept`.
 //! A container that got a spare root has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
 mod dataset;
+mod mounts;
 mod sys;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use host::{ContainerId, Need};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, Nmount, unmount};
+use nix::mount::MntFlags;
 use nix::sys::statvfs::statvfs;
 
 use self::dataset::Datasets;
+use self::mounts::{mount, unmount_and_remove};
 use super::listed::LAYER;
 use super::spares::Spares;
-use super::{ChainId, FsUsage, Rootfs, Unpacking, check_snapshot_name, every, root_need};
+use super::{
+    ChainId, Dataset, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, every,
+    root_need,
+};
 use crate::Error;
 use crate::locks::hold;
 
 /// How long the listed sizes of datasets are reused: one slow listing serves all containers of a stats call.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// The property by which an administrator finds a kept root.
+const TITLE: &str = "cellblock:container";
 
 /// The delay after a spare was used until the next one is made: the container that got it starts first.
 const SPARE_PAUSE: Duration = Duration::from_secs(1);
@@ -111,7 +119,7 @@ impl Zfs {
     ///
     /// # Errors
     /// The dataset does not exist or cannot be changed.
-    pub fn open(directory: &Path, dataset: &str) -> Result<Self, Error> {
+    pub fn open(directory: &Path, dataset: &Dataset) -> Result<Self, Error> {
         for name in ["begun", "containers"] {
             let path = directory.join(name);
             fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
@@ -278,7 +286,7 @@ impl Rootfs for Zfs {
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
         if !self.has(&unpacking.chain)? {
             // A snapshot holds all earlier writes, and is on the disk once it is made.
-            self.datasets().snapshot(&self.layer(&unpacking.chain)?)?;
+            self.datasets().snapshot(&[self.layer(&unpacking.chain)?])?;
         }
         unmount_and_remove(&self.begun(&unpacking.chain)?)
     }
@@ -316,6 +324,26 @@ impl Rootfs for Zfs {
         let root = self.roots.make(id, &layer)?;
         self.make_spare(chain, layer);
         Ok(root)
+    }
+
+    fn limits(&self) -> bool {
+        true
+    }
+
+    fn limit(&self, id: &ContainerId, chain: &ChainId, bytes: u64) -> Result<(), Error> {
+        let dataset = self.existing(id)?;
+        let below = self.datasets().referenced(&self.whole(chain)?)?;
+        self.datasets().set(&dataset, "refquota", &below.saturating_add(bytes).to_string())
+    }
+
+    fn keep_snapshots(&self, id: &ContainerId, title: &str) -> Result<(), Error> {
+        let dataset = self.roots.dataset(id);
+        if !self.datasets().exists(&dataset)? || self.datasets().snapshots(&dataset)?.is_empty() {
+            return Ok(());
+        }
+        self.datasets().set(&dataset, TITLE, title)?;
+        unmount_and_remove(&self.roots.root(id))?;
+        self.datasets().keep(&dataset, id)
     }
 
     fn discard(&self, id: &ContainerId) -> Result<(), Error> {
@@ -398,13 +426,17 @@ impl Rootfs for Zfs {
         Ok((chains, containers.into_iter().collect()))
     }
 
-    fn snapshot(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
+    fn snapshot(&self, ids: &[ContainerId], name: &str) -> Result<(), Error> {
         check_snapshot_name(name)?;
-        let snapshot = format!("{}@{name}", self.existing(id)?);
-        if self.datasets().exists(&snapshot)? {
-            return Err(Error::Conflict { what: format!("container {id} has a snapshot {name:?} already") });
+        let mut wanted = Vec::new();
+        for id in ids {
+            let dataset = self.existing(id)?;
+            let snapshot = format!("{dataset}@{name}");
+            let known = self.datasets().exists(&snapshot)?.then(|| name.to_owned());
+            check_snapshot_is_new(id, name, known.iter())?;
+            wanted.push(snapshot);
         }
-        self.datasets().snapshot(&snapshot)
+        self.datasets().snapshot(&wanted)
     }
 
     fn rollback(&self, id: &ContainerId, name: &str) -> Result<(), Error> {
@@ -412,14 +444,14 @@ impl Rootfs for Zfs {
         let dataset = self.existing(id)?;
         let all = self.datasets().snapshots(&dataset)?;
         let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
-        let at = all.iter().position(|other| other == name).ok_or_else(missing)?;
+        let at = all.iter().position(|other| other.name == name).ok_or_else(missing)?;
         for later in all[at + 1..].iter().rev() {
-            self.datasets().destroy_snapshot(&format!("{dataset}@{later}"))?;
+            self.datasets().destroy_snapshot(&format!("{dataset}@{}", later.name))?;
         }
         self.datasets().rollback(&dataset, name)
     }
 
-    fn snapshots(&self, id: &ContainerId) -> Result<Vec<String>, Error> {
+    fn snapshots(&self, id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         self.datasets().snapshots(&self.existing(id)?)
     }
 }
@@ -443,35 +475,4 @@ fn errno(error: &Error) -> Option<Errno> {
         next = cause.source();
     }
     None
-}
-
-/// Whether the path is a mount point: it is on another device than its parent.
-fn mounted(path: &Path) -> bool {
-    let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
-    path.parent().is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
-}
-
-/// Mounts a dataset or a snapshot. Idempotent.
-fn mount(dataset: &str, target: &Path, flags: MntFlags) -> Result<(), Error> {
-    let failed = || format!("cannot mount {dataset} at {}", target.display());
-    fs::create_dir_all(target).map_err(Error::io(failed()))?;
-    if mounted(target) {
-        return Ok(());
-    }
-    let mut options = Nmount::new();
-    options.str_opt_owned("fstype", "zfs").str_opt_owned("from", dataset).str_opt_owned("fspath", target);
-    options.nmount(flags).map_err(|error| Error::io(failed())(error.error()))
-}
-
-/// Unmounts by force, since no process may stay in it, and removes the mount point. Idempotent.
-fn unmount_and_remove(target: &Path) -> Result<(), Error> {
-    if mounted(target) {
-        unmount(target, MntFlags::MNT_FORCE).map_err(Error::io(format!("cannot unmount {}", target.display())))?;
-    }
-    match fs::remove_dir(target) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("cannot remove {}", target.display()))(error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -102,10 +102,10 @@ impl Library {
         check(unsafe { (self.destroy)(name.as_ptr()) })
     }
 
-    /// Takes a snapshot.
-    pub(super) fn snapshot(&self, snapshot: &str) -> io::Result<()> {
+    /// Takes snapshots of different datasets in one pool, all or none.
+    pub(super) fn snapshot(&self, snapshots: &[String]) -> io::Result<()> {
         let mut errors = ptr::null_mut();
-        let list = self.list(snapshot)?;
+        let list = self.list(snapshots)?;
         // SAFETY: the list is one of nvlist_alloc; no properties are null; what is put into `errors` is freed below.
         let done = check(unsafe { (self.snapshot)(list, ptr::null_mut(), &raw mut errors) });
         self.free(list);
@@ -116,7 +116,7 @@ impl Library {
     /// Destroys a snapshot; does not defer.
     pub(super) fn destroy_snapshot(&self, snapshot: &str) -> io::Result<()> {
         let mut errors = ptr::null_mut();
-        let list = self.list(snapshot)?;
+        let list = self.list(&[snapshot.to_owned()])?;
         // SAFETY: the list is one of nvlist_alloc; what is put into `errors` is freed below.
         let done = check(unsafe { (self.destroy_snapshots)(list, 0, &raw mut errors) });
         self.free(list);
@@ -131,14 +131,16 @@ impl Library {
         check(unsafe { (self.rollback)(dataset.as_ptr(), snapshot.as_ptr()) })
     }
 
-    fn list(&self, name: &str) -> io::Result<List> {
-        let name = CString::new(name)?;
+    fn list(&self, names: &[String]) -> io::Result<List> {
+        let names: Vec<CString> = names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>()?;
         let mut list = ptr::null_mut();
         // SAFETY: the list is put into the variable.
         check(unsafe { (self.list_alloc)(&raw mut list, UNIQUE, 0) })?;
-        // SAFETY: the list was just made, and the name ends in NUL.
-        let added = check(unsafe { (self.list_add)(list, name.as_ptr()) });
-        added.inspect_err(|_| self.free(list)).map(|()| list)
+        for name in names {
+            // SAFETY: the list was just made, and the name ends in NUL.
+            check(unsafe { (self.list_add)(list, name.as_ptr()) }).inspect_err(|_| self.free(list))?;
+        }
+        Ok(list)
     }
 
     fn free(&self, list: List) {

@@ -1,0 +1,93 @@
+//! The values of the keys for ZFS, as zfsprops(7) has them. Pure.
+
+use super::{ConfigError, ImageConfig};
+
+/// The smallest and the largest `recordsize`, in bytes.
+const RECORDSIZE: std::ops::RangeInclusive<u64> = 512..=16 << 20;
+/// Algorithms without a level.
+const PLAIN: [&str; 7] = ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd"];
+/// Algorithms with a level, and their levels.
+const LEVELS: [(&str, std::ops::RangeInclusive<u32>); 3] =
+    [("gzip-", 1..=9), ("zstd-fast-", 1..=1000), ("zstd-", 1..=19)];
+
+/// Checks the keys for ZFS.
+pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
+    let value = |key, reason| Err(ConfigError::Value { key, reason });
+    let (compression, recordsize, refquota) = (&image.zfs_compression, &image.zfs_recordsize, &image.zfs_refquota);
+    if !compression.is_empty() && !is_compression(compression) {
+        return value("image.zfs_compression", format!("{compression:?} is none of {}, gzip-1 …", PLAIN.join(", ")));
+    }
+    let power = |bytes: u64| RECORDSIZE.contains(&bytes) && bytes.is_power_of_two();
+    if !recordsize.is_empty() && !bytes(recordsize).is_some_and(power) {
+        return value("image.zfs_recordsize", format!("{recordsize:?} is no power of two from 512 to 16M"));
+    }
+    if !refquota.is_empty() && !bytes(refquota).is_some_and(|bytes| bytes > 0) {
+        return value("image.zfs_refquota", format!("{refquota:?} is no number of bytes, such as 1073741824 or 1G"));
+    }
+    let set = [
+        ("image.zfs_compression", compression),
+        ("image.zfs_recordsize", recordsize),
+        ("image.zfs_refquota", refquota),
+    ];
+    match set.into_iter().find(|(_, text)| !text.is_empty() && image.zfs_dataset.is_empty()) {
+        Some((key, text)) => value(key, format!("{text:?}, and image.zfs_dataset is empty")),
+        None => Ok(()),
+    }
+}
+
+/// A number of bytes, or with K, M or G, as zfs(8) takes it.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let units = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30)];
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(*unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1));
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn is_compression(text: &str) -> bool {
+    let level = |(name, levels): &(&str, std::ops::RangeInclusive<u32>)| {
+        text.strip_prefix(name).and_then(|level| level.parse().ok()).is_some_and(|level| levels.contains(&level))
+    };
+    PLAIN.contains(&text) || LEVELS.iter().any(level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, check};
+    use crate::config::ImageConfig;
+
+    #[test]
+    fn values_of_zfs_are_taken_or_refused_with_their_keys() {
+        let with = |compression: &str, recordsize: &str, refquota: &str| ImageConfig {
+            zfs_dataset: "tank".to_owned(),
+            zfs_compression: compression.to_owned(),
+            zfs_recordsize: recordsize.to_owned(),
+            zfs_refquota: refquota.to_owned(),
+            ..ImageConfig::default()
+        };
+        for good in ["", "lz4", "off", "gzip-9", "zstd-19", "zstd-fast-10"] {
+            check(&with(good, "128K", "")).unwrap();
+        }
+        for good in ["512", "16M", ""] {
+            check(&with("", good, "10G")).unwrap();
+        }
+        for (config, said) in [
+            (with("zip", "", ""), "image.zfs_compression: \"zip\" is none of "),
+            (with("gzip-10", "", ""), "image.zfs_compression: \"gzip-10\""),
+            (with("", "100K", ""), "image.zfs_recordsize: \"100K\" is no power of two"),
+            (with("", "32M", ""), "image.zfs_recordsize: \"32M\""),
+            (with("", "", "much"), "image.zfs_refquota: \"much\" is no number of bytes"),
+            (with("", "", "0"), "image.zfs_refquota: \"0\""),
+            (
+                ImageConfig { zfs_refquota: "1G".to_owned(), ..ImageConfig::default() },
+                "image.zfs_refquota: \"1G\", and image.zfs_dataset is empty",
+            ),
+        ] {
+            let error = check(&config).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert_eq!(
+            (bytes("5"), bytes("2M"), bytes("999999999999G"), bytes("-1")),
+            (Some(5), Some(2 << 20), None, None)
+        );
+    }
+}

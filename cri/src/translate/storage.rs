@@ -1,0 +1,105 @@
+//! A pod's wishes for the roots of its containers, by annotation: a limit on what a container writes, and what becomes of its snapshots.
+//! They count with and without a `linux` section, which has no place for them.
+
+use std::collections::BTreeMap;
+
+use super::annotations::bytes;
+use super::refusal::{Refusal, invalid};
+
+/// Every annotation here begins with this.
+const PREFIX: &str = "storage.cellblock/";
+/// What a container may write into its root (ZFS): bytes, or with Ki, Mi or Gi; with `.NAME` for one container.
+pub(crate) const REFQUOTA: &str = "storage.cellblock/refquota";
+/// What becomes of the snapshots of a container that is removed: `remove` or `keep` (ZFS).
+pub(crate) const SNAPSHOTS: &str = "storage.cellblock/snapshots";
+
+/// Refuses misspelt annotations and bad values, before the pod exists.
+pub(super) fn check(annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    for (key, value) in annotations.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
+        let name = key.strip_prefix(REFQUOTA);
+        if name.is_some_and(|name| name.is_empty() || (name.starts_with('.') && name.len() > 1)) {
+            bytes(key, value)?;
+        } else if key == SNAPSHOTS {
+            keep(value).ok_or_else(|| {
+                invalid(format!("annotations[{key}]"), format!("{value:?} is neither \"remove\" nor \"keep\""))
+            })?;
+        } else {
+            return Err(invalid(format!("annotations[{key}]"), format!("is none of {REFQUOTA}, {SNAPSHOTS}")));
+        }
+    }
+    Ok(())
+}
+
+/// The first annotation of a limit on a root.
+pub(crate) fn limit_annotation(annotations: &BTreeMap<String, String>) -> Option<&str> {
+    annotations.keys().find(|key| key.starts_with(REFQUOTA)).map(String::as_str)
+}
+
+/// What a container of this name may write into its root, in bytes; `default` is the configuration's.
+pub(crate) fn refquota(
+    name: &str,
+    annotations: &BTreeMap<String, String>,
+    default: Option<u64>,
+) -> Result<Option<u64>, Refusal> {
+    let own = format!("{REFQUOTA}.{name}");
+    match annotations.get_key_value(&own).or_else(|| annotations.get_key_value(REFQUOTA)) {
+        Some((key, text)) => bytes(key, text).map(|bytes| u64::try_from(bytes).ok()),
+        None => Ok(default),
+    }
+}
+
+/// Whether the snapshots of removed containers are kept.
+pub(crate) fn keeps_snapshots(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.get(SNAPSHOTS).and_then(|text| keep(text)).unwrap_or(false)
+}
+
+fn keep(text: &str) -> Option<bool> {
+    match text {
+        "remove" => Some(false),
+        "keep" => Some(true),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{check, keeps_snapshots, limit_annotation, refquota};
+
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_containers_limit_comes_before_its_pods_and_that_before_the_nodes() {
+        let all = annotations(&[
+            ("storage.cellblock/refquota", "1Gi"),
+            ("storage.cellblock/refquota.db", "64Mi"),
+            ("storage.cellblock/snapshots", "keep"),
+        ]);
+        check(&all).unwrap();
+        assert_eq!(refquota("web", &all, Some(5)), Ok(Some(1 << 30)));
+        assert_eq!(refquota("db", &all, Some(5)), Ok(Some(64 << 20)));
+        assert!(keeps_snapshots(&all) && limit_annotation(&all) == Some("storage.cellblock/refquota"));
+        let none = annotations(&[("note", "kept")]);
+        assert_eq!((refquota("web", &none, Some(5)), refquota("web", &none, None)), (Ok(Some(5)), Ok(None)));
+        assert!(!keeps_snapshots(&none) && limit_annotation(&none).is_none());
+        assert!(!keeps_snapshots(&annotations(&[("storage.cellblock/snapshots", "remove")])));
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_its_annotation() {
+        for (key, value, reason) in [
+            ("storage.cellblock/refquota", "64MB", "\"64MB\" is no number of bytes"),
+            ("storage.cellblock/refquota.web", "0", "\"0\" is no number of bytes"),
+            ("storage.cellblock/refquota.", "1", "is none of "),
+            ("storage.cellblock/refquotas", "1", "is none of "),
+            ("storage.cellblock/snapshots", "yes", "\"yes\" is neither \"remove\" nor \"keep\""),
+            ("storage.cellblock/snapshots.web", "keep", "is none of "),
+        ] {
+            let refusal = check(&annotations(&[(key, value)])).unwrap_err().to_string();
+            assert!(refusal.starts_with(&format!("annotations[{key}]: {reason}")), "{refusal}");
+        }
+    }
+}

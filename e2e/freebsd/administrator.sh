@@ -1,0 +1,80 @@
+#!/bin/sh
+# The part `administrator` of guest.sh, which sources this: what somebody types on a node (ps, root, snapshot, stop-pods), with the tools
+# of the base system against what Cellblock says.
+
+run_administrator() {
+    serve || { failures=$((failures + 1)); return; }
+    cri pull "$busybox" >/dev/null
+    pod_file desk
+    pod=$(cri runp tmp/pod-desk.json) && one=$(container "$pod" desk one "$busybox" top) && two=$(container "$pod" desk two "$busybox" top) ||
+        { failures=$((failures + 1)); stop; return; }
+    check "ps names jails as jls does" ps_names_jails
+    check "jails carry namespace and name" jails_carry_names
+    check "a jail's processes are found by its name" processes_by_name
+    check "a root has /dev/null while its container runs and when it has ended" roots_have_null
+    [ -z "$dataset" ] || check "a whole pod is kept, and goes back" pod_goes_back
+    check "stop-pods stops all side by side" all_stop
+    check "their roots are told with a warning" stopped_roots
+    cri rmp "$pod"
+    stop
+}
+
+admin() { "$dir/cellblock" "$@" --config cellblock.toml; }
+
+# The words of the line of a container, or of the pod (-).
+ps_line() { admin ps | awk -v container="$1" '$1 == "default/desk" && $2 == container'; }
+
+ps_names_jails() {
+    admin ps
+    for name in - one two; do
+        # shellcheck disable=SC2046
+        set -- $(ps_line "$name")
+        [ "$(jls -j "$7" jid)" = "$8" ] || { echo "$name: jail $7 has not number $8"; return 1; }
+    done
+    ps_line - | has "$(cri inspectp "$pod" | sed -n 's/.*"ip": "\(.*\)".*/\1/p' | head -1)"
+    admin ps --json | has "\"jid\": $(jls -j "$(ps_line one | awk '{print $7}')" jid)"
+}
+
+jails_carry_names() {
+    [ "$(sysctl -n kern.osreldate)" -ge 1500000 ] || return 0
+    jls jid name meta.cellblock
+    [ "$(jls -j "$(ps_line - | awk '{print $7}')" meta.cellblock)" = default/desk ] &&
+        [ "$(jls -j "$(ps_line two | awk '{print $7}')" meta.cellblock)" = default/desk/two ]
+}
+
+processes_by_name() {
+    jail=$(ps_line one | awk '{print $7}')
+    ps -J "$jail" -o command | has top && pgrep -j "$jail" top && top -b -J "$jail" | has top && jexec "$jail" hostname | has desk
+}
+
+null_in_root() { [ -c "$(admin root "$1")/dev/null" ]; }
+
+roots_have_null() {
+    null_in_root default/desk/one && null_in_root one && cri stop -t 1 "$one" && null_in_root one && null_in_root "$one"
+}
+
+pod_goes_back() {
+    first=$(admin root one) && second=$(admin root two) || return 1
+    echo old >"$first/state" && echo old >"$second/state" && admin snapshot desk before || return 1
+    echo new >"$first/state" && echo new >"$second/state"
+    admin snapshots desk
+    [ "$(admin snapshots default/desk | grep -c before)" = 2 ] || return 1
+    admin rollback desk before && { echo "one of them runs"; return 1; }
+    cri stop -t 1 "$two" && admin rollback desk before && [ "$(cat "$first/state" "$second/state")" = "$(printf 'old\nold')" ]
+}
+
+all_stop() {
+    pod_file rude
+    rude=$(cri runp tmp/pod-rude.json) || return 1
+    for name in three four; do
+        # In a shell of its own: it sets $pod.
+        (container "$rude" rude "$name" "$busybox" sh -c 'trap "" TERM; while :; do sleep 1; done') >/dev/null || return 1
+    done
+    begun=$(date +%s)
+    admin stop-pods --timeout 5 || return 1
+    took=$(($(date +%s) - begun))
+    echo "$took s"
+    [ -z "$(cri ps -q)" ] && [ "$took" -ge 5 ] && cri rmp "$rude"
+}
+
+stopped_roots() { admin root default/desk/one 2>&1 >/dev/null | has 'its pod is stopped'; }
