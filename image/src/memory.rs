@@ -33,3 +33,44 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+    use std::sync::Barrier;
+
+    use crate::sys;
+
+    /// Threads, each of which has an arena of its own, and bytes that each frees.
+    const THREADS: usize = 8;
+    const BUFFER: usize = 8 << 20;
+
+    fn anonymous_bytes() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
+    #[test]
+    fn large_buffers_go_back_when_they_are_freed() {
+        if !sys::KEEPS_MEMORY {
+            return;
+        }
+        sys::keep_little();
+        let (before, freed, seen) = (anonymous_bytes(), Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    // glibc learns from the first ones.
+                    (0..3).for_each(|_| drop(black_box(vec![1u8; BUFFER])));
+                    freed.wait();
+                    seen.wait();
+                });
+            }
+            freed.wait();
+            let kept = anonymous_bytes().saturating_sub(before);
+            seen.wait();
+            assert!(kept < THREADS * BUFFER / 2, "{kept} bytes are kept");
+        });
+    }
+}

@@ -82,6 +82,9 @@ pub(crate) const KEEPS_MEMORY: bool = false;
 /// Does nothing.
 pub(crate) fn give_back() {}
 
+/// Nothing is kept.
+pub(crate) fn keep_little() {}
+
 /// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.

@@ -8,11 +8,11 @@ mod linux;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use freebsd::{
-    KEEPS_MEMORY, boot, close_from, confine, give_back, limit_memory, make_device, set_xattr, sync, xattrs,
+    KEEPS_MEMORY, boot, close_from, confine, give_back, keep_little, limit_memory, make_device, set_xattr, sync, xattrs,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    KEEPS_MEMORY, boot, close_from, confine, give_back, limit_memory, make_device, set_xattr, sync, xattrs,
+    KEEPS_MEMORY, boot, close_from, confine, give_back, keep_little, limit_memory, make_device, set_xattr, sync, xattrs,
 };
 
 /// Whether a failed look-up of a host's name may succeed later, by the text of getaddrinfo(3): the name server does not answer.
