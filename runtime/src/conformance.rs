@@ -197,6 +197,7 @@ pub fn container_spec(
         pod: pod.clone(),
         rootfs,
         readonly_rootfs: false,
+        shared_rootfs: false,
         for_linux: false,
         process: Process {
             args: args.to_vec(),

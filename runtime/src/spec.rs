@@ -83,6 +83,9 @@ pub struct ContainerSpec {
     pub rootfs: PathBuf,
     /// Whether its root is read-only.
     pub readonly_rootfs: bool,
+    /// Whether other containers have the same rootfs: nothing is made in it. Only if [`crate::Runtime::can_share`] says so.
+    #[serde(default)]
+    pub shared_rootfs: bool,
     /// Whether its programs are Linux programs, which FreeBSD runs in the linuxulator.
     #[serde(default)]
     pub for_linux: bool,

@@ -4,7 +4,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use host::ContainerId;
@@ -83,7 +83,7 @@ fn find_image(node: &Node, name: &str) -> Result<Image, Error> {
 }
 
 fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
-    let Wanted { id, pod, image, draft, volumes, .. } = &wanted;
+    let Wanted { id, pod, draft, volumes, .. } = &wanted;
     // The pod may have been stopped while this waited for its lock.
     if node.store.pod(&pod.id).is_none_or(|pod| pod.phase != PodPhase::Ready) {
         return Err(Error::State { what: format!("sandbox {} is not ready", pod.id.short()) });
@@ -92,12 +92,13 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     if node.config.missing_host_path == MissingHostPath::Create {
         wanted.config.mounts.iter().try_for_each(|mount| make_host_path(Path::new(&mount.host_path)))?;
     }
-    let rootfs = node.images.prepare(id, &image.id)?;
+    let (rootfs, is_shared) = prepare_root(node, &wanted)?;
     let mounted = draft.volumes.iter().zip(volumes);
     let directories = mounted.map(|(volume, image)| node.images.volume(id, &image.id, &volume.sub_path));
     let declared = draft.declared.iter().map(|path| node.images.declared_volume(id, &rootfs, path));
     let (directories, declared) = (directories.collect::<Result<_, _>>()?, declared.collect::<Result<_, _>>()?);
-    let spec = draft.complete(rootfs, directories, declared);
+    let mut spec = draft.complete(rootfs, directories, declared);
+    spec.shared_rootfs = is_shared;
     make_log_directory(&spec)?;
     let identity = node.runtime.create_container(&spec)?;
     let created = node.store.change_container(id, |record| {
@@ -107,6 +108,19 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     let removed = || Error::State { what: format!("container {} was removed while it was made", id.short()) };
     events::publish_container(node, &*created.ok_or_else(removed)?, ContainerEventType::ContainerCreatedEvent);
     Ok(())
+}
+
+/// The container's root, and whether it is the unpacked image itself.
+fn prepare_root(node: &Node, wanted: &Wanted) -> Result<(PathBuf, bool), Error> {
+    let (id, image, sketch) = (&wanted.id, &wanted.image.id, wanted.draft.sketch());
+    if sketch.readonly_rootfs {
+        // With a root of its own, the container is refused for the same error, or not at all.
+        let fits = |directory: &Path| node.runtime.can_share(&sketch, directory).unwrap_or(false);
+        if let Some(shared) = node.images.share(id, image, &fits)? {
+            return Ok((shared, true));
+        }
+    }
+    Ok((node.images.prepare(id, image)?, false))
 }
 
 /// Makes the directory of a mount whose host path is missing: the CRI's comment wants an error, but containerd and CRI-O make it,

@@ -76,6 +76,7 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
         pod: inputs.pod.id.clone(),
         rootfs: PathBuf::new(),
         readonly_rootfs: context.readonly_rootfs,
+        shared_rootfs: false,
         for_linux: inputs.image.os == "linux",
         process: process::process(config, inputs.image, inputs.pod.hostname.as_deref(), &context)?,
         pid: pid(&context, inputs.pod)?,

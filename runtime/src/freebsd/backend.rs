@@ -103,6 +103,10 @@ impl Runtime for FreeBsd {
         refuse::container(spec).map(drop)
     }
 
+    fn can_share(&self, spec: &ContainerSpec, rootfs: &Path) -> Result<bool, Error> {
+        container::can_share(self, spec, rootfs)
+    }
+
     fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
         pod::create(self, spec, spare)
     }
