@@ -5,7 +5,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario images linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -426,6 +426,9 @@ run_soak() { own_servers --seconds "$SOAK" --pods 20; }
 # The same under an administrator who destroys interfaces, flushes rulesets and fills disks.
 run_hostile() { own_servers --hostile --seconds "$SOAK"; }
 
+# `cellblock image` with archives, and a server that is killed in an import.
+run_images() { own_servers; }
+
 # An older server is replaced under running pods.
 run_upgrade() { own_servers --from old; }
 
@@ -462,7 +465,7 @@ run_critest() {
 
 for part; do
     case $part in
-    suites | demo | scenario | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
+    suites | demo | scenario | images | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
     *) echo "no part $part; see $0" >&2 && exit 2 ;;
     esac
 done
@@ -473,7 +476,7 @@ prepare || exit 1
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    case $part in critest | soak | hostile | specs | upgrade) ;; *) report ;; esac
+    case $part in critest | images | soak | hostile | specs | upgrade) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

@@ -1,5 +1,6 @@
 //! The end-to-end tests: the programs that they use, a registry with test images, and the scenarios.
 
+pub mod archives;
 pub mod base_images;
 pub mod checks;
 pub mod client;

@@ -341,7 +341,7 @@ fn short_life(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     site.run(["rm", &id]).map(drop)
 }
 
-fn until_exited(site: &Site, id: &str) -> Result<Value> {
+pub(crate) fn until_exited(site: &Site, id: &str) -> Result<Value> {
     until(PATIENCE, || {
         let status = site.json(["inspect", id])?["status"].clone();
         ensure!(status["state"] == "CONTAINER_EXITED", "{id} has not exited: {status}");
