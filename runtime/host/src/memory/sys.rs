@@ -1,4 +1,15 @@
-//! glibc's call.
+//! glibc's calls.
+
+/// Larger blocks are mappings of their own, and a heap's free end shrinks to this: glibc's default before it raises both, in bytes.
+const THRESHOLD: libc::c_int = 128 << 10;
+
+/// Sets both thresholds, which then stay.
+pub(super) fn set_thresholds() {
+    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: mallopt(3) takes numbers, and locks what it changes. It refuses only unknown parameters.
+        let _set = unsafe { libc::mallopt(parameter, THRESHOLD) };
+    }
+}
 
 /// Returns the free pages of all heaps to the kernel.
 pub(super) fn trim() {
