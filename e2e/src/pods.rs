@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::client::Client;
 use crate::containerd::Containerd;
 use crate::images::{self, BUSYBOX};
+use crate::kubernetes::machine::remove_cgroups;
 use crate::process::Program;
 use crate::server::Site;
 use crate::tools::Tools;
@@ -59,6 +60,8 @@ struct Subject<'a> {
     pid: u32,
     /// For the pods' logs.
     dir: &'a Path,
+    /// The cgroup of its pods, as a kubelet gives it: without one containerd has no statistics of pods.
+    group: &'a str,
 }
 
 /// A row of the result: the medians at each number of pods, in milliseconds.
@@ -97,18 +100,20 @@ pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let socket = |address: &str| PathBuf::from(address.trim_start_matches("unix://"));
     let bare = Bare::make(tools, &site.dir().join("bare"))?;
+    let group = &*format!("cellblock-{}-pods", site.prefix());
     let server = site.serve()?;
     let client = Client::new(tokio.handle(), socket(&site.address()));
-    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir() };
+    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group };
     let mut rows = Vec::new();
     let measured = ours.measure(plan, Some(&bare), &mut rows);
     server.stop()?;
     measured?;
     let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
     let client = Client::new(tokio.handle(), socket(peer.address()));
-    let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir() };
+    let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
     let measured = theirs.measure(plan, None, &mut rows);
     peer.stop()?;
+    remove_cgroups(group)?;
     // What Cellblock took is worth reading also where the peer fails.
     print(plan, rows);
     measured
@@ -181,7 +186,10 @@ impl Subject<'_> {
                 attempt: 0,
             }),
             log_directory: self.dir.join("logs").display().to_string(),
-            linux: Some(LinuxPodSandboxConfig::default()),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.group),
+                ..LinuxPodSandboxConfig::default()
+            }),
             ..PodSandboxConfig::default()
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
