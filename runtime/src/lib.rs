@@ -51,7 +51,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// The platforms whose images it can run, the preferred one first, as `os/architecture` in the OCI image specification's
-    /// names (`freebsd/amd64`). FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
+    /// names, or `os(version)/architecture` where images may be too new for the kernel (`freebsd(15.1-RELEASE-p1)/amd64`), as
+    /// containerd writes it. FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
     /// it is used.
     fn platforms(&self) -> Vec<String>;
 

@@ -81,7 +81,9 @@ impl Runtime for FreeBsd {
     fn platforms(&self) -> Vec<String> {
         let architecture = host::oci_architecture(std::env::consts::ARCH);
         let linux = kernel::runs_linux().then(|| format!("linux/{architecture}"));
-        std::iter::once(format!("freebsd/{architecture}")).chain(linux).collect()
+        let release = kernel::release();
+        let own = if release.is_empty() { "freebsd".to_owned() } else { format!("freebsd({release})") };
+        std::iter::once(format!("{own}/{architecture}")).chain(linux).collect()
     }
 
     fn needs(&self) -> Vec<Need> {

@@ -1,7 +1,8 @@
 //! glibc's calls.
 
-/// Larger blocks are mappings of their own, and a heap's free end shrinks to this: glibc's default before it raises both, in bytes.
-const THRESHOLD: libc::c_int = 128 << 10;
+/// Larger blocks are mappings of their own, and each heap keeps this much at its end: eight times glibc's default before it learns,
+/// so that the pieces of a download are no mappings. In bytes.
+const THRESHOLD: libc::c_int = 1 << 20;
 
 /// Sets both thresholds, which then stay.
 pub(super) fn set_thresholds() {
