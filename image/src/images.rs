@@ -21,7 +21,7 @@ use crate::registry::{Down, Slots};
 use crate::rootfs::{ChainId, Fits, FsUsage, Rootfs};
 use crate::settle::{Settler, recover};
 use crate::unsettled::Unsettled;
-use crate::{Credentials, Error, Observer, garbage, sys, volume};
+use crate::{Credentials, Error, Observer, garbage, volume};
 
 /// Concurrent pulls; others wait. With the downloads of each it bounds memory and connections.
 const PULLS: usize = 8;
@@ -112,7 +112,6 @@ impl Images {
         if settings.registry_timeout.is_zero() {
             return Err(Error::invalid("registry_timeout", "no registry answers in no time"));
         }
-        sys::keep_little();
         if let Err(error) = settings.rootfs.sweep() {
             tracing::warn!(error = host::chain(&error), "cannot remove all that a former server left half unpacked");
         }

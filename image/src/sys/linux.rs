@@ -84,30 +84,6 @@ pub(crate) fn boot() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Whether the allocator keeps freed memory until [`give_back`]: glibc's does.
-pub(crate) const KEEPS_MEMORY: bool = cfg!(target_env = "gnu");
-
-/// Bytes of a freed buffer that goes back to the system at once, and that an arena keeps at its end.
-#[cfg(target_env = "gnu")]
-const KEPT_MAX: libc::c_int = 1 << 20;
-
-/// Lets large buffers go back when they are freed. Unless told otherwise, glibc learns from the largest one that was freed, up to
-/// 32 MiB: then the end of every thread's arena keeps twice as much, which malloc_trim(3) does not give back.
-pub(crate) fn keep_little() {
-    #[cfg(target_env = "gnu")]
-    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
-        // SAFETY: takes numbers.
-        let _done = unsafe { libc::mallopt(option, KEPT_MAX) };
-    }
-}
-
-/// Gives freed memory back to the system (malloc_trim(3)).
-pub(crate) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number.
-    let _given = unsafe { libc::malloc_trim(0) };
-}
-
 /// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.
