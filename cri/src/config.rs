@@ -142,6 +142,8 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// The firewall of pods that do not choose one.
     pub firewall: FirewallPolicy,
+    /// The domain of the pods' names; empty: they have none.
+    pub names: String,
 }
 
 /// exec, attach, port-forward.
@@ -196,7 +198,13 @@ impl Default for ImageConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { pod_cidrs: Vec::new(), untranslated: Vec::new(), mtu: 1500, firewall: FirewallPolicy::Open }
+        Self {
+            pod_cidrs: Vec::new(),
+            untranslated: Vec::new(),
+            mtu: 1500,
+            firewall: FirewallPolicy::Open,
+            names: String::new(),
+        }
     }
 }
 
@@ -255,6 +263,11 @@ impl Config {
             );
         }
         check_pod_cidrs("network.pod_cidrs", &self.network.pod_cidrs)?;
+        if !self.network.names.is_empty()
+            && let Err(reason) = nameserver::check_domain(&self.network.names)
+        {
+            return value("network.names", reason);
+        }
         if self.image.registry_timeout_seconds == 0 {
             return value("image.registry_timeout_seconds", "0: no registry answers in no time".to_owned());
         }
@@ -459,6 +472,7 @@ mod tests {
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),
             ("[network]\nfirewall = 'closed'", "firewall"),
+            ("[network]\nnames = 'local_cell.block'", "network.names: \"local_cell.block\""),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

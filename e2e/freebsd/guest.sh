@@ -75,6 +75,7 @@ zfs_dataset = "$dataset"
 allow_linux = false
 [network]
 pod_cidrs = ["${GATEWAY%.1}.0/16", "fd00:cb:82::/64"]
+names = "local.cellblock"
 [streaming]
 address = "127.0.0.1:0"
 TOML

@@ -7,6 +7,7 @@ pub mod client;
 pub mod containerd;
 pub mod critest;
 pub mod crowd;
+pub mod dns;
 pub mod grpcio;
 pub mod images;
 pub mod inventory;

@@ -15,6 +15,7 @@ use e2e::checks::Checks;
 use e2e::client::Client;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
+use e2e::dns::DOMAIN;
 use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
@@ -391,6 +392,7 @@ fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Re
 
 /// Runs crictl, the specs and critest on one server.
 fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
+    site.name_pods(DOMAIN)?;
     let mut before = Inventory::take(site)?;
     let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
     let mut running = Some(server);

@@ -55,6 +55,13 @@ impl Site {
         Ok(std::fs::write(self.config(), text)?)
     }
 
+    /// Configures names for pods, below this domain.
+    pub fn name_pods(&self, domain: &str) -> Result<()> {
+        let table = "[network]\n";
+        let text = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), text.replace(table, &format!("{table}names = {domain:?}\n")))?)
+    }
+
     /// The directory of all files.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -62,6 +62,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "firewall",
         "What may come to a pod that it did not ask for, unless its annotation network.cellblock/firewall says otherwise:\nopen: everything; ports: connections to the ports that its containers declare; isolated: nothing.",
     ),
+    (
+        "network",
+        "names",
+        "The domain of the pods' names, such as \"local.cellblock\": POD.NAMESPACE.local.cellblock, answered on port 53 of the\ngateways, which pods without a DNS configuration of their own ask. Empty: none.",
+    ),
     ("streaming", "", "exec, attach and port-forward."),
     ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),
     ("streaming", "tls_cert", "The certificate chain and the key, both PEM files."),

@@ -16,4 +16,5 @@ mod security;
 mod signal;
 
 pub(crate) use container::{Draft, Inputs, container, container_resources};
+pub(crate) use dns::resolv_conf_of_gateways;
 pub(crate) use pod::{Pod, pod, pod_resources};
