@@ -103,8 +103,9 @@ pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json
     let directory = backend.containers.directory(id);
     let record = ContainerRecord::read(&directory)?;
     let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
-    let rights = Rights::of(&read_spec(&directory)?.security)?;
-    let set = params::container(&record, &rights, &kernel::has_parameter);
+    let spec = read_spec(&directory)?;
+    let rights = Rights::of_container(&spec)?;
+    let set = params::container(&record, &rights, &spec.jail, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
