@@ -2,13 +2,13 @@
 //! the server, and must not run its start-up.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use cri::{Config, DEFAULT_PATH, snapshots};
+use cri::{Config, DEFAULT_PATH, ps, root, snapshots, stop_pods};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -28,6 +28,12 @@ enum Command {
     Check(Overrides),
     /// Show a pod running from a pulled image, step by step, and remove everything again.
     Demo(DemoArgs),
+    /// Show the pods and containers that run: state, usage, addresses, jails.
+    Ps(PsArgs),
+    /// Print the host path of a container's root, for pkg -c and other programs of the host.
+    Root(RootArgs),
+    /// Stop all pods, their containers side by side, each with its stop signal and grace: for the shutdown of the machine.
+    StopPods(StopPodsArgs),
     /// Take a snapshot of a container's root (ZFS).
     Snapshot(SnapshotArgs),
     /// Reset a stopped container's root to a snapshot (ZFS).
@@ -54,6 +60,31 @@ struct DemoArgs {
     /// Keep the demo's directory, with the server's log.
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Debug, Args)]
+struct PsArgs {
+    #[command(flatten)]
+    options: ps::Options,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+struct RootArgs {
+    /// The container: its id, the beginning of it, namespace/pod/container, or a name that only one has.
+    container: String,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+struct StopPodsArgs {
+    /// The longest grace of a container, in seconds; its pod's own is often shorter.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u32,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +198,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(DemoArgs { pod_cidr, host_port, keep }) => {
             demo::run(&demo::Options { pod_cidr, host_port, keep })?;
         }
+        Command::Ps(PsArgs { options, overrides }) => {
+            let mut out = std::io::stdout();
+            let terminal = out.is_terminal();
+            ps::run(&options, &overrides.resolve()?, &mut out, terminal)?;
+        }
+        Command::Root(RootArgs { container, overrides }) => {
+            let state = overrides.resolve()?.state;
+            root::find(&state, &container, &mut std::io::stdout(), &mut std::io::stderr())?;
+        }
+        Command::StopPods(StopPodsArgs { timeout, overrides }) => {
+            stop_pods::run(timeout, &overrides.resolve()?, &mut std::io::stdout())?;
+        }
         Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?.state, &args.container, &args.name)?,
         Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?.state, &args.container, &args.name)?,
         Command::Snapshots(args) => {
@@ -201,7 +244,12 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "cellblock", &mut script);
             let script = String::from_utf8(script).unwrap();
-            assert!(["snapshot", "import", "dry-run"].iter().all(|word| script.contains(word)), "{shell}");
+            assert!(
+                ["snapshot", "import", "dry-run", "watch", "root", "stop-pods"]
+                    .iter()
+                    .all(|word| script.contains(word)),
+                "{shell}"
+            );
         }
     }
 
@@ -211,6 +259,9 @@ mod tests {
             (&["completions", "tcsh"][..], "invalid value 'tcsh' for '<SHELL>'"),
             (&["image", "export", "a:1"], "--output <FILE>"),
             (&["image", "pull"], "<IMAGE>"),
+            (&["root"], "<CONTAINER>"),
+            (&["stop-pods", "--timeout", "-1"], "-1"),
+            (&["stop-pods", "--timeout", "soon"], "invalid value 'soon' for '--timeout <SECONDS>'"),
             (&["image", "--json", "frobnicate"], "'frobnicate'"),
         ] {
             let error = Cli::command().try_get_matches_from(["cellblock"].iter().chain(line)).unwrap_err();

@@ -267,7 +267,7 @@ run_linux() {
 
 refused_for_linux() {
     cri pull "$linux" >tmp/pull.out 2>&1 && return 1
-    has 'offers linux/amd64, wanted freebsd/amd64' <tmp/pull.out
+    has 'offers linux/amd64, wanted freebsd([0-9.]*-[^)]*)/amd64' <tmp/pull.out
 }
 
 exits() {

@@ -171,6 +171,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub fn pod_spec() -> PodSpec {
     PodSpec {
         id: PodId::random(),
+        title: "suite/pod".to_owned(),
         hostname: Some("conformance".to_owned()),
         network: Scope::Pod,
         ipc: Scope::Pod,
@@ -196,6 +197,7 @@ pub fn container_spec(
     ContainerSpec {
         id,
         pod: pod.clone(),
+        title: "suite/pod/container".to_owned(),
         rootfs,
         readonly_rootfs: false,
         for_linux: false,

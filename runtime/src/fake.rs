@@ -18,7 +18,9 @@ use host::{ContainerId, Need, Place, PodId};
 use crate::spec::{
     ContainerSpec, ExecSpec, Identity, MountSource, NameOrId, PidScope, PodSpec, Profile, Resources, Scope, Signal,
 };
-use crate::{ContainerState, Details, Error, Exit, Features, Inventory, Runtime, Session, Started, Usage};
+use crate::{
+    ContainerState, Details, Error, Exit, Features, Inventory, KernelObject, Runtime, Session, Started, Usage,
+};
 pub(crate) use session::Ended;
 
 /// The name of this backend in its errors.
@@ -431,6 +433,21 @@ impl Runtime for Fake {
             let listener = state.pod(id)?.ports.get(&port).ok_or_else(refused).map_err(unavailable)?;
             let address = listener.local_addr().map_err(unavailable)?;
             Ok(UnixStream::connect_addr(&address).map_err(unavailable)?.into())
+        })
+    }
+
+    fn kernel_object(&self, pod: &PodId, container: Option<&ContainerId>) -> Result<Option<KernelObject>, Error> {
+        self.call("kernel object", |state| {
+            let name = format!("cb-{}", pod.short());
+            let Some(id) = container else {
+                return Ok(state.pod(pod).ok().map(|_| KernelObject { name, number: Some(1) }));
+            };
+            Ok(match state.containers.get(id).map(|container| &container.state) {
+                Some(ContainerState::Running(started)) => {
+                    Some(KernelObject { name: format!("{name}.{}", id.short()), number: Some(started.pid) })
+                }
+                _ => None,
+            })
         })
     }
 

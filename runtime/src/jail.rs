@@ -5,8 +5,8 @@
 const RELEASE_LENGTH: usize = 31;
 /// The longest release of Linux, without its NUL (LINUX_MAX_UTSNAME in compat/linux/linux_misc.h is 65).
 const LINUX_RELEASE_LENGTH: usize = 64;
-/// The longest `meta` or `env`, without its NUL: the default of security.jail.meta_maxbufsize is 4096.
-const TEXT_LENGTH: usize = 4095;
+/// The longest `meta` or `env`: the default of security.jail.meta_maxbufsize is 4096, and a pod's names are in `meta` too.
+const TEXT_LENGTH: usize = 2048;
 
 /// The values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn values_are_checked_by_their_kind() {
-        let long = "x".repeat(4096);
+        let long = "x".repeat(2049);
         for (name, good, bad) in [
             ("allow.mlock", &["true", "false"][..], &["", "1", "yes", "TRUE"][..]),
             ("osreldate", &["1403000"], &["0", "-1", "14.3", "99999999999"]),

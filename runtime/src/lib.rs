@@ -52,7 +52,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// The platforms whose images it can run, the preferred one first, as `os/architecture` in the OCI image specification's
-    /// names (`freebsd/amd64`). FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
+    /// names, or `os(version)/architecture` where images may be too new for the kernel (`freebsd(15.1-RELEASE-p1)/amd64`), as
+    /// containerd writes it. FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
     /// it is used.
     fn platforms(&self) -> Vec<String>;
 
@@ -199,6 +200,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`Error::NotFound`]; [`Error::Unavailable`] when nothing listens.
     fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error>;
 
+    /// A pod (`container` is None) or one of its containers as the system's own tools name it: its jail on FreeBSD; on Linux the
+    /// pin of a pod's network namespace, and runc's name and the process id of a container. None: the kernel has no such object
+    /// now; a container that does not run has none. Only reads.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn kernel_object(&self, pod: &PodId, container: Option<&ContainerId>) -> Result<Option<KernelObject>, Error>;
+
     /// What the backend made of the container's spec, for an administrator: on Linux runc's config.json, on FreeBSD the
     /// parameters of its jail. Only reads.
     ///
@@ -321,6 +330,15 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// A process that does not die.
     fn kill(&self) -> Result<(), Error>;
+}
+
+/// What the system's own tools call a pod or a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelObject {
+    /// The jail's name; a path or a name on Linux.
+    pub name: String,
+    /// The jail's number, or a process id; None: it has none.
+    pub number: Option<u32>,
 }
 
 /// The usage of a container. None: the kernel does not count it.

@@ -37,6 +37,9 @@ pub enum PidScope {
 pub struct PodSpec {
     /// Its id.
     pub id: PodId,
+    /// What an administrator calls it, `namespace/name`; empty: it was made by a server that did not tell.
+    #[serde(default)]
+    pub title: String,
     /// Its host name; None: the host's.
     pub hostname: Option<String>,
     /// Its network.
@@ -82,6 +85,9 @@ pub struct ContainerSpec {
     pub id: ContainerId,
     /// Its pod.
     pub pod: PodId,
+    /// What an administrator calls it, `namespace/pod/name`; empty: it was made by a server that did not tell.
+    #[serde(default)]
+    pub title: String,
     /// Its rootfs, prepared and mounted by the image crate.
     pub rootfs: PathBuf,
     /// Whether its root is read-only.

@@ -1,20 +1,43 @@
 //! The commands that ask a running server: by CRI what CRI has, by `cellblock.admin.v1` the rest.
 
 pub mod image;
+mod outcome;
+pub mod ps;
+pub mod root;
 pub mod snapshots;
+pub mod stop_pods;
+mod table;
 
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use proto::admin::admin_client::AdminClient;
+use proto::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
+use crate::config::Config;
+use crate::rpc::MESSAGE_LIMIT;
 use crate::server::admin;
 
 /// Connects to the admin service of the server that has this state directory.
 async fn connect_admin(state: &Path) -> anyhow::Result<AdminClient<Channel>> {
     Ok(AdminClient::new(connect(&admin::socket(state)).await?))
+}
+
+/// Connects to the runtime service of the server with this configuration.
+async fn connect_runtime(config: &Config) -> anyhow::Result<RuntimeServiceClient<Channel>> {
+    Ok(RuntimeServiceClient::new(connect(&config.socket()?).await?).max_decoding_message_size(MESSAGE_LIMIT))
+}
+
+/// All parts of a streamed list.
+async fn parts<T>(outcome: Result<Response<Streaming<T>>, Status>) -> anyhow::Result<Vec<T>> {
+    let mut stream = answer(outcome)?;
+    let mut all = Vec::new();
+    while let Some(part) = stream.message().await.map_err(refused)? {
+        all.push(part);
+    }
+    Ok(all)
 }
 
 async fn connect(socket: &Path) -> anyhow::Result<Channel> {

@@ -36,6 +36,17 @@ impl Admin for AdminService {
         answer(rpc::list_snapshots::call(&self.0, request.into_inner()).await)
     }
 
+    async fn list_kernel_objects(
+        &self,
+        _request: Request<ListKernelObjectsRequest>,
+    ) -> Answer<ListKernelObjectsResponse> {
+        answer(rpc::list_kernel_objects::call(&self.0).await)
+    }
+
+    async fn find_root(&self, request: Request<FindRootRequest>) -> Answer<FindRootResponse> {
+        answer(rpc::find_root::call(&self.0, &request.into_inner()).await)
+    }
+
     async fn pull_with_progress(
         &self,
         request: Request<PullWithProgressRequest>,

@@ -1,6 +1,7 @@
 //! The state of a running server: its records, in memory and on disk, and what its calls share.
 
 pub(crate) mod clock;
+pub(crate) mod find;
 pub(crate) mod locks;
 pub(crate) mod names;
 pub(crate) mod needs;

@@ -79,6 +79,7 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     let spec = ContainerSpec {
         id: inputs.id.clone(),
         pod: inputs.pod.id.clone(),
+        title: title(inputs),
         rootfs: PathBuf::new(),
         readonly_rootfs: context.readonly_rootfs,
         for_linux: inputs.image.os == "linux",
@@ -95,6 +96,11 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     };
     let stop_signal = signal::stop_signal(config.stop_signal, inputs.image.stop_signal.as_deref(), &inputs.image.os)?;
     Ok(Draft { spec, volumes, declared, stop_signal })
+}
+
+fn title(inputs: &Inputs<'_>) -> String {
+    let name = inputs.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    format!("{}/{name}", inputs.pod.title)
 }
 
 /// For UpdateContainerResources.

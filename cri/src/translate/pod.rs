@@ -8,6 +8,7 @@ use super::network::{NetworkWish, wish};
 use super::refusal::{Refusal, absolute, invalid, labels, name, required};
 use super::{annotations, dns, jail, resources, security};
 use crate::config::Config;
+use crate::state::names;
 
 /// The longest host name, in bytes: HOST_NAME_MAX on Linux; FreeBSD's MAXHOSTNAMELEN is longer.
 const HOSTNAME_LENGTH: usize = 64;
@@ -39,6 +40,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
     Ok(Pod {
         spec: PodSpec {
             id: id.clone(),
+            title: config.metadata.as_ref().map(names::of_addresses).unwrap_or_default(),
             hostname: hostname(&config.hostname)?,
             network,
             ipc,

@@ -5,6 +5,7 @@
 
 mod admin;
 mod authority;
+mod commands;
 mod exhausted;
 mod faults;
 mod image_commands;

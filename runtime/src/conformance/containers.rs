@@ -19,6 +19,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("a container outlives its server", outlives),
     ("an exit is not lost while no server runs", exit_kept),
     ("usage is told of running containers", usage),
+    ("what runs is found in the kernel", kernel_objects),
     ("a container whose record is damaged is killed and removed", damaged),
 ];
 
@@ -174,4 +175,20 @@ fn usage(subject: &Subject) {
     bench.runtime.kill_container(&spec.id).expect("a container is killed");
     assert!(matches!(bench.runtime.container_usage(&spec.id), Err(Error::Conflict { .. })));
     bench.remove();
+}
+
+fn kernel_objects(subject: &Subject) {
+    let bench = Bench::new(subject);
+    let spec = bench.create(&subject.programs.block);
+    let runtime = (subject.open)();
+    let find = |container| runtime.kernel_object(&spec.pod, container).expect("the kernel can be asked");
+    assert!(find(None).is_some_and(|pod| !pod.name.is_empty()));
+    assert_eq!(find(Some(&spec.id)), None, "it was not started");
+    bench.runtime.start_container(&spec.id).expect("a container is started");
+    let running = find(Some(&spec.id)).expect("a running container is found");
+    assert!(running.name.contains(spec.id.short()) && running.number.is_some(), "{running:?}");
+    bench.runtime.kill_container(&spec.id).expect("a container is killed");
+    assert_eq!(find(Some(&spec.id)), None, "it has ended");
+    bench.remove();
+    assert_eq!(find(None), None, "it was removed");
 }

@@ -11,11 +11,13 @@ use host::{ContainerId, Need, Place, PodId, Prefix};
 
 use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
-use super::{NAME, container, enforce, inside, inventory, kernel, launch, names, needs, pod, refuse};
+use super::{NAME, container, enforce, inside, inventory, jails, kernel, launch, names, needs, pod, refuse};
 use crate::monitor::record::read_spec;
 use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
-use crate::{ContainerState, Details, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
+use crate::{
+    ContainerState, Details, Error, Features, Inventory, KernelObject, Runtime, Session, Settings, Started, Usage,
+};
 
 /// The root of every pod's jail, in the state directory: an empty directory, in which no process runs.
 const EMPTY: &str = "empty";
@@ -81,7 +83,9 @@ impl Runtime for FreeBsd {
     fn platforms(&self) -> Vec<String> {
         let architecture = host::oci_architecture(std::env::consts::ARCH);
         let linux = kernel::runs_linux().then(|| format!("linux/{architecture}"));
-        std::iter::once(format!("freebsd/{architecture}")).chain(linux).collect()
+        let release = kernel::release();
+        let own = if release.is_empty() { "freebsd".to_owned() } else { format!("freebsd({release})") };
+        std::iter::once(format!("{own}/{architecture}")).chain(linux).collect()
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -178,6 +182,14 @@ impl Runtime for FreeBsd {
             }),
             _ => inside::connect(&self.settings.workers, &names::pod(self.prefix(), id), port),
         }
+    }
+
+    fn kernel_object(&self, pod: &PodId, container: Option<&ContainerId>) -> Result<Option<KernelObject>, Error> {
+        let name = match container {
+            Some(id) => names::container(self.prefix(), pod, id),
+            None => names::pod(self.prefix(), pod),
+        };
+        Ok(jails::find(&name)?.map(|found| KernelObject { name, number: u32::try_from(found.jid).ok() }))
     }
 
     fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {

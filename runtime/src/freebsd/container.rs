@@ -105,7 +105,7 @@ pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json
     let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
     let spec = read_spec(&directory)?;
     let rights = Rights::of_container(&spec)?;
-    let set = params::container(&record, &rights, &spec.jail, &kernel::has_parameter);
+    let set = params::container(&record, &spec, &rights, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 

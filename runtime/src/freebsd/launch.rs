@@ -62,7 +62,7 @@ impl JailLauncher {
         let rights = Rights::of_container(&self.spec)?;
         self.raise_pod(&rights)?;
         let name = &self.record.jail;
-        let wanted = params::container(&self.record, &rights, &self.spec.jail, &kernel::has_parameter);
+        let wanted = params::container(&self.record, &self.spec, &rights, &kernel::has_parameter);
         let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
         let limits = enforce::wanted(&self.directory, &self.spec)?;
         match enforce::apply(name, made.jid, &limits) {

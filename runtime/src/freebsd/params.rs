@@ -1,13 +1,13 @@
 //! The parameters of a jail (jail(8)) as a list for jail_set(2), which `sys` gives to the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::record::ContainerRecord;
 use super::requested;
 use super::rights::Rights;
 use super::userland::Release;
-use crate::spec::{PodSpec, Scope};
+use crate::spec::{ContainerSpec, PodSpec, Scope};
 
 /// The jail gets a new one (JAIL_SYS_NEW in sys/jail.h).
 pub(super) const NEW: i32 = 1;
@@ -17,6 +17,8 @@ pub(super) const INHERIT: i32 = 2;
 const CHILDREN_MAX: i32 = 1024;
 /// A container sees the mounts below its root (jail(8)), as on Linux.
 const CONTAINER_STATFS: i32 = 1;
+/// The key in `meta` (jail(8), since FreeBSD 15.0) by which jls(8) tells an administrator whose a jail is.
+const TITLE: &str = "meta.cellblock";
 /// The parameters of the System V IPC objects.
 const SYSV: [&str; 3] = ["sysvmsg", "sysvsem", "sysvshm"];
 
@@ -58,6 +60,11 @@ fn allow(allowed: &BTreeSet<&'static str>, kernel_has: &dyn Fn(&str) -> bool) ->
         .collect()
 }
 
+/// The title of a pod or a container, where the kernel has a place for it.
+fn title(title: &str, kernel_has: &dyn Fn(&str) -> bool) -> Option<(String, Value)> {
+    (!title.is_empty() && kernel_has("meta")).then(|| text(TITLE, title))
+}
+
 /// The jail of a pod. `root` is an empty directory: a child's root need not lie below it, and a jail's path never changes.
 pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let mut params = fixed(name, root, spec.network);
@@ -67,6 +74,7 @@ pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&
     }
     params.extend(changeable(spec.ipc, kernel_has));
     params.extend(extra(spec));
+    params.extend(title(&spec.title, kernel_has));
     params
 }
 
@@ -84,11 +92,12 @@ pub(super) fn spare(name: &str, root: &Path, kernel_has: &dyn Fn(&str) -> bool) 
 }
 
 /// The changes by JAIL_UPDATE that make a spare the pod of a spec; None: it cannot become this pod.
-pub(super) fn spare_to_pod(name: &str, spec: &PodSpec) -> Option<Params> {
+pub(super) fn spare_to_pod(name: &str, spec: &PodSpec, kernel_has: &dyn Fn(&str) -> bool) -> Option<Params> {
     let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod)?;
     let mut params = vec![text("name", name), text("host.hostname", hostname)];
     params.extend(SYSV.map(|kind| number(kind, shared(spec.ipc))));
     params.extend(extra(spec));
+    params.extend(title(&spec.title, kernel_has));
     Some(params)
 }
 
@@ -135,11 +144,11 @@ pub(super) fn pod_rights(kernel_has: &dyn Fn(&str) -> bool) -> Params {
 }
 
 /// The jail of a container, always explicit: a child inherits nothing by itself, but the kernel's release.
-/// `wanted` are the parameters that the spec names; its rights have their `allow.*` already.
+/// The spec's own parameters come last; `rights` have its `allow.*` already.
 pub(super) fn container(
     record: &ContainerRecord,
+    spec: &ContainerSpec,
     rights: &Rights,
-    wanted: &BTreeMap<String, String>,
     kernel_has: &dyn Fn(&str) -> bool,
 ) -> Params {
     let mut params = vec![
@@ -157,13 +166,13 @@ pub(super) fn container(
         number("securelevel", rights.securelevel),
     ];
     params.extend(SYSV.map(|kind| number(kind, INHERIT)));
-    let own = requested::params(wanted);
     if let Some(Release { name, date }) = &record.release {
         let image = [Some(text("osrelease", name)), date.map(|date| number("osreldate", date))];
-        params.extend(image.into_iter().flatten().filter(|(name, _)| !wanted.contains_key(name)));
+        params.extend(image.into_iter().flatten().filter(|(name, _)| !spec.jail.contains_key(name)));
     }
-    params.extend(own);
+    params.extend(requested::params(&spec.jail));
     params.extend(allow(&rights.allow, kernel_has));
+    params.extend(title(&spec.title, kernel_has));
     params
 }
 
@@ -185,14 +194,16 @@ mod tests {
     use host::PodId;
 
     use super::{INHERIT, NEW, Params, Value, container, document, pod, spare, spare_to_pod};
+    use crate::freebsd::mount_plan::example;
     use crate::freebsd::record::ContainerRecord;
     use crate::freebsd::rights::Rights;
     use crate::freebsd::userland::Release;
-    use crate::spec::{Identity, PidScope, PodSpec, Resources, Scope};
+    use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec, Resources, Scope};
 
     fn spec() -> PodSpec {
         PodSpec {
             id: PodId::random(),
+            title: "default/web-0".to_owned(),
             hostname: Some("web-0".to_owned()),
             network: Scope::Pod,
             ipc: Scope::Pod,
@@ -223,6 +234,7 @@ mod tests {
             ("path", Some(Value::Text("/empty".to_owned()))),
             ("persist", Some(Value::Flag)),
             ("sysvshm", Some(Value::Number(NEW))),
+            ("meta.cellblock", Some(Value::Text("default/web-0".to_owned()))),
             ("enforce_statfs", Some(Value::Number(0))),
             ("ip4", None),
         ];
@@ -252,8 +264,10 @@ mod tests {
 
     #[test]
     fn parameters_that_the_kernel_does_not_have_are_left_out() {
-        let params = pod("cb1", &spec(), Path::new("/empty"), &|name| name != "allow.extattr");
-        assert_eq!(get(&params, "allow.extattr"), None);
+        let params = pod("cb1", &spec(), Path::new("/empty"), &|name| !["allow.extattr", "meta"].contains(&name));
+        assert_eq!((get(&params, "allow.extattr"), get(&params, "meta.cellblock")), (None, None));
+        let changed = spare_to_pod("cb1", &spec(), &|_| false).unwrap();
+        assert_eq!(get(&changed, "meta.cellblock"), None);
         assert_eq!(get(&params, "allow.mount.devfs"), Some(&Value::Flag));
     }
 
@@ -263,7 +277,8 @@ mod tests {
         let identity = Identity { uid: 0, gid: 0, groups: Vec::new() };
         let mut record = ContainerRecord::new("cb1.c2".to_owned(), "cb1".to_owned(), "/r".into(), identity);
         record.ruleset = 77;
-        let params = container(&record, &rights, &BTreeMap::new(), &|_| true);
+        let mut spec = ContainerSpec { title: "default/web-0/main".to_owned(), ..example() };
+        let params = container(&record, &spec, &rights, &|_| true);
         for name in ["ip4", "ip6", "host", "sysvshm"] {
             assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
         }
@@ -271,16 +286,19 @@ mod tests {
             assert_eq!(get(&params, name), Some(&Value::Flag), "{name}");
         }
         assert_eq!(get(&params, "devfs_ruleset"), Some(&Value::Number(77)));
+        assert_eq!(get(&params, "meta.cellblock"), Some(&Value::Text("default/web-0/main".to_owned())));
         for name in ["vnet", "osrelease", "osreldate"] {
             assert_eq!(get(&params, name), None, "{name}");
         }
         record.release = Some(Release { name: "14.3-RELEASE".to_owned(), date: Some(1_403_000) });
-        let params = container(&record, &rights, &BTreeMap::new(), &|_| true);
+        spec.title = String::new();
+        let params = container(&record, &spec, &rights, &|_| true);
+        assert_eq!(get(&params, "meta.cellblock"), None);
         assert_eq!(get(&params, "osrelease"), Some(&Value::Text("14.3-RELEASE".to_owned())));
         assert_eq!(get(&params, "osreldate"), Some(&Value::Number(1_403_000)));
         let wanted = [("osrelease", "13.5-RELEASE"), ("linux.osrelease", "6.1.0"), ("env", "a=b\n")];
-        let wanted = wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let params = container(&record, &rights, &wanted, &|_| true);
+        spec.jail = wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let params = container(&record, &spec, &rights, &|_| true);
         assert_eq!(get(&params, "osrelease"), Some(&Value::Text("13.5-RELEASE".to_owned())));
         assert_eq!(get(&params, "osreldate"), Some(&Value::Number(1_403_000)));
         assert_eq!(get(&params, "linux"), Some(&Value::Number(NEW)));
@@ -306,12 +324,12 @@ mod tests {
     fn a_spare_becomes_a_pod_by_what_can_be_changed() {
         let made = spare("cbs1", Path::new("/empty"), &|_| true);
         assert_eq!(get(&made, "vnet"), Some(&Value::Number(NEW)));
-        let changed = spare_to_pod("cb1", &PodSpec { ipc: Scope::Host, ..spec() }).unwrap();
+        let changed = spare_to_pod("cb1", &PodSpec { ipc: Scope::Host, ..spec() }, &|_| true).unwrap();
         let names: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["name", "host.hostname", "sysvmsg", "sysvsem", "sysvshm"]);
+        assert_eq!(names, ["name", "host.hostname", "sysvmsg", "sysvsem", "sysvshm", "meta.cellblock"]);
         assert_eq!(get(&changed, "sysvsem"), Some(&Value::Number(INHERIT)));
-        assert!(spare_to_pod("cb1", &PodSpec { network: Scope::Host, ..spec() }).is_none());
-        assert!(spare_to_pod("cb1", &PodSpec { hostname: None, ..spec() }).is_none());
+        assert!(spare_to_pod("cb1", &PodSpec { network: Scope::Host, ..spec() }, &|_| true).is_none());
+        assert!(spare_to_pod("cb1", &PodSpec { hostname: None, ..spec() }, &|_| true).is_none());
     }
 
     #[test]

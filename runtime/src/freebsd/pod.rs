@@ -113,7 +113,7 @@ fn usable_spare<'a>(
     spec: &PodSpec,
 ) -> Result<(&'a PodId, jail::Jail, params::Params), Error> {
     let name = names::pod(backend.prefix(), &spec.id);
-    let changes = params::spare_to_pod(&name, spec).ok_or_else(|| {
+    let changes = params::spare_to_pod(&name, spec, &kernel::has_parameter).ok_or_else(|| {
         Error::conflict(format!(
             "spare {} has a network and a host name of its own: pod {} wants the host's",
             id.short(),

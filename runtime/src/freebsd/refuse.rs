@@ -121,6 +121,7 @@ mod tests {
     fn pod_spec() -> PodSpec {
         PodSpec {
             id: host::PodId::random(),
+            title: "default/web".to_owned(),
             hostname: Some("web".to_owned()),
             network: Scope::Pod,
             ipc: Scope::Pod,

@@ -34,7 +34,9 @@ use self::record::ContainerRecord;
 use self::runc::Runc;
 use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
-use crate::{ContainerState, Details, Error, Features, Inventory, Runtime, Session, Settings, Started, Usage};
+use crate::{
+    ContainerState, Details, Error, Features, Inventory, KernelObject, Runtime, Session, Settings, Started, Usage,
+};
 
 /// The backend's name in errors and Status.
 const NAME: &str = "linux (development)";
@@ -201,6 +203,24 @@ impl Runtime for Linux {
 
     fn connect(&self, id: &PodId, port: u16) -> Result<OwnedFd, Error> {
         connect::connect(&self.place(id)?, port)
+    }
+
+    fn kernel_object(&self, pod: &PodId, container: Option<&ContainerId>) -> Result<Option<KernelObject>, Error> {
+        let found = match container {
+            Some(id) => self.containers.state(id).map(|state| match state {
+                ContainerState::Running(started) => Some((self.names.runc(id), Some(started.pid))),
+                _ => None,
+            }),
+            None => pod::place(&self.names, pod).map(|place| match place {
+                Place::Netns(path) => Some((path.display().to_string(), None)),
+                _ => None,
+            }),
+        };
+        match found {
+            Ok(found) => Ok(found.map(|(name, number)| KernelObject { name, number })),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn describe_container(&self, id: &ContainerId) -> Result<serde_json::Value, Error> {

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Streaming;
 
 use super::super::{answer, connect_admin, refused};
-use super::outcome::Outcome;
 use super::show;
+use crate::client::{outcome::Outcome, table};
 
 /// Bytes of a message, and messages that wait for the server.
 const CHUNK: usize = 256 << 10;
@@ -120,7 +120,7 @@ pub(super) async fn export(
             return Err(error.context(format!("cannot write {}", output.display())));
         }
     };
-    let text = format!("{} {}\n", output.display(), show::bytes(bytes));
+    let text = format!("{} {}\n", output.display(), table::bytes(bytes));
     Ok(Some(Outcome { text, json: json!({ "file": output, "bytes": bytes }) }))
 }
 

@@ -1,7 +1,6 @@
 //! `cellblock image`: the images of the node.
 
 mod archive;
-mod outcome;
 mod pull;
 mod show;
 
@@ -16,10 +15,10 @@ use proto::v1::{Image, ImageSpec, ImageStatusRequest, ImageStatusResponse, Remov
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::{answer, block_on, connect, connect_admin};
+use super::outcome::Outcome;
+use super::{answer, block_on, connect, connect_admin, parts, table};
 use crate::config::Config;
 use crate::rpc::MESSAGE_LIMIT;
-use outcome::Outcome;
 
 /// What is done with images.
 #[derive(Debug, Subcommand)]
@@ -109,11 +108,8 @@ async fn connect_cri(config: &Config) -> anyhow::Result<ImageServiceClient<Chann
 }
 
 async fn list(config: &Config) -> anyhow::Result<Outcome> {
-    let mut parts = answer(connect_cri(config).await?.stream_images(StreamImagesRequest::default()).await)?;
-    let mut images: Vec<Image> = Vec::new();
-    while let Some(part) = parts.message().await.map_err(super::refused)? {
-        images.extend(part.images);
-    }
+    let listed = parts(connect_cri(config).await?.stream_images(StreamImagesRequest::default()).await).await?;
+    let images: Vec<Image> = listed.into_iter().flat_map(|part| part.images).collect();
     let json = json!({ "images": images.iter().map(show::cri_json).collect::<Vec<_>>() });
     Ok(Outcome { text: show::table(&images), json })
 }
@@ -160,7 +156,7 @@ async fn prune(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
     let pruned = answer(connect_admin(state).await?.prune_images(request).await)?;
     let mut text = show::names(&pruned.images);
     if !dry_run {
-        text.push_str(&format!("{} freed\n", show::bytes(pruned.freed)));
+        text.push_str(&format!("{} freed\n", table::bytes(pruned.freed)));
     }
     let images: Vec<_> = pruned.images.iter().map(show::admin_json).collect();
     Ok(Outcome { text, json: json!({ "removed": images, "freed": pruned.freed, "dryRun": dry_run }) })

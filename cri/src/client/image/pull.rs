@@ -10,8 +10,8 @@ use proto::admin::{LayerPhase, LayerProgress, PullWithProgressRequest};
 use serde_json::json;
 
 use super::super::{answer, connect_admin, refused};
-use super::outcome::Outcome;
 use super::show;
+use crate::client::{outcome::Outcome, table};
 
 /// Bytes of a password.
 const PASSWORD_MAX: u64 = 64 << 10;
@@ -74,7 +74,7 @@ impl Layers {
         let phase = layer.phase();
         let known = self.shown.get(&layer.digest).map(|(phase, _)| *phase);
         if self.form == Form::Lines && known != Some(phase) {
-            eprintln!("{} {} {}", show::short(&layer.digest, SHORT), word(phase), show::bytes(layer.total));
+            eprintln!("{} {} {}", show::short(&layer.digest, SHORT), word(phase), table::bytes(layer.total));
         }
         let bars = (self.form == Form::Bars).then_some(&self.bars);
         let entry = self.shown.entry(layer.digest.clone()).or_insert_with(|| {

@@ -5,16 +5,14 @@ use std::fmt::Write as _;
 use proto::{admin, v1};
 use serde_json::{Value, json};
 
-use super::outcome::Outcome;
+use crate::client::{
+    outcome::Outcome,
+    table::{self, bytes},
+};
 
 /// Digits of an id in a table, as docker and crictl show.
 const SHORT: usize = 13;
 const COLUMNS: [&str; 4] = ["IMAGE", "TAG", "ID", "SIZE"];
-
-/// Bytes with a unit.
-pub(super) fn bytes(bytes: u64) -> String {
-    indicatif::HumanBytes(bytes).to_string()
-}
 
 pub(super) fn cri_json(image: &v1::Image) -> Value {
     json!({
@@ -41,17 +39,7 @@ pub(super) fn table(images: &[v1::Image]) -> String {
     let mut rows: Vec<[String; 4]> = images.iter().flat_map(rows).collect();
     rows.sort();
     rows.insert(0, COLUMNS.map(str::to_owned));
-    let widths: [usize; 4] =
-        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default());
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
+    table::aligned(&rows)
 }
 
 /// The first digits of a digest, without its algorithm.

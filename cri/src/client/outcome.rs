@@ -5,13 +5,13 @@ use std::io::Write;
 use serde_json::Value;
 
 /// A result in both forms.
-pub(super) struct Outcome {
-    pub(super) text: String,
-    pub(super) json: Value,
+pub(crate) struct Outcome {
+    pub(crate) text: String,
+    pub(crate) json: Value,
 }
 
 impl Outcome {
-    pub(super) fn write(&self, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         if json {
             writeln!(out, "{:#}", self.json)?;
         } else {
