@@ -104,6 +104,8 @@ pub struct Config {
     pub runtime_handlers: Vec<String>,
     /// The treatment of a mount whose host path is missing.
     pub missing_host_path: MissingHostPath,
+    /// The jail parameters that pods may ask for by annotation.
+    pub jail_parameters: Vec<String>,
     /// Images.
     pub image: ImageConfig,
     /// The pods' network.
@@ -171,6 +173,7 @@ impl Default for Config {
             spares: 2,
             runtime_handlers: Vec::new(),
             missing_host_path: MissingHostPath::Create,
+            jail_parameters: Vec::new(),
             image: ImageConfig::default(),
             network: NetworkConfig::default(),
             streaming: StreamingConfig::default(),
@@ -273,6 +276,10 @@ impl Config {
         }
         if self.image.rootfs == RootfsKind::Zfs && self.image.zfs_dataset.is_empty() {
             return value("image.zfs_dataset", "empty, and image.rootfs is \"zfs\"".to_owned());
+        }
+        if let Some(name) = self.jail_parameters.iter().find(|name| runtime::jail::kind(name).is_none()) {
+            let known = runtime::jail::PARAMETERS.map(|(known, _)| known).join(", ");
+            return value("jail_parameters", format!("{name:?} is none of {known}"));
         }
         for name in self.image.pinned.iter().filter(|name| !name.ends_with('*')) {
             if let Err(error) = image::Reference::parse(name) {
@@ -471,6 +478,7 @@ mod tests {
             ("[streaming]\naddress = '0.0.0.0:1'", "0.0.0.0:1"),
             ("[streaming]\ntls_key = '/k'", "tls_cert"),
             ("missing_host_path = 'file'", "missing_host_path"),
+            ("jail_parameters = ['allow.mlock', 'vnet']", "jail_parameters: \"vnet\" is none of "),
             ("[network]\nfirewall = 'closed'", "firewall"),
             ("[network]\nnames = 'local_cell.block'", "network.names: \"local_cell.block\""),
         ] {

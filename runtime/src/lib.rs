@@ -16,6 +16,7 @@ mod freebsd;
 #[allow(dead_code)]
 #[cfg(all(test, not(target_os = "freebsd")))]
 mod freebsd;
+pub mod jail;
 #[cfg(target_os = "linux")]
 mod linux;
 pub mod monitor;

@@ -22,6 +22,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "missing_host_path",
         "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
     ),
+    (
+        "",
+        "jail_parameters",
+        "Parameters of jail(8) that the annotations jail.cellblock/PARAMETER of any pod may set (FreeBSD), as in\n[\"allow.mlock\", \"osrelease\"]; docs/annotations.md has them all.",
+    ),
     ("image", "", "Images and root file systems."),
     (
         "image",

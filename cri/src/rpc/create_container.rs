@@ -66,6 +66,7 @@ impl Wanted {
             pod_config: &pod.config,
             pod: &pod.spec,
             image: &image.config,
+            jail_parameters: &node.config.jail_parameters,
         })?;
         node.runtime.check_container(&draft.sketch())?;
         let volumes: Vec<Image> =

@@ -6,6 +6,7 @@ pub(crate) mod annotations;
 pub(crate) mod answer;
 mod container;
 mod dns;
+mod jail;
 mod mounts;
 mod network;
 mod pod;

@@ -98,7 +98,7 @@ impl Runtime for FreeBsd {
     }
 
     fn check_pod(&self, spec: &PodSpec) -> Result<(), Error> {
-        refuse::pod(spec)
+        refuse::pod(spec, &kernel::has_parameter)
     }
 
     fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error> {

@@ -102,8 +102,8 @@ pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json
     let record = ContainerRecord::read(&directory)?;
     let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
     let spec = read_spec(&directory)?;
-    let rights = Rights::of(&spec.security)?;
-    let set = params::container(&record, &spec.title, &rights, &kernel::has_parameter);
+    let rights = Rights::of_container(&spec)?;
+    let set = params::container(&record, &spec, &rights, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
