@@ -7,7 +7,7 @@
 //! | `client` | the commands that ask a running server |
 //! | `server` | the process and its sockets: what starts, serves and stops |
 //! | `rpc` | one file per RPC |
-//! | `lifecycle` | what changes pods and containers, on request or by itself: creation, tear-down, recovery, exits, spares |
+//! | `lifecycle` | what changes pods and containers, on request or by itself: creation, tear-down, recovery, exits, spares, names |
 //! | `translate` | requests into specs, records into answers; pure |
 //! | `state` | what the server knows: records, names, locks, addresses |
 //! | `config`, `error`, `status` | what every room may use |

@@ -187,6 +187,7 @@ fn main() -> ExitCode {
 fn worker(word: &OsStr) -> Option<monitor::Main> {
     match word.to_str()? {
         "unpack" => Some(image::unpack::main),
+        nameserver::WORKER => Some(nameserver::main),
         demo::program::WORD => Some(demo::program::main),
         _ => monitor::find(word),
     }

@@ -57,6 +57,8 @@ ANSWER
 echo 'It works! Welcome to nginx!' >"$stage/var/www/index.html"
 chmod 755 "$stage/bin/top" "$stage/bin/httpd"
 
+# The place of a container's own: without another mount, a read-only root is the unpacked image itself then.
+: >"$stage/etc/resolv.conf"
 # login.conf: inetd(8) says what it misses there into the connection.
 cp /etc/protocols /etc/netconfig /etc/login.conf "$stage/etc/"
 cat >"$stage/etc/services" <<'SERVICES'

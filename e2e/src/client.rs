@@ -18,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 const CALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// The largest response, in bytes, as in kubelet.
 const MAX_ANSWER: usize = 16 << 20;
+/// The longest message of an error, in bytes with the other headers: of runc's, a server may pass on all that it printed.
+const MAX_HEADERS: u32 = 1 << 20;
 
 /// The runtime service.
 pub type Runtime = RuntimeServiceClient<Channel>;
@@ -39,7 +41,8 @@ impl Client {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         let _inside = tokio.enter();
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(MAX_HEADERS);
+        let channel = endpoint.connect_with_connector_lazy(connect);
         Self { tokio: tokio.clone(), channel }
     }
 

@@ -27,6 +27,8 @@ const TAGS: &str = "urfave_cli_no_docs,no_btrfs,no_devmapper,no_zfs,no_blockfile
 /// The pods' bridge, and their network: no run of Cellblock's has it (`Site::network`).
 const BRIDGE: &str = "ctd-bench0";
 const SUBNET: &str = "10.198.0.0/16";
+/// What CNI's bridge makes for `ipMasq`, as nft(8) lists it; it is never removed by it.
+const MASQUERADING: &str = "table inet cni_plugins_masquerade";
 /// The time-out of its start.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -75,9 +77,12 @@ impl Containerd {
         self.process.pid()
     }
 
-    /// Ends it, and removes its pods' bridge if it made one.
+    /// Ends it, and removes its pods' bridge and the table of CNI's masquerading if it made them.
     pub fn stop(self) -> Result<()> {
         self.process.stop()?;
+        if Program::new("nft", ["list", "tables"]).run()?.lines().any(|line| line == MASQUERADING) {
+            Program::new("nft", std::iter::once("delete").chain(MASQUERADING.split(' '))).run()?;
+        }
         match Path::new("/sys/class/net").join(BRIDGE).exists() {
             true => Program::new("ip", ["link", "delete", BRIDGE]).run().map(drop),
             false => Ok(()),

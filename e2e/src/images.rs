@@ -236,10 +236,15 @@ fn nginx_tree(tools: &Tools) -> Result<Tree> {
 /// Adds a program of this machine with its libraries.
 fn with_libraries(tree: Tree, path: &str, program: &Path) -> Result<Tree> {
     let mut tree = tree.program(path, &std::fs::read(program)?);
-    let loaded = Program::new("ldd", [program]).run()?;
-    for library in loaded.split_whitespace().filter(|word| word.starts_with('/')) {
-        let contents = std::fs::read(library).with_context(|| format!("cannot read {library}"))?;
+    for library in libraries(program)? {
+        let contents = std::fs::read(&library).with_context(|| format!("cannot read {library}"))?;
         tree = tree.program(library.trim_start_matches('/'), &contents);
     }
     Ok(tree)
+}
+
+/// The files that a program loads, as ldd(1) finds them.
+pub fn libraries(program: &Path) -> Result<Vec<String>> {
+    let loaded = Program::new("ldd", [program]).run()?;
+    Ok(loaded.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect())
 }

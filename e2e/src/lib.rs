@@ -1,11 +1,13 @@
 //! The end-to-end tests: the programs that they use, a registry with test images, and the scenarios.
 
+pub mod archives;
 pub mod base_images;
 pub mod checks;
 pub mod client;
 pub mod containerd;
 pub mod critest;
 pub mod crowd;
+pub mod dns;
 pub mod grpcio;
 pub mod images;
 pub mod inventory;

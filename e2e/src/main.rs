@@ -9,11 +9,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
+use e2e::archives;
 use e2e::base_images;
 use e2e::checks::Checks;
 use e2e::client::Client;
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
+use e2e::dns::DOMAIN;
 use e2e::grpcio;
 use e2e::images::{self, Published};
 use e2e::inventory::Inventory;
@@ -88,6 +90,18 @@ enum Command {
         /// and where docker-registry is missing.
         #[arg(long, value_name = "DIR")]
         registry_config: Option<PathBuf>,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// `cellblock image` with archives, and a server that is killed in an import. `crictl` has it too.
+    Images {
+        /// Pulls the test images by the hosts.toml files below this directory.
+        #[arg(long, value_name = "DIR")]
+        registry_config: PathBuf,
+        /// Puts roots of containers on ZFS, below this dataset.
+        #[arg(long, value_name = "DATASET")]
+        zfs: Option<String>,
         /// Keeps the directory of the run, with its logs.
         #[arg(long)]
         keep: bool,
@@ -212,6 +226,9 @@ fn command(command: Command) -> Result<()> {
                 soak::hostile::be_alone()?;
             }
             run(&Parts { soak: Some(plan), ..Parts::default() }, &Options { keep, ..Options::default() })
+        }
+        Command::Images { registry_config, zfs, keep } => {
+            without_registry(&registry_config, zfs.as_deref(), keep, images_at)
         }
         Command::Upgrade { plan, registry_config: Some(certs), keep } => {
             let from = plan.from.context("clap requires it beside the registry's configuration")?;
@@ -340,6 +357,13 @@ fn soak_at(site: &Site, registry: Option<&mut Registry>, plan: &soak::Plan, chec
     checks.check("a server killed under many pods", || soak::many::run(site, plan.pods));
 }
 
+fn images_at(site: &Site, checks: &mut Checks) {
+    let server = checks.check("the server starts", || site.serve());
+    if let Some(server) = server.and_then(|server| archives::run(site, server, checks)) {
+        checks.check("the server stops at SIGTERM", || server.stop());
+    }
+}
+
 fn upgrade_at(site: &Site, from: &Path, checks: &mut Checks) {
     checks.check("an upgrade under running pods", || soak::upgrade::run(site, from));
 }
@@ -368,6 +392,7 @@ fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Re
 
 /// Runs crictl, the specs and critest on one server.
 fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
+    site.name_pods(DOMAIN)?;
     let mut before = Inventory::take(site)?;
     let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
     let mut running = Some(server);
@@ -375,6 +400,9 @@ fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), che
     if parts.crictl {
         scenario::run(site, checks)?;
         grpcio::check(site, tools, checks);
+        if let Some(server) = running.take() {
+            running = archives::run(site, server, checks);
+        }
         if let Some(server) = running.take() {
             running = scenario::restart(site, server, checks)?;
         }

@@ -13,7 +13,8 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::containerd::Containerd;
-use crate::images::BUSYBOX;
+use crate::images::{self, BUSYBOX};
+use crate::kubernetes::machine::remove_cgroups;
 use crate::process::Program;
 use crate::server::Site;
 use crate::tools::Tools;
@@ -59,6 +60,8 @@ struct Subject<'a> {
     pid: u32,
     /// For the pods' logs.
     dir: &'a Path,
+    /// The cgroup of its pods, as a kubelet gives it: without one containerd has no statistics of pods.
+    group: &'a str,
 }
 
 /// A row of the result: the medians at each number of pods, in milliseconds.
@@ -69,63 +72,81 @@ struct Row {
     is_listing: bool,
 }
 
+/// What is measured of one server.
+struct Rows {
+    calls: Vec<Row>,
+    alone: Vec<Row>,
+    idle: Row,
+}
+
+impl Rows {
+    fn of(server: &'static str) -> Self {
+        let row = |call, server, is_listing| Row { call, server, times: Vec::new(), is_listing };
+        Self {
+            calls: CALLS.iter().enumerate().map(|(at, call)| row(call, server, at < LISTINGS)).collect(),
+            alone: BARE.iter().map(|call| row(call, "", false)).collect(),
+            idle: row("idle, ms of CPU a second", server, false),
+        }
+    }
+
+    fn measured(self) -> impl Iterator<Item = Row> {
+        self.calls.into_iter().chain([self.idle]).chain(self.alone).filter(|row| !row.times.is_empty())
+    }
+}
+
 /// Times the calls of Cellblock, of runc and the kernel alone, and of a new containerd, and prints the medians.
 pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<()> {
     ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let socket = |address: &str| PathBuf::from(address.trim_start_matches("unix://"));
     let bare = Bare::make(tools, &site.dir().join("bare"))?;
+    let group = &*format!("cellblock-{}-pods", site.prefix());
     let server = site.serve()?;
     let client = Client::new(tokio.handle(), socket(&site.address()));
-    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir() };
-    let mut rows = ours.measure(plan, Some(&bare))?;
+    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group };
+    let mut rows = Vec::new();
+    let measured = ours.measure(plan, Some(&bare), &mut rows);
     server.stop()?;
+    measured?;
     let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
     let client = Client::new(tokio.handle(), socket(peer.address()));
-    let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir() };
-    rows.extend(theirs.measure(plan, None)?);
+    let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
+    let measured = theirs.measure(plan, None, &mut rows);
     peer.stop()?;
+    remove_cgroups(group)?;
+    // What Cellblock took is worth reading also where the peer fails.
     print(plan, rows);
-    Ok(())
+    measured
 }
 
 impl Subject<'_> {
-    /// Times the calls at each number of pods. Removes the pods, also after a failure.
-    fn measure(&self, plan: &Plan, bare: Option<&Bare>) -> Result<Vec<Row>> {
-        let measured = self.measure_all(plan, bare);
+    /// Times the calls at each number of pods. Adds what was measured and removes the pods, also after a failure.
+    fn measure(&self, plan: &Plan, bare: Option<&Bare>, all: &mut Vec<Row>) -> Result<()> {
+        let mut rows = Rows::of(self.name);
+        let measured = self.measure_all(plan, bare, &mut rows);
+        all.extend(rows.measured());
         let removed = self.client.pods()?.iter().try_for_each(|id| self.client.remove_pod(id));
         removed.context("cannot remove the pods of the benchmark")?;
         measured
     }
 
-    fn measure_all(&self, plan: &Plan, bare: Option<&Bare>) -> Result<Vec<Row>> {
+    fn measure_all(&self, plan: &Plan, bare: Option<&Bare>, rows: &mut Rows) -> Result<()> {
         self.client.pull(BUSYBOX)?;
-        let row = |(at, call): (usize, &&'static str)| Row {
-            call,
-            server: self.name,
-            times: Vec::new(),
-            is_listing: at < LISTINGS,
-        };
-        let mut rows: Vec<Row> = CALLS.iter().enumerate().map(row).collect();
-        let mut alone: Vec<Row> = BARE.iter().map(|call| row((LISTINGS, call))).collect();
-        let mut idle = Row { call: "idle, ms of CPU a second", ..row((LISTINGS, &"")) };
         for (step, count) in plan.pods.iter().enumerate() {
             for number in self.client.pods()?.len()..*count {
                 let (pod, config, _) = self.run_pod(&format!("full-{number}"))?;
                 CONTAINERS.iter().try_for_each(|name| self.start(&pod, &config, name).map(drop))?;
             }
             println!("{} with {count} pods", self.name);
-            idle.times.push(self.idle()?);
+            rows.idle.times.push(self.idle()?);
             let rounds = (0..plan.rounds).map(|round| self.round(&format!("round-{step}-{round}")));
-            push_medians(&mut rows, &rounds.collect::<Result<Vec<_>>>()?);
+            push_medians(&mut rows.calls, &rounds.collect::<Result<Vec<_>>>()?);
             if let Some(bare) = bare {
                 let rounds = (0..plan.rounds).map(|_| bare.round()).collect::<Result<Vec<_>>>()?;
-                push_medians(&mut alone, &rounds);
+                push_medians(&mut rows.alone, &rounds);
             }
         }
-        rows.push(idle);
-        rows.extend(alone.into_iter().filter(|row| !row.times.is_empty()).map(|row| Row { server: "", ..row }));
-        Ok(rows)
+        Ok(())
     }
 
     /// Times each call once, on a pod that comes and goes.
@@ -165,7 +186,10 @@ impl Subject<'_> {
                 attempt: 0,
             }),
             log_directory: self.dir.join("logs").display().to_string(),
-            linux: Some(LinuxPodSandboxConfig::default()),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.group),
+                ..LinuxPodSandboxConfig::default()
+            }),
             ..PodSandboxConfig::default()
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
@@ -210,9 +234,18 @@ struct Bare {
 
 impl Bare {
     fn make(tools: &Tools, dir: &Path) -> Result<Self> {
-        let bin = dir.join("rootfs/bin");
-        std::fs::create_dir_all(&bin)?;
-        std::fs::copy(tools.package("busybox")?.join("bin/busybox"), bin.join("busybox"))?;
+        let root = dir.join("rootfs");
+        let program = tools.package("busybox")?.join("bin/busybox");
+        let copy = |from: &Path, to: &str| -> Result<()> {
+            let to = root.join(to);
+            std::fs::create_dir_all(to.parent().context("no directory")?)?;
+            std::fs::copy(from, to)?;
+            Ok(())
+        };
+        copy(&program, "bin/busybox")?;
+        for library in images::libraries(&program)? {
+            copy(Path::new(&library), library.trim_start_matches('/'))?;
+        }
         Program::new("runc", ["spec"]).dir(dir).run()?;
         let file = dir.join("config.json");
         let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
@@ -283,7 +316,7 @@ fn print(plan: &Plan, mut rows: Vec<Row>) {
     for row in rows {
         let columns: Vec<String> = row.times.iter().map(|time| format!("{time:.2}")).collect();
         let last = match row.is_listing {
-            true => format!("R² {:.3}", linearity(&plan.pods, &row.times)),
+            true => format!("R² {:.3}", linearity(&plan.pods[..row.times.len()], &row.times)),
             false => format!("{:.2}", row.times[row.times.len() - 1] / row.times[0]),
         };
         line(row.call, row.server, &columns, &last);

@@ -2,7 +2,7 @@
 //! server that is killed and restarted under a running container.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::checks::Checks;
+use crate::dns::{DOMAIN, lookup};
 use crate::images::{BUSYBOX, HTTPD, NGINX};
 use crate::process::Background;
 use crate::server::Site;
@@ -341,7 +342,7 @@ fn short_life(files: &Files<'_>, pod: &str, pod_file: &str) -> Result<()> {
     site.run(["rm", &id]).map(drop)
 }
 
-fn until_exited(site: &Site, id: &str) -> Result<Value> {
+pub(crate) fn until_exited(site: &Site, id: &str) -> Result<Value> {
     until(PATIENCE, || {
         let status = site.json(["inspect", id])?["status"].clone();
         ensure!(status["state"] == "CONTAINER_EXITED", "{id} has not exited: {status}");
@@ -437,6 +438,12 @@ pub fn restart(site: &Site, server: Background, checks: &mut Checks) -> Result<O
             Ok(())
         });
     }
+    checks.check("names of pods are answered without the server", || {
+        let gateway: IpAddr = format!("10.{}.0.1", site.network()).parse()?;
+        let found = lookup(gateway, &format!("web.default.{DOMAIN}"))?;
+        ensure!(found.is_some(), "there is no such name");
+        Ok(())
+    });
     std::thread::sleep(Duration::from_secs(1));
     let Some(server) = checks.check("start again after kill -9", || site.serve()) else { return Ok(None) };
     checks.check("the container lives through it, and its log has no gap", || {

@@ -1,5 +1,6 @@
 //! `cellblock serve` with a directory, a prefix and pod networks that no other run on this machine uses.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +55,13 @@ impl Site {
         Ok(std::fs::write(self.config(), text)?)
     }
 
+    /// Configures names for pods, below this domain.
+    pub fn name_pods(&self, domain: &str) -> Result<()> {
+        let table = "[network]\n";
+        let text = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), text.replace(table, &format!("{table}names = {domain:?}\n")))?)
+    }
+
     /// The directory of all files.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -106,6 +114,13 @@ impl Site {
         let config = self.config();
         let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];
         Program::new(program, args).background(&self.dir.join("cellblock.log"))
+    }
+
+    /// A command of `cellblock`, with this server's configuration.
+    pub fn cellblock<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Program> {
+        let config = self.config().into_os_string();
+        let args = args.into_iter().map(OsString::from).chain(["--config".into(), config]);
+        Ok(Program::new(beside()?.join("cellblock"), args))
     }
 
     /// The program crictl.

@@ -176,12 +176,33 @@ fn parse_index(bytes: &[u8]) -> Result<Document, Error> {
             format!("{} entries are more than {INDEX_ENTRIES_MAX}", index.manifests().len()),
         ));
     }
-    let entry = |entry: &Descriptor| {
+    let versions: Versions = json::from_slice(bytes).map_err(|error| Error::invalid("index", error.to_string()))?;
+    let entry = |(entry, version): (&Descriptor, Versioned)| {
         // An empty or half a platform is none: that entry is the fall-back.
         let platform = entry.platform().as_ref().map(Platform::from).filter(Platform::is_whole);
+        let version = version.platform.and_then(|platform| platform.os_version);
+        let platform = platform.map(|platform| platform.in_version(version.as_deref()));
         Ok((blob(entry, MANIFEST_BYTES_MAX)?, platform))
     };
-    Ok(Document::Index(index.manifests().iter().map(entry).collect::<Result<_, Error>>()?))
+    let entries = index.manifests().iter().zip(versions.manifests).map(entry);
+    Ok(Document::Index(entries.collect::<Result<_, Error>>()?))
+}
+
+/// The versions of the systems in an index: oci-spec (0.10.0) looks for them by the key `os_version`.
+#[derive(Deserialize)]
+struct Versions {
+    manifests: Vec<Versioned>,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    platform: Option<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    #[serde(rename = "os.version")]
+    os_version: Option<String>,
 }
 
 fn parse_image(bytes: &[u8]) -> Result<Document, Error> {
@@ -246,6 +267,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<Config, Error> {
     let diff_ids: Vec<Digest> = whole.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<_, Error>>()?;
     let platform =
         Platform::new(&whole.os().to_string(), &whole.architecture().to_string(), whole.variant().as_deref());
+    let platform = platform.in_version(whole.os_version().as_deref());
     let config = whole.config().clone().unwrap_or_default();
     let volumes: BTreeSet<String> = config.volumes().clone().unwrap_or_default().into_iter().collect();
     let image = ImageConfig {
@@ -309,7 +331,7 @@ mod tests {
         let bare = descriptor("application/vnd.oci.image.manifest.v1+json", "n");
         let bytes = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry, bare]})).unwrap();
         let Document::Index(entries) = parse_manifest(&bytes).unwrap() else { panic!("not an index") };
-        assert_eq!(entries[0].1.as_ref().unwrap().to_string(), "freebsd/amd64");
+        assert_eq!(entries[0].1.as_ref().unwrap().to_string(), "freebsd(14.2)/amd64");
         assert_eq!(entries[1].1, None);
     }
 

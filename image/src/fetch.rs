@@ -14,8 +14,9 @@ use crate::pull::{Work, blocking};
 use crate::registry::{Piece, Wanted};
 use crate::{Error, Observer, Phase};
 
-/// Pieces of a download that wait for the disk: bounds the memory of a download.
-const PIECES_WAITING: usize = 16;
+/// Pieces of a download that wait for the disk: they bound its memory, since each has up to 400 KiB on a fast line. More wait in the
+/// sockets.
+const PIECES_WAITING: usize = 4;
 /// How often an observer is told of arriving bytes.
 const TELLING: Duration = Duration::from_millis(100);
 

@@ -13,12 +13,12 @@ use crate::blobs::Blobs;
 use crate::document::{Blob, CONFIG_BYTES_MAX, ImageConfig, configuration};
 use crate::hosts::Hosts;
 use crate::layers::Unpacker;
-use crate::locks::{Locks, hold};
+use crate::locks::{Locks, Pins, hold};
 use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
 use crate::registry::{Down, Slots};
-use crate::rootfs::{FsUsage, Rootfs, Snapshot};
+use crate::rootfs::{ChainId, Fits, FsUsage, Rootfs, Snapshot};
 use crate::settle::{Settler, recover};
 use crate::unsettled::Unsettled;
 use crate::{Credentials, Error, Observer, garbage, volume};
@@ -223,10 +223,18 @@ impl Images {
     /// # Errors
     /// [`Error::NotFound`] for the image; those of [`Rootfs::prepare`]. [`Images::discard`] removes the remains.
     pub fn prepare(&self, id: &ContainerId, image_id: &str) -> Result<PathBuf, Error> {
-        let image = self.record(image_id)?;
-        let pins = self.shared.locks.pin();
-        let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
+        let (chain, _pins) = self.unpacked(image_id)?;
         self.shared.rootfs.prepare(id, &chain)
+    }
+
+    /// The unpacked image itself as the root of a container that changes nothing in it, if the backend offers that and `fits` says so
+    /// of its directory; with None, [`Images::prepare`] makes a root. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// As [`Images::prepare`].
+    pub fn share(&self, id: &ContainerId, image_id: &str, fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
+        let (chain, _pins) = self.unpacked(image_id)?;
+        self.shared.rootfs.share(id, &chain, fits)
     }
 
     /// See [`Rootfs::keep_spares`]. Blocking.
@@ -251,9 +259,7 @@ impl Images {
     /// # Errors
     /// [`Error::NotFound`] for the image or the path in it, [`Error::Invalid`] for a path that leaves it.
     pub fn volume(&self, id: &ContainerId, image_id: &str, sub_path: &str) -> Result<PathBuf, Error> {
-        let image = self.record(image_id)?;
-        let pins = self.shared.locks.pin();
-        let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
+        let (chain, _pins) = self.unpacked(image_id)?;
         volume::resolve(&self.shared.rootfs.volume(id, &chain)?, Path::new(sub_path))
     }
 
@@ -346,9 +352,7 @@ impl Images {
     /// # Errors
     /// Those of [`Rootfs::limit`]; [`Error::NotFound`] for the image.
     pub fn limit(&self, id: &ContainerId, image_id: &str, bytes: u64) -> Result<(), Error> {
-        let image = self.record(image_id)?;
-        let pins = self.shared.locks.pin();
-        let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
+        let (chain, _pins) = self.unpacked(image_id)?;
         self.shared.rootfs.limit(id, &chain, bytes)
     }
 
@@ -380,6 +384,14 @@ impl Images {
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {
         self.shared.rootfs.needs()
+    }
+
+    /// The uppermost chain of an image, which is unpacked if it is missing. It stays as long as the pins.
+    fn unpacked(&self, image_id: &str) -> Result<(ChainId, Pins), Error> {
+        let image = self.record(image_id)?;
+        let pins = self.shared.locks.pin();
+        let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
+        Ok((chain, pins))
     }
 
     fn record(&self, name: &str) -> Result<ImageRecord, Error> {

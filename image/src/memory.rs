@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::sys;
+use host::memory;
 
 /// The delay after a pull or a removal: many at a time cost one round, which takes a few milliseconds.
 const DELAY: Duration = Duration::from_secs(1);
@@ -19,14 +19,14 @@ pub(crate) struct Memory {
 impl Memory {
     /// Gives back soon, on a thread.
     pub(crate) fn give_back_soon(self: &Arc<Self>) {
-        if !sys::KEEPS_MEMORY || self.due.swap(true, Ordering::Relaxed) {
+        if !memory::KEEPS_FREE || self.due.swap(true, Ordering::Relaxed) {
             return;
         }
-        let memory = Arc::clone(self);
+        let this = Arc::clone(self);
         let started = std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
             std::thread::sleep(DELAY);
-            memory.due.store(false, Ordering::Relaxed);
-            sys::give_back();
+            this.due.store(false, Ordering::Relaxed);
+            memory::give_back();
         });
         if started.is_err() {
             self.due.store(false, Ordering::Relaxed);

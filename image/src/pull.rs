@@ -186,17 +186,25 @@ async fn plan(work: &Arc<Work>, reference: &Reference) -> Result<Plan, Error> {
     let mut config =
         blocking(move || parse_config(&shared.blobs.read(&blob)?)).await.map_err(|error| of(reference, error))?;
     config.complete(&platform);
-    // Without an index only the configuration names the platform. containerd refuses such an image too: its programs would end
-    // with `Exec format error` at every start, and the pull is where that can still be explained.
-    if documents.len() == 1 && !wanted.iter().any(|wanted| wanted.runs(&config.platform)) {
-        let reason = format!("{}: {NO_OTHER}", mismatch(wanted, &[Some(config.platform)]));
-        return Err(Error::invalid(format!("image {reference}"), reason));
-    }
+    check_platform(reference, wanted, &config.platform, documents.len() == 1)?;
     if config.diff_ids.len() != layers.len() {
         let reason = format!("its manifest has {} layers, its configuration {}", layers.len(), config.diff_ids.len());
         return Err(Error::invalid(format!("image {reference}"), reason));
     }
     Ok(Plan { documents, config_blob, config, layers })
+}
+
+/// Refuses an image for another platform, and one that is too new for the kernel. Without an index (`alone`) only the configuration
+/// names the platform. containerd refuses such an image too: its programs would end with `Exec format error` at every start, and the
+/// pull is where that can still be explained.
+fn check_platform(reference: &Reference, wanted: &[Platform], of: &Platform, alone: bool) -> Result<(), Error> {
+    let runs = wanted.iter().any(|wanted| wanted.runs(of));
+    if wanted.iter().any(|wanted| wanted.accepts(of)) || !(runs || alone) {
+        return Ok(());
+    }
+    let offered = mismatch(wanted, &[Some(of.clone())]);
+    let reason = if runs { offered } else { format!("{offered}: {NO_OTHER}") };
+    Err(Error::invalid(format!("image {reference}"), reason))
 }
 
 /// Adds the image to the error of a malformed document.

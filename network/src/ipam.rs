@@ -236,10 +236,7 @@ pub fn gateway(network: &IpNetwork) -> IpNetwork {
 }
 
 /// Returns the pod networks and the former networks of these addresses.
-pub(crate) fn with_former<'a>(
-    networks: &[IpNetwork],
-    addresses: impl Iterator<Item = &'a IpNetwork>,
-) -> Vec<IpNetwork> {
+pub fn with_former<'a>(networks: &[IpNetwork], addresses: impl Iterator<Item = &'a IpNetwork>) -> Vec<IpNetwork> {
     let mut all = networks.to_vec();
     for address in addresses {
         if !all.iter().any(|network| network.contains(address.ip())) {
@@ -278,9 +275,15 @@ fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
+/// Returns a network without the host bits of its address.
+#[must_use]
+pub fn without_host_bits(network: &IpNetwork) -> IpNetwork {
+    with_prefix(network.network(), network.prefix())
+}
+
 /// Formats a network without the host bits of its address.
 pub(crate) fn plain(network: &IpNetwork) -> String {
-    with_prefix(network.network(), network.prefix()).to_string()
+    without_host_bits(network).to_string()
 }
 
 /// Joins an address and a prefix length.

@@ -5,7 +5,7 @@ mod containers;
 mod pods;
 mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -181,6 +181,7 @@ pub fn pod_spec() -> PodSpec {
         cgroup_parent: None,
         privileged: false,
         resources: Resources::default(),
+        jail: BTreeSet::new(),
     }
 }
 
@@ -199,6 +200,7 @@ pub fn container_spec(
         title: "suite/pod/container".to_owned(),
         rootfs,
         readonly_rootfs: false,
+        shared_rootfs: false,
         for_linux: false,
         process: Process {
             args: args.to_vec(),
@@ -217,6 +219,7 @@ pub fn container_spec(
         devices: Vec::new(),
         resources: Resources::default(),
         security: security(),
+        jail: BTreeMap::new(),
         stdin: false,
         stdin_once: false,
         log_path,

@@ -16,6 +16,7 @@ mod freebsd;
 #[allow(dead_code)]
 #[cfg(all(test, not(target_os = "freebsd")))]
 mod freebsd;
+pub mod jail;
 #[cfg(target_os = "linux")]
 mod linux;
 pub mod monitor;
@@ -25,7 +26,7 @@ mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub use details::{Details, DeviceUsage};
@@ -51,7 +52,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// The platforms whose images it can run, the preferred one first, as `os/architecture` in the OCI image specification's
-    /// names (`freebsd/amd64`). FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
+    /// names, or `os(version)/architecture` where images may be too new for the kernel (`freebsd(15.1-RELEASE-p1)/amd64`), as
+    /// containerd writes it. FreeBSD has `linux` only while the linuxulator is loaded; the configuration decides whether
     /// it is used.
     fn platforms(&self) -> Vec<String>;
 
@@ -73,6 +75,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Unsupported`] and [`Error::Invalid`], as [`Runtime::create_container`] gives them.
     fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
+
+    /// Whether the container can have a rootfs that others have too: its root is read-only, and the rootfs has the place of each
+    /// of its mounts and its working directory, so that nothing must be made in it. The sources of the mounts need not exist yet.
+    /// Only reads. Never on a backend that gives each container a cheap root of its own.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the pod; [`Error::Invalid`] for the rootfs or a destination.
+    fn can_share(&self, _spec: &ContainerSpec, _rootfs: &Path) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Creates the pod without its network. With `spare`, a pod made ahead by [`Runtime::create_spare`] becomes this pod and
     /// takes its names; if it cannot, the call fails and the spare stays. Idempotent: an existing pod is kept and its place

@@ -1,7 +1,7 @@
 //! The specs of pods, containers and executed processes, as plain data. They know neither CRI nor jails nor namespaces: a
 //! backend refuses a spec that it cannot honour with [`crate::Error::Unsupported`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -58,6 +58,9 @@ pub struct PodSpec {
     pub privileged: bool,
     /// The limits of all its containers together.
     pub resources: Resources,
+    /// The names of all jail parameters that its containers ask for (FreeBSD): a jail limits its children.
+    #[serde(default)]
+    pub jail: BTreeSet<String>,
 }
 
 impl PodSpec {
@@ -89,6 +92,9 @@ pub struct ContainerSpec {
     pub rootfs: PathBuf,
     /// Whether its root is read-only.
     pub readonly_rootfs: bool,
+    /// Whether other containers have the same rootfs: nothing is made in it. Only if [`crate::Runtime::can_share`] says so.
+    #[serde(default)]
+    pub shared_rootfs: bool,
     /// Whether its programs are Linux programs, which FreeBSD runs in the linuxulator.
     #[serde(default)]
     pub for_linux: bool,
@@ -104,6 +110,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Its rights.
     pub security: Security,
+    /// Parameters of its jail by name (`allow.mlock`, FreeBSD), over those that the backend chooses.
+    #[serde(default)]
+    pub jail: BTreeMap<String, String>,
     /// Whether its standard input stays open for attach.
     pub stdin: bool,
     /// Whether its standard input is closed for good once the first attached client hangs up.
@@ -265,6 +274,9 @@ pub struct Resources {
     pub hugepages: BTreeMap<String, u64>,
     /// cgroup v2 files by name (Linux).
     pub unified: BTreeMap<String, String>,
+    /// Other limits, by their resource in rctl(8) (FreeBSD): `readbps`.
+    #[serde(default)]
+    pub rctl: BTreeMap<String, u64>,
 }
 
 /// The rights of a container.

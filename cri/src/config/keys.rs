@@ -22,6 +22,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "missing_host_path",
         "create: a directory is made for a mount whose host path is missing, as containerd and CRI-O do and charts expect;\nrefuse: the container is refused, as the comments of the CRI have it.",
     ),
+    (
+        "",
+        "jail_parameters",
+        "Parameters of jail(8) that the annotations jail.cellblock/PARAMETER of any pod may set (FreeBSD), as in\n[\"allow.mlock\", \"osrelease\"]; docs/annotations.md has them all.",
+    ),
     ("image", "", "Images and root file systems."),
     (
         "image",
@@ -72,6 +77,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "network",
         "firewall",
         "What may come to a pod that it did not ask for, unless its annotation network.cellblock/firewall says otherwise:\nopen: everything; ports: connections to the ports that its containers declare; isolated: nothing.",
+    ),
+    (
+        "network",
+        "names",
+        "The domain of the pods' names, such as \"local.cellblock\": POD.NAMESPACE.local.cellblock, answered on port 53 of the\ngateways, which pods without a DNS configuration of their own ask. Empty: none.",
     ),
     ("streaming", "", "exec, attach and port-forward."),
     ("streaming", "address", "Where streams are served; port 0: any. Beyond loopback only with TLS."),

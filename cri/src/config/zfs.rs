@@ -1,6 +1,6 @@
 //! The values of the keys for ZFS, as zfsprops(7) has them. Pure.
 
-use super::{ConfigError, ImageConfig};
+use super::{ConfigError, ImageConfig, RootfsKind};
 
 /// The smallest and the largest `recordsize`, in bytes.
 const RECORDSIZE: std::ops::RangeInclusive<u64> = 512..=16 << 20;
@@ -29,8 +29,12 @@ pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
         ("image.zfs_recordsize", recordsize),
         ("image.zfs_refquota", refquota),
     ];
-    match set.into_iter().find(|(_, text)| !text.is_empty() && image.zfs_dataset.is_empty()) {
-        Some((key, text)) => value(key, format!("{text:?}, and image.zfs_dataset is empty")),
+    let elsewhere = match image.rootfs {
+        RootfsKind::Copy | RootfsKind::Overlay => true,
+        RootfsKind::Auto | RootfsKind::Zfs => image.zfs_dataset.is_empty(),
+    };
+    match set.into_iter().find(|(_, text)| elsewhere && !text.is_empty()) {
+        Some((key, text)) => value(key, format!("{text:?}, and roots are not on ZFS")),
         None => Ok(()),
     }
 }
@@ -79,7 +83,7 @@ mod tests {
             (with("", "", "0"), "image.zfs_refquota: \"0\""),
             (
                 ImageConfig { zfs_refquota: "1G".to_owned(), ..ImageConfig::default() },
-                "image.zfs_refquota: \"1G\", and image.zfs_dataset is empty",
+                "image.zfs_refquota: \"1G\", and roots are not on ZFS",
             ),
         ] {
             let error = check(&config).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exits;
+pub(crate) mod nameserver;
 pub(crate) mod needs;
 pub(crate) mod network;
 pub(crate) mod reconcile;

@@ -4,7 +4,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use host::ContainerId;
@@ -66,6 +66,7 @@ impl Wanted {
             pod_config: &pod.config,
             pod: &pod.spec,
             image: &image.config,
+            jail_parameters: &node.config.jail_parameters,
         })?;
         node.runtime.check_container(&draft.sketch())?;
         let volumes: Vec<Image> =
@@ -83,7 +84,7 @@ fn find_image(node: &Node, name: &str) -> Result<Image, Error> {
 }
 
 fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
-    let Wanted { id, pod, image, draft, volumes, .. } = &wanted;
+    let Wanted { id, pod, draft, volumes, .. } = &wanted;
     // The pod may have been stopped while this waited for its lock.
     if node.store.pod(&pod.id).is_none_or(|pod| pod.phase != PodPhase::Ready) {
         return Err(Error::State { what: format!("sandbox {} is not ready", pod.id.short()) });
@@ -92,13 +93,13 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     if node.config.missing_host_path == MissingHostPath::Create {
         wanted.config.mounts.iter().try_for_each(|mount| make_host_path(Path::new(&mount.host_path)))?;
     }
-    let rootfs = node.images.prepare(id, &image.id)?;
-    limit_root(node, &wanted)?;
+    let (rootfs, is_shared) = prepare_root(node, &wanted)?;
     let mounted = draft.volumes.iter().zip(volumes);
     let directories = mounted.map(|(volume, image)| node.images.volume(id, &image.id, &volume.sub_path));
     let declared = draft.declared.iter().map(|path| node.images.declared_volume(id, &rootfs, path));
     let (directories, declared) = (directories.collect::<Result<_, _>>()?, declared.collect::<Result<_, _>>()?);
-    let spec = draft.complete(rootfs, directories, declared);
+    let mut spec = draft.complete(rootfs, directories, declared);
+    spec.shared_rootfs = is_shared;
     make_log_directory(&spec)?;
     let identity = node.runtime.create_container(&spec)?;
     let created = node.store.change_container(id, |record| {
@@ -110,7 +111,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// Limits what the container writes into its root, where its pod or the configuration says so.
+/// Limits what the container writes into a root of its own, where its pod or the configuration says so.
 fn limit_root(node: &Node, wanted: &Wanted) -> Result<(), Error> {
     let name = wanted.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     let default = node.config.refquota();
@@ -118,6 +119,21 @@ fn limit_root(node: &Node, wanted: &Wanted) -> Result<(), Error> {
         Some(bytes) => Ok(node.images.limit(&wanted.id, &wanted.image.id, bytes)?),
         None => Ok(()),
     }
+}
+
+/// The container's root, and whether it is the unpacked image itself.
+fn prepare_root(node: &Node, wanted: &Wanted) -> Result<(PathBuf, bool), Error> {
+    let (id, image, sketch) = (&wanted.id, &wanted.image.id, wanted.draft.sketch());
+    if sketch.readonly_rootfs {
+        // With a root of its own, the container is refused for the same error, or not at all.
+        let fits = |directory: &Path| node.runtime.can_share(&sketch, directory).unwrap_or(false);
+        if let Some(shared) = node.images.share(id, image, &fits)? {
+            return Ok((shared, true));
+        }
+    }
+    let rootfs = node.images.prepare(id, image)?;
+    limit_root(node, wanted)?;
+    Ok((rootfs, false))
 }
 
 /// Makes the directory of a mount whose host path is missing: the CRI's comment wants an error, but containerd and CRI-O make it,

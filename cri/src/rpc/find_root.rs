@@ -20,6 +20,11 @@ fn answer(node: &Node, container: &ContainerRecord) -> Result<FindRootResponse, 
     let made =
         container.made.as_ref().ok_or_else(|| Error::State { what: format!("container {short} is not made") })?;
     let path = made.spec.rootfs.as_path();
+    if made.spec.shared_rootfs {
+        let what = format!("container {short} has no root of its own: its read-only root is the unpacked image in");
+        let why = "which other containers have too and nothing may change";
+        return Err(Error::State { what: format!("{what} {}, {why}", path.display()) });
+    }
     if is_empty(path) {
         let what = format!("the root of container {short} is not mounted on {}", path.display());
         return Err(Error::State { what: format!("{what}: the node was started again, or it was removed") });

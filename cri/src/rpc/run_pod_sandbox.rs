@@ -1,6 +1,7 @@
 //! RunPodSandbox: the flow that everything else hangs on. Translate the request, reserve the name, write the record with its
 //! addresses, and only then ask the kernel; [`create()`] removes what there is after an error.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use network::NetworkSpec;
@@ -92,10 +93,16 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
 /// Allocates the addresses and the spare of a new pod. They belong to its record from here on. Returns the name whose former
 /// addresses are not remembered any more, too.
 fn record(node: &Node, wanted: Wanted) -> Result<(PodRecord, Option<String>), Error> {
-    let translate::Pod { spec, network } = wanted.pod;
+    let translate::Pod { mut spec, network } = wanted.pod;
     let none = || Ok(Named { addresses: Vec::new(), forgotten: None });
     let Named { addresses, forgotten } =
         if network.host { none() } else { node.allocate(&wanted.address_name, &network.addresses) }?;
+    let domain = &node.config.network.names;
+    if !domain.is_empty() && !addresses.is_empty() && spec.resolv_conf.is_none() {
+        let namespace = wanted.config.metadata.as_ref().map_or("", |metadata| metadata.namespace.as_str());
+        let gateways: Vec<IpAddr> = addresses.iter().map(|address| network::ipam::gateway(address).ip()).collect();
+        spec.resolv_conf = Some(translate::resolv_conf_of_gateways(domain, namespace, &gateways));
+    }
     let spare = if spec.network == Scope::Pod { node.spares.take() } else { None };
     let record = PodRecord {
         id: spec.id.clone(),

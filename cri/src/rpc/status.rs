@@ -56,6 +56,16 @@ fn network_needs(node: &Node, found: &Found) -> Vec<Need> {
             remedy: Some("remove what stands in the way; the server tries again every few seconds".to_owned()),
         });
     }
+    if !node.config.network.names.is_empty() {
+        let nameless = node.nameless();
+        let remedy = "the server tries again; stop what else has port 53 of the gateways";
+        needs.push(Need {
+            name: "names of pods".to_owned(),
+            remedy: nameless.as_ref().map(|_| remedy.to_owned()),
+            found: nameless.unwrap_or_else(|| node.config.network.names.clone()),
+            required: false,
+        });
+    }
     let networks = node.pod_networks();
     let found = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let remedy = "set network.pod_cidrs in the configuration, or wait for kubelet to send the node's pod CIDR";

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::error::Error;
+use crate::lifecycle::nameserver;
 use crate::lifecycle::needs;
 use crate::lifecycle::network;
 use crate::lifecycle::reconcile;
@@ -124,6 +125,7 @@ impl Server {
             tokio::spawn(reconcile::run(node.clone())),
             tokio::spawn(network::run(node.clone())),
             tokio::spawn(needs::run(node.clone())),
+            tokio::spawn(nameserver::run(node.clone())),
         ];
         let ended = tokio::select! {
             () = &mut stop => None,
@@ -187,11 +189,15 @@ fn remove_spares(node: &Node) -> Result<(), Error> {
     failures.result(Error::several("cannot remove what was made ahead".to_owned()))
 }
 
-/// Removes the shared part of the network if no pod is left, so that a node that is given up keeps no trace.
+/// Removes the shared part of the network and the name server if no pod is left, so that a node that is given up keeps no trace.
 fn leave_network(node: &Node) {
-    if node.store.pods().is_empty()
-        && let Err(failed) = node.network.unconfigure()
-    {
+    if !node.store.pods().is_empty() {
+        return;
+    }
+    if let Err(failed) = nameserver::stop(node) {
+        warn!("{}", host::chain(&failed));
+    }
+    if let Err(failed) = node.network.unconfigure() {
         warn!("{}", host::chain(&failed));
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use host::Need;
 
 use crate::config::Config;
+use crate::state::node::NAMESERVER;
 
 pub(crate) const ROOT: u32 = 0o700;
 pub(crate) const STATE: u32 = 0o711;
@@ -25,7 +26,9 @@ pub(crate) const NETWORK: &str = "network";
 pub(crate) fn make(config: &Config) -> io::Result<()> {
     host::fs::make_directory(&config.root, ROOT)?;
     host::fs::make_directory(&config.state, STATE)?;
-    [RUNTIME, NETWORK].iter().try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
+    [RUNTIME, NETWORK, NAMESERVER]
+        .iter()
+        .try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
 }
 
 /// Makes missing directories, and closes the state directory and its entries. `locks::lock` closes the root directory.

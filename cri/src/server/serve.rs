@@ -38,6 +38,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let locks = locks::lock(&config, RUN.as_ref())?;
     directories::close_state(&config)
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;
+    host::memory::set_thresholds();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     // Inside the runtime, since sockets are registered with it. Nobody waits yet for what blocks here.

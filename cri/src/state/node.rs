@@ -26,6 +26,8 @@ use crate::state::subscribers::Subscribers;
 
 /// The file of the records, in the root directory.
 const RECORDS: &str = "records.redb";
+/// The name server's directory in the state directory.
+pub(crate) const NAMESERVER: &str = "nameserver";
 
 /// Whether a root directory has records.
 pub(crate) fn has_records(root: &Path) -> bool {
@@ -69,6 +71,10 @@ pub struct Node {
     /// What the backends need of the node.
     pub(crate) needs: Needs,
     network_repairs: Mutex<Repairs>,
+    /// Why pods' names are not answered; None: they are.
+    nameless: Mutex<Option<String>>,
+    /// Held while the name server is started or stopped; true: this server starts none any more.
+    pub(crate) nameserver_stopped: Mutex<bool>,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
     addresses: Mutex<Addresses>,
@@ -135,6 +141,8 @@ impl Node {
             samples: Samples::default(),
             needs: Needs::default(),
             network_repairs: Mutex::default(),
+            nameserver_stopped: Mutex::default(),
+            nameless: Mutex::new(Some("the name server does not run yet".to_owned())),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),
             config,
@@ -208,6 +216,15 @@ impl Node {
 
     pub(crate) fn network_repairs(&self) -> MutexGuard<'_, Repairs> {
         self.network_repairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why pods' names are not answered, if they are configured; None: they are.
+    pub(crate) fn nameless(&self) -> Option<String> {
+        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_nameless(&self, why: Option<String>) {
+        *self.nameless.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Allocates addresses for a pod of this name, one of each family.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use host::{ContainerId, PodId};
 use ipnetwork::IpNetwork;
+use tokio::sync::watch;
 
 use crate::error::{Error, RecordError};
 use crate::state::clock::now;
@@ -23,6 +24,8 @@ pub(crate) struct Store {
     memory: RwLock<Memory>,
     /// Held from reading the old record to writing the new one.
     writing: Mutex<()>,
+    /// Changes with every pod.
+    pods_changed: watch::Sender<()>,
 }
 
 /// Keyed by the text of the id, to find prefixes.
@@ -39,7 +42,12 @@ impl Store {
         let pods = loaded.pods.values().map(|pod| (pod.id.to_string(), Arc::new(pod.clone()))).collect();
         let mut memory = Memory { pods, ..Memory::default() };
         loaded.containers.values().for_each(|one| memory.put(one.clone()));
-        Self { disk, memory: RwLock::new(memory), writing: Mutex::new(()) }
+        Self { disk, memory: RwLock::new(memory), writing: Mutex::new(()), pods_changed: watch::Sender::default() }
+    }
+
+    /// Tells of every change of a pod.
+    pub(crate) fn pods_changed(&self) -> watch::Receiver<()> {
+        self.pods_changed.subscribe()
     }
 
     /// For spares and settings, which are not kept in memory.
@@ -129,7 +137,7 @@ impl Store {
         changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
         changes.extend(forgotten.map(Change::DeleteAddresses));
         self.disk.apply(&changes)?;
-        self.write().pods.insert(record.id.to_string(), Arc::new(record));
+        self.show(Arc::new(record));
         Ok(())
     }
 
@@ -151,7 +159,7 @@ impl Store {
         changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
         self.disk.apply(&changes)?;
         let record = Arc::new(record);
-        self.write().pods.insert(id.to_string(), record.clone());
+        self.show(record.clone());
         Ok(Some(record))
     }
 
@@ -166,7 +174,7 @@ impl Store {
             return (false, Ok(()));
         }
         let written = self.disk.apply(&[Change::PutPod(&record)]);
-        self.write().pods.insert(id.to_string(), Arc::new(record));
+        self.show(Arc::new(record));
         (true, written)
     }
 
@@ -179,6 +187,7 @@ impl Store {
             changes.extend(had.as_ref().map(|(name, had)| Change::PutAddresses(name, had)));
             self.disk.apply(&changes)?;
             self.write().pods.remove(id.as_str());
+            self.pods_changed.send_replace(());
         }
         Ok(())
     }
@@ -242,6 +251,11 @@ impl Store {
         let mut record = (*old).clone();
         change(&mut record);
         Some((old, Arc::new(record)))
+    }
+
+    fn show(&self, pod: Arc<PodRecord>) {
+        self.write().pods.insert(pod.id.to_string(), pod);
+        self.pods_changed.send_replace(());
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {

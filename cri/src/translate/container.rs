@@ -11,7 +11,7 @@ use runtime::spec::{ContainerSpec, MountSource, PidScope, PodSpec, Resources, Si
 use super::mounts::ImageVolume;
 
 use super::refusal::{Refusal, absolute, invalid, labels, name, required};
-use super::{mounts, process, resources, security, signal};
+use super::{annotations, jail, mounts, process, resources, security, signal};
 
 /// What a container's spec is made from.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) pod_config: &'a PodSandboxConfig,
     pub(crate) pod: &'a PodSpec,
     pub(crate) image: &'a ImageConfig,
+    /// The jail parameters that the configuration allows.
+    pub(crate) jail_parameters: &'a [String],
 }
 
 /// A container that does not exist yet: it has no root, and the images that it mounts have no directories.
@@ -71,19 +73,24 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     let (mut mounts, volumes) = mounts::mounts(&config.mounts)?;
     let declared = mounts::declared(&inputs.image.volumes, &config.mounts)?;
     mounts.extend(declared.iter().map(|path| mounts::of_declared(path)));
+    let annotations = &inputs.pod_config.annotations;
+    let container = config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+    let rctl = annotations::rctl(container, annotations)?;
     let spec = ContainerSpec {
         id: inputs.id.clone(),
         pod: inputs.pod.id.clone(),
         title: title(inputs),
         rootfs: PathBuf::new(),
         readonly_rootfs: context.readonly_rootfs,
+        shared_rootfs: false,
         for_linux: inputs.image.os == "linux",
         process: process::process(config, inputs.image, inputs.pod.hostname.as_deref(), &context)?,
         pid: pid(&context, inputs.pod)?,
         mounts,
         devices: mounts::devices(&config.devices)?,
-        resources: resources::resources("linux.resources", linux.resources.as_ref())?,
+        resources: Resources { rctl, ..resources::resources("linux.resources", linux.resources.as_ref())? },
         security: security::security(&context, inputs.pod.privileged)?,
+        jail: jail::of_container(container, annotations, inputs.jail_parameters)?,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         log_path: log_path(inputs.pod_config, config)?,
@@ -182,6 +189,7 @@ mod tests {
                 volumes: vec!["/data".to_owned(), "/mnt".to_owned()],
                 ..ImageConfig::default()
             },
+            jail_parameters: &[],
         })
     }
 

@@ -26,6 +26,14 @@ pub(super) fn resolv_conf(config: Option<&DnsConfig>) -> Result<Option<String>, 
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
+/// The resolv.conf of a pod without a DNS configuration, which asks the name server on its gateways. With two dots to be seen as
+/// whole, `POD.NAMESPACE` is looked for among the pods before it is asked of the world.
+pub(crate) fn resolv_conf_of_gateways(domain: &str, namespace: &str, gateways: &[IpAddr]) -> String {
+    let own = if nameserver::is_label(namespace) { format!("{namespace}.{domain} ") } else { String::new() };
+    let servers: String = gateways.iter().map(|gateway| format!("nameserver {gateway}\n")).collect();
+    format!("search {own}{domain}\n{servers}options ndots:2\n")
+}
+
 fn servers(config: &DnsConfig) -> Result<Vec<String>, Refusal> {
     let line = |server: &String| {
         // An IPv6 address may carry a zone: fe80::1%eth0.
@@ -42,7 +50,7 @@ fn servers(config: &DnsConfig) -> Result<Vec<String>, Refusal> {
 mod tests {
     use proto::v1::DnsConfig;
 
-    use super::resolv_conf;
+    use super::{resolv_conf, resolv_conf_of_gateways};
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -66,6 +74,19 @@ mod tests {
     fn without_a_configuration_the_host_decides() {
         assert_eq!(resolv_conf(None), Ok(None));
         assert_eq!(resolv_conf(Some(&DnsConfig::default())), Ok(None));
+    }
+
+    #[test]
+    fn the_gateways_are_asked_for_the_pods_of_the_namespace_first() {
+        let gateways = ["10.88.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(
+            resolv_conf_of_gateways("local.cellblock", "web", &gateways),
+            "search web.local.cellblock local.cellblock\nnameserver 10.88.0.1\nnameserver fd00::1\noptions ndots:2\n"
+        );
+        assert_eq!(
+            resolv_conf_of_gateways("pods", "", &gateways[..1]),
+            "search pods\nnameserver 10.88.0.1\noptions ndots:2\n"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod annotations;
 pub(crate) mod answer;
 mod container;
 mod dns;
+mod jail;
 mod mounts;
 mod network;
 mod pod;
@@ -17,4 +18,5 @@ mod signal;
 pub(crate) mod storage;
 
 pub(crate) use container::{Draft, Inputs, container, container_resources};
+pub(crate) use dns::resolv_conf_of_gateways;
 pub(crate) use pod::{Pod, pod, pod_resources};

@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::refusal::{Refusal, invalid};
 use crate::config::FirewallPolicy;
 
-/// Every annotation here begins with this.
-const PREFIX: &str = "network.cellblock/";
 /// The annotation for static addresses: at most one of each family, separated by a comma.
 pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
 /// The annotation for a pod without a default route and without translation: `none`.
@@ -40,10 +38,6 @@ pub(super) fn wish(
 ) -> Result<NetworkWish, Refusal> {
     // On the host's network a pod's port is the host's.
     let host_ports = if host { Vec::new() } else { host_ports(mappings)? };
-    let known = [ADDRESS_ANNOTATION, ROUTE_ANNOTATION, FIREWALL_ANNOTATION];
-    if let Some(key) = annotations.keys().find(|key| key.starts_with(PREFIX) && !known.contains(&key.as_str())) {
-        return Err(invalid(format!("annotations[{key}]"), format!("is none of {}", known.join(", "))));
-    }
     Ok(NetworkWish {
         host,
         addresses: addresses(annotations)?,
@@ -224,7 +218,6 @@ mod tests {
             (ADDRESS_ANNOTATION, "ten"),
             (ROUTE_ANNOTATION, "default"),
             (FIREWALL_ANNOTATION, "closed"),
-            ("network.cellblock/rout", "none"),
         ] {
             let refusal = wish(false, &annotation(key, value), &[]).unwrap_err().to_string();
             assert!(refusal.contains(key), "{refusal}");

@@ -6,7 +6,7 @@ use runtime::spec::{PodSpec, Resources, Scope};
 
 use super::network::{NetworkWish, wish};
 use super::refusal::{Refusal, absolute, invalid, labels, name, required};
-use super::{annotations, dns, resources, security, storage};
+use super::{annotations, dns, jail, resources, security};
 use crate::config::Config;
 use crate::state::names;
 
@@ -31,10 +31,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
     if config.windows.is_some() {
         return Err(invalid("windows", "this is no Windows node"));
     }
-    if config.linux.is_none() {
-        annotations::check(&config.annotations)?;
-    }
-    storage::check(&config.annotations)?;
+    annotations::check(&config.annotations, config.linux.is_some())?;
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();
     check_security(&context)?;
@@ -53,6 +50,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
             cgroup_parent: cgroup_parent(&linux.cgroup_parent)?,
             privileged: context.privileged,
             resources: pod_resources(&linux)?,
+            jail: jail::of_pod(&config.annotations, &server.jail_parameters)?,
         },
         network: wish(host_network, &config.annotations, &config.port_mappings, server.network.firewall)?,
     })

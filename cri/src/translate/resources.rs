@@ -39,6 +39,7 @@ pub(super) fn resources(prefix: &str, wanted: Option<&LinuxContainerResources>) 
         pids,
         hugepages: hugepages(wanted),
         unified,
+        rctl: BTreeMap::new(),
     })
 }
 

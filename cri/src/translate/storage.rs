@@ -3,32 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::annotations::bytes;
+use super::annotations::{bytes, get};
 use super::refusal::{Refusal, invalid};
 
-/// Every annotation here begins with this.
-const PREFIX: &str = "storage.cellblock/";
 /// What a container may write into its root (ZFS): bytes, or with Ki, Mi or Gi; with `.NAME` for one container.
 pub(crate) const REFQUOTA: &str = "storage.cellblock/refquota";
 /// What becomes of the snapshots of a container that is removed: `remove` or `keep` (ZFS).
 pub(crate) const SNAPSHOTS: &str = "storage.cellblock/snapshots";
-
-/// Refuses misspelt annotations and bad values, before the pod exists.
-pub(super) fn check(annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
-    for (key, value) in annotations.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
-        let name = key.strip_prefix(REFQUOTA);
-        if name.is_some_and(|name| name.is_empty() || (name.starts_with('.') && name.len() > 1)) {
-            bytes(key, value)?;
-        } else if key == SNAPSHOTS {
-            keep(value).ok_or_else(|| {
-                invalid(format!("annotations[{key}]"), format!("{value:?} is neither \"remove\" nor \"keep\""))
-            })?;
-        } else {
-            return Err(invalid(format!("annotations[{key}]"), format!("is none of {REFQUOTA}, {SNAPSHOTS}")));
-        }
-    }
-    Ok(())
-}
 
 /// The first annotation of a limit on a root.
 pub(crate) fn limit_annotation(annotations: &BTreeMap<String, String>) -> Option<&str> {
@@ -41,8 +22,7 @@ pub(crate) fn refquota(
     annotations: &BTreeMap<String, String>,
     default: Option<u64>,
 ) -> Result<Option<u64>, Refusal> {
-    let own = format!("{REFQUOTA}.{name}");
-    match annotations.get_key_value(&own).or_else(|| annotations.get_key_value(REFQUOTA)) {
+    match get(annotations, name, REFQUOTA) {
         Some((key, text)) => bytes(key, text).map(|bytes| u64::try_from(bytes).ok()),
         None => Ok(default),
     }
@@ -50,14 +30,18 @@ pub(crate) fn refquota(
 
 /// Whether the snapshots of removed containers are kept.
 pub(crate) fn keeps_snapshots(annotations: &BTreeMap<String, String>) -> bool {
-    annotations.get(SNAPSHOTS).and_then(|text| keep(text)).unwrap_or(false)
+    annotations.get(SNAPSHOTS).is_some_and(|text| keep(text).unwrap_or(false))
 }
 
-fn keep(text: &str) -> Option<bool> {
+/// Whether a value of [`SNAPSHOTS`] keeps them.
+pub(super) fn keep(text: &str) -> Result<bool, Refusal> {
     match text {
-        "remove" => Some(false),
-        "keep" => Some(true),
-        _ => None,
+        "remove" => Ok(false),
+        "keep" => Ok(true),
+        _ => {
+            let reason = format!("{text:?} is neither \"remove\" nor \"keep\"");
+            Err(invalid(format!("annotations[{SNAPSHOTS}]"), reason))
+        }
     }
 }
 
@@ -65,7 +49,8 @@ fn keep(text: &str) -> Option<bool> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{check, keeps_snapshots, limit_annotation, refquota};
+    use super::super::annotations::check;
+    use super::{keeps_snapshots, limit_annotation, refquota};
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -78,7 +63,7 @@ mod tests {
             ("storage.cellblock/refquota.db", "64Mi"),
             ("storage.cellblock/snapshots", "keep"),
         ]);
-        check(&all).unwrap();
+        check(&all, true).unwrap();
         assert_eq!(refquota("web", &all, Some(5)), Ok(Some(1 << 30)));
         assert_eq!(refquota("db", &all, Some(5)), Ok(Some(64 << 20)));
         assert!(keeps_snapshots(&all) && limit_annotation(&all) == Some("storage.cellblock/refquota"));
@@ -98,7 +83,7 @@ mod tests {
             ("storage.cellblock/snapshots", "yes", "\"yes\" is neither \"remove\" nor \"keep\""),
             ("storage.cellblock/snapshots.web", "keep", "is none of "),
         ] {
-            let refusal = check(&annotations(&[(key, value)])).unwrap_err().to_string();
+            let refusal = check(&annotations(&[(key, value)]), true).unwrap_err().to_string();
             assert!(refusal.starts_with(&format!("annotations[{key}]: {reason}")), "{refusal}");
         }
     }

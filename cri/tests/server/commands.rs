@@ -172,6 +172,15 @@ fn a_read_only_root_is_found_with_a_warning() {
     let security_context = Some(LinuxContainerSecurityContext { readonly_rootfs: true, ..Default::default() });
     let config = request.config.as_mut().unwrap();
     config.linux = Some(LinuxContainerConfig { security_context, ..LinuxContainerConfig::default() });
+    let mut shared = request.clone();
+    shared.config.as_mut().unwrap().metadata.as_mut().unwrap().name = "shared".to_owned();
+    server.run(client.create_container(shared)).unwrap();
+    let error = found(&world, "shared").unwrap_err();
+    assert!(error.contains("its read-only root is the unpacked image in /"), "{error}");
+    // With a mount point that must be made, the root is the container's own.
+    let config = request.config.as_mut().unwrap();
+    let host_path = world.state().to_string_lossy().into_owned();
+    config.mounts = vec![Mount { host_path, container_path: "/made".to_owned(), ..Mount::default() }];
     let id = server.run(client.create_container(request)).unwrap().into_inner().container_id;
     let (path, warning) = found(&world, "main").unwrap();
     assert_eq!(path, world.root(&id).display().to_string());

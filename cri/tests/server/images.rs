@@ -76,6 +76,69 @@ fn a_volume_that_is_a_file_is_refused_and_leaves_nothing() {
     assert!(!world.leftovers().iter().any(|left| left.starts_with("container")), "{:?}", world.leftovers());
 }
 
+/// Makes a root read-only.
+fn read_only(config: &mut ContainerConfig) {
+    let context = LinuxContainerSecurityContext { readonly_rootfs: true, ..Default::default() };
+    config.linux = Some(LinuxContainerConfig { security_context: Some(context), ..Default::default() });
+}
+
+#[test]
+fn a_read_only_root_that_has_every_place_is_the_unpacked_image() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mounted = |at: &str| {
+        let (host_path, container_path) = (world.state().to_string_lossy().into_owned(), at.to_owned());
+        Mount { host_path, container_path, ..Mount::default() }
+    };
+    let (id, spec) = server
+        .run(made(&server, &world, |config| {
+            read_only(config);
+            config.mounts = vec![mounted("/etc")];
+        }))
+        .unwrap();
+    let image = std::path::PathBuf::from(spec["rootfs"].as_str().unwrap());
+    assert!(spec["shared_rootfs"] == true && !world.root(&id).exists(), "{spec}");
+    assert_eq!(std::fs::read_to_string(image.join("etc/hello")).unwrap(), "hi\n");
+    let snapshot = proto::admin::SnapshotRequest { container_id: id.clone(), name: "a".to_owned() };
+    let refused = server.run(server.admin().snapshot(snapshot)).unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("whose read-only root is its image itself"), "{refused}");
+    server.run(server.client().start_container(StartContainerRequest { container_id: id.clone() })).unwrap();
+    let stats = ContainerStatsRequest { container_id: id.clone() };
+    let written =
+        server.run(server.client().container_stats(stats)).unwrap().into_inner().stats.unwrap().writable_layer;
+    let written = written.unwrap();
+    assert_eq!((written.used_bytes.unwrap().value, written.inodes_used.unwrap().value), (0, 0));
+    // The image goes, what the container runs on stays; also for the next server.
+    let spec = Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() });
+    let remove = RemoveImageRequest { image: spec };
+    server.run(ImageServiceClient::new(server.channel()).remove_image(remove)).unwrap();
+    server.kill();
+    let server = world.start();
+    assert!(image.join("etc/hello").exists());
+    server.run(server.client().remove_container(RemoveContainerRequest { container_id: id })).unwrap();
+    assert!(!image.exists(), "with its last user it goes");
+}
+
+#[test]
+fn a_root_that_lacks_a_place_or_is_written_to_is_its_containers_own() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let host_path = world.state().to_string_lossy().into_owned();
+    let mount = Mount { host_path, container_path: "/not/there".to_owned(), ..Mount::default() };
+    let lacking = |config: &mut ContainerConfig| {
+        read_only(config);
+        config.mounts = vec![mount];
+    };
+    let (lacking, _) = server.run(made(&server, &world, lacking)).unwrap();
+    assert!(world.root(&lacking).is_dir());
+    server.run(server.client().remove_container(RemoveContainerRequest { container_id: lacking })).unwrap();
+    let (written, spec) = server.run(made(&server, &world, |_| ())).unwrap();
+    assert!(world.root(&written).is_dir() && spec["shared_rootfs"] == false);
+}
+
 #[test]
 fn a_missing_host_path_is_made_or_refused_as_configured() {
     for policy in [cri::MissingHostPath::Create, cri::MissingHostPath::Refuse] {

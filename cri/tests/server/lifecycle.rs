@@ -298,6 +298,47 @@ fn a_pods_status_lists_its_newest_container_first() {
 }
 
 #[test]
+fn jail_parameters_that_are_configured_reach_the_containers() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let with = |pairs: &[(&str, &str)]| {
+            let mut request = run_pod("web");
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            request.config.as_mut().unwrap().annotations.extend(pairs);
+            request
+        };
+        for (key, value) in [
+            ("jail.cellblock/allow.vmm", "true"),
+            ("jail.cellblock/osrelease.main", ""),
+            ("org.freebsd.jail.allow.mlock", "yes"),
+            ("org.freebsd.jail.vnet", "new"),
+            ("resources.cellblock/nthr", "many"),
+        ] {
+            let refused = client.run_pod_sandbox(with(&[(key, value)])).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().starts_with(&format!("annotations[{key}]: ")), "{refused}");
+        }
+        let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+        assert!(pods.is_empty(), "nothing was made: {pods:?}");
+        let request = with(&[
+            ("jail.cellblock/osrelease.other", "14.3-RELEASE"),
+            ("org.freebsd.jail.allow.mlock", "true"),
+            ("resources.cellblock/writebps", "1Mi"),
+        ]);
+        let pod = client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+        let main = client.create_container(create(&world, &pod, "web", "main", &["forever"])).await.unwrap();
+        let id = main.into_inner().container_id;
+        let specs = world.kernel.specs();
+        let main = specs.iter().find(|spec| spec.id.as_str() == id).unwrap();
+        assert_eq!(main.jail, [("allow.mlock".to_owned(), "true".to_owned())].into());
+        assert_eq!(main.resources.rctl, [("writebps".to_owned(), 1 << 20)].into());
+    });
+}
+
+#[test]
 fn annotations_speak_for_a_kubelet_without_a_linux_section() {
     let world = World::new();
     let server = world.start();

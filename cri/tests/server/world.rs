@@ -97,6 +97,7 @@ impl World {
             spares: self.spares,
             runtime_handlers: vec!["other".to_owned()],
             missing_host_path: self.missing_host_path,
+            jail_parameters: ["allow.mlock", "osrelease"].map(str::to_owned).to_vec(),
             ..Config::default()
         };
         config.image.pinned = self.pinned.clone();

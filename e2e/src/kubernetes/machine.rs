@@ -92,9 +92,7 @@ impl Machine {
         for (path, value) in &self.settings {
             note(fs::write(path, value.trim()).with_context(|| format!("cannot restore {}", path.display())));
         }
-        for hierarchy in hierarchies()? {
-            note(remove_cgroup(&hierarchy.join(&self.cgroup)));
-        }
+        note(remove_cgroups(&self.cgroup));
         for directory in self.directories.iter().filter(|path| path.exists()) {
             note(fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display())));
         }
@@ -158,6 +156,11 @@ fn make_cgroup(hierarchy: &Path, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes the trees of cgroups of this name, of all controllers.
+pub(crate) fn remove_cgroups(name: &str) -> Result<()> {
+    hierarchies()?.iter().try_for_each(|hierarchy| remove_cgroup(&hierarchy.join(name)))
 }
 
 /// Removes a tree of cgroups; remaining processes are an error.

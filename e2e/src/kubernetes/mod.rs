@@ -6,7 +6,7 @@ mod certificates;
 mod cluster;
 mod kubectl;
 mod kubelet;
-mod machine;
+pub(crate) mod machine;
 pub mod mixed;
 mod plane;
 mod programs;

@@ -4,6 +4,7 @@
 
 mod images;
 mod mounts;
+mod names;
 mod namespaces;
 mod network;
 mod pod;
@@ -66,6 +67,7 @@ fn all() -> impl Iterator<Item = &'static Spec> {
         rights::SPECS,
         namespaces::SPECS,
         network::SPECS,
+        names::SPECS,
         mounts::SPECS,
         images::SPECS,
         process::SPECS,

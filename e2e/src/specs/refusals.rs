@@ -74,10 +74,19 @@ const POD_FIELDS: &[Case<PodSandboxConfig>] = &[
     ("namespace_options.network", |config| namespaces(config).set_network(NamespaceMode::Container)),
     ("namespace_options.ipc", |config| namespaces(config).set_ipc(NamespaceMode::Target)),
     ("userns_options", |config| namespaces(config).userns_options = Some(UserNamespace::default())),
+    ("annotations[jail.cellblock/allow.mlock]", |config| annotate(config, "jail.cellblock/allow.mlock", "true")),
+    ("annotations[jail.cellblock/path]", |config| annotate(config, "jail.cellblock/path", "/")),
+    ("annotations[resources.cellblock/readbps.main]", |config| {
+        annotate(config, "resources.cellblock/readbps.main", "fast");
+    }),
     ("no.such.parameter", |config| {
         config.linux.get_or_insert_default().sysctls = [("no.such.parameter".to_owned(), "1".to_owned())].into();
     }),
 ];
+
+fn annotate(config: &mut PodSandboxConfig, key: &str, value: &str) {
+    config.annotations.insert(key.to_owned(), value.to_owned());
+}
 
 fn label() -> SeLinuxOption {
     SeLinuxOption { level: "s0".to_owned(), ..SeLinuxOption::default() }

@@ -12,6 +12,7 @@ use crate::process::Program;
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "readonly_rootfs false: the root can be written", run: writable_root },
     Spec { name: "readonly_rootfs true: the root cannot be written", run: readonly_root },
+    Spec { name: "readonly_rootfs true: containers of one image, in which nothing must be made", run: readonly_roots },
     Spec { name: "privileged true: it may mount", run: privileged },
     Spec { name: "privileged false: it may not mount", run: not_privileged },
     Spec { name: "privileged in a pod that is not is refused", run: privileged_in_another_pod },
@@ -64,6 +65,20 @@ fn readonly_root(stage: &Stage<'_>) -> Result<()> {
     }
     // Mounts in a read-only root stay writable, and their mount points were made before.
     container.exec("echo x > /made/for/it/new").map(drop)
+}
+
+fn readonly_roots(stage: &Stage<'_>) -> Result<()> {
+    let pod = stage.pod()?;
+    let readonly = || pod.container(|config| security(config).readonly_rootfs = true);
+    let (one, other) = (readonly()?, readonly()?);
+    let writable = pod.container(|_| ())?;
+    writable.exec("echo x > /etc/new && echo x >> /etc/passwd")?;
+    for container in [&one, &other] {
+        container.fails("echo x > /etc/new")?;
+        container.fails("echo x >> /etc/passwd")?;
+        container.exec("test ! -e /etc/new && cat /etc/resolv.conf && echo x > /dev/null")?;
+    }
+    Ok(())
 }
 
 fn privileged_pod<'a>(stage: &'a Stage<'_>) -> Result<Pod<'a>> {

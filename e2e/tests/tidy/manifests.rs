@@ -4,17 +4,21 @@ use toml::{Table, Value};
 
 /// The allowed dependencies between our own crates: the table of the design. cri names host for the ids and places that the three
 /// boundaries share. testimage makes the images of the demo and of all tests; outside demo and e2e only tests may use it.
-const KNOWS: [(&str, &[&str]); 11] = [
+const KNOWS: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("host", &[]),
     ("runtime", &["host"]),
     ("network", &["host"]),
+    ("nameserver", &["host"]),
     ("testimage", &[]),
     ("image", &["host", "testimage"]),
     ("streaming", &["host", "runtime"]),
     ("demo", &["host", "proto", "testimage"]),
     ("monitor", &["network", "runtime"]),
-    ("cri", &["demo", "host", "image", "monitor", "network", "proto", "runtime", "streaming", "testimage"]),
+    (
+        "cri",
+        &["demo", "host", "image", "monitor", "nameserver", "network", "proto", "runtime", "streaming", "testimage"],
+    ),
     ("e2e", &["proto", "testimage"]),
 ];
 /// What brings a second TLS stack, or the C library of one.

@@ -25,7 +25,8 @@ const REMOVALS: [&str; 10] = [
 ];
 
 /// Crates that lie in the directory of another.
-const NESTED: [&str; 5] = ["cri/demo", "cri/monitor", "cri/streaming", "image/testimage", "runtime/host"];
+const NESTED: [&str; 6] =
+    ["cri/demo", "cri/monitor", "cri/streaming", "image/testimage", "network/nameserver", "runtime/host"];
 
 struct Source<'a> {
     path: &'a str,

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use host::ContainerId;
 
-use super::{ChainId, Rootfs};
+use super::{ChainId, FsUsage, Rootfs};
 use crate::{Digest, Error};
 
 /// Opens the backend again on the same state, as a restarted server does.
@@ -22,13 +22,14 @@ type Check = fn(Open<'_>);
 /// # Panics
 /// If a check fails.
 pub fn run(open: Open<'_>) {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("a chain is there when it is committed", committed),
         ("what was begun is begun anew", begun_anew),
         ("an upper layer changes what shows and not what is below", layered),
         ("a root is private and has every attribute", private),
         ("a root is made once and removed twice", repeated),
         ("a chain in use stays", in_use),
+        ("a chain that is a container's root stays and is not counted", shared),
         ("an image volume shows the chain", volume),
         ("what is not there is not found", missing),
     ];
@@ -204,6 +205,31 @@ fn in_use(open: Open<'_>) {
     conflict(&upper);
     done("discard", rootfs.discard(&ids[1]));
     remove(&*rootfs, &[&upper, &lower]);
+}
+
+fn shared(open: Open<'_>) {
+    let rootfs = open();
+    let image = make(&*rootfs, "a", None, |root| write(&root.join("f"), "x"));
+    let id = ContainerId::random();
+    assert_eq!(done("share", rootfs.share(&id, &image, &|_| false)), None);
+    assert!(inventory(&*rootfs).1.is_empty(), "nothing is made for a chain that does not fit");
+    let share = |rootfs: &dyn Rootfs| done("share", rootfs.share(&id, &image, &|root| root.join("f").exists()));
+    if let Some(root) = share(&*rootfs) {
+        let rootfs = open();
+        assert_eq!(share(&*rootfs), Some(root.clone()), "after a restart too");
+        assert_eq!(inventory(&*rootfs).1, std::slice::from_ref(&id));
+        assert_eq!(done("usage", rootfs.usage(&id)), FsUsage::default());
+        assert!(matches!(rootfs.remove_chain(&image), Err(Error::Conflict { .. })), "it is in use");
+        assert!(matches!(rootfs.snapshot(&id, "a"), Err(Error::Unsupported { .. })));
+        done("discard", rootfs.discard(&id));
+        assert!(root.join("f").exists(), "the chain is no container's to remove");
+    }
+    let own = done("prepare", rootfs.prepare(&id, &image));
+    assert_eq!(share(&*rootfs), None, "a container with a root keeps it");
+    write(&own.join("new"), "x");
+    assert!(done("usage", rootfs.usage(&id)).inodes > 0, "its own root is counted");
+    done("discard", rootfs.discard(&id));
+    remove(&*rootfs, &[&image]);
 }
 
 fn volume(open: Open<'_>) {

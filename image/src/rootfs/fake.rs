@@ -9,7 +9,9 @@ use host::fault::Faults;
 use host::{ContainerId, Need};
 
 use super::layout::remove;
-use super::{ChainId, Copy, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, tree};
+use super::{
+    ChainId, Copy, Fits, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, tree,
+};
 use crate::Error;
 
 /// Root file systems by copying, with fault injection.
@@ -76,6 +78,10 @@ impl Rootfs for Fake {
 
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
         self.call("rootfs prepare", |copy| copy.prepare(id, chain))
+    }
+
+    fn share(&self, id: &ContainerId, chain: &ChainId, fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
+        self.call("rootfs share", |copy| copy.share(id, chain, fits))
     }
 
     fn discard(&self, id: &ContainerId) -> Result<(), Error> {

@@ -33,6 +33,9 @@ pub(super) struct ContainerRecord {
     pub(super) volumes: Vec<ChainId>,
     /// Usage of the new root, in bytes and inodes.
     pub(super) made: (u64, u64),
+    /// Whether its root is the chain itself. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) shared: bool,
 }
 
 /// A backend's directory.
@@ -181,7 +184,8 @@ impl Layout {
     pub(super) fn note(&self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), Error> {
         let directory = self.container(id);
         fs::create_dir_all(&directory).map_err(Error::io(format!("cannot create {}", directory.display())))?;
-        let nothing = ContainerRecord { version: VERSION, chain: None, volumes: Vec::new(), made: (0, 0) };
+        let nothing =
+            ContainerRecord { version: VERSION, chain: None, volumes: Vec::new(), made: (0, 0), shared: false };
         let mut record = self.container_record(id)?.unwrap_or(nothing);
         change(&mut record);
         write(&directory.join("container.json"), &record)
@@ -232,4 +236,23 @@ fn write_unsynced(path: &Path, record: &impl Serialize) -> Result<(), Error> {
 fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
     let bytes = serde_json::to_vec(record).expect("a record has string keys only");
     host::fs::write_atomic(path, &bytes, MODE).map_err(Error::io(format!("cannot write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use host::ContainerId;
+
+    use super::Layout;
+
+    #[test]
+    fn the_record_of_an_earlier_server_shares_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::open(directory.path()).unwrap();
+        let id = ContainerId::random();
+        std::fs::create_dir(layout.container(&id)).unwrap();
+        let text = r#"{"version":1,"chain":null,"volumes":[],"made":[4096,3]}"#;
+        std::fs::write(layout.container(&id).join("container.json"), text).unwrap();
+        let record = layout.container_record(&id).unwrap().unwrap();
+        assert_eq!((record.made, record.shared), ((4096, 3), false));
+    }
 }

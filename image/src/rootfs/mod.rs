@@ -84,6 +84,9 @@ pub struct Unpacking {
     pub directory: PathBuf,
 }
 
+/// Whether a container can have a directory as its root that it shares with others.
+pub type Fits<'a> = &'a dyn Fn(&Path) -> bool;
+
 /// The root file systems. Every call blocks and is idempotent; names are computed from chain IDs and container ids.
 pub trait Rootfs: Send + Sync + 'static {
     /// `zfs`, `copy`, `overlay`, `fake`.
@@ -179,13 +182,23 @@ pub trait Rootfs: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The chain itself as the root of a container that changes nothing in it, if `fits` says so of its directory; with None,
+    /// [`Rootfs::prepare`] makes a root. [`Rootfs::discard`] forgets it, and the chain stays in use until then. Idempotent. Always
+    /// None where making a root copies nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the chain.
+    fn share(&self, _id: &ContainerId, _chain: &ChainId, _fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
+    }
+
     /// Unmounts and removes a container's root. Idempotent. A busy root is retried for a while, then deferred to a later call.
     ///
     /// # Errors
     /// The removal that failed.
     fn discard(&self, id: &ContainerId) -> Result<(), Error>;
 
-    /// Usage of the container's own writes.
+    /// Usage of the container's own writes; nothing if its root is the chain itself.
     ///
     /// # Errors
     /// [`Error::NotFound`].

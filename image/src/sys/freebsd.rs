@@ -75,13 +75,6 @@ pub(crate) fn boot() -> io::Result<String> {
     if done == 0 { Ok(hex::encode(&id[..length])) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether the allocator keeps freed memory until [`give_back`]: FreeBSD's gives it back by itself, ten seconds later (jemalloc(3),
-/// `opt.dirty_decay_ms`).
-pub(crate) const KEEPS_MEMORY: bool = false;
-
-/// Does nothing.
-pub(crate) fn give_back() {}
-
 /// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.

@@ -84,16 +84,6 @@ pub(crate) fn boot() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Whether the allocator keeps freed memory until [`give_back`]: glibc's does.
-pub(crate) const KEEPS_MEMORY: bool = cfg!(target_env = "gnu");
-
-/// Gives freed memory back to the system (malloc_trim(3)).
-pub(crate) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number.
-    let _given = unsafe { libc::malloc_trim(0) };
-}
-
 /// Closes every descriptor from this one on: the worker inherited them from the server.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the worker has opened nothing yet that it still needs.

@@ -10,33 +10,27 @@ mod forward;
 mod listen;
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ExitCode};
-use std::time::{Duration, Instant};
 
 use host::worker::Workers;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use host::worker::lone::{self, Lone, report};
 
 use crate::{Error, HostPort, NetworkSpec, Protocol, ports, state};
 pub(crate) use listen::probe;
 
 /// The worker's name.
 pub const WORKER: &str = "listen";
-/// Locked while the listener lives.
-const LOCK: &str = "listener.lock";
-/// The listener's process id, written under the lock.
-const PID: &str = "listener.pid";
+/// The name of its files.
+const FILES: &str = "listener";
 /// Printed once it listens.
 const READY: &str = "ready";
 /// Printed before the port when it is taken.
 const TAKEN: &str = "taken ";
 /// Printed before the reason when the host has exhausted a resource.
 const EXHAUSTED: &str = "exhausted ";
-/// The limit for a killed listener to end: the kernel only closes its sockets.
-const DEATH: Duration = Duration::from_secs(5);
 
 /// The addresses of the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,32 +134,13 @@ fn spawn(workers: &Workers, directory: &Path, reach: Reach) -> io::Result<(Child
 
 /// Whether the listener for a pod's directory lives.
 pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
-    let path = directory.join(LOCK);
-    if !path.exists() {
-        return Ok(false);
-    }
-    let lock = host::fs::Lock::take(&path).map_err(Error::failed(format!("cannot lock {}", path.display())))?;
-    Ok(lock.is_none())
+    let failed = Error::failed(format!("cannot look for the listener of {}", directory.display()));
+    Lone::new(directory, FILES).is_running().map_err(failed)
 }
 
 /// Kills the listener for a pod's directory and waits until its ports are free. Idempotent.
 pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error> {
-    let path = directory.join(PID);
-    let started = Instant::now();
-    while running(directory)? {
-        if started.elapsed() > DEATH {
-            return Err(Error::failed("cannot stop a listener")(format!("{} still lives", path.display())));
-        }
-        // The lock's holder wrote the process id after locking and is alive while the lock is held.
-        let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<i32>().ok());
-        if let Some(pid) = pid.filter(|pid| *pid > 1) {
-            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => (),
-                Err(error) => return Err(Error::failed(format!("cannot kill listener {pid}"))(error)),
-            }
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    Lone::new(directory, FILES).kill().map_err(Error::failed("cannot stop a listener"))?;
     let waited = worker.map_or(Ok(()), |mut worker| worker.wait().map(drop));
     waited.map_err(Error::failed("cannot wait for a listener"))
 }
@@ -179,8 +154,11 @@ pub fn main(args: &[OsString]) -> ExitCode {
     };
     match open(Path::new(directory), reach) {
         Ok((lock, sockets)) => {
-            print(READY, ExitCode::SUCCESS);
-            close_output();
+            report(READY);
+            // The server reads to the end of the output: a listener that cannot close it is of no use.
+            if lone::null().and_then(|null| lone::close_output(&null)).is_err() {
+                return ExitCode::FAILURE;
+            }
             let error = forward::serve(sockets);
             drop(lock);
             // Nobody reads this; the exit code shows that poll(2) failed.
@@ -207,9 +185,7 @@ impl<E: std::error::Error + 'static> From<E> for Refused {
 }
 
 fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::Listening>), Refused> {
-    let lock = host::fs::Lock::take(&directory.join(LOCK))?;
-    let lock = lock.ok_or_else(|| io::Error::other("another listener runs"))?;
-    std::fs::write(directory.join(PID), std::process::id().to_string())?;
+    let lock = Lone::new(directory, FILES).claim()?;
     // A new session: signals for the server or its terminal do not reach it.
     let _ = nix::unistd::setsid();
     let spec = state::load(directory)?.ok_or_else(|| io::Error::other("the spec is missing"))?;
@@ -227,16 +203,8 @@ fn open(directory: &Path, reach: Reach) -> Result<(host::fs::Lock, Vec<listen::L
 }
 
 fn print(text: &str, code: ExitCode) -> ExitCode {
-    // The reader may have gone; there is nowhere else to report.
-    let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
+    report(text);
     code
-}
-
-/// Closes the pipe, which the server reads to its end; later output goes to /dev/null.
-fn close_output() {
-    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-        let _ = nix::unistd::dup2_stdout(&null);
-    }
 }
 
 /// Fails if a process of the node has one of these ports.

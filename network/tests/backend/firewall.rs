@@ -8,7 +8,7 @@ use network::{Firewall, HostPort, Network, NetworkSpec};
 
 use crate::cases::in_world;
 use crate::platform::{OUTSIDE_NAME, place, serve};
-use crate::world::{NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port};
+use crate::world::{GATEWAY, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port};
 
 /// How long an answer may take, and how long none is waited for.
 const ARRIVAL: Duration = Duration::from_secs(5);
@@ -88,6 +88,14 @@ pub(crate) fn isolated() {
         let pod = attach(network, spec, Some(pod));
         assert!(!answers(SILENCE), "its state still lets it in");
         asks_for_itself(&pod, &other);
+        // The node's name server, on the gateways.
+        serve(None, 1005);
+        for (family, gateway) in GATEWAY.iter().enumerate() {
+            for protocol in [Tcp, Udp] {
+                let heard = call(Some(&pod.inside()), protocol, gateway, 1005);
+                assert_eq!(heard.as_deref(), Ok(&*pod.address(family)));
+            }
+        }
         let from_pod = other.inside();
         for family in 0..2 {
             for (from, protocol) in [(None, Tcp), (None, Udp), (Some(&*from_pod), Tcp), (Some(&*from_pod), Udp)] {

@@ -24,6 +24,13 @@ pub use id::{ContainerId, IdError, PodId, Prefix, SHORT_LENGTH, is_short};
 pub use need::Need;
 pub use place::Place;
 
+/// Major and minor number of a release of FreeBSD: of `15.1-RELEASE-p1` 15 and 1. By them a kernel is older than a userland or not.
+#[must_use]
+pub fn release_numbers(release: &str) -> Option<(u32, u32)> {
+    let (major, minor) = release.split('-').next()?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// An architecture's name in the OCI image specification (GOARCH), given any of its names: `x86_64` is `amd64`.
 #[must_use]
 pub fn oci_architecture(name: &str) -> &str {

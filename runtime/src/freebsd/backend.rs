@@ -83,7 +83,9 @@ impl Runtime for FreeBsd {
     fn platforms(&self) -> Vec<String> {
         let architecture = host::oci_architecture(std::env::consts::ARCH);
         let linux = kernel::runs_linux().then(|| format!("linux/{architecture}"));
-        std::iter::once(format!("freebsd/{architecture}")).chain(linux).collect()
+        let release = kernel::release();
+        let own = if release.is_empty() { "freebsd".to_owned() } else { format!("freebsd({release})") };
+        std::iter::once(format!("{own}/{architecture}")).chain(linux).collect()
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -96,11 +98,15 @@ impl Runtime for FreeBsd {
     }
 
     fn check_pod(&self, spec: &PodSpec) -> Result<(), Error> {
-        refuse::pod(spec)
+        refuse::pod(spec, &kernel::has_parameter)
     }
 
     fn check_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
         refuse::container(spec).map(drop)
+    }
+
+    fn can_share(&self, spec: &ContainerSpec, rootfs: &Path) -> Result<bool, Error> {
+        container::can_share(self, spec, rootfs)
     }
 
     fn create_pod(&self, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {

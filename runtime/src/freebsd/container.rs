@@ -79,10 +79,8 @@ fn fill(
     (record.login, record.home, record.release) = (login.name, login.home, release);
     record.ruleset =
         if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
-    let mut wanted = mount_plan::mounts(spec, &sources, record.ruleset, resolv_conf);
-    let links =
-        mount_plan::link_below_dev(&mut wanted, |name| Path::new("/dev").join(name).symlink_metadata().is_ok())?;
-    (record.root, record.tmpfs) = mount_all(&image, spec, &Mounting { wanted: &wanted, links: &links }, &directory)?;
+    let mounting = Mounting::plan(spec, &sources, record.ruleset, resolv_conf)?;
+    (record.root, record.tmpfs) = mount_all(&image, spec, &mounting, &directory)?;
     record.tmpfs.extend(memory_volumes(&sources));
     cover(backend, spec, &Root::open(&record.root)?)?;
     record::write_limits(&directory, limits)?;
@@ -104,8 +102,8 @@ pub(super) fn describe(backend: &FreeBsd, id: &ContainerId) -> Result<serde_json
     let record = ContainerRecord::read(&directory)?;
     let record = record.ok_or_else(|| Error::not_found(format!("container {id}")))?;
     let spec = read_spec(&directory)?;
-    let rights = Rights::of(&spec.security)?;
-    let set = params::container(&record, &spec.title, &rights, &kernel::has_parameter);
+    let rights = Rights::of_container(&spec)?;
+    let set = params::container(&record, &spec, &rights, &kernel::has_parameter);
     Ok(serde_json::json!({ "jail": params::document(&set) }))
 }
 
@@ -131,9 +129,42 @@ fn sources(spec: &ContainerSpec) -> Result<Vec<Source>, Error> {
 }
 
 /// The planned mounts, and the names of the links in /dev to some of them.
-struct Mounting<'a> {
-    wanted: &'a [PlannedMount],
-    links: &'a BTreeSet<String>,
+struct Mounting {
+    wanted: Vec<PlannedMount>,
+    links: BTreeSet<String>,
+    /// Whether the working directory is in a mount, which may lack it.
+    cwd: bool,
+}
+
+impl Mounting {
+    fn plan(spec: &ContainerSpec, sources: &[Source], ruleset: u16, resolv_conf: Option<&Path>) -> Result<Self, Error> {
+        let mut wanted = mount_plan::mounts(spec, sources, ruleset, resolv_conf);
+        let in_devfs = |name: &str| Path::new("/dev").join(name).symlink_metadata().is_ok();
+        let links = mount_plan::link_below_dev(&mut wanted, in_devfs)?;
+        let cwd = wanted.iter().any(|mount| spec.process.cwd.starts_with(&mount.destination));
+        Ok(Self { wanted, links, cwd })
+    }
+
+    /// Finds the mount points and the working directory in a root, or makes them.
+    fn find_places(&self, root: &Root, spec: &ContainerSpec, make: bool) -> Result<(), Error> {
+        for (at, mount) in self.wanted.iter().enumerate() {
+            root.find_place(mount, &self.wanted[..at], make)?;
+        }
+        if self.cwd { Ok(()) } else { find_cwd(root, spec, make) }
+    }
+}
+
+/// Whether the container lacks nothing in a rootfs that it may not change.
+pub(super) fn can_share(backend: &FreeBsd, spec: &ContainerSpec, rootfs: &Path) -> Result<bool, Error> {
+    if !spec.readonly_rootfs {
+        return Ok(false);
+    }
+    let pod = pod::find_whole(backend, &spec.pod)?;
+    // Places do not depend on sources.
+    let sources = vec![Source::Tmpfs(None); spec.mounts.len()];
+    let mounting = Mounting::plan(spec, &sources, 0, pod::resolv_conf(backend, &pod).as_deref())?;
+    // Whatever is wrong with a destination, the creation of the container tells.
+    Ok(mounting.find_places(&Root::open(rootfs)?, spec, false).is_ok())
 }
 
 /// The memory-backed volumes of kubelet among the sources: tmpfs file systems that belong to one pod.
@@ -146,22 +177,15 @@ fn memory_volumes(sources: &[Source]) -> impl Iterator<Item = PathBuf> {
     sources.iter().filter_map(from).filter(of_kubelet).filter(|path| mount::used_of_tmpfs(path).is_some())
 }
 
-/// Makes all mount points, then mounts. The container's root is its rootfs, or a read-only mount of it. Also returns the mount
-/// points of tmpfs.
+/// Makes all mount points (a shared rootfs has them), then mounts. The container's root is its rootfs, or a read-only mount of it.
+/// Also returns the mount points of tmpfs.
 fn mount_all(
     image: &Root,
     spec: &ContainerSpec,
-    mounting: &Mounting<'_>,
+    mounting: &Mounting,
     directory: &Path,
 ) -> Result<(PathBuf, Vec<PathBuf>), Error> {
-    let wanted = mounting.wanted;
-    for (at, mount) in wanted.iter().enumerate() {
-        image.make_place(mount, &wanted[..at])?;
-    }
-    let in_a_mount = wanted.iter().any(|mount| spec.process.cwd.starts_with(&mount.destination));
-    if !in_a_mount {
-        make_cwd(image, spec)?;
-    }
+    mounting.find_places(image, spec, !spec.shared_rootfs)?;
     let root = if spec.readonly_rootfs {
         let on = directory.join(READONLY_ROOT);
         let failed = || format!("cannot mount the read-only root {}", on.display());
@@ -175,7 +199,7 @@ fn mount_all(
         Root::open(&image.path)?
     };
     let mut tmpfs = Vec::new();
-    for mount in wanted {
+    for mount in &mounting.wanted {
         let on = root.mount(mount)?;
         if matches!(mount.source, Source::Tmpfs(_)) {
             tmpfs.push(on);
@@ -184,16 +208,16 @@ fn mount_all(
             mounting.links.iter().try_for_each(|name| mounts::link_in_dev(&root, name, &mount_plan::linked(name)))?;
         }
     }
-    if in_a_mount {
-        make_cwd(&root, spec)?;
+    if mounting.cwd {
+        find_cwd(&root, spec, true)?;
     }
     Ok((root.path, tmpfs))
 }
 
-fn make_cwd(root: &Root, spec: &ContainerSpec) -> Result<(), Error> {
+fn find_cwd(root: &Root, spec: &ContainerSpec, make: bool) -> Result<(), Error> {
     let cwd = &spec.process.cwd;
-    let made = resolve(root.descriptor(), cwd, Some(Kind::Directory));
-    made.map(drop).map_err(|error| Error::of_value("process.cwd", cwd.display(), error))
+    let found = resolve(root.descriptor(), cwd, make.then_some(Kind::Directory));
+    found.map(drop).map_err(|error| Error::of_value("process.cwd", cwd.display(), error))
 }
 
 /// Masks paths, which then read as empty, and makes paths read-only, as far as the image has them.
@@ -238,7 +262,8 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     if let Some(jail) = record.map(|record| record.jail).or(jail) {
         failures.keep(jails::remove_rules(&jail));
     }
-    let rootfs = spec.and_then(|spec| spec.rootfs.canonicalize().ok());
+    // A shared rootfs has no mounts of ours in it: they are in the read-only mount of it.
+    let rootfs = spec.filter(|spec| !spec.shared_rootfs).and_then(|spec| spec.rootfs.canonicalize().ok());
     failures.keep(mounts::unmount_all(|on| belongs(on, rootfs.as_deref(), &directory, id)));
     if failures.is_empty() {
         failures.keep(rulesets::remove(&directory));

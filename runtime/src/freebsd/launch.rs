@@ -59,10 +59,10 @@ impl JailLauncher {
     /// container has the name, and the server starts it once.
     fn make_jail(&self) -> Result<jail::Jail, Error> {
         jails::end(&self.record.jail)?;
-        let rights = Rights::of(&self.spec.security)?;
+        let rights = Rights::of_container(&self.spec)?;
         self.raise_pod(&rights)?;
         let name = &self.record.jail;
-        let wanted = params::container(&self.record, &self.spec.title, &rights, &kernel::has_parameter);
+        let wanted = params::container(&self.record, &self.spec, &rights, &kernel::has_parameter);
         let made = jail::create(&wanted).map_err(Error::failed(format!("cannot create jail {name}")))?;
         let limits = enforce::wanted(&self.directory, &self.spec)?;
         match enforce::apply(name, made.jid, &limits) {

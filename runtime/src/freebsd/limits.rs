@@ -2,7 +2,7 @@
 //! the pod's jail count its children but do not limit them. Memory has no rule: rctl kills one process only, so the monitor
 //! reads the sum and kills the whole container ([`super::launch`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,17 @@ const DOMAIN_LIMIT: usize = 256;
 /// The file of a cgroup by which an overrun kills all of it. kubelet asks for it where it takes the node for one with cgroups v2.
 const OOM_GROUP: &str = "memory.oom.group";
 
+/// The resources that can be limited by name, and what the kernel does at the limit (rctl(8)): it slows the file systems' rates
+/// down, and refuses another open file or thread.
+const RCTL: [(&str, &str); 6] = [
+    ("readbps", "throttle"),
+    ("writebps", "throttle"),
+    ("readiops", "throttle"),
+    ("writeiops", "throttle"),
+    ("openfiles", "deny"),
+    ("nthr", "deny"),
+];
+
 /// The enforced limits of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limits {
@@ -32,6 +43,9 @@ pub(super) struct Limits {
     /// The memory domains that it takes memory from. An earlier server wrote none.
     #[serde(default)]
     pub(super) domains: Option<BTreeSet<usize>>,
+    /// Amounts of other resources of [`RCTL`]. An earlier server wrote none.
+    #[serde(default)]
+    pub(super) rctl: BTreeMap<String, u64>,
 }
 
 /// What a container may have at most of what the kernel has once for the whole node, so that none can take it all.
@@ -59,6 +73,9 @@ impl Limits {
         if let Some((name, value)) = other {
             return unsupported(&format!("resources.unified: {name}={value}"));
         }
+        if let Some(name) = resources.rctl.keys().find(|name| RCTL.iter().all(|(known, _)| known != name)) {
+            return unsupported(&format!("resources.rctl: {name}"));
+        }
         let list = |field: &str, text: &str, limit: usize| {
             if text.is_empty() { Ok(None) } else { numbers(field, text, limit).map(Some) }
         };
@@ -68,6 +85,7 @@ impl Limits {
             processes: resources.pids.filter(|count| (1..u64::MAX).contains(count)),
             cpus: list("resources.cpuset_cpus", &resources.cpuset_cpus, CPU_LIMIT)?,
             domains: list("resources.cpuset_mems", &resources.cpuset_mems, DOMAIN_LIMIT)?,
+            rctl: resources.rctl.clone(),
         })
     }
 
@@ -83,6 +101,7 @@ impl Limits {
         }
         self.cpus = new.cpus.or(self.cpus.take());
         self.domains = new.domains.or(self.domains.take());
+        self.rctl.extend(new.rctl);
         Ok(())
     }
 
@@ -96,16 +115,26 @@ impl Limits {
             processes: lower(self.processes, pod.processes),
             cpus: self.cpus.clone(),
             domains: self.domains.clone(),
+            rctl: self.rctl.clone(),
         }
     }
 
     /// The rules for a jail, for rctl_add_rule(2). `deny` on pcpu slows processes down; on the others it refuses another one.
     pub(super) fn rules(&self, jail: &str, bounds: Bounds) -> Vec<String> {
-        let rule = |resource: &str, amount: u64| format!("jail:{jail}:{resource}:deny={amount}");
-        let cpu = self.cpu_percent.map(|percent| rule("pcpu", percent));
-        let processes = self.processes.map_or(bounds.processes, |count| count.min(bounds.processes));
-        let always = [("maxproc", processes), ("nthr", bounds.threads), ("openfiles", bounds.files)];
-        cpu.into_iter().chain(always.into_iter().map(|(resource, amount)| rule(resource, amount))).collect()
+        let rule = |resource: &str, action: &str, amount: u64| format!("jail:{jail}:{resource}:{action}={amount}");
+        let cpu = self.cpu_percent.map(|percent| rule("pcpu", "deny", percent));
+        let bounded = |own: Option<u64>, bound: u64| own.map_or(bound, |count| count.min(bound));
+        let processes = rule("maxproc", "deny", bounded(self.processes, bounds.processes));
+        let others = RCTL.iter().filter_map(|(resource, action)| {
+            let own = self.rctl.get(*resource).copied();
+            let amount = match *resource {
+                "nthr" => Some(bounded(own, bounds.threads)),
+                "openfiles" => Some(bounded(own, bounds.files)),
+                _ => own,
+            };
+            amount.map(|amount| rule(resource, action, amount))
+        });
+        cpu.into_iter().chain([processes]).chain(others).collect()
     }
 }
 
@@ -170,8 +199,16 @@ mod tests {
         assert_eq!(limits.memory, Some(1 << 20));
         let bounds = Bounds { processes: 5000, threads: 6000, files: 7000 };
         let rules = |limits: &Limits| limits.rules("cb1.c2", bounds).join(" ").replace("jail:cb1.c2:", "");
-        assert_eq!(rules(&limits), "pcpu:deny=50 maxproc:deny=10 nthr:deny=6000 openfiles:deny=7000");
-        assert_eq!(rules(&Limits::default()), "maxproc:deny=5000 nthr:deny=6000 openfiles:deny=7000");
+        assert_eq!(rules(&limits), "pcpu:deny=50 maxproc:deny=10 openfiles:deny=7000 nthr:deny=6000");
+        assert_eq!(rules(&Limits::default()), "maxproc:deny=5000 openfiles:deny=7000 nthr:deny=6000");
+        let rctl = [("readbps", 1 << 20), ("writeiops", 9), ("openfiles", 64), ("nthr", 9999)];
+        let rctl = rctl.map(|(name, amount)| (name.to_owned(), amount)).into();
+        let mut named = Limits::of(&Resources { rctl, ..Resources::default() }).unwrap();
+        named.update(&resources).unwrap();
+        assert_eq!(
+            rules(&named.within(&limits)),
+            "pcpu:deny=50 maxproc:deny=10 readbps:throttle=1048576 writeiops:throttle=9 openfiles:deny=64 nthr:deny=6000"
+        );
         assert_eq!(Limits::of(&Resources::default()).unwrap(), Limits::default());
     }
 
@@ -208,7 +245,8 @@ mod tests {
             ..Resources::default()
         };
         let pages = Resources { hugepages: [("2MB".to_owned(), 2 << 20)].into(), ..Resources::default() };
-        for resources in [file("memory.high", "1"), file("memory.oom.group", "0"), pages] {
+        let rctl = Resources { rctl: [("wallclock".to_owned(), 1)].into(), ..Resources::default() };
+        for resources in [file("memory.high", "1"), file("memory.oom.group", "0"), pages, rctl] {
             assert!(matches!(Limits::of(&resources), Err(Error::Unsupported { .. })), "{resources:?}");
         }
         let none = Resources { hugepages: [("2MB".to_owned(), 0)].into(), ..Resources::default() };

@@ -12,6 +12,7 @@ mod patches;
 mod rc_conf;
 mod record;
 mod refuse;
+mod requested;
 mod rights;
 mod sysctls;
 mod userland;

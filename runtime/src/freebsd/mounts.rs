@@ -51,15 +51,16 @@ impl Root {
         &self.opened
     }
 
-    /// Makes a mount point, unless an earlier mount of the list will lie over it.
+    /// Finds a mount point or makes it, unless an earlier mount of the list will lie over it.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the destination.
-    pub(super) fn make_place(&self, wanted: &PlannedMount, earlier: &[PlannedMount]) -> Result<(), Error> {
+    pub(super) fn find_place(&self, wanted: &PlannedMount, earlier: &[PlannedMount], make: bool) -> Result<(), Error> {
         if earlier.iter().any(|other| wanted.place.starts_with(&other.place)) {
             return Ok(());
         }
-        resolve(&self.opened, &wanted.place, Some(wanted.source.kind())).map(drop).map_err(misplaced(wanted))
+        let kind = make.then(|| wanted.source.kind());
+        resolve(&self.opened, &wanted.place, kind).map(drop).map_err(misplaced(wanted))
     }
 
     /// Mounts, checks the place of the mount, and returns it, as the host names it.

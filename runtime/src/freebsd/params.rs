@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::record::ContainerRecord;
+use super::requested;
 use super::rights::Rights;
 use super::userland::Release;
-use crate::spec::{PodSpec, Scope};
+use crate::spec::{ContainerSpec, PodSpec, Scope};
 
 /// The jail gets a new one (JAIL_SYS_NEW in sys/jail.h).
 pub(super) const NEW: i32 = 1;
@@ -72,8 +73,14 @@ pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&
         None => params.push(number("host", INHERIT)),
     }
     params.extend(changeable(spec.ipc, kernel_has));
+    params.extend(extra(spec));
     params.extend(title(&spec.title, kernel_has));
     params
+}
+
+/// What a pod's jail allows beyond [`Rights::of_pod`], since its containers ask for it.
+fn extra(spec: &PodSpec) -> impl Iterator<Item = (String, Value)> {
+    spec.jail.iter().filter(|name| requested::is_extra(name)).map(flag)
 }
 
 /// The jail of a spare: everything that can be changed later has a value that its pod changes.
@@ -89,6 +96,7 @@ pub(super) fn spare_to_pod(name: &str, spec: &PodSpec, kernel_has: &dyn Fn(&str)
     let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod)?;
     let mut params = vec![text("name", name), text("host.hostname", hostname)];
     params.extend(SYSV.map(|kind| number(kind, shared(spec.ipc))));
+    params.extend(extra(spec));
     params.extend(title(&spec.title, kernel_has));
     Some(params)
 }
@@ -124,20 +132,22 @@ fn changeable(ipc: Scope, kernel_has: &dyn Fn(&str) -> bool) -> Params {
         number("devfs_ruleset", 0),
         number("securelevel", -1),
     ]);
-    params.extend(allow(&Rights::of_pod().allow, kernel_has));
+    params.extend(pod_rights(kernel_has));
     params
 }
 
 /// The rights of a pod's jail for containers that may mount: the parameter of a file system appears with its module, which may
-/// have been loaded after the pod was created.
+/// have been loaded after the pod was created. Takes nothing away that one of its containers asked for.
 pub(super) fn pod_rights(kernel_has: &dyn Fn(&str) -> bool) -> Params {
-    allow(&Rights::of_pod().allow, kernel_has)
+    let all = Rights::of_pod().allow.into_iter().map(|name| format!("allow.{name}"));
+    all.filter(|name| kernel_has(name)).map(flag).collect()
 }
 
 /// The jail of a container, always explicit: a child inherits nothing by itself, but the kernel's release.
+/// The spec's own parameters come last; `rights` have its `allow.*` already.
 pub(super) fn container(
     record: &ContainerRecord,
-    name: &str,
+    spec: &ContainerSpec,
     rights: &Rights,
     kernel_has: &dyn Fn(&str) -> bool,
 ) -> Params {
@@ -157,11 +167,12 @@ pub(super) fn container(
     ];
     params.extend(SYSV.map(|kind| number(kind, INHERIT)));
     if let Some(Release { name, date }) = &record.release {
-        params.push(text("osrelease", name));
-        params.extend(date.map(|date| number("osreldate", date)));
+        let image = [Some(text("osrelease", name)), date.map(|date| number("osreldate", date))];
+        params.extend(image.into_iter().flatten().filter(|(name, _)| !spec.jail.contains_key(name)));
     }
+    params.extend(requested::params(&spec.jail));
     params.extend(allow(&rights.allow, kernel_has));
-    params.extend(title(name, kernel_has));
+    params.extend(title(&spec.title, kernel_has));
     params
 }
 
@@ -177,16 +188,17 @@ pub(super) fn document(params: &Params) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
     use host::PodId;
 
     use super::{INHERIT, NEW, Params, Value, container, document, pod, spare, spare_to_pod};
+    use crate::freebsd::mount_plan::example;
     use crate::freebsd::record::ContainerRecord;
     use crate::freebsd::rights::Rights;
     use crate::freebsd::userland::Release;
-    use crate::spec::{Identity, PidScope, PodSpec, Resources, Scope};
+    use crate::spec::{ContainerSpec, Identity, PidScope, PodSpec, Resources, Scope};
 
     fn spec() -> PodSpec {
         PodSpec {
@@ -201,6 +213,7 @@ mod tests {
             cgroup_parent: None,
             privileged: false,
             resources: Resources::default(),
+            jail: BTreeSet::new(),
         }
     }
 
@@ -264,7 +277,8 @@ mod tests {
         let identity = Identity { uid: 0, gid: 0, groups: Vec::new() };
         let mut record = ContainerRecord::new("cb1.c2".to_owned(), "cb1".to_owned(), "/r".into(), identity);
         record.ruleset = 77;
-        let params = container(&record, "default/web-0/main", &rights, &|_| true);
+        let mut spec = ContainerSpec { title: "default/web-0/main".to_owned(), ..example() };
+        let params = container(&record, &spec, &rights, &|_| true);
         for name in ["ip4", "ip6", "host", "sysvshm"] {
             assert_eq!(get(&params, name), Some(&Value::Number(INHERIT)), "{name}");
         }
@@ -277,10 +291,33 @@ mod tests {
             assert_eq!(get(&params, name), None, "{name}");
         }
         record.release = Some(Release { name: "14.3-RELEASE".to_owned(), date: Some(1_403_000) });
-        let params = container(&record, "", &rights, &|_| true);
+        spec.title = String::new();
+        let params = container(&record, &spec, &rights, &|_| true);
         assert_eq!(get(&params, "meta.cellblock"), None);
         assert_eq!(get(&params, "osrelease"), Some(&Value::Text("14.3-RELEASE".to_owned())));
         assert_eq!(get(&params, "osreldate"), Some(&Value::Number(1_403_000)));
+        let wanted = [("osrelease", "13.5-RELEASE"), ("linux.osrelease", "6.1.0"), ("env", "a=b\n")];
+        spec.jail = wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let params = container(&record, &spec, &rights, &|_| true);
+        assert_eq!(get(&params, "osrelease"), Some(&Value::Text("13.5-RELEASE".to_owned())));
+        assert_eq!(get(&params, "osreldate"), Some(&Value::Number(1_403_000)));
+        assert_eq!(get(&params, "linux"), Some(&Value::Number(NEW)));
+        assert_eq!(get(&params, "linux.osrelease"), Some(&Value::Text("6.1.0".to_owned())));
+        assert_eq!(get(&params, "env"), Some(&Value::Text("a=b\n".to_owned())));
+    }
+
+    #[test]
+    fn a_pod_allows_what_its_containers_ask_for() {
+        let jail = ["allow.vmm", "allow.mlock", "osrelease"].map(str::to_owned).into();
+        let spec = PodSpec { jail, ..spec() };
+        let made = pod("cb1", &spec, Path::new("/empty"), &|_| true);
+        let changed = spare_to_pod("cb1", &spec).unwrap();
+        for params in [&made, &changed] {
+            assert_eq!(get(params, "allow.vmm"), Some(&Value::Flag));
+            assert_eq!(get(params, "osrelease"), None);
+        }
+        assert_eq!(get(&made, "allow.mlock"), Some(&Value::Flag));
+        assert!(super::pod_rights(&|_| true).iter().all(|(name, _)| !name.contains("vmm")), "the right stays");
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Kernels with known flaws by which a process leaves its jail or becomes root in it, by the release and patch level of `uname
 //! -r` (kern.osrelease). From the security advisories up to FreeBSD-SA-26:49 (security.freebsd.org).
 
-use super::userland;
-
 /// The oldest release that still gets security fixes.
 const OLDEST_SUPPORTED: (u32, u32) = (14, 3);
 
@@ -27,7 +25,7 @@ pub(super) struct Known {
 /// The known flaw of the kernel with this kern.osrelease. None: there is none, or it is no release.
 pub(super) fn known(osrelease: &str) -> Option<Known> {
     let (number, rest) = osrelease.split_once("-RELEASE")?;
-    let release = userland::numbers(number)?;
+    let release = host::release_numbers(number)?;
     let patch: u32 = if rest.is_empty() { 0 } else { rest.strip_prefix("-p")?.parse().ok()? };
     if release < OLDEST_SUPPORTED {
         let (major, minor) = OLDEST_SUPPORTED;

@@ -64,7 +64,7 @@ pub(super) fn resolv_conf(backend: &FreeBsd, spec: &PodSpec) -> Option<PathBuf> 
 
 /// Creates a pod, or makes a spare one.
 pub(super) fn create(backend: &FreeBsd, spec: &PodSpec, spare: Option<&PodId>) -> Result<Place, Error> {
-    refuse::pod(spec)?;
+    refuse::pod(spec, &kernel::has_parameter)?;
     let spec = &spec.named().map_err(Error::failed("cannot read the node's host name"))?;
     let name = names::pod(backend.prefix(), &spec.id);
     if find(backend, &spec.id).is_err() || jails::find(&name)?.is_none() {

@@ -6,7 +6,7 @@ use std::path::Component;
 use super::NAME;
 use super::limits::Limits;
 use super::rights::Rights;
-use super::{devices, sysctls};
+use super::{devices, requested, sysctls};
 use crate::Error;
 use crate::spec::{ContainerSpec, MountSource, PidScope, PodSpec, Profile, Propagation, Scope};
 
@@ -30,13 +30,19 @@ fn pid_scope(pid: &PidScope) -> Result<(), Error> {
     }
 }
 
-/// Checks a pod.
+/// Checks a pod. A parameter of jails may need a module of the kernel, or a newer kernel.
 ///
 /// # Errors
 /// [`Error::Unsupported`] or [`Error::Invalid`].
-pub(super) fn pod(spec: &PodSpec) -> Result<(), Error> {
+pub(super) fn pod(spec: &PodSpec, kernel_has: &dyn Fn(&str) -> bool) -> Result<(), Error> {
     pid_scope(&spec.pid)?;
     Limits::of(&spec.resources)?;
+    for name in &spec.jail {
+        requested::check_name(name)?;
+        if !kernel_has(name) {
+            return Err(unsupported(format!("jail parameter {name}, which this kernel does not have")));
+        }
+    }
     for name in spec.sysctls.keys() {
         sysctls::check(name)?;
         if spec.network == Scope::Host {
@@ -89,7 +95,7 @@ pub(super) fn container(spec: &ContainerSpec) -> Result<(Rights, Limits), Error>
         }
     }
     devices::rules(&spec.devices)?;
-    Ok((Rights::of(&spec.security)?, Limits::of(&spec.resources)?))
+    Ok((Rights::of_container(spec)?, Limits::of(&spec.resources)?))
 }
 
 fn texts(spec: &ContainerSpec) -> impl Iterator<Item = (&'static str, &str)> {
@@ -125,6 +131,7 @@ mod tests {
             cgroup_parent: Some("/kubepods".to_owned()),
             privileged: true,
             resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(-998), ..Resources::default() },
+            jail: ["allow.mlock".to_owned()].into(),
         }
     }
 
@@ -141,13 +148,16 @@ mod tests {
 
     #[test]
     fn what_a_pod_cannot_have_is_refused() {
-        pod(&pod_spec()).unwrap();
+        let has = |name: &str| name != "allow.vmm";
+        pod(&pod_spec(), &has).unwrap();
         let sysctls = |name: &str| [(name.to_owned(), "1".to_owned())].into();
         let long = "a".repeat(256);
         let cases = [
             ("processes", PodSpec { pid: PidScope::Host, ..pod_spec() }),
             ("kern.x", PodSpec { sysctls: sysctls("kern.x"), ..pod_spec() }),
             ("host", PodSpec { sysctls: sysctls("net.inet.ip.ttl"), network: Scope::Host, ..pod_spec() }),
+            ("allow.vmm", PodSpec { jail: ["allow.vmm".to_owned()].into(), ..pod_spec() }),
+            ("vnet", PodSpec { jail: ["vnet".to_owned()].into(), ..pod_spec() }),
             ("255", PodSpec { hostname: Some(long), ..pod_spec() }),
             (
                 "cpuset_mems",
@@ -155,7 +165,7 @@ mod tests {
             ),
         ];
         for (named, spec) in cases {
-            let error = pod(&spec).unwrap_err();
+            let error = pod(&spec, &has).unwrap_err();
             assert!(error.to_string().contains(named), "{named}: {error}");
         }
     }
@@ -169,7 +179,7 @@ mod tests {
         spec.mounts = vec![mount("/data"), Mount { propagation: Propagation::HostToContainer, ..mount("/host") }];
         spec.security.seccomp = Profile::Unconfined;
         container(&spec).unwrap();
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
             ("program", |spec| spec.process.args.clear()),
             ("NUL", |spec| spec.process.env.push(("A".to_owned(), "b\0c".to_owned()))),
             ("mine.json", |spec| spec.security.seccomp = Profile::Localhost("mine.json".to_owned())),
@@ -179,6 +189,7 @@ mod tests {
             ("propagation", |spec| {
                 spec.mounts = vec![Mount { propagation: Propagation::Bidirectional, ..mount("/data") }];
             }),
+            ("osreldate", |spec| spec.jail = [("osreldate".to_owned(), "0".to_owned())].into()),
             ("NET_ADMIN", |spec| spec.security.add_capabilities = vec!["NET_ADMIN".to_owned()]),
             ("/etc/x", |spec| {
                 let path = std::path::PathBuf::from("/etc/x");

@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::NAME;
+use super::requested;
 use crate::Error;
-use crate::spec::Security;
+use crate::spec::{ContainerSpec, Security};
 
 /// Parameters of every container, unless the capability that stands for them is dropped.
 const DEFAULT: [&str; 2] = ["raw_sockets", "reserved_ports"];
@@ -89,6 +90,9 @@ const REFUSED: [&str; 18] = [
     "WAKE_ALARM",
 ];
 
+/// Parameters that no container has unless its spec names them.
+pub(super) const REQUESTED_ONLY: [&str; 1] = ["vmm"];
+
 /// The rights of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rights {
@@ -100,7 +104,26 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    /// The rights of a spec.
+    /// The rights of a container: what its security demands, changed by the parameters that the spec names.
+    ///
+    /// # Errors
+    /// As [`Rights::of`], and [`Error::Invalid`] for a parameter.
+    pub(super) fn of_container(spec: &ContainerSpec) -> Result<Self, Error> {
+        let mut rights = Self::of(&spec.security)?;
+        for (parameter, allowed) in requested::allowed(&spec.jail)? {
+            if !allowed {
+                rights.allow.remove(parameter);
+                continue;
+            }
+            rights.allow.insert(parameter);
+            if parameter == "chflags" {
+                rights.securelevel = SECURELEVEL_OFF;
+            }
+        }
+        Ok(rights)
+    }
+
+    /// The rights of a security.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a capability that a jail cannot give, [`Error::Invalid`] for one that does not exist.
@@ -153,7 +176,7 @@ impl Rights {
 
     /// Every parameter that is set, on or off.
     pub(super) fn all_parameters() -> BTreeSet<&'static str> {
-        PRIVILEGED.into()
+        PRIVILEGED.into_iter().chain(REQUESTED_ONLY).collect()
     }
 }
 

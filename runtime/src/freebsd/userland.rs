@@ -3,6 +3,7 @@
 //! release, a minor one too, adds some that an old kernel answers with SIGSYS. Programs that ask for the release (pkg, configure
 //! scripts, `uname -r`) hear that of the userland. Pure.
 
+use host::release_numbers;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -35,18 +36,12 @@ pub(super) fn version(script: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= RELEASE_LENGTH && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
-/// Major and minor number of a release: of `15.1-RELEASE-p1` 15 and 1.
-pub(super) fn numbers(release: &str) -> Option<(u32, u32)> {
-    let (major, minor) = release.split('-').next()?.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// Decides what the jail of a container with this userland tells, on this kernel. None: what the kernel tells.
 ///
 /// # Errors
 /// [`Error::Invalid`]: the userland is newer.
 pub(super) fn decide(userland: Option<&str>, kernel: &str) -> Result<Option<Release>, Error> {
-    let known = userland.and_then(|release| Some((release, numbers(release)?))).zip(numbers(kernel));
+    let known = userland.and_then(|release| Some((release, release_numbers(release)?))).zip(release_numbers(kernel));
     let Some(((release, own), kernels)) = known else { return Ok(None) };
     match own.cmp(&kernels) {
         std::cmp::Ordering::Equal => Ok(None),

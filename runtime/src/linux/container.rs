@@ -10,7 +10,7 @@ use super::config::{self, Offered, Surroundings};
 use super::mountinfo::{self, Peers};
 use super::names::PINS;
 use super::record::ContainerRecord;
-use super::{Linux, launch, pod};
+use super::{Linux, NAME, launch, pod};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
 use crate::spec::{ContainerSpec, Identity, Mount, MountSource, PidScope, PodSpec, Propagation};
@@ -21,6 +21,10 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Creates a container, or keeps an existing one.
 pub(super) fn create(linux: &Linux, spec: &ContainerSpec) -> Result<Identity, Error> {
+    if spec.shared_rootfs {
+        // runc makes mount points in it.
+        return Err(Error::Unsupported { what: "a rootfs of several containers".to_owned(), backend: NAME });
+    }
     let pod = pod::find_whole(&linux.names, &spec.pod)?;
     let identity = identify(spec)?;
     let directory = linux.containers.directory(&spec.id);

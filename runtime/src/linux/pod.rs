@@ -57,6 +57,9 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
             backend: NAME,
         });
     }
+    if let Some(name) = spec.jail.first() {
+        return Err(Error::Unsupported { what: format!("jail parameter {name}"), backend: NAME });
+    }
     sysctl::check(spec)
 }
 

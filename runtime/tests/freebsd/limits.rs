@@ -75,11 +75,15 @@ fn limits_are_rules_on_the_containers_jail() {
         cpuset_cpus: "0".to_owned(),
         cpuset_mems: "0".to_owned(),
         unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        rctl: [("readbps", 1 << 20), ("openfiles", 99)].map(|(name, amount)| (name.to_owned(), amount)).into(),
         ..Resources::default()
     };
     bench.start(&spec);
     let jail = bench.jail(&spec);
     let rules = || tool("rctl", &[&format!("jail:{jail}")]);
+    for rule in ["readbps:throttle=1048576", "openfiles:deny=99"] {
+        assert!(rules().contains(&format!("jail:{jail}:{rule}")), "{}", rules());
+    }
     assert!(rules().contains(&format!("jail:{jail}:pcpu:deny=50")), "{}", rules());
     assert!(rules().contains(&format!("jail:{jail}:maxproc:deny=32")), "{}", rules());
     for resource in ["nthr", "openfiles"] {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::Error;
-use runtime::spec::{Mount, MountSource};
+use runtime::spec::{ContainerSpec, Mount, MountSource};
 
-use crate::bench::{Bench, add_program, host_mount, tool};
+use crate::bench::{Bench, add_program, eventually, host_mount, tool};
 
 /// How often the race is run.
 const ATTEMPTS: usize = 10;
@@ -227,5 +227,71 @@ fn what_cannot_be_mounted_is_refused_by_name() {
         let error = bench.runtime.create_container(&spec).unwrap_err().to_string();
         assert!(error.contains("mounts.source") && error.contains(what), "{error}");
     }
+    bench.remove();
+}
+
+/// Everything below a directory, as find(1) lists it.
+fn tree(root: &Path) -> String {
+    tool("find", &["-s", root.to_str().unwrap(), "-ls"])
+}
+
+#[test]
+fn a_rootfs_that_has_every_place_is_shared_and_stays_as_it_is() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let volume = bench.directory.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("mark"), "volume\n").unwrap();
+    let mut spec = bench.spec("cat /data/mark; (echo x > /new) 2>/dev/null || echo read-only; sleep 1000");
+    spec.readonly_rootfs = true;
+    spec.mounts = vec![host_mount(&volume, "/data", true)];
+    let fits = |spec: &ContainerSpec| bench.runtime.can_share(spec, &spec.rootfs).unwrap();
+    assert!(!fits(&spec), "nothing has a place");
+    for directory in ["dev", "data", "etc", "work/below"] {
+        fs::create_dir_all(spec.rootfs.join(directory)).unwrap();
+    }
+    fs::write(spec.rootfs.join("etc/resolv.conf"), "").unwrap();
+    assert!(fits(&spec));
+    assert!(!fits(&ContainerSpec { readonly_rootfs: false, ..spec.clone() }), "it would be written to");
+    for destination in ["/none", "/dev/termination-log"] {
+        let mounts = vec![host_mount(&volume, destination, true)];
+        assert!(!fits(&ContainerSpec { mounts, ..spec.clone() }), "{destination}");
+    }
+    let before = tree(&spec.rootfs);
+    let mut lacking = ContainerSpec { shared_rootfs: true, ..spec.clone() };
+    lacking.mounts = vec![host_mount(&volume, "/none", true)];
+    let error = bench.runtime.create_container(&lacking).unwrap_err().to_string();
+    assert!(error.contains("/none"), "{error}");
+    let one = ContainerSpec { shared_rootfs: true, ..spec };
+    let other = ContainerSpec {
+        id: host::ContainerId::random(),
+        log_path: Some(bench.directory.path().join("other.log")),
+        ..one.clone()
+    };
+    for spec in [&one, &other] {
+        bench.start(spec);
+        eventually("both lines", || bench.log(spec) == "volume\nread-only\n");
+    }
+    bench.runtime.remove_container(&one.id).unwrap();
+    assert!(matches!(bench.runtime.container_state(&other.id).unwrap(), runtime::ContainerState::Running(_)));
+    bench.runtime.remove_container(&other.id).unwrap();
+    assert_eq!(tree(&one.rootfs), before, "nothing was made in it");
+    bench.remove();
+}
+
+/// Why no root is made of hard links into an unpacked image, besides that a write would change all of them: resolv.conf and every
+/// volume that is a file could not be mounted (`vfs_domount_first` in kern/vfs_mount.c).
+#[test]
+fn a_file_with_two_links_takes_no_mount() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let file = bench.directory.path().join("file");
+    fs::write(&file, "mounted\n").unwrap();
+    let mut spec = bench.spec("cat /one");
+    fs::write(spec.rootfs.join("one"), "").unwrap();
+    spec.mounts = vec![host_mount(&file, "/one", true)];
+    fs::hard_link(spec.rootfs.join("one"), spec.rootfs.join("other")).unwrap();
+    let error = host::chain(&bench.runtime.create_container(&spec).unwrap_err());
+    assert!(error.contains("/one") && error.contains("Invalid argument"), "{error}");
+    fs::remove_file(spec.rootfs.join("other")).unwrap();
+    assert_eq!(bench.output(&spec).1, "mounted\n");
     bench.remove();
 }

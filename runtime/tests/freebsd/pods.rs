@@ -40,6 +40,42 @@ fn a_pod_has_a_name_and_parameters_of_its_own_and_its_ports_are_reached() {
 }
 
 #[test]
+fn a_container_has_the_parameters_that_it_asks_for() {
+    let parameters = [
+        ("allow.mlock", "true"),
+        ("allow.raw_sockets", "false"),
+        ("osrelease", "13.9-TOLD"),
+        ("osreldate", "1309000"),
+        ("env", "KEY=inside"),
+        ("meta", "seen=outside"),
+    ];
+    let names = parameters.map(|(name, _)| name.to_owned()).into();
+    let Some(bench) = Bench::new(|spec| spec.jail = names) else { return };
+    let mut spec = bench.spec("uname -rK; sysctl -n security.jail.env; sleep 1000");
+    for program in ["/usr/bin/uname", "/sbin/sysctl"] {
+        add_program(&spec.rootfs, program);
+    }
+    spec.jail = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    bench.start(&spec);
+    eventually("it tells its release and its env", || bench.log(&spec).contains("KEY=inside"));
+    assert_eq!(bench.log(&spec).lines().next(), Some("13.9-TOLD 1309000"));
+    let jail = bench.jail(&spec);
+    let seen = tool("jls", &["-j", &jail, "allow.mlock", "allow.raw_sockets", "allow.chflags", "meta"]);
+    assert!(seen.starts_with("1 0 0 ") && seen.contains("seen=outside"), "{seen:?}");
+    let plain = bench.spec("sleep 1000");
+    bench.start(&plain);
+    assert_eq!(tool("jls", &["-j", &bench.jail(&plain), "allow.mlock", "allow.raw_sockets"]).trim(), "0 1");
+    let mut wrong = bench.spec("true");
+    wrong.jail = [("vnet".to_owned(), "new".to_owned())].into();
+    assert!(bench.runtime.create_container(&wrong).unwrap_err().to_string().contains("vnet"));
+    let missing = PodSpec { jail: ["allow.vmm".to_owned()].into(), ..pod_spec() };
+    if !tool("kldstat", &[]).contains("vmm.ko") {
+        assert!(bench.runtime.create_pod(&missing, None).unwrap_err().to_string().contains("allow.vmm"));
+    }
+    bench.remove();
+}
+
+#[test]
 fn any_user_binds_low_ports_in_a_pods_own_network() {
     let Some(bench) = Bench::new(|_| ()) else { return };
     let before = tool("sysctl", &["-n", "net.inet.ip.portrange.reservedhigh"]);

@@ -2,6 +2,7 @@
 //! that owns the word handles the rest. Workers that outlive the server or start often use the smaller executable
 //! `cellblock-monitor`.
 
+pub mod lone;
 mod sys;
 
 use std::ffi::OsStr;
@@ -10,9 +11,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid};
 
 /// The exit code of a worker that could not detach because the host is out of processes: EX_TEMPFAIL of sysexits(3).
 pub const EXHAUSTED: u8 = 75;
@@ -114,6 +116,25 @@ pub fn detach() -> io::Result<()> {
     nix::unistd::setsid()?;
     std::env::set_current_dir("/")?;
     umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+/// Gives up root's rights: this directory becomes the root directory, and this user and its group of the same number run the
+/// process, with no other group, no core file and at most `files` open files. Without root (tests) only the limits are set.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn drop_rights(root: &Path, user: u32, files: libc::rlim_t) -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    nix::unistd::chroot(root)?;
+    std::env::set_current_dir("/")?;
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setgid(Gid::from_raw(user))?;
+    nix::unistd::setuid(Uid::from_raw(user))?;
     Ok(())
 }
 

@@ -43,6 +43,11 @@ pub(super) struct Surroundings {
 /// # Errors
 /// Those of [`document`].
 pub(super) fn check(spec: &ContainerSpec, capabilities: u64) -> Result<(), Error> {
+    let named = spec.jail.keys().map(|name| format!("jail parameter {name}"));
+    let mut named = named.chain(spec.resources.rctl.keys().map(|name| format!("resource limit {name} of rctl(8)")));
+    if let Some(what) = named.next() {
+        return Err(Error::Unsupported { what, backend: super::NAME });
+    }
     let capabilities = capabilities::sets(&spec.security, capabilities)?;
     devices::devices(&spec.devices, spec.security.privileged)?;
     refuse_apparmor(&spec.security)?;
