@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Child;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use host::{Place, PodId};
 use ipnetwork::IpNetwork;
@@ -29,6 +29,8 @@ pub(crate) struct Node {
     ports: Mutex<Ports>,
     /// Listeners started by this server, which reaps them. Init reaps those of an earlier server.
     listeners: Mutex<BTreeMap<PodId, Child>>,
+    /// Read while a pod is attached or detached, written while a part of one is restored.
+    changing: RwLock<()>,
 }
 
 impl Node {
@@ -48,6 +50,7 @@ impl Node {
             networks: Mutex::default(),
             ports: Mutex::new(ports),
             listeners: Mutex::default(),
+            changing: RwLock::default(),
         })
     }
 
@@ -122,6 +125,24 @@ impl Node {
             }
         }
         Ok(missing)
+    }
+
+    /// Keeps [`Node::restore`] away while a pod is attached or detached.
+    pub(crate) fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.changing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Restores a part of one of these pods, the one with this id, unless it was detached since they were read: nobody would remove
+    /// what is made for it now.
+    pub(crate) fn restore(
+        &self,
+        pods: &[Watched],
+        id: &PodId,
+        part: impl Fn(&Watched) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(pod) = pods.iter().find(|pod| pod.spec.id == *id) else { return Ok(()) };
+        let _alone = self.changing.write().unwrap_or_else(PoisonError::into_inner);
+        if self.state.load(id)?.is_none() { Ok(()) } else { part(pod) }
     }
 
     /// Returns the attached pods and spares whose interface is in this list.

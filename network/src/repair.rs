@@ -99,11 +99,6 @@ pub(crate) fn missing(bridge: &str, gateways: &[IpNetwork], pods: &[Watched], in
     missing
 }
 
-/// Does something for one of these pods, the one with this id.
-pub(crate) fn on(pods: &[Watched], id: &PodId, what: impl Fn(&Watched) -> Result<(), Error>) -> Result<(), Error> {
-    pods.iter().find(|pod| pod.spec.id == *id).map_or(Ok(()), what)
-}
-
 /// Returns the need for the shared parts.
 pub(crate) fn need(missing: &[Missing]) -> Need {
     let list: Vec<String> = missing.iter().map(ToString::to_string).collect();

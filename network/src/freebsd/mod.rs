@@ -24,7 +24,7 @@ use self::vnet::{Entry, Vnet};
 use crate::hostport::Reach;
 use crate::node::{self, INTERFACE, Node};
 use crate::pf::rules;
-use crate::repair::{self, Inventory, Missing, Watched, on};
+use crate::repair::{self, Inventory, Missing, Watched};
 use crate::{Attachment, Counters, Error, Firewall, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
@@ -90,6 +90,7 @@ impl Network for FreebsdNetwork {
     }
 
     fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let _changing = self.node.change();
         let before = self.node.reserve(spec, place)?;
         let Some(jail) = jail(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
@@ -127,6 +128,7 @@ impl Network for FreebsdNetwork {
     }
 
     fn detach(&self, id: &PodId, place: Option<&Place>) -> Result<(), Error> {
+        let _changing = self.node.change();
         let settings = &self.node.settings;
         self.prepared().remove(id);
         let drop = match place {
@@ -180,9 +182,9 @@ impl Network for FreebsdNetwork {
         let restored = missing.iter().map(|part| match part {
             Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&vnet, &networks),
             Missing::NodeRules => self.load_node_rules(&vnet),
-            Missing::Route(id, _) => on(&pods, id, |pod| route_to_pod(&vnet, &pod.interface, &pod.spec)),
-            Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(&vnet, None, &pod.spec)),
-            Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
+            Missing::Route(id, _) => self.node.restore(&pods, id, |pod| route_to_pod(&vnet, &pod.interface, &pod.spec)),
+            Missing::PodRules(id) => self.node.restore(&pods, id, |pod| self.apply_rules(&vnet, None, &pod.spec)),
+            Missing::Listener(id) => self.node.restore(&pods, id, |pod| self.node.listen(&pod.spec)),
         });
         let opened = self.open_vnets(&pods);
         let mut names: Vec<String> = missing.iter().map(ToString::to_string).collect();

@@ -141,8 +141,9 @@ pub(crate) fn running(directory: &Path) -> Result<bool, Error> {
 /// Kills the listener for a pod's directory and waits until its ports are free. Idempotent.
 pub(crate) fn stop(directory: &Path, worker: Option<Child>) -> Result<(), Error> {
     Lone::new(directory, FILES).kill().map_err(Error::failed("cannot stop a listener"))?;
-    let waited = worker.map_or(Ok(()), |mut worker| worker.wait().map(drop));
-    waited.map_err(Error::failed("cannot wait for a listener"))
+    // One that lost its files, or never had them, must end too.
+    let ended = worker.map_or(Ok(()), |mut worker| worker.kill().and_then(|()| worker.wait()).map(drop));
+    ended.map_err(Error::failed("cannot wait for a listener"))
 }
 
 /// Runs the worker: `listen DIRECTORY REACH`. Prints that it listens or why it cannot, closes its standard output, and

@@ -25,7 +25,7 @@ use crate::hostport::Reach;
 use crate::links::{Link, Links};
 use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
-use crate::repair::{self, Inventory, Missing, Watched, on};
+use crate::repair::{self, Inventory, Missing, Watched};
 use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
@@ -68,6 +68,7 @@ impl Network for LinuxNetwork {
     }
 
     fn attach(&self, spec: &NetworkSpec, place: &Place, spare: Option<&PodId>) -> Result<Attachment, Error> {
+        let _changing = self.node.change();
         let before = self.node.reserve(spec, place)?;
         let Some(netns) = netns(place)? else {
             return Ok(Attachment { host_interface: None, addresses: Vec::new() });
@@ -101,6 +102,7 @@ impl Network for LinuxNetwork {
     }
 
     fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
+        let _changing = self.node.change();
         let what = format!("cannot detach pod {id}");
         let before = self.node.state.load(id);
         let forget: Vec<IpAddr> = match &before {
@@ -163,9 +165,11 @@ impl Network for LinuxNetwork {
         let restored = missing.iter().map(|part| match part {
             Missing::Bridge(_) | Missing::Gateway(_) => self.add_bridge(&links, &networks),
             Missing::NodeRules => self.load_node_rules(&networks),
-            Missing::Route(id, _) => on(&pods, id, |pod| route_to_pod(&links, &pod.interface, &pod.spec)),
-            Missing::PodRules(id) => on(&pods, id, |pod| self.apply_rules(None, &pod.spec)),
-            Missing::Listener(id) => on(&pods, id, |pod| self.node.listen(&pod.spec)),
+            Missing::Route(id, _) => {
+                self.node.restore(&pods, id, |pod| route_to_pod(&links, &pod.interface, &pod.spec))
+            }
+            Missing::PodRules(id) => self.node.restore(&pods, id, |pod| self.apply_rules(None, &pod.spec)),
+            Missing::Listener(id) => self.node.restore(&pods, id, |pod| self.node.listen(&pod.spec)),
         });
         node::run_all("cannot restore the network", restored)?;
         Ok(missing.iter().map(ToString::to_string).collect())

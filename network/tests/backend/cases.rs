@@ -28,6 +28,8 @@ pub(crate) const CASES: &[Case] = &[
     ("a host port does not take what is meant for others", no_hijack),
     ("a host port outlives the server and a dead listener is repaired", listener),
     ("what an administrator breaks is restored", repair::restored),
+    ("a pod that is removed meanwhile is not restored", repair::removed_meanwhile),
+    ("a listener without its files ends with its pod", repair::listener_without_files),
     ("a change of the network is told", repair::told),
     ("a new pod on an old port gets what is sent to it", port_again),
     ("counters are as the pod sees them", counters),

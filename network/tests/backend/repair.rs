@@ -1,6 +1,8 @@
 //! What an administrator, or another program, does to the network of a node that runs.
 
 use std::io::{self, Read};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use network::Network;
@@ -39,6 +41,36 @@ pub(crate) fn restored() {
         assert!(!network.whole_pods().unwrap().contains(&pod.spec.id));
         network.reconcile(std::slice::from_ref(&pod.spec.id)).unwrap();
         pod.remove(network);
+    });
+}
+
+pub(crate) fn removed_meanwhile() {
+    in_world(|world, network| {
+        for _ in 0..10 {
+            let pod = world.pod(network, true, vec![host_port(Tcp, None, 8080)]);
+            let (pods, removed) = ([pod.spec.id.clone()], AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !removed.load(Ordering::Relaxed) {
+                        // It may find a pod that is half removed.
+                        let _ = network.reconcile(&pods);
+                    }
+                });
+                pod.remove(network);
+                removed.store(true, Ordering::Relaxed);
+            });
+            assert!(TcpStream::connect(("127.0.0.1", 8080)).is_err(), "a listener without a pod");
+            assert_eq!(network.inventory().unwrap(), []);
+        }
+    });
+}
+
+pub(crate) fn listener_without_files() {
+    in_world(|world, network| {
+        let pod = world.pod(network, true, vec![host_port(Tcp, None, 8080)]);
+        sh(&format!("rm {}/{}/listener.*", world.settings.state.display(), pod.spec.id));
+        pod.remove(network);
+        assert!(TcpStream::connect(("127.0.0.1", 8080)).is_err(), "a listener without a pod");
     });
 }
 
