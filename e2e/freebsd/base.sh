@@ -7,7 +7,7 @@
 set -eu
 
 programs="sh cat chmod cp date dd df echo env expr false fetch grep head hostname id ifconfig inetd ipcs kill limits ln ls mkdir mount
-mv nc netstat pgrep ping printenv ps pwd rm sed sleep sort stat sysctl tail test touch tr true uname wc"
+mv nc netstat pgrep ping printenv ps pwd rm sed seq sleep sort stat sync sysctl tail test touch tr true uname wc"
 
 path=/bin:/usr/bin:/sbin:/usr/sbin
 missing=
