@@ -100,7 +100,7 @@ fn a_read_only_root_that_has_every_place_is_the_unpacked_image() {
     let image = std::path::PathBuf::from(spec["rootfs"].as_str().unwrap());
     assert!(spec["shared_rootfs"] == true && !world.root(&id).exists(), "{spec}");
     assert_eq!(std::fs::read_to_string(image.join("etc/hello")).unwrap(), "hi\n");
-    let snapshot = proto::admin::SnapshotRequest { container_id: id.clone(), name: "a".to_owned() };
+    let snapshot = proto::admin::SnapshotRequest { target: id.clone(), name: "a".to_owned() };
     let refused = server.run(server.admin().snapshot(snapshot)).unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert!(refused.message().contains("whose read-only root is its image itself"), "{refused}");
