@@ -37,7 +37,7 @@ ps_names_jails() {
 
 jails_carry_names() {
     [ "$(sysctl -n kern.osreldate)" -ge 1500000 ] || return 0
-    jls jid name meta.cellblock
+    jls jid name meta | has 'cellblock=default/desk/one' || return 1
     [ "$(jls -j "$(ps_line - | awk '{print $7}')" meta.cellblock)" = default/desk ] &&
         [ "$(jls -j "$(ps_line two | awk '{print $7}')" meta.cellblock)" = default/desk/two ]
 }

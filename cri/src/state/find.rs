@@ -108,7 +108,7 @@ fn one<T>(mut found: Vec<Named<T>>, what: &str, text: &str) -> Result<T, Error> 
     if text.is_empty() {
         return Err(Error::Invalid { field: what.to_owned(), reason: "is empty".to_owned() });
     }
-    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found.sort_by(|a, b| (&a.title, &a.id).cmp(&(&b.title, &b.id)));
     found.dedup_by(|a, b| a.id == b.id);
     match found.len() {
         0 => Err(Error::NotFound { what: format!("{what} {text:?}") }),
