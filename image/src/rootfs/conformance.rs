@@ -220,7 +220,7 @@ fn shared(open: Open<'_>) {
         assert_eq!(inventory(&*rootfs).1, std::slice::from_ref(&id));
         assert_eq!(done("usage", rootfs.usage(&id)), FsUsage::default());
         assert!(matches!(rootfs.remove_chain(&image), Err(Error::Conflict { .. })), "it is in use");
-        assert!(matches!(rootfs.snapshot(&id, "a"), Err(Error::Unsupported { .. })));
+        assert!(matches!(rootfs.snapshot(std::slice::from_ref(&id), "a"), Err(Error::Unsupported { .. })));
         done("discard", rootfs.discard(&id));
         assert!(root.join("f").exists(), "the chain is no container's to remove");
     }
