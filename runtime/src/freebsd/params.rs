@@ -311,7 +311,7 @@ mod tests {
         let jail = ["allow.vmm", "allow.mlock", "osrelease"].map(str::to_owned).into();
         let spec = PodSpec { jail, ..spec() };
         let made = pod("cb1", &spec, Path::new("/empty"), &|_| true);
-        let changed = spare_to_pod("cb1", &spec).unwrap();
+        let changed = spare_to_pod("cb1", &spec, &|_| true).unwrap();
         for params in [&made, &changed] {
             assert_eq!(get(params, "allow.vmm"), Some(&Value::Flag));
             assert_eq!(get(params, "osrelease"), None);
