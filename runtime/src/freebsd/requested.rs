@@ -30,7 +30,7 @@ pub(super) fn is_extra(name: &str) -> bool {
 pub(super) fn allowed(wanted: &BTreeMap<String, String>) -> Result<Vec<(&'static str, bool)>, Error> {
     for (name, value) in wanted {
         let checked = jail::check(check_name(name)?, value);
-        checked.map_err(|reason| Error::invalid(&format!("jail.{name}"), reason))?;
+        checked.map_err(|reason| Error::invalid(format!("jail.{name}"), reason))?;
     }
     let rights = PARAMETERS.iter().filter_map(|(name, _)| Some((*name, name.strip_prefix(ALLOW)?)));
     Ok(rights.filter_map(|(name, right)| Some((right, wanted.get(name)? == "true"))).collect())
