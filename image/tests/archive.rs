@@ -112,7 +112,7 @@ async fn what_is_exported_is_imported_as_the_same_image() {
         "by the id: all tags"
     );
     to.images.remove(&pulled.id).unwrap();
-    assert!(to.leftovers().is_empty(), "{:?}", to.leftovers());
+    to.wait_until_empty().await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
     if !recordsize.is_empty() && !bytes(recordsize).is_some_and(power) {
         return value("image.zfs_recordsize", format!("{recordsize:?} is no power of two from 512 to 16M"));
     }
-    if !refquota.is_empty() && !bytes(refquota).is_some_and(|bytes| bytes > 0) {
+    if !refquota.is_empty() && bytes(refquota).is_none_or(|bytes| bytes == 0) {
         return value("image.zfs_refquota", format!("{refquota:?} is no number of bytes, such as 1073741824 or 1G"));
     }
     let set = [

@@ -133,7 +133,11 @@ fn keeps_cri_at_the_edge(source: &Source) -> Vec<String> {
         return vec![];
     }
     let crates = ["proto", "k8s_cri", "tonic", "prost"];
-    let uses = |name: &&&str| source.code.contains(&format!("{name}::")) && has_word(&source.code, name);
+    // Not a module of that name in another crate.
+    let inside = |before: char| before == ':' || before == '_' || before.is_alphanumeric();
+    let uses = |name: &&&str| {
+        source.code.match_indices(&format!("{name}::")).any(|(at, _)| !source.code[..at].ends_with(inside))
+    };
     crates.iter().filter(uses).map(|name| format!("uses {name}: CRI is the business of proto and cri")).collect()
 }
 
