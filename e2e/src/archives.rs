@@ -125,7 +125,9 @@ fn works(site: &Site, image: &str) -> Result<()> {
         site.run(["start", id])?;
         let status = until_exited(site, id)?;
         ensure!(status["exitCode"] == 0, "{status}");
-        ensure!(site.run(["logs", id])? == "it works\n", "a container of {image} says something else");
+        // The containers of all archives have one log.
+        let logs = site.run(["logs", id])?;
+        ensure!(logs.lines().last() == Some("it works"), "a container of {image} says something else: {logs}");
         Ok(())
     });
     site.run(["rmp", "-f", &pod])?;
