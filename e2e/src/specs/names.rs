@@ -43,7 +43,9 @@ fn servers(text: &str) -> Result<Vec<IpAddr>> {
 fn found_by_name(stage: &Stage<'_>) -> Result<()> {
     let server = stage.pod()?;
     let address = server.status()?.network.context("the pod has no network")?.ip;
-    let script = stage.system.serve(HELLO, PORT).replace("127.0.0.1", &address);
+    // BusyBox's nc tries no other address of a name than the first, which is of IPv6.
+    let all = if stage.system.os == "linux" { "[::]" } else { &address };
+    let script = stage.system.serve(HELLO, PORT).replace("127.0.0.1", all);
     server.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())?;
     let isolated = |config: &mut PodSandboxConfig| {
         config.annotations.insert("network.cellblock/firewall".to_owned(), "isolated".to_owned());

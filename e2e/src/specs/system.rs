@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 #[derive(Debug)]
 pub(super) struct System {
     /// As in `std::env::consts::OS`.
-    os: &'static str,
+    pub(super) os: &'static str,
     /// Whether a container may see processes outside its pod (pid NODE) or another container's (pid TARGET); refused otherwise.
     pub(super) sees_other_processes: bool,
     /// Whether the containers of a pod see each other's processes by default.
