@@ -26,9 +26,9 @@ pub(crate) const NETWORK: &str = "network";
 pub(crate) fn make(config: &Config) -> io::Result<()> {
     host::fs::make_directory(&config.root, ROOT)?;
     host::fs::make_directory(&config.state, STATE)?;
-    [RUNTIME, NETWORK, NAMESERVER]
-        .iter()
-        .try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
+    let names = (!config.network.names.is_empty()).then_some(NAMESERVER);
+    let mut entries = [RUNTIME, NETWORK].into_iter().chain(names);
+    entries.try_for_each(|name| host::fs::make_directory(&config.state.join(name), PRIVATE))
 }
 
 /// Makes missing directories, and closes the state directory and its entries. `locks::lock` closes the root directory.
