@@ -335,7 +335,7 @@ impl Config {
 
     /// What a container may write into its root, in bytes, unless its pod says otherwise.
     pub(crate) fn refquota(&self) -> Option<u64> {
-        zfs::bytes(&self.image.zfs_refquota)
+        bytes(&self.image.zfs_refquota, zfs::UNIT)
     }
 
     pub(crate) fn socket(&self) -> Result<PathBuf, ConfigError> {
@@ -384,6 +384,14 @@ fn check_pod_cidrs(key: &'static str, cidrs: &[IpNetwork]) -> Result<(), ConfigE
         }
     }
     Ok(())
+}
+
+/// A number of bytes, or of 1024, 1024² or 1024³ of them with K, M or G and `unit` behind it.
+pub(crate) fn bytes(text: &str, unit: &str) -> Option<u64> {
+    let factors = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30)];
+    let scaled = |(letter, factor)| Some((text.strip_suffix(unit)?.strip_suffix(letter)?, factor));
+    let (number, factor) = factors.into_iter().find_map(scaled).unwrap_or((text, 1));
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]

@@ -233,6 +233,9 @@ impl Images {
     /// # Errors
     /// As [`Images::prepare`].
     pub fn share(&self, id: &ContainerId, image_id: &str, fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
+        if !self.shared.rootfs.shares() {
+            return Ok(None);
+        }
         let (chain, _pins) = self.unpacked(image_id)?;
         self.shared.rootfs.share(id, &chain, fits)
     }

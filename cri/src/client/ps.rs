@@ -17,6 +17,7 @@ use super::outcome::Outcome;
 use super::table::{aligned, bytes};
 use super::{answer, block_on, connect_admin, connect_runtime, parts};
 use crate::config::Config;
+use crate::state::names;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -198,11 +199,11 @@ fn document(pod: &PodSandbox, row: &Row, inside: &[(&Container, Row)], words: &W
 }
 
 fn title(pod: &PodSandbox) -> String {
-    pod.metadata.as_ref().map(|metadata| format!("{}/{}", metadata.namespace, metadata.name)).unwrap_or_default()
+    pod.metadata.as_ref().map(names::namespaced).unwrap_or_default()
 }
 
 fn name(container: &Container) -> &str {
-    container.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default()
+    names::own(container.metadata.as_ref())
 }
 
 fn attempt(container: &Container) -> u32 {

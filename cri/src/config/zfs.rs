@@ -1,6 +1,6 @@
 //! The values of the keys for ZFS, as zfsprops(7) has them. Pure.
 
-use super::{ConfigError, ImageConfig, RootfsKind};
+use super::{ConfigError, ImageConfig, RootfsKind, bytes};
 
 /// The smallest and the largest `recordsize`, in bytes.
 const RECORDSIZE: std::ops::RangeInclusive<u64> = 512..=16 << 20;
@@ -10,6 +10,9 @@ const PLAIN: [&str; 7] = ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd"];
 const LEVELS: [(&str, std::ops::RangeInclusive<u32>); 3] =
     [("gzip-", 1..=9), ("zstd-fast-", 1..=1000), ("zstd-", 1..=19)];
 
+/// What ends K, M and G, as zfs(8) takes them.
+pub(super) const UNIT: &str = "";
+
 /// Checks the keys for ZFS.
 pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
     let value = |key, reason| Err(ConfigError::Value { key, reason });
@@ -18,10 +21,10 @@ pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
         return value("image.zfs_compression", format!("{compression:?} is none of {}, gzip-1 …", PLAIN.join(", ")));
     }
     let power = |bytes: u64| RECORDSIZE.contains(&bytes) && bytes.is_power_of_two();
-    if !recordsize.is_empty() && !bytes(recordsize).is_some_and(power) {
+    if !recordsize.is_empty() && !bytes(recordsize, UNIT).is_some_and(power) {
         return value("image.zfs_recordsize", format!("{recordsize:?} is no power of two from 512 to 16M"));
     }
-    if !refquota.is_empty() && bytes(refquota).is_none_or(|bytes| bytes == 0) {
+    if !refquota.is_empty() && bytes(refquota, UNIT).is_none_or(|bytes| bytes == 0) {
         return value("image.zfs_refquota", format!("{refquota:?} is no number of bytes, such as 1073741824 or 1G"));
     }
     let set = [
@@ -39,14 +42,6 @@ pub(super) fn check(image: &ImageConfig) -> Result<(), ConfigError> {
     }
 }
 
-/// A number of bytes, or with K, M or G, as zfs(8) takes it.
-pub(super) fn bytes(text: &str) -> Option<u64> {
-    let units = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30)];
-    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(*unit)?, *factor)));
-    let (number, factor) = unit.unwrap_or((text, 1));
-    number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 fn is_compression(text: &str) -> bool {
     let level = |(name, levels): &(&str, std::ops::RangeInclusive<u32>)| {
         text.strip_prefix(name).and_then(|level| level.parse().ok()).is_some_and(|level| levels.contains(&level))
@@ -56,8 +51,8 @@ fn is_compression(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, check};
-    use crate::config::ImageConfig;
+    use super::{UNIT, check};
+    use crate::config::{ImageConfig, bytes};
 
     #[test]
     fn values_of_zfs_are_taken_or_refused_with_their_keys() {
@@ -90,7 +85,7 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
         assert_eq!(
-            (bytes("5"), bytes("2M"), bytes("999999999999G"), bytes("-1")),
+            (bytes("5", UNIT), bytes("2M", UNIT), bytes("999999999999G", UNIT), bytes("-1", UNIT)),
             (Some(5), Some(2 << 20), None, None)
         );
     }

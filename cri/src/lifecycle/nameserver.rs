@@ -93,7 +93,8 @@ async fn keep(node: &Arc<Node>, refused: &mut BTreeSet<String>) -> Result<(), St
     let mut before = None;
     loop {
         changes.mark_unchanged();
-        let (found, resolvers) = node.block(|node| look(node)).await;
+        let own = settings.addresses.clone();
+        let (found, resolvers) = node.block(move |node| look(node, &own)).await;
         report(&found.refused, refused);
         let told = Told { records: found.records, resolvers };
         if before.as_ref() != Some(&told) {
@@ -148,11 +149,10 @@ fn ready(node: &Node) -> Vec<Arc<PodRecord>> {
     node.store.pods().into_iter().filter(|pod| pod.phase == PodPhase::Ready).collect()
 }
 
-/// The names of the ready pods, and the node's resolvers. Blocking.
-fn look(node: &Node) -> (Selected, Vec<SocketAddr>) {
-    let own: Vec<IpAddr> = settings(node).map(|settings| settings.addresses).unwrap_or_default();
+/// The names of the ready pods, and the node's resolvers but for the name server's own addresses. Blocking.
+fn look(node: &Node, own: &[IpAddr]) -> (Selected, Vec<SocketAddr>) {
     // Without the file nobody is asked.
-    let resolvers = nameserver::resolvers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(), &own);
+    let resolvers = nameserver::resolvers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(), own);
     let pods = ready(node);
     let named = pods.iter().filter_map(|pod| {
         let metadata = pod.config.metadata.as_ref()?;

@@ -55,7 +55,7 @@ pub(crate) fn pod(node: &Node, id: &PodId, until: Until) -> Result<(), Error> {
     }
     if record.phase != PodPhase::Stopped {
         // Only once: another pod may have the addresses of one that was stopped before.
-        let name = record.config.metadata.as_ref().map(names::of_addresses).unwrap_or_default();
+        let name = record.config.metadata.as_ref().map(names::namespaced).unwrap_or_default();
         node.release(&name, &record.network.addresses);
     }
     if was_running {

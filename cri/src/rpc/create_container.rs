@@ -113,7 +113,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
 
 /// Limits what the container writes into a root of its own, where its pod or the configuration says so.
 fn limit_root(node: &Node, wanted: &Wanted) -> Result<(), Error> {
-    let name = wanted.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let name = names::own(wanted.config.metadata.as_ref());
     let default = node.config.refquota();
     match translate::storage::refquota(name, &wanted.pod.config.annotations, default)? {
         Some(bytes) => Ok(node.images.limit(&wanted.id, &wanted.image.id, bytes)?),

@@ -12,6 +12,7 @@ use super::metrics::{self, CONTAINER, POD, metrics};
 use super::{limit, read_each};
 use crate::error::Error;
 use crate::state::clock::now;
+use crate::state::names;
 use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, ContainerRecord, PodPhase, PodRecord};
 
@@ -78,7 +79,7 @@ fn of_container(node: &Node, roots: &Roots, pod: &PodRecord, record: &ContainerR
         now,
     };
     let metadata = pod.config.metadata.clone().unwrap_or_default();
-    let name = record.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    let name = names::own(record.config.metadata.as_ref()).to_owned();
     let labels = [metadata.name, metadata.namespace, name, record.id.to_string(), image_name(node, record)];
     Some(ContainerMetrics { container_id: record.id.to_string(), metrics: metrics(CONTAINER, &reading, &labels, now) })
 }

@@ -7,6 +7,7 @@ use proto::admin::{ContainerSnapshot, ListSnapshotsRequest, ListSnapshotsRespons
 use super::snapshot::containers;
 use crate::error::Error;
 use crate::state::find;
+use crate::state::names;
 use crate::state::node::Node;
 
 pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
@@ -14,11 +15,11 @@ pub(crate) async fn call(node: &Arc<Node>, request: ListSnapshotsRequest) -> Res
     node.block(move |node| {
         let mut snapshots = Vec::new();
         for container in containers {
-            let name = container.config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+            let name = names::own(container.config.metadata.as_ref());
             let found = node.images.snapshots(&container.id)?.into_iter();
             snapshots.extend(found.map(|one| ContainerSnapshot {
                 container_id: container.id.to_string(),
-                container: name.clone(),
+                container: name.to_owned(),
                 name: one.name,
                 used: one.used,
                 referenced: one.referenced,

@@ -38,7 +38,7 @@ pub(crate) async fn call(
     {
         return Err(Error::Unsupported { what: format!("annotations[{key}]: a limit on a root on {}", node.rootfs) });
     }
-    let address_name = names::of_addresses(&metadata);
+    let address_name = names::namespaced(&metadata);
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler, address_name };
     let creation = Creation { object: Object::Pod(id), name: names::of_pod(&metadata), fingerprint, delivery };
     let made = create(node, creation, move |node| make(node, wanted)).await;

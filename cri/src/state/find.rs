@@ -63,14 +63,14 @@ impl<T> Named<T> {
 type All = (Vec<Named<Arc<PodRecord>>>, Vec<Named<Arc<ContainerRecord>>>);
 
 fn all(store: &Store) -> All {
-    let title = |pod: &Arc<PodRecord>| pod.config.metadata.as_ref().map(names::of_addresses).unwrap_or_default();
+    let title = |pod: &Arc<PodRecord>| pod.config.metadata.as_ref().map(names::namespaced).unwrap_or_default();
     let pods = store.pods().into_iter();
     let pods = pods.map(|is| Named { id: is.id.to_string(), title: title(&is), created_at: is.created_at, is });
     let pods: Vec<_> = pods.collect();
     let titles: BTreeMap<&str, &str> = pods.iter().map(|pod| (pod.id.as_str(), pod.title.as_str())).collect();
     let containers = store.containers().into_iter().map(|is| {
         let pod = titles.get(is.pod.as_str()).copied().unwrap_or_default();
-        let name = is.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+        let name = names::own(is.config.metadata.as_ref());
         Named { id: is.id.to_string(), title: format!("{pod}/{name}"), created_at: is.created_at, is }
     });
     let containers = containers.collect();

@@ -19,14 +19,19 @@ pub(crate) fn of_pod(metadata: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
 }
 
-/// The name that a pod's successor shares: StatefulSets make pods of the same name and another uid.
-pub(crate) fn of_addresses(metadata: &PodSandboxMetadata) -> String {
+/// `namespace/name`, which a pod's successor shares: StatefulSets make pods of the same name and another uid.
+pub(crate) fn namespaced(metadata: &PodSandboxMetadata) -> String {
     format!("{}/{}", metadata.namespace, metadata.name)
 }
 
 /// The name of a container, in containerd's form.
 pub(crate) fn of_container(metadata: &ContainerMetadata, pod: &PodSandboxMetadata) -> String {
     format!("{}_{}_{}_{}_{}", metadata.name, pod.name, pod.namespace, pod.uid, metadata.attempt)
+}
+
+/// A container's own name, empty without metadata.
+pub(crate) fn own(metadata: Option<&ContainerMetadata>) -> &str {
+    metadata.map_or("", |metadata| &metadata.name)
 }
 
 /// Whether a client received the answer to its request. Clones share their state.

@@ -298,7 +298,7 @@ fn begins_a_key<T>(map: &BTreeMap<String, T>, text: &str) -> bool {
 /// A pod's addresses as its successor of the same name gets them, with that name; None on the host's network.
 fn had(record: &PodRecord, at: i64) -> Option<(String, FormerAddresses)> {
     let addresses: Vec<IpAddr> = record.network.addresses.iter().map(IpNetwork::ip).collect();
-    let name = names::of_addresses(record.config.metadata.as_ref()?);
+    let name = names::namespaced(record.config.metadata.as_ref()?);
     (!addresses.is_empty()).then_some((name, FormerAddresses { addresses, at }))
 }
 

@@ -9,6 +9,7 @@ use proto::v1::{Int64Value, LinuxContainerConfig, LinuxContainerResources, Linux
 
 use super::refusal::{Refusal, invalid};
 use super::{jail, network, storage};
+use crate::config;
 
 /// A limit on memory: bytes, or with Ki, Mi or Gi.
 const MEMORY: &str = "resources.cellblock/memory";
@@ -163,10 +164,7 @@ fn field(key: &str) -> String {
 
 /// A positive number of bytes, or with Ki, Mi or Gi.
 pub(super) fn bytes(key: &str, text: &str) -> Result<i64, Refusal> {
-    let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30)];
-    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
-    let (number, factor) = unit.unwrap_or((text, 1));
-    let bytes = number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor)).filter(|bytes| *bytes > 0);
+    let bytes = config::bytes(text, "i").and_then(|bytes| i64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| invalid(field(key), format!("{text:?} is no number of bytes, such as 67108864 or 64Mi")))
 }
 

@@ -12,6 +12,7 @@ use super::mounts::ImageVolume;
 
 use super::refusal::{Refusal, absolute, invalid, labels, name, required};
 use super::{annotations, jail, mounts, process, resources, security, signal};
+use crate::state::names;
 
 /// What a container's spec is made from.
 #[derive(Debug, Clone)]
@@ -74,12 +75,12 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     let declared = mounts::declared(&inputs.image.volumes, &config.mounts)?;
     mounts.extend(declared.iter().map(|path| mounts::of_declared(path)));
     let annotations = &inputs.pod_config.annotations;
-    let container = config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+    let container = names::own(config.metadata.as_ref());
     let rctl = annotations::rctl(container, annotations)?;
     let spec = ContainerSpec {
         id: inputs.id.clone(),
         pod: inputs.pod.id.clone(),
-        title: title(inputs),
+        title: format!("{}/{container}", inputs.pod.title),
         rootfs: PathBuf::new(),
         readonly_rootfs: context.readonly_rootfs,
         shared_rootfs: false,
@@ -97,11 +98,6 @@ pub(crate) fn container(inputs: &Inputs<'_>) -> Result<Draft, Refusal> {
     };
     let stop_signal = signal::stop_signal(config.stop_signal, inputs.image.stop_signal.as_deref(), &inputs.image.os)?;
     Ok(Draft { spec, volumes, declared, stop_signal })
-}
-
-fn title(inputs: &Inputs<'_>) -> String {
-    let name = inputs.config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
-    format!("{}/{name}", inputs.pod.title)
 }
 
 /// For UpdateContainerResources.

@@ -40,7 +40,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
     Ok(Pod {
         spec: PodSpec {
             id: id.clone(),
-            title: config.metadata.as_ref().map(names::of_addresses).unwrap_or_default(),
+            title: config.metadata.as_ref().map(names::namespaced).unwrap_or_default(),
             hostname: hostname(&config.hostname)?,
             network,
             ipc,

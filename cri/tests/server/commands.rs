@@ -89,7 +89,7 @@ fn ps_shows_what_runs_with_its_names_in_the_kernel() {
     assert_eq!(rows[2], ["default/web", "-", "not-ready", "-", "-", "-", "-", "-"]);
 }
 
-/// Takes so many writes, then its reader is gone.
+/// Accepts this many writes, and then fails with EPIPE.
 struct Reader(Vec<String>, usize);
 
 impl Write for Reader {

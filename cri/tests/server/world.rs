@@ -61,7 +61,7 @@ impl World {
         Self::with_spares(0)
     }
 
-    /// A machine whose servers keep so many spares.
+    /// A machine whose servers keep this many spares.
     pub(crate) fn with_spares(spares: u32) -> Self {
         let kernel = Kernel::default();
         let faults = kernel.faults.clone();

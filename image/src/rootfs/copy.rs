@@ -113,6 +113,10 @@ impl Rootfs for Copy {
         Ok(root)
     }
 
+    fn shares(&self) -> bool {
+        true
+    }
+
     fn share(&self, id: &ContainerId, chain: &ChainId, fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
         let directory = self.fs(chain)?;
         if self.layout.container(id).join("root").is_dir() || !fits(&directory) {

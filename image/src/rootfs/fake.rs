@@ -80,6 +80,10 @@ impl Rootfs for Fake {
         self.call("rootfs prepare", |copy| copy.prepare(id, chain))
     }
 
+    fn shares(&self) -> bool {
+        true
+    }
+
     fn share(&self, id: &ContainerId, chain: &ChainId, fits: Fits<'_>) -> Result<Option<PathBuf>, Error> {
         self.call("rootfs share", |copy| copy.share(id, chain, fits))
     }
@@ -139,7 +143,7 @@ impl Rootfs for Fake {
             for id in ids {
                 let container = copy.container(id)?;
                 let all = snapshots(&container)?;
-                check_snapshot_is_new(id, name, all.iter().map(|(other, _)| other))?;
+                check_snapshot_is_new(id, name, all.iter().any(|(other, _)| other == name))?;
                 copies
                     .push((container.join("root"), container.join(SNAPSHOTS).join(format!("{:04}-{name}", all.len()))));
             }

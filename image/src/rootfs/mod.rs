@@ -165,7 +165,7 @@ pub trait Rootfs: Send + Sync + 'static {
         false
     }
 
-    /// Limits what a container's root holds to what its chain holds and so many bytes. Idempotent.
+    /// Sets the quota of a container's root (refquota of zfsprops(7)): what its chain references, and `bytes` more. Idempotent.
     ///
     /// # Errors
     /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`].
@@ -180,6 +180,11 @@ pub trait Rootfs: Send + Sync + 'static {
     /// The file system failed; another call goes on.
     fn keep_snapshots(&self, _id: &ContainerId, _title: &str) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Whether [`Rootfs::share`] may return a root.
+    fn shares(&self) -> bool {
+        false
     }
 
     /// The chain itself as the root of a container that changes nothing in it, if `fits` says so of its directory; with None,
@@ -339,12 +344,8 @@ fn check_snapshot_name(name: &str) -> Result<(), Error> {
 }
 
 /// Refuses a name that a container's root has a snapshot of.
-fn check_snapshot_is_new<'a>(
-    id: &ContainerId,
-    name: &str,
-    mut known: impl Iterator<Item = &'a String>,
-) -> Result<(), Error> {
-    if known.any(|other| other == name) {
+fn check_snapshot_is_new(id: &ContainerId, name: &str, exists: bool) -> Result<(), Error> {
+    if exists {
         return Err(Error::Conflict { what: format!("container {} has a snapshot {name:?} already", id.short()) });
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The server's side: one name server with the right settings.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -103,12 +103,7 @@ impl Nameserver {
         Lone::new(&self.directory, FILES).kill().map_err(Error::failed("stop the name server"))?;
         let files = [CONTROL, SETTINGS].iter().try_for_each(|name| host::fs::remove_file(&self.directory.join(name)));
         files.map_err(Error::failed("remove the name server's files"))?;
-        match std::fs::remove_dir(self.directory.join(EMPTY)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::failed("remove the name server's root")(error))
-            }
-            _ => Ok(()),
-        }
+        host::fs::remove_empty(&self.directory.join(EMPTY)).map_err(Error::failed("remove the name server's root"))
     }
 
     fn start(&self) -> Result<(), Error> {

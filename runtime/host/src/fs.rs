@@ -99,6 +99,17 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes an empty directory. Idempotent.
+///
+/// # Errors
+/// Any error of rmdir(2) but ENOENT.
+pub fn remove_empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a directory as [`remove_dir_all`] does, and its file `last` after everything else: as long as something is left,
 /// that file identifies the directory. Idempotent.
 ///

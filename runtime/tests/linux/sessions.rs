@@ -76,7 +76,7 @@ fn a_log_that_is_rotated_while_it_is_written_has_every_line() {
     in_pod(
         |_| (),
         |bench| {
-            // Each word lets it write so many lines.
+            // Each word lets it write 2000 lines.
             let mut spec = bench.spec(
                 "i=0; while read go && [ $go = go ]; do end=$((i+2000)); while [ $i -lt $end ]; do echo line $i; i=$((i+1)); done; done",
             );

@@ -432,8 +432,7 @@ impl Rootfs for Zfs {
         for id in ids {
             let dataset = self.existing(id)?;
             let snapshot = format!("{dataset}@{name}");
-            let known = self.datasets().exists(&snapshot)?.then(|| name.to_owned());
-            check_snapshot_is_new(id, name, known.iter())?;
+            check_snapshot_is_new(id, name, self.datasets().exists(&snapshot)?)?;
             wanted.push(snapshot);
         }
         self.datasets().snapshot(&wanted)

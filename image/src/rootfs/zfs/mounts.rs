@@ -31,10 +31,5 @@ pub(super) fn unmount_and_remove(target: &Path) -> Result<(), Error> {
     if mounted(target) {
         unmount(target, MntFlags::MNT_FORCE).map_err(Error::io(format!("cannot unmount {}", target.display())))?;
     }
-    match fs::remove_dir(target) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("cannot remove {}", target.display()))(error))
-        }
-        _ => Ok(()),
-    }
+    host::fs::remove_empty(target).map_err(Error::io(format!("cannot remove {}", target.display())))
 }
