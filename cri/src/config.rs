@@ -151,6 +151,8 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// The firewall of pods that do not choose one.
     pub firewall: FirewallPolicy,
+    /// The interfaces of the node that pods may ask for by annotation.
+    pub interfaces: Vec<String>,
     /// The domain of the pods' names; empty: they have none.
     pub names: String,
 }
@@ -216,6 +218,7 @@ impl Default for NetworkConfig {
             untranslated: Vec::new(),
             mtu: 1500,
             firewall: FirewallPolicy::Open,
+            interfaces: Vec::new(),
             names: String::new(),
         }
     }

@@ -76,6 +76,8 @@ fn spec(stage: &Stage, ipam: &mut Ipam, host_ports: Vec<HostPort>) -> NetworkSpe
         id: PodId::random(),
         addresses: ok("allocate", ipam.allocate(&[])),
         route: true,
+        keeps_source: false,
+        lent: None,
         host_ports,
         firewall: crate::Firewall::Open,
     }
@@ -179,6 +181,8 @@ fn on_the_host(stage: &Stage) {
         id: PodId::random(),
         addresses: Vec::new(),
         route: true,
+        keeps_source: false,
+        lent: None,
         host_ports: vec![port(stage, 4)],
         firewall: crate::Firewall::Open,
     };

@@ -307,6 +307,8 @@ mod tests {
             id: id.clone(),
             addresses: vec!["10.9.0.2/24".parse().unwrap()],
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: crate::Firewall::Open,
         };

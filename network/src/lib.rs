@@ -153,13 +153,26 @@ pub struct NetworkSpec {
     pub id: PodId,
     /// Its addresses with prefix lengths, the primary one first; empty for a pod on the host's network.
     pub addresses: Vec<IpNetwork>,
-    /// Whether it has a default route and its outgoing traffic is translated.
+    /// Whether it has a default route.
     pub route: bool,
+    /// Whether what it sends outside keeps its own address, since the networks there know the way back to it.
+    #[serde(default)]
+    pub keeps_source: bool,
+    /// An interface of the node that the pod has besides its own until it is detached.
+    #[serde(default)]
+    pub lent: Option<Lent>,
     /// The host ports forwarded to it.
     pub host_ports: Vec<HostPort>,
     /// What may come to it that it did not ask for.
     #[serde(default)]
     pub firewall: Firewall,
+}
+
+impl NetworkSpec {
+    /// Whether what the pod sends outside gets the node's address.
+    pub(crate) fn is_translated(&self) -> bool {
+        self.route && !self.keeps_source
+    }
 }
 
 /// What may come to a pod that it did not ask for: from pods, the node and outside. What the pod itself begins, and the answers,
@@ -174,6 +187,16 @@ pub enum Firewall {
     Ports(Vec<(Protocol, u16)>),
     /// Nothing.
     Isolated,
+}
+
+/// An interface of the node in a pod: a network card, a VLAN, a virtual function, an end of an epair. What passes it, the node's
+/// packet filter does not see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// Its name, on the node and in the pod.
+    pub name: String,
+    /// Its addresses in the pod, with the prefix lengths of their networks.
+    pub addresses: Vec<IpNetwork>,
 }
 
 /// A host port forwarded to a pod.

@@ -80,6 +80,9 @@ impl Node {
             check(spec)?;
         }
         let before = self.state.load(&spec.id)?;
+        if let Some(lent) = &spec.lent {
+            self.check_unlent(&spec.id, &lent.name)?;
+        }
         let ports_before: &[_] = before.as_ref().map_or(&[], |before| &before.host_ports);
         lock(&self.ports).take(&spec.id, &spec.host_ports)?;
         if ports_before != spec.host_ports {
@@ -94,6 +97,15 @@ impl Node {
             self.state.save(spec)?;
         }
         Ok(before)
+    }
+
+    /// Refuses an interface that another pod has.
+    fn check_unlent(&self, id: &PodId, name: &str) -> Result<(), Error> {
+        let has = |pod: &NetworkSpec| pod.id != *id && pod.lent.as_ref().is_some_and(|lent| lent.name == name);
+        match self.state.specs()?.into_iter().find(has) {
+            Some(owner) => Err(Error::Conflict { what: format!("pod {} has the interface {name}", owner.id) }),
+            None => Ok(()),
+        }
     }
 
     /// Returns the recorded ones of these pods, to be looked after. An unreadable record is logged and left alone.
@@ -182,6 +194,11 @@ impl Node {
     }
 }
 
+/// The error for an interface that is to be lent and is neither on the node nor in the pod.
+pub(crate) fn nothing_to_lend(name: &str) -> Error {
+    Error::NotFound { what: format!("interface {name} of the node") }
+}
+
 /// Returns the pod's counters by the host's end of its interface; [`Error::NotFound`] without one.
 pub(crate) fn counters(id: &PodId, link: Option<Link>) -> Result<Counters, Error> {
     let link = link.ok_or_else(|| Error::NotFound { what: format!("interface of pod {id}") })?;
@@ -194,7 +211,8 @@ pub(crate) fn check_unused(inventory: &[PodId]) -> Result<(), Error> {
     inventory.first().map_or(Ok(()), |id| Err(conflict(id)))
 }
 
-/// Checks a spec: at least one address, at most one per family, and one for each host port's family.
+/// Checks a spec: at least one address, at most one per family, one for each host port's family, and another interface than its
+/// own.
 pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     let invalid = |field: &str, reason: String| Err(Error::Invalid { field: field.to_owned(), reason });
     if spec.addresses.is_empty() {
@@ -203,6 +221,9 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<(), Error> {
     let of_family = |ipv4: bool| spec.addresses.iter().filter(|address| address.is_ipv4() == ipv4).count();
     if of_family(true) > 1 || of_family(false) > 1 {
         return invalid("addresses", "a pod has at most one of each family".to_owned());
+    }
+    if spec.lent.as_ref().is_some_and(|lent| lent.name == INTERFACE) {
+        return invalid("interface", format!("{INTERFACE} is the name of the pod's own"));
     }
     for port in &spec.host_ports {
         if !spec.addresses.iter().any(|address| port.has_family(address.is_ipv4())) {

@@ -132,6 +132,8 @@ mod tests {
             id: id.clone(),
             addresses: vec!["10.1.0.5/16".parse().unwrap()],
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: crate::Firewall::Open,
         };

@@ -151,6 +151,8 @@ mod tests {
             id: id.clone(),
             addresses: vec!["10.1.0.2/16".parse().unwrap()],
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: vec![port],
             firewall: crate::Firewall::Open,
         };

@@ -80,6 +80,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "network",
+        "interfaces",
+        "Interfaces of the node, such as [\"vlan5\"], that the annotation network.cellblock/interface of any pod may move into\nit: the node's packet filter does not see what passes there. docs/annotations.md has more.",
+    ),
+    (
+        "network",
         "names",
         "The domain of the pods' names, such as \"local.cellblock\": POD.NAMESPACE.local.cellblock, answered on port 53 of the\ngateways, which pods without a DNS configuration of their own ask. Empty: none.",
     ),

@@ -114,6 +114,8 @@ fn record(node: &Node, wanted: Wanted) -> Result<(PodRecord, Option<String>), Er
             id: spec.id.clone(),
             addresses,
             route: network.route,
+            keeps_source: network.keeps_source,
+            lent: network.lent,
             host_ports: network.host_ports,
             firewall: network.firewall,
         },

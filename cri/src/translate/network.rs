@@ -1,21 +1,25 @@
-//! A pod's wishes for its network: host ports, and by annotation a static address, no route or a firewall.
+//! A pod's wishes for its network: host ports, and by annotation a static address, another route, a firewall or an interface of the
+//! node.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use network::{Firewall, HostPort, Protocol};
+use ipnetwork::IpNetwork;
+use network::{Firewall, HostPort, Lent, Protocol};
 use proto::v1::{PortMapping, Protocol as WireProtocol};
 use serde::{Deserialize, Serialize};
 
 use super::refusal::{Refusal, invalid};
-use crate::config::FirewallPolicy;
+use crate::config::{FirewallPolicy, NetworkConfig};
 
 /// The annotation for static addresses: at most one of each family, separated by a comma.
 pub(crate) const ADDRESS_ANNOTATION: &str = "network.cellblock/address";
-/// The annotation for a pod without a default route and without translation: `none`.
+/// The annotation for a pod without a default route, `none`, or whose packets keep its address, `untranslated`.
 pub(crate) const ROUTE_ANNOTATION: &str = "network.cellblock/route";
 /// The annotation for what may come to a pod that it did not ask for: a [`FirewallPolicy`].
 pub(crate) const FIREWALL_ANNOTATION: &str = "network.cellblock/firewall";
+/// The annotation for an interface of the node: its name, and the addresses that it gets in the pod.
+pub(crate) const INTERFACE_ANNOTATION: &str = "network.cellblock/interface";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkWish {
@@ -23,26 +27,35 @@ pub(crate) struct NetworkWish {
     pub(crate) host: bool,
     /// Its static addresses; a family without one gets any.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Whether it has a default route and translation.
+    /// Whether it has a default route.
     pub(crate) route: bool,
+    /// Whether what it sends outside keeps its address.
+    #[serde(default)]
+    pub(crate) keeps_source: bool,
+    /// The interface of the node that it wants besides its own.
+    #[serde(default)]
+    pub(crate) lent: Option<Lent>,
     pub(crate) host_ports: Vec<HostPort>,
     pub(crate) firewall: Firewall,
 }
 
-/// The wish of a pod. `policy` is for one without [`FIREWALL_ANNOTATION`].
+/// The wish of a pod.
 pub(super) fn wish(
     host: bool,
     annotations: &BTreeMap<String, String>,
     mappings: &[PortMapping],
-    policy: FirewallPolicy,
+    config: &NetworkConfig,
 ) -> Result<NetworkWish, Refusal> {
     // On the host's network a pod's port is the host's.
     let host_ports = if host { Vec::new() } else { host_ports(mappings)? };
+    let (route, keeps_source) = route(annotations)?;
     Ok(NetworkWish {
         host,
         addresses: addresses(annotations)?,
-        route: route(annotations)?,
-        firewall: firewall(host, annotations, mappings, policy, &host_ports)?,
+        route,
+        keeps_source,
+        lent: lent(host, annotations, &config.interfaces)?,
+        firewall: firewall(host, annotations, mappings, config.firewall, &host_ports)?,
         host_ports,
     })
 }
@@ -101,11 +114,34 @@ fn addresses(annotations: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, Refu
     Ok(addresses)
 }
 
-fn route(annotations: &BTreeMap<String, String>) -> Result<bool, Refusal> {
+fn lent(host: bool, annotations: &BTreeMap<String, String>, allowed: &[String]) -> Result<Option<Lent>, Refusal> {
+    let Some(text) = annotations.get(INTERFACE_ANNOTATION) else { return Ok(None) };
+    let refused = |reason: String| invalid(format!("annotations[{INTERFACE_ANNOTATION}]"), reason);
+    let mut words = text.split_whitespace();
+    let name = words.next().ok_or_else(|| refused(format!("{text:?} names no interface")))?;
+    if allowed.iter().all(|known| known != name) {
+        return Err(refused(format!("interface {name:?} is not in the configuration's network.interfaces")));
+    }
+    if host {
+        return Err(refused("a pod on the node's network has all of its interfaces".to_owned()));
+    }
+    let address = |word: &str| match word.parse::<IpNetwork>() {
+        Ok(address) if word.contains('/') => Ok(address),
+        _ => Err(refused(format!("{word:?} is not an address with the prefix length of its network"))),
+    };
+    Ok(Some(Lent { name: name.to_owned(), addresses: words.map(address).collect::<Result<_, _>>()? }))
+}
+
+/// Whether the pod has a default route, and whether it keeps its address on it.
+fn route(annotations: &BTreeMap<String, String>) -> Result<(bool, bool), Refusal> {
     match annotations.get(ROUTE_ANNOTATION).map(String::as_str) {
-        None => Ok(true),
-        Some("none") => Ok(false),
-        Some(other) => Err(invalid(format!("annotations[{ROUTE_ANNOTATION}]"), format!("{other:?} is not \"none\""))),
+        None => Ok((true, false)),
+        Some("none") => Ok((false, false)),
+        Some("untranslated") => Ok((true, true)),
+        Some(other) => {
+            let reason = format!("{other:?} is not \"none\" or \"untranslated\"");
+            Err(invalid(format!("annotations[{ROUTE_ANNOTATION}]"), reason))
+        }
     }
 }
 
@@ -168,10 +204,13 @@ mod tests {
     use network::{Firewall, HostPort, Protocol};
     use proto::v1::PortMapping;
 
-    use super::{ADDRESS_ANNOTATION, FIREWALL_ANNOTATION, FirewallPolicy, NetworkWish, ROUTE_ANNOTATION, Refusal};
+    use super::{
+        ADDRESS_ANNOTATION, FIREWALL_ANNOTATION, FirewallPolicy, INTERFACE_ANNOTATION, NetworkConfig, NetworkWish,
+        ROUTE_ANNOTATION, Refusal,
+    };
 
     fn wish(host: bool, all: &BTreeMap<String, String>, mappings: &[PortMapping]) -> Result<NetworkWish, Refusal> {
-        super::wish(host, all, mappings, FirewallPolicy::Open)
+        super::wish(host, all, mappings, &NetworkConfig::default())
     }
 
     fn mapping(protocol: i32, container_port: i32, host_port: i32, host_ip: &str) -> PortMapping {
@@ -212,7 +251,10 @@ mod tests {
         let static_address = wish(false, &annotation(ADDRESS_ANNOTATION, "10.88.0.9, fd00::9"), &[]).unwrap();
         assert_eq!(static_address.addresses.len(), 2);
         assert!(static_address.route);
-        assert!(!wish(false, &annotation(ROUTE_ANNOTATION, "none"), &[]).unwrap().route);
+        for (value, expected) in [("none", (false, false)), ("untranslated", (true, true))] {
+            let wish = wish(false, &annotation(ROUTE_ANNOTATION, value), &[]).unwrap();
+            assert_eq!((wish.route, wish.keeps_source), expected, "{value}");
+        }
         for (key, value) in [
             (ADDRESS_ANNOTATION, "10.0.0.1,10.0.0.2"),
             (ADDRESS_ANNOTATION, "ten"),
@@ -225,12 +267,33 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_is_lent_if_the_configuration_has_it() {
+        let config = NetworkConfig { interfaces: vec!["vlan5".to_owned()], ..NetworkConfig::default() };
+        let of = |host, value| super::wish(host, &annotation(INTERFACE_ANNOTATION, value), &[], &config);
+        let lent = of(false, "vlan5 192.0.2.5/24 2001:db8::5/64").unwrap().lent.unwrap();
+        assert_eq!((&*lent.name, lent.addresses.len()), ("vlan5", 2));
+        assert_eq!(lent.addresses[0].to_string(), "192.0.2.5/24");
+        assert!(of(false, "vlan5").unwrap().lent.unwrap().addresses.is_empty());
+        for (host, value, reason) in [
+            (false, "", "names no interface"),
+            (false, "em0 192.0.2.5/24", "\"em0\" is not in"),
+            (false, "vlan5 192.0.2.5", "\"192.0.2.5\" is not"),
+            (false, "vlan5 ten/24", "\"ten/24\" is not"),
+            (true, "vlan5", "on the node's network"),
+        ] {
+            let refusal = of(host, value).unwrap_err().to_string();
+            assert!(refusal.contains(INTERFACE_ANNOTATION) && refusal.contains(reason), "{refusal}");
+        }
+    }
+
+    #[test]
     fn a_firewall_is_open_for_the_ports_that_are_declared() {
         let mappings = [mapping(0, 80, 8080, ""), mapping(0, 80, 0, ""), mapping(1, 53, 0, "")];
         let ports = Firewall::Ports(vec![(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
         let of = |host, value: Option<&str>, mappings: &[PortMapping], policy| {
+            let config = NetworkConfig { firewall: policy, ..NetworkConfig::default() };
             let all = value.map(|value| annotation(FIREWALL_ANNOTATION, value)).unwrap_or_default();
-            super::wish(host, &all, mappings, policy).map(|wish| wish.firewall).map_err(|refusal| refusal.to_string())
+            super::wish(host, &all, mappings, &config).map(|wish| wish.firewall).map_err(|refusal| refusal.to_string())
         };
         assert_eq!(of(false, Some("ports"), &mappings, FirewallPolicy::Open), Ok(ports.clone()));
         assert_eq!(of(false, None, &mappings, FirewallPolicy::Ports), Ok(ports));

@@ -52,7 +52,7 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
             resources: pod_resources(&linux)?,
             jail: jail::of_pod(&config.annotations, &server.jail_parameters)?,
         },
-        network: wish(host_network, &config.annotations, &config.port_mappings, server.network.firewall)?,
+        network: wish(host_network, &config.annotations, &config.port_mappings, &server.network)?,
     })
 }
 

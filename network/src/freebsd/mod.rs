@@ -3,6 +3,7 @@
 //! stable interface but pfctl(8). The host's end has the whole id as its description.
 
 mod ipfw;
+mod lent;
 mod pair;
 mod pfctl;
 mod route;
@@ -135,7 +136,13 @@ impl Network for FreebsdNetwork {
             Some(Place::Jail(name)) => vnet::drop_connections(&settings.workers, name),
             _ => Ok(()),
         };
-        let steps = [self.node.stop_listening(id), self.remove_rules(id), drop, pair::remove(&self.node, id)];
+        let steps = [
+            self.node.stop_listening(id),
+            self.remove_rules(id),
+            drop,
+            lent::take_back(&self.node, id),
+            pair::remove(&self.node, id),
+        ];
         // The record goes last, and only after every step succeeded.
         node::run_all(&format!("cannot detach pod {id}"), steps)?;
         self.node.forget(id)
@@ -230,6 +237,9 @@ impl FreebsdNetwork {
         }
         bring_up_loopback(inside.vnet()?)?;
         configure_inside(inside.vnet()?, spec)?;
+        if let Some(lent) = &spec.lent {
+            lent::give(vnet, inside.vnet()?, jail, lent)?;
+        }
         route_to_pod(vnet, &self.node.host_end(&spec.id), spec)
     }
 
@@ -314,16 +324,16 @@ impl FreebsdNetwork {
         let pods = self.node.state.specs()?;
         let networks = ipam::with_former(&self.node.networks(), pods.iter().flat_map(|pod| &pod.addresses));
         let interfaces = list_uplinks(vnet, &names::bridge(&settings.prefix))?;
-        let unrouted: Vec<IpAddr> = pods.iter().filter(|pod| !pod.route).flat_map(addresses_of).collect();
-        Ok(rules::node(&settings.prefix, &networks, &unrouted, &settings.untranslated, &interfaces))
+        let kept: Vec<IpAddr> = pods.iter().filter(|pod| !pod.is_translated()).flat_map(addresses_of).collect();
+        Ok(rules::node(&settings.prefix, &networks, &kept, &settings.untranslated, &interfaces))
     }
 
     /// Loads the pod's anchor, or flushes one that it no longer needs.
     fn apply_rules(&self, vnet: &Vnet, before: Option<&NetworkSpec>, spec: &NetworkSpec) -> Result<(), Error> {
         let prefix = &self.node.settings.prefix;
         let unloaded = self.loaded().is_none();
-        if unloaded || !spec.route || before.is_some_and(|before| !before.route) {
-            // The shared rules name the pods without a route: this one's spec is recorded already.
+        if unloaded || !spec.is_translated() || before.is_some_and(|before| !before.is_translated()) {
+            // The shared rules name the pods that are not translated: this one's spec is recorded already.
             self.load_node_rules(vnet)?;
         }
         let anchor = rules::pod_anchor(prefix, &spec.id);

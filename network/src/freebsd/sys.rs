@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 const SIOCIFCREATE2: libc::c_ulong = 0xc020_697c;
 const SIOCSIFNAME: libc::c_ulong = 0x8020_6928;
 const SIOCSIFVNET: libc::c_ulong = 0xc020_695a;
+const SIOCSIFRVNET: libc::c_ulong = 0xc020_695b;
 const SIOCAIFGROUP: libc::c_ulong = 0x8028_6987;
 const SIOCGIFINFO_IN6: libc::c_ulong = 0xc048_696c;
 const SIOCSIFINFO_IN6: libc::c_ulong = 0xc048_696d;
@@ -59,6 +60,15 @@ pub(super) fn rename(socket: &impl AsFd, name: &str, new: &str) -> io::Result<()
 pub(super) fn move_to_jail(socket: &impl AsFd, name: &str, jail: i32) -> io::Result<()> {
     let value = usize::try_from(jail).map_err(io::Error::other)?;
     ioctl(socket, SIOCSIFVNET, &mut Request { name: name_bytes(name)?, value, rest: 0 })
+}
+
+/// Moves an interface back out of a jail's vnet. Idempotent: ENXIO says that the jail or its interface is not there.
+pub(super) fn take_from_jail(socket: &impl AsFd, name: &str, jail: i32) -> io::Result<()> {
+    let value = usize::try_from(jail).map_err(io::Error::other)?;
+    match ioctl(socket, SIOCSIFRVNET, &mut Request { name: name_bytes(name)?, value, rest: 0 }) {
+        Err(error) if error.raw_os_error() != Some(libc::ENXIO) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Adds an interface to a group. Idempotent.

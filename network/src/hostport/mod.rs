@@ -252,6 +252,8 @@ mod tests {
                 id: PodId::random(),
                 addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
                 route: true,
+                keeps_source: false,
+                lent: None,
                 host_ports: vec![port(Protocol::Tcp), port(Protocol::Sctp)],
                 firewall: crate::Firewall::Open,
             };

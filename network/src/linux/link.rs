@@ -84,6 +84,12 @@ pub(super) fn add_veth(links: &Links, veth: &Veth<'_>) -> io::Result<()> {
     links.request(&message)
 }
 
+/// Moves an interface into another namespace, where it is down and has no address.
+pub(super) fn move_to(links: &Links, index: u32, netns: BorrowedFd<'_>) -> io::Result<()> {
+    let netns = u32::try_from(netns.as_raw_fd()).map_err(io::Error::other)?;
+    links.request(&Message::new(SET_LINK, 0, &header(index, 0, 0)).with_u32(LINK_NETNS, netns))
+}
+
 /// Changes name and MAC; the interface is down for a moment.
 pub(super) fn rename(links: &Links, index: u32, name: &str, mac: [u8; 6]) -> io::Result<()> {
     links.request(&Message::new(SET_LINK, 0, &header(index, 0, UP)))?;

@@ -26,7 +26,7 @@ use crate::links::{Link, Links};
 use crate::nft::rules::{self, Counts};
 use crate::node::{self, INTERFACE, Node};
 use crate::repair::{self, Inventory, Missing, Watched};
-use crate::{Attachment, Counters, Error, Network, NetworkSpec, Settings, ipam, names};
+use crate::{Attachment, Counters, Error, Lent, Network, NetworkSpec, Settings, ipam, names};
 
 /// The backend's name in errors.
 const BACKEND: &str = "linux (development)";
@@ -84,6 +84,9 @@ impl Network for LinuxNetwork {
         }
         inside.bring_up_loopback()?;
         inside.configure(spec)?;
+        if let Some(lent) = &spec.lent {
+            inside.take(&links, lent)?;
+        }
         route_to_pod(&links, &name, spec)?;
         self.apply_rules(before.as_ref(), spec)?;
         self.node.listen(spec)?;
@@ -101,7 +104,7 @@ impl Network for LinuxNetwork {
         inside.bring_up_loopback()
     }
 
-    fn detach(&self, id: &PodId, _place: Option<&Place>) -> Result<(), Error> {
+    fn detach(&self, id: &PodId, place: Option<&Place>) -> Result<(), Error> {
         let _changing = self.node.change();
         let what = format!("cannot detach pod {id}");
         let before = self.node.state.load(id);
@@ -114,6 +117,7 @@ impl Network for LinuxNetwork {
         let steps = [
             self.node.stop_listening(id),
             self.remove_rules(id),
+            give_back(place, before.as_ref().ok().and_then(|before| before.as_ref()?.lent.as_ref())),
             open_links().and_then(|links| links.remove(&self.node.host_end(id)).map_err(Error::failed(what.clone()))),
         ];
         for address in forget {
@@ -299,6 +303,15 @@ impl LinuxNetwork {
             return Ok(());
         }
         netfilter::apply(&format!("the removal of table {table}"), &rules::delete_table(&table))
+    }
+}
+
+/// Moves the interface that a pod has back to the node. Idempotent: without the namespace there is none.
+fn give_back(place: Option<&Place>, lent: Option<&Lent>) -> Result<(), Error> {
+    let (Some(Place::Netns(path)), Some(lent)) = (place, lent) else { return Ok(()) };
+    match Inside::enter(path) {
+        Err(Error::NotFound { .. }) => Ok(()),
+        inside => inside?.give_back(lent),
     }
 }
 

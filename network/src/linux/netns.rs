@@ -12,10 +12,12 @@ use nix::sched::{CloneFlags, setns};
 use super::link;
 use crate::links::Links;
 use crate::node::{self, INTERFACE};
-use crate::{Error, NetworkSpec, ipam, names};
+use crate::{Error, Lent, NetworkSpec, ipam, names};
 
 /// The index of lo: the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
+/// The node's network namespace.
+const NODE: &str = "/proc/self/ns/net";
 /// Disables router advertisements for new interfaces.
 const ACCEPT_RA: &str = "/proc/sys/net/ipv6/conf/default/accept_ra";
 
@@ -80,6 +82,33 @@ impl Inside {
                 .map_err(Error::failed(format!("cannot route pod {} by {gateway}", spec.id)))?;
         }
         Ok(())
+    }
+
+    /// Moves an interface of the node in, up and with its addresses. Idempotent.
+    pub(super) fn take(&self, node: &Links, lent: &Lent) -> Result<(), Error> {
+        let name = &*lent.name;
+        let find = |links: &Links| links.find(name).map_err(Error::failed(format!("cannot look up interface {name}")));
+        if find(&self.links)?.is_none() {
+            let link = find(node)?.ok_or_else(|| node::nothing_to_lend(name))?;
+            link::move_to(node, link.index, self.namespace.as_fd())
+                .map_err(Error::failed(format!("cannot move {name} into the pod")))?;
+        }
+        let index = find(&self.links)?.ok_or_else(|| node::nothing_to_lend(name))?.index;
+        self.links.bring_up(index).map_err(Error::failed(format!("cannot bring up {name}")))?;
+        lent.addresses.iter().try_for_each(|address| {
+            let failed = format!("cannot give {name} the address {address}");
+            self.links.add_address(index, address).map_err(Error::failed(failed))
+        })
+    }
+
+    /// Moves an interface back to the node: the end of a namespace destroys VLANs and other virtual ones. Idempotent.
+    pub(super) fn give_back(&self, lent: &Lent) -> Result<(), Error> {
+        let failed = || format!("cannot move {} back to the node", lent.name);
+        let node = File::open(NODE).map_err(Error::failed(failed()))?;
+        match self.links.find(&lent.name).map_err(Error::failed(failed()))? {
+            Some(link) => link::move_to(&self.links, link.index, node.as_fd()).map_err(Error::failed(failed())),
+            None => Ok(()),
+        }
     }
 
     fn index(&self) -> Result<u32, Error> {

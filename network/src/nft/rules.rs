@@ -1,5 +1,5 @@
 //! Builds the nftables rulesets of the node and of a pod, as text for nft(8). Pure. All pods share one table that
-//! translates outgoing traffic. A pod with host ports or without a route has its own table, named by its id, so that
+//! translates outgoing traffic. A pod with host ports, a firewall, or whose address is kept has its own table, named by its id, so that
 //! one transaction creates or removes it.
 
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ pub fn node(prefix: &Prefix, pods: &[IpNetwork], untranslated: &[IpNetwork]) -> 
 /// Returns a pod's table; None if it needs none.
 #[must_use]
 pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
-    let unneeded = spec.route && spec.host_ports.is_empty() && spec.firewall == Firewall::Open;
+    let unneeded = spec.is_translated() && spec.host_ports.is_empty() && spec.firewall == Firewall::Open;
     if spec.addresses.is_empty() || unneeded {
         return None;
     }
@@ -121,7 +121,7 @@ pub fn pod(prefix: &Prefix, spec: &NetworkSpec) -> Option<String> {
             let network = plain(address);
             let _ = writeln!(leaving, "    {family} saddr {network} {family} daddr {pod} ct status dnat masquerade");
         }
-        if !spec.route {
+        if !spec.is_translated() {
             // Only the first translation of a connection applies: mapping the pod to its own address prevents any
             // other.
             let _ = writeln!(leaving, "    {family} saddr {pod} snat {family} to {pod}");
@@ -275,12 +275,17 @@ table inet cellblock-cb {
             id: id(),
             addresses: networks(&["10.1.0.5/16"]),
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: Firewall::Open,
         };
         assert_eq!(pod(&Prefix::default(), &spec), None);
-        spec.route = false;
+        spec.keeps_source = true;
+        let kept = pod(&Prefix::default(), &spec).unwrap();
+        (spec.route, spec.keeps_source) = (false, false);
         let text = pod(&Prefix::default(), &spec).unwrap();
+        assert_eq!(kept, text);
         assert!(text.contains("priority srcnat - 10"), "{text}");
         assert!(text.contains("ip saddr 10.1.0.5 snat ip to 10.1.0.5"), "{text}");
         assert!(!text.contains("dnat"), "{text}");
@@ -298,6 +303,8 @@ table inet cellblock-cb {
             id: id(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: vec![
                 port(Protocol::Tcp, None, 8080),
                 port(Protocol::Udp, Some("192.0.2.1"), 53),
@@ -345,6 +352,8 @@ table inet {name} {{
             id: id(),
             addresses: networks(&["10.1.0.5/16"]),
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: Firewall::Ports(vec![(Protocol::Tcp, 80)]),
         };

@@ -144,7 +144,7 @@ pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
 }
 
 /// Returns the shared rules: traffic from pods through one of these interfaces, to other than pods and the cluster,
-/// gets the interface's address. The table negates the addresses of pods without a route, since `no nat` in a pod's
+/// gets the interface's address. The table negates the addresses of pods that keep theirs, since `no nat` in a pod's
 /// anchor does not stop later anchors (FreeBSD 15). An interface is its name and whether it has IPv4 and IPv6
 /// addresses.
 ///
@@ -156,14 +156,14 @@ pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
 pub fn node(
     prefix: &Prefix,
     pods: &[IpNetwork],
-    unrouted: &[IpAddr],
+    kept: &[IpAddr],
     untranslated: &[IpNetwork],
     interfaces: &[(String, bool, bool)],
 ) -> String {
     let mut direct: Vec<String> = pods.iter().chain(untranslated).map(plain).collect();
     direct.extend(MULTICAST.map(str::to_owned));
     let mut pods_list: Vec<String> = pods.iter().map(plain).collect();
-    pods_list.extend(unrouted.iter().map(|address| format!("!{address}")));
+    pods_list.extend(kept.iter().map(|address| format!("!{address}")));
     let mut text = format!("table <{PODS}> {{ {} }}\ntable <direct> {{ {} }}\n", pods_list.join(" "), direct.join(" "));
     for (name, ipv4, ipv6) in interfaces {
         for (family, has) in [("inet", ipv4), ("inet6", ipv6)] {
@@ -397,6 +397,8 @@ pass out tagged cellblock-pods
             id: PodId::random(),
             addresses: networks(&["10.1.0.5/16", "fd00::5/64"]),
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: Firewall::Open,
         };
@@ -426,6 +428,8 @@ rdr inet6 proto 6 from any to (self) port 8080 tag cellblock -> fd00::5 port 80
             id: "ab".repeat(32).parse().unwrap(),
             addresses: networks(&["10.1.0.5/16"]),
             route: true,
+            keeps_source: false,
+            lent: None,
             host_ports: Vec::new(),
             firewall: Firewall::Isolated,
         };

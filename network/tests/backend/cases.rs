@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use network::conformance::{self, Stage};
-use network::{Network, Protocol};
+use network::{Lent, Network, NetworkSpec, Protocol};
 
 use crate::platform::{self, OUTSIDE_NAME, kernel, place, remove_place, serve};
 use crate::world::{CLUSTER, GATEWAY, NODE, OUTSIDE, Pod, World, call, call_in_vain, host_port, sh};
@@ -18,6 +18,8 @@ pub(crate) const CASES: &[Case] = &[
     ("conformance", conformance_suite),
     ("a pod reaches its gateway, another pod, the outside and the cluster", ways_out),
     ("a pod without route reaches its neighbours only", without_route),
+    ("a pod that keeps its address is known by it outside", untranslated),
+    ("an interface of the node is lent and comes back", lent),
     ("a pod sends from its own addresses only", spoofing::forged_sources),
     ("a pod cannot take the gateway's or a neighbour's address", spoofing::claimed_addresses),
     ("a firewall lets in what is declared", firewall::declared_ports),
@@ -108,6 +110,49 @@ fn without_route() {
         call_in_vain(Some(&a.inside()), Tcp, OUTSIDE[0], 1001);
         a.remove(network);
         b.remove(network);
+    });
+}
+
+fn untranslated() {
+    in_world(|world, network| {
+        let pod = world.pod(network, true, vec![]);
+        serve(Some(OUTSIDE_NAME), 1001);
+        platform::cluster_knows_the_pods();
+        for keeps_source in [true, false] {
+            let spec = NetworkSpec { keeps_source, ..pod.spec.clone() };
+            network.attach(&spec, &pod.place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+            for (family, outside) in OUTSIDE.iter().enumerate() {
+                let seen = call(Some(&pod.inside()), Tcp, outside, 1001);
+                let own = pod.address(family);
+                assert_eq!(seen.as_deref(), Ok(if keeps_source { &*own } else { NODE[family] }));
+            }
+        }
+        pod.remove(network);
+    });
+}
+
+fn lent() {
+    in_world(|world, network| {
+        let (name, peer) = ("lent0", "lent1");
+        platform::add_lendable(name, peer, "203.0.113.1");
+        let lent = Some(Lent { name: name.to_owned(), addresses: vec!["203.0.113.5/24".parse().unwrap()] });
+        let (pod, other) = (world.pod(network, true, vec![]), world.pod(network, true, vec![]));
+        pod.serve(80);
+        let spec = NetworkSpec { lent: lent.clone(), ..pod.spec.clone() };
+        for _ in 0..2 {
+            network.attach(&spec, &pod.place, None).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        }
+        assert_eq!(call(None, Tcp, "203.0.113.5", 80).as_deref(), Ok("203.0.113.1"));
+        let error = network.attach(&NetworkSpec { lent, ..other.spec.clone() }, &other.place, None).unwrap_err();
+        assert!(matches!(&error, network::Error::Conflict { what } if what.contains(pod.spec.id.as_str())), "{error}");
+        let missing = Some(Lent { name: "lent2".to_owned(), addresses: vec![] });
+        let error = network.attach(&NetworkSpec { lent: missing, ..other.spec.clone() }, &other.place, None);
+        assert!(matches!(error, Err(network::Error::NotFound { .. })), "{error:?}");
+        other.remove(network);
+        network.detach(&pod.spec.id, Some(&pod.place)).unwrap_or_else(|error| panic!("{}", host::chain(&error)));
+        assert!(kernel().contains(name), "it did not come back");
+        platform::remove_place(&pod.spec.id);
+        platform::remove_lendable(peer);
     });
 }
 

@@ -110,6 +110,18 @@ pub(crate) fn cluster_knows_the_pods() {
     ));
 }
 
+/// Makes an interface that may be lent, and one of the node that leads to it.
+pub(crate) fn add_lendable(name: &str, peer: &str, address: &str) {
+    sh(&format!(
+        "e=$(ifconfig epair create); ifconfig ${{e%a}}b name {name} >/dev/null; ifconfig $e name {peer} >/dev/null
+         ifconfig {peer} inet {address}/24 up"
+    ));
+}
+
+pub(crate) fn remove_lendable(peer: &str) {
+    sh(&format!("ifconfig {peer} destroy"));
+}
+
 pub(crate) fn add_node_address(address: &str) {
     sh(&format!("ifconfig node0 inet {address}/32 alias"));
 }

@@ -70,6 +70,17 @@ pub(crate) fn cluster_knows_the_pods() {
     ));
 }
 
+/// Makes an interface that may be lent, and one of the node that leads to it.
+pub(crate) fn add_lendable(name: &str, peer: &str, address: &str) {
+    sh(&format!(
+        "ip link add {name} type veth peer name {peer}; ip addr add {address}/24 dev {peer}; ip link set {peer} up"
+    ));
+}
+
+pub(crate) fn remove_lendable(peer: &str) {
+    sh(&format!("ip link del {peer}"));
+}
+
 pub(crate) fn add_node_address(address: &str) {
     sh(&format!("ip addr add {address}/24 dev node0"));
 }

@@ -81,6 +81,8 @@ impl World {
             id: PodId::random(),
             addresses: self.ipam.allocate(&[]).unwrap(),
             route,
+            keeps_source: false,
+            lent: None,
             host_ports,
             firewall: network::Firewall::Open,
         }
