@@ -44,7 +44,8 @@ jails_carry_names() {
 
 processes_by_name() {
     jail=$(ps_line one | awk '{print $7}')
-    ps -J "$jail" -o command | has top && pgrep -j "$jail" top && top -b -J "$jail" | has top && jexec "$jail" hostname | has desk
+    # The image's top is tail(1), see base.sh.
+    ps -J "$jail" -o command | has tail && pgrep -j "$jail" tail && top -b -J "$jail" | has tail && jexec "$jail" hostname | has desk
 }
 
 null_in_root() { [ -c "$(admin root "$1")/dev/null" ]; }
@@ -67,8 +68,8 @@ all_stop() {
     pod_file rude
     rude=$(cri runp tmp/pod-rude.json) || return 1
     for name in three four; do
-        # In a shell of its own: it sets $pod.
-        (container "$rude" rude "$name" "$busybox" sh -c 'trap "" TERM; while :; do sleep 1; done') >/dev/null || return 1
+        # In a shell of its own: it sets $pod. The words become JSON.
+        (container "$rude" rude "$name" "$busybox" sh -c 'trap \"\" TERM; while :; do sleep 1; done') >/dev/null || return 1
     done
     begun=$(date +%s)
     admin stop-pods --timeout 5 || return 1

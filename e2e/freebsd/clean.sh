@@ -19,8 +19,12 @@ failed() {
     failures=$((failures + 1))
 }
 
-# Servers first: they restore what goes.
-for pattern in "^($dir/|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs) " '^[^ ]*/cellblock-monitor '; do
+# Servers first: they restore what goes. Before them the daemon(8) of a service, which starts its server again.
+for pid in $(pgrep -f "^$dir/prefix/bin/cellblock "); do
+    parent=$(ps -o ppid= -p "$pid")
+    [ "$(ps -o comm= -p $parent)" != daemon ] || kill -9 $parent
+done
+for pattern in "^($dir/(prefix/bin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images) " '^[^ ]*/cellblock-monitor '; do
     for pid in $(pgrep -f "$pattern"); do
         kill -9 "$pid" 2>/dev/null
         while kill -0 "$pid" 2>/dev/null; do sleep 1; done
@@ -47,7 +51,8 @@ if [ -e /dev/pf ]; then
 fi
 rctl 2>/dev/null | grep -E "^jail:$prefixes[sx]?[0-9a-f]{12}" | while read -r rule; do rctl -r "$rule"; done
 if [ -n "$dataset" ]; then
-    for child in chains containers trash suites soak hostile upgrade; do
+    # What is cloned goes before what it was cloned from.
+    for child in containers kept trash chains suites images soak hostile upgrade; do
         zfs list "$dataset/$child" >/dev/null 2>&1 || continue
         zfs destroy -r -f "$dataset/$child" || failed "dataset $dataset/$child is left"
     done

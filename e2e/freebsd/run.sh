@@ -84,8 +84,8 @@ build() {
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
     case " $* " in *" suites "*)
-        sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p host -p runtime -p network -p image \
-            --lib --test worker --test backend --test freebsd --test rootfs --message-format=json >"$work/messages"
+        sh "$tree/ci/freebsd-cross.sh" cargo test --locked --no-run -p host -p runtime -p network -p nameserver -p image \
+            --lib --test worker --test backend --test freebsd --test rootfs --test process --message-format=json >"$work/messages"
         # CRATE-TARGET and the file.
         sed -n 's|.*"package_id":"[^"]*/\([a-z]*\)#[^"]*".*"name":"\([a-z_]*\)".*"executable":"\([^"]*\)".*|\1-\2 \3|p' \
             "$work/messages" >"$work/suites"

@@ -387,8 +387,10 @@ mod zfs {
         roots.limit(&id, &chain, 4 << 20).unwrap();
         fs::write(root.join("small"), vec![2; 1 << 20]).unwrap();
         let full = (0..16).find_map(|at| {
-            let file = fs::File::create(root.join(format!("large{at}"))).unwrap();
-            let written = std::io::Write::write_all(&mut &file, &vec![3; 1 << 20]).and_then(|()| file.sync_all());
+            let made = fs::File::create(root.join(format!("large{at}")));
+            let written = made.and_then(|file| {
+                std::io::Write::write_all(&mut &file, &vec![3; 1 << 20]).and_then(|()| file.sync_all())
+            });
             written.err()
         });
         assert_eq!(full.and_then(|error| error.raw_os_error()), Some(libc::EDQUOT));

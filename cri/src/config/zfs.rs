@@ -5,10 +5,12 @@ use super::{ConfigError, ImageConfig, RootfsKind, bytes};
 /// The smallest and the largest `recordsize`, in bytes.
 const RECORDSIZE: std::ops::RangeInclusive<u64> = 512..=16 << 20;
 /// Algorithms without a level.
-const PLAIN: [&str; 7] = ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd"];
+const PLAIN: [&str; 8] = ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd", "zstd-fast"];
 /// Algorithms with a level, and their levels.
 const LEVELS: [(&str, std::ops::RangeInclusive<u32>); 3] =
-    [("gzip-", 1..=9), ("zstd-fast-", 1..=1000), ("zstd-", 1..=19)];
+    [("gzip-", 1..=9), ("zstd-fast-", 1..=10), ("zstd-", 1..=19)];
+/// The levels of zstd-fast above 10.
+const FAST: [u32; 11] = [20, 30, 40, 50, 60, 70, 80, 90, 100, 500, 1000];
 
 /// What ends K, M and G, as zfs(8) takes them.
 pub(super) const UNIT: &str = "";
@@ -46,7 +48,8 @@ fn is_compression(text: &str) -> bool {
     let level = |(name, levels): &(&str, std::ops::RangeInclusive<u32>)| {
         text.strip_prefix(name).and_then(|level| level.parse().ok()).is_some_and(|level| levels.contains(&level))
     };
-    PLAIN.contains(&text) || LEVELS.iter().any(level)
+    let fast = text.strip_prefix("zstd-fast-").and_then(|level| level.parse().ok());
+    PLAIN.contains(&text) || LEVELS.iter().any(level) || fast.is_some_and(|level| FAST.contains(&level))
 }
 
 #[cfg(test)]
@@ -63,7 +66,7 @@ mod tests {
             zfs_refquota: refquota.to_owned(),
             ..ImageConfig::default()
         };
-        for good in ["", "lz4", "off", "gzip-9", "zstd-19", "zstd-fast-10"] {
+        for good in ["", "lz4", "off", "gzip-9", "zstd-19", "zstd-fast", "zstd-fast-10", "zstd-fast-500"] {
             check(&with(good, "128K", "")).unwrap();
         }
         for good in ["512", "16M", ""] {
@@ -72,6 +75,7 @@ mod tests {
         for (config, said) in [
             (with("zip", "", ""), "image.zfs_compression: \"zip\" is none of "),
             (with("gzip-10", "", ""), "image.zfs_compression: \"gzip-10\""),
+            (with("zstd-fast-11", "", ""), "image.zfs_compression: \"zstd-fast-11\""),
             (with("", "100K", ""), "image.zfs_recordsize: \"100K\" is no power of two"),
             (with("", "32M", ""), "image.zfs_recordsize: \"32M\""),
             (with("", "", "much"), "image.zfs_refquota: \"much\" is no number of bytes"),

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use host::worker::Workers;
 use ipnetwork::IpNetwork;
 use nameserver::{Nameserver, PORT, Pod, RESOLV_CONF, Selected, Settings, Told};
 use network::ipam;
@@ -73,7 +72,8 @@ fn start(node: &Node, settings: &Settings) -> Result<StdStream, String> {
 }
 
 fn find(node: &Node) -> Result<Nameserver, nameserver::Error> {
-    let workers = Workers::of_this_program().map_err(nameserver::Error::failed("find the program's own executable"))?;
+    let unknown = || nameserver::Error::failed("find the program's own executable")("it was not there at the start");
+    let workers = node.workers.clone().ok_or_else(unknown)?;
     Ok(Nameserver::new(&node.config.state.join(NAMESERVER), workers))
 }
 

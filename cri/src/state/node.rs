@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::fault::Faults;
+use host::worker::Workers;
 use ipnetwork::IpNetwork;
 use network::Network;
 use network::ipam::{Ipam, Named};
@@ -75,6 +76,8 @@ pub struct Node {
     nameless: Mutex<Option<String>>,
     /// Held while the name server is started or stopped; true: this server starts none any more.
     pub(crate) nameserver_stopped: Mutex<bool>,
+    /// This program, found at the start: its file may be replaced while it runs.
+    pub(crate) workers: Option<Workers>,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
     addresses: Mutex<Addresses>,
@@ -142,6 +145,7 @@ impl Node {
             needs: Needs::default(),
             network_repairs: Mutex::default(),
             nameserver_stopped: Mutex::default(),
+            workers: Workers::of_this_program().ok(),
             nameless: Mutex::new(Some("the name server does not run yet".to_owned())),
             addresses: Mutex::default(),
             unreadable: loaded.unreadable.clone(),

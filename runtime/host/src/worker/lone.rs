@@ -48,7 +48,8 @@ impl Lone {
         Ok(self.lock.exists() && Lock::take(&self.lock)?.is_none())
     }
 
-    /// Kills the process and waits until its files and sockets are closed. Idempotent.
+    /// Kills the process and waits until its lock is free. Idempotent. The kernel closes its sockets then too, but not at the same
+    /// instant: who binds their addresses next may have to try again.
     ///
     /// # Errors
     /// It cannot be killed, or still lives.
