@@ -153,6 +153,8 @@ pub struct NetworkConfig {
     pub firewall: FirewallPolicy,
     /// The interfaces of the node that pods may ask for by annotation.
     pub interfaces: Vec<String>,
+    /// Where the rules are that pods may ask for by annotation for their own pf; None: nowhere.
+    pub pf_directory: Option<PathBuf>,
     /// The domain of the pods' names; empty: they have none.
     pub names: String,
 }
@@ -219,6 +221,7 @@ impl Default for NetworkConfig {
             mtu: 1500,
             firewall: FirewallPolicy::Open,
             interfaces: Vec::new(),
+            pf_directory: None,
             names: String::new(),
         }
     }

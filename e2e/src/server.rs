@@ -57,9 +57,21 @@ impl Site {
 
     /// Configures names for pods, below this domain.
     pub fn name_pods(&self, domain: &str) -> Result<()> {
+        self.configure_network(&format!("names = {domain:?}"))
+    }
+
+    fn configure_network(&self, line: &str) -> Result<()> {
         let table = "[network]\n";
         let text = std::fs::read_to_string(self.config())?;
-        Ok(std::fs::write(self.config(), text.replace(table, &format!("{table}names = {domain:?}\n")))?)
+        Ok(std::fs::write(self.config(), text.replace(table, &format!("{table}{line}\n")))?)
+    }
+
+    /// Configures a directory of rules for pods' own pf, with these files.
+    pub fn offer_filters(&self, files: &[(&str, &str)]) -> Result<()> {
+        let directory = self.dir.join("filters");
+        std::fs::create_dir_all(&directory)?;
+        files.iter().try_for_each(|(name, rules)| std::fs::write(directory.join(name), rules))?;
+        self.configure_network(&format!("pf_directory = {directory:?}"))
     }
 
     /// The directory of all files.

@@ -182,6 +182,7 @@ pub fn pod_spec() -> PodSpec {
         privileged: false,
         resources: Resources::default(),
         jail: BTreeSet::new(),
+        filter: None,
     }
 }
 

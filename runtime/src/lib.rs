@@ -102,6 +102,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// Any error of the kernel.
     fn create_spare(&self, id: &PodId) -> Result<Option<Place>, Error>;
 
+    /// Loads the rules of the pod's own packet filter, whole or not at all, and returns whether it did: not where there are none,
+    /// nor those that are loaded. Called once the pod has its network, and later again: a filter that was unloaded has lost them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the line of a wrong rule; [`Error::NotFound`] for the pod; [`Error::Unavailable`] while the node
+    /// has no packet filter; any other error of the kernel.
+    fn load_filter(&self, _id: &PodId) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// The place of the pod's network.
     ///
     /// # Errors

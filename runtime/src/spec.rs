@@ -61,6 +61,18 @@ pub struct PodSpec {
     /// The names of all jail parameters that its containers ask for (FreeBSD): a jail limits its children.
     #[serde(default)]
     pub jail: BTreeSet<String>,
+    /// The rules of its own packet filter (FreeBSD), which the node's is apart from.
+    #[serde(default)]
+    pub filter: Option<Filter>,
+}
+
+/// Rules for pf(4) in a pod's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// What errors call them.
+    pub name: String,
+    /// Their text (pf.conf(5)).
+    pub rules: String,
 }
 
 impl PodSpec {

@@ -85,6 +85,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "network",
+        "pf_directory",
+        "A directory of files with rules for pf (pf.conf(5)), one of which the annotation network.cellblock/pf of any pod\nmay load into the pod's own pf (FreeBSD).",
+    ),
+    (
+        "network",
         "names",
         "The domain of the pods' names, such as \"local.cellblock\": POD.NAMESPACE.local.cellblock, answered on port 53 of the\ngateways, which pods without a DNS configuration of their own ask. Empty: none.",
     ),

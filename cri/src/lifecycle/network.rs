@@ -62,12 +62,22 @@ async fn wait(node: &Node, changes: Option<&AsyncFd<File>>) {
     ready.clear_ready();
 }
 
-/// Restores missing shared parts, and missing routes and rules of the ready pods. Blocking.
+/// Restores missing shared parts, and missing routes, rules and own filters of the ready pods. Blocking.
 fn reconcile(node: &Node) {
     // What the start could not make is made now.
     let outcome = node.configure_network().and_then(|()| {
-        let ready = node.store.pods().into_iter().filter(|pod| pod.phase == PodPhase::Ready);
-        Ok(node.network.reconcile(&ready.map(|pod| pod.id.clone()).collect::<Vec<_>>())?)
+        let mut ready = node.store.pods();
+        ready.retain(|pod| pod.phase == PodPhase::Ready);
+        let mut restored = node.network.reconcile(&ready.iter().map(|pod| pod.id.clone()).collect::<Vec<_>>())?;
+        for pod in ready.iter().filter(|pod| pod.spec.filter.is_some()) {
+            match node.runtime.load_filter(&pod.id) {
+                Ok(true) => restored.push(format!("the own pf of pod {}", pod.id.short())),
+                // It was removed meanwhile.
+                Ok(false) | Err(runtime::Error::NotFound { .. }) => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(restored)
     });
     let was_broken = node.network_repairs().failure.is_some();
     if was_broken || !matches!(&outcome, Ok(restored) if restored.is_empty()) {

@@ -2,12 +2,13 @@
 //! addresses, and only then ask the kernel; [`create()`] removes what there is after an error.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use network::NetworkSpec;
 use network::ipam::Named;
 use proto::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
-use runtime::spec::Scope;
+use runtime::spec::{Filter, Scope};
 use tonic::Request;
 use tracing::warn;
 
@@ -21,6 +22,9 @@ use crate::state::node::Node;
 use crate::state::record::{PodPhase, PodRecord, Wire};
 use crate::translate;
 
+/// The most bytes of a file of rules.
+const FILTER_BYTES_MAX: u64 = 1 << 20;
+
 pub(crate) async fn call(
     node: &Arc<Node>,
     request: Request<RunPodSandboxRequest>,
@@ -31,7 +35,10 @@ pub(crate) async fn call(
     let config = request.config.ok_or_else(|| Error::missing("config"))?;
     let metadata = config.metadata.clone().ok_or_else(|| Error::missing("config.metadata"))?;
     let id = node.store.new_pod_id();
-    let pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
+    let mut pod = translate::pod(&id, &config, &request.runtime_handler, &node.config)?;
+    if let Some(path) = pod.network.filter.clone() {
+        pod.spec.filter = Some(node.block(move |_| read_filter(&path)).await?);
+    }
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
     if let Some(key) = translate::storage::limit_annotation(&config.annotations).filter(|_| !node.images.limits_roots())
@@ -44,6 +51,21 @@ pub(crate) async fn call(
     let made = create(node, creation, move |node| make(node, wanted)).await;
     node.spares.wake();
     Ok(RunPodSandboxResponse { pod_sandbox_id: made? })
+}
+
+/// Reads the rules for a pod's own pf.
+fn read_filter(path: &Path) -> Result<Filter, Error> {
+    let refused = |reason: String| Error::Invalid {
+        field: format!("annotations[{}]", translate::network::FILTER_ANNOTATION),
+        reason: format!("cannot read {}: {reason}", path.display()),
+    };
+    let size = path.metadata().map_err(|error| refused(error.to_string()))?.len();
+    if size > FILTER_BYTES_MAX {
+        return Err(refused(format!("it has {size} bytes, more than {FILTER_BYTES_MAX}")));
+    }
+    let rules = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Filter { name, rules })
 }
 
 struct Wanted {
@@ -78,6 +100,7 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
         made => made?,
     };
     let attachment = node.network.attach(&wanted, &place, spare.as_ref())?;
+    node.runtime.load_filter(&id)?;
     let ready = node.store.change_pod(&id, |record| {
         record.phase = PodPhase::Ready;
         record.attachment = Some(attachment);
@@ -103,7 +126,7 @@ fn record(node: &Node, wanted: Wanted) -> Result<(PodRecord, Option<String>), Er
         let gateways: Vec<IpAddr> = addresses.iter().map(|address| network::ipam::gateway(address).ip()).collect();
         spec.resolv_conf = Some(translate::resolv_conf_of_gateways(domain, namespace, &gateways));
     }
-    let spare = if spec.network == Scope::Pod { node.spares.take() } else { None };
+    let spare = if spec.network == Scope::Pod && spec.filter.is_none() { node.spares.take() } else { None };
     let record = PodRecord {
         id: spec.id.clone(),
         phase: PodPhase::Creating,

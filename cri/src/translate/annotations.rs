@@ -45,11 +45,12 @@ enum About {
 }
 
 /// Every annotation but those of jail parameters, which [`jail`] reads.
-const KNOWN: [(&str, About); 16] = [
+const KNOWN: [(&str, About); 17] = [
     (network::ADDRESS_ANNOTATION, About::Network),
     (network::ROUTE_ANNOTATION, About::Network),
     (network::FIREWALL_ANNOTATION, About::Network),
     (network::INTERFACE_ANNOTATION, About::Network),
+    (network::FILTER_ANNOTATION, About::Network),
     (MEMORY, About::Section),
     (CPU, About::Section),
     (USER, About::Section),

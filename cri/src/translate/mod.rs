@@ -8,7 +8,7 @@ mod container;
 mod dns;
 mod jail;
 mod mounts;
-mod network;
+pub(crate) mod network;
 mod pod;
 mod process;
 mod refusal;

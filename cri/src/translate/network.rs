@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use network::{Firewall, HostPort, Lent, Protocol};
@@ -21,6 +22,9 @@ pub(crate) const FIREWALL_ANNOTATION: &str = "network.cellblock/firewall";
 /// The annotation for an interface of the node: its name, and the addresses that it gets in the pod.
 pub(crate) const INTERFACE_ANNOTATION: &str = "network.cellblock/interface";
 
+/// The annotation for rules of the pod's own pf: the name of a file in the configuration's directory.
+pub(crate) const FILTER_ANNOTATION: &str = "network.cellblock/pf";
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkWish {
     /// Whether it uses the host's network.
@@ -35,6 +39,9 @@ pub(crate) struct NetworkWish {
     /// The interface of the node that it wants besides its own.
     #[serde(default)]
     pub(crate) lent: Option<Lent>,
+    /// The file of the rules for its own pf.
+    #[serde(default)]
+    pub(crate) filter: Option<PathBuf>,
     pub(crate) host_ports: Vec<HostPort>,
     pub(crate) firewall: Firewall,
 }
@@ -54,6 +61,7 @@ pub(super) fn wish(
         addresses: addresses(annotations)?,
         route,
         keeps_source,
+        filter: filter(host, annotations, config.pf_directory.as_deref())?,
         lent: lent(host, annotations, &config.interfaces)?,
         firewall: firewall(host, annotations, mappings, config.firewall, &host_ports)?,
         host_ports,
@@ -112,6 +120,23 @@ fn addresses(annotations: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, Refu
         return Err(invalid(field(), format!("{text:?} has two addresses of one family")));
     }
     Ok(addresses)
+}
+
+fn filter(
+    host: bool,
+    annotations: &BTreeMap<String, String>,
+    directory: Option<&Path>,
+) -> Result<Option<PathBuf>, Refusal> {
+    let Some(name) = annotations.get(FILTER_ANNOTATION) else { return Ok(None) };
+    let refused = |reason: String| invalid(format!("annotations[{FILTER_ANNOTATION}]"), reason);
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        return Err(refused(format!("{name:?} is not the name of a file")));
+    }
+    if host {
+        return Err(refused("a pod on the node's network has no pf of its own".to_owned()));
+    }
+    let none = || refused(format!("{name:?}, and the configuration has no network.pf_directory"));
+    Ok(Some(directory.ok_or_else(none)?.join(name)))
 }
 
 fn lent(host: bool, annotations: &BTreeMap<String, String>, allowed: &[String]) -> Result<Option<Lent>, Refusal> {
@@ -205,8 +230,8 @@ mod tests {
     use proto::v1::PortMapping;
 
     use super::{
-        ADDRESS_ANNOTATION, FIREWALL_ANNOTATION, FirewallPolicy, INTERFACE_ANNOTATION, NetworkConfig, NetworkWish,
-        ROUTE_ANNOTATION, Refusal,
+        ADDRESS_ANNOTATION, FILTER_ANNOTATION, FIREWALL_ANNOTATION, FirewallPolicy, INTERFACE_ANNOTATION,
+        NetworkConfig, NetworkWish, ROUTE_ANNOTATION, Refusal,
     };
 
     fn wish(host: bool, all: &BTreeMap<String, String>, mappings: &[PortMapping]) -> Result<NetworkWish, Refusal> {
@@ -283,6 +308,26 @@ mod tests {
         ] {
             let refusal = of(host, value).unwrap_err().to_string();
             assert!(refusal.contains(INTERFACE_ANNOTATION) && refusal.contains(reason), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_rules_is_below_the_configured_directory() {
+        let config = NetworkConfig { pf_directory: Some("/etc/pf.pods".into()), ..NetworkConfig::default() };
+        let of = |host, value, config| {
+            let wish = super::wish(host, &annotation(FILTER_ANNOTATION, value), &[], config);
+            wish.map(|wish| wish.filter.unwrap()).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(of(false, "web.conf", &config), Ok("/etc/pf.pods/web.conf".into()));
+        for (refusal, reason) in [
+            (of(false, "../pf.conf", &config), "\"../pf.conf\" is not"),
+            (of(false, "", &config), "\"\" is not"),
+            (of(false, ".web", &config), "\".web\" is not"),
+            (of(true, "web.conf", &config), "on the node's network"),
+            (of(false, "web.conf", &NetworkConfig::default()), "network.pf_directory"),
+        ] {
+            let refusal = refusal.unwrap_err();
+            assert!(refusal.contains(FILTER_ANNOTATION) && refusal.contains(reason), "{refusal}");
         }
     }
 

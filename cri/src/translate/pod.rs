@@ -51,6 +51,8 @@ pub(crate) fn pod(id: &PodId, config: &PodSandboxConfig, handler: &str, server: 
             privileged: context.privileged,
             resources: pod_resources(&linux)?,
             jail: jail::of_pod(&config.annotations, &server.jail_parameters)?,
+            // Read from its file later: this is pure.
+            filter: None,
         },
         network: wish(host_network, &config.annotations, &config.port_mappings, &server.network)?,
     })

@@ -22,11 +22,17 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "port-forward into a pod on the host's network", run: port_forward },
     Spec { name: "two containers of a pod share its network and have a log each", run: two_containers },
     Spec { name: "a pod's firewall, by annotation", run: firewall },
+    Spec { name: "a pod's own pf, by annotation", run: own_filter },
     Spec { name: "a sysctl of the pod's own is set, and for it only", run: own_parameter },
     Spec { name: "a sysctl of the whole machine is refused by its name", run: machines_parameter },
     Spec { name: "a sysctl of the network in a pod on the host's is refused", run: parameter_of_host_network },
 ];
 
+/// Files of rules for pods' own pf: one closes [`PORT`] from outside, one is wrong in its second line.
+pub const FILTERS: [(&str, &str); 2] = [
+    ("closed.conf", "set skip on lo0\npass all\nblock drop in quick on eth0 proto tcp from any to any port 8080\n"),
+    ("wrong.conf", "pass all\nnonsense\n"),
+];
 /// The response of a server.
 const HELLO: &str = "hello-from-a-spec";
 /// The request to it.
@@ -191,6 +197,35 @@ fn firewall(stage: &Stage<'_>) -> Result<()> {
         on_the_host(config);
         set("isolated", &[])(config);
     })
+}
+
+fn own_filter(stage: &Stage<'_>) -> Result<()> {
+    let set = |file: &'static str| {
+        move |config: &mut PodSandboxConfig| {
+            config.annotations.insert("network.cellblock/pf".to_owned(), file.to_owned());
+        }
+    };
+    if stage.system.os == "linux" {
+        return stage.pod_refused("own pf (closed.conf)", set("closed.conf"));
+    }
+    stage.pod_refused("wrong.conf:2", set("wrong.conf"))?;
+    stage.pod_refused("missing.conf", set("missing.conf"))?;
+    let stranger = stage.pod()?;
+    let stranger = stranger.container(|_| ())?;
+    let pod = stage.pod_with(set("closed.conf"))?;
+    let address = pod.status()?.network.context("the pod has no network")?.ip;
+    let ask = |port| format!("printf '{}' | nc -w 3 {address} {port} || true", REQUEST.escape_default());
+    for port in [PORT + 1, PORT] {
+        let script = stage.system.serve(HELLO, port).replace("127.0.0.1", &address);
+        let server = pod.container(|config| config.command = ["sh", "-c", &script].map(str::to_owned).to_vec())?;
+        let told = || Ok(server.exec(&ask(port))?.ends_with(HELLO).then_some(()));
+        eventually(PATIENCE, "an answer in the pod itself", told)?;
+    }
+    let heard = || Ok(stranger.exec(&ask(PORT + 1))?.ends_with(HELLO).then_some(()));
+    eventually(PATIENCE, "an answer from another pod", heard)?;
+    let heard = stranger.exec(&ask(PORT))?;
+    ensure!(heard.is_empty(), "another pod hears {heard:?} of a port that is closed");
+    Ok(())
 }
 
 fn parameter(name: &str, value: &str) -> impl Fn(&mut PodSandboxConfig) {

@@ -11,7 +11,7 @@ use host::{ContainerId, Need, Place, PodId, Prefix};
 
 use super::record::{CONTAINER_RECORD, ContainerRecord};
 use super::usage::Counters;
-use super::{NAME, container, enforce, inside, inventory, jails, kernel, launch, names, needs, pod, refuse};
+use super::{NAME, container, enforce, filter, inside, inventory, jails, kernel, launch, names, needs, pod, refuse};
 use crate::monitor::record::read_spec;
 use crate::monitor::{Launch, Supervised, Target};
 use crate::spec::{ContainerSpec, ExecSpec, Identity, PodSpec, Resources, Signal};
@@ -19,7 +19,8 @@ use crate::{
     ContainerState, Details, Error, Features, Inventory, KernelObject, Runtime, Session, Settings, Started, Usage,
 };
 
-/// The root of every pod's jail, in the state directory: an empty directory, in which no process runs.
+/// The root of the pods' jails, in the state directory: an empty directory, in which no process runs. Those with rules of their own
+/// have another ([`filter`]).
 const EMPTY: &str = "empty";
 /// The first and the last real-time signal (SIGRTMIN and SIGRTMAX in sys/signal.h).
 const REALTIME: (i32, i32) = (65, 126);
@@ -115,6 +116,10 @@ impl Runtime for FreeBsd {
 
     fn create_spare(&self, id: &PodId) -> Result<Option<Place>, Error> {
         pod::create_spare(self, id).map(Some)
+    }
+
+    fn load_filter(&self, id: &PodId) -> Result<bool, Error> {
+        filter::load(self, id)
     }
 
     fn place(&self, id: &PodId) -> Result<Place, Error> {

@@ -15,10 +15,10 @@ use super::mounts::{self, Place, Root};
 use super::record::{self, ContainerRecord};
 use super::rights::Rights;
 use super::sys::mount;
-use super::{enforce, jails, kernel, names, params, pod, refuse, rulesets, userland};
+use super::{devices, enforce, jails, kernel, names, params, pod, refuse, rulesets, userland};
 use crate::monitor::client;
 use crate::monitor::record::{SPEC, read_spec, spec_path};
-use crate::spec::{ContainerSpec, Identity, MountOptions, MountSource, Propagation, Resources};
+use crate::spec::{ContainerSpec, Identity, MountOptions, MountSource, PodSpec, Propagation, Resources, Scope};
 use crate::{Error, users};
 
 /// The mount of a read-only root, in the container's directory.
@@ -36,12 +36,15 @@ pub(super) fn create(backend: &FreeBsd, spec: &ContainerSpec) -> Result<Identity
     if let Some(record) = ContainerRecord::read(&directory)? {
         return Ok(record.identity);
     }
+    if pod.network == Scope::Pod {
+        devices::check_no_filter(&spec.devices)?;
+    }
     warn_of_propagation(spec);
     // Remains of an earlier attempt.
     remove(backend, &spec.id)?;
     backend.containers.note(&spec.pod, &spec.id)?;
     fs::create_dir_all(&directory).map_err(Error::failed(format!("cannot create {}", directory.display())))?;
-    let made = fill(backend, spec, &rights, &limits, pod::resolv_conf(backend, &pod).as_deref());
+    let made = fill(backend, spec, &rights, &limits, &pod);
     if made.is_err() {
         remove(backend, &spec.id)?;
     }
@@ -64,7 +67,7 @@ fn fill(
     spec: &ContainerSpec,
     rights: &Rights,
     limits: &Limits,
-    resolv_conf: Option<&Path>,
+    pod: &PodSpec,
 ) -> Result<Identity, Error> {
     let directory = backend.containers.directory(&spec.id);
     let image = Root::open(&spec.rootfs)?;
@@ -77,9 +80,12 @@ fn fill(
         (names::container(backend.prefix(), &spec.pod, &spec.id), names::pod(backend.prefix(), &spec.pod));
     let mut record = ContainerRecord::new(jail, pod_jail, image.path.clone(), identity);
     (record.login, record.home, record.release) = (login.name, login.home, release);
-    record.ruleset =
-        if rights.all_devices { 0 } else { rulesets::make(&directory, &super::devices::rules(&spec.devices)?)? };
-    let mounting = Mounting::plan(spec, &sources, record.ruleset, resolv_conf)?;
+    record.ruleset = match (rights.all_devices, pod.network) {
+        (true, Scope::Host) => 0,
+        (true, Scope::Pod) => rulesets::make(&directory, &devices::all_but_the_filter())?,
+        (false, _) => rulesets::make(&directory, &devices::rules(&spec.devices)?)?,
+    };
+    let mounting = Mounting::plan(spec, &sources, record.ruleset, pod::resolv_conf(backend, pod).as_deref())?;
     (record.root, record.tmpfs) = mount_all(&image, spec, &mounting, &directory)?;
     record.tmpfs.extend(memory_volumes(&sources));
     cover(backend, spec, &Root::open(&record.root)?)?;

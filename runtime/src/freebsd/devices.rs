@@ -16,6 +16,9 @@ const DEFAULT: [&str; 16] = [
     "stdout", "stderr", "shm",
 ];
 
+/// The packet filter's, pf(4). Whoever can open it may change that of its vnet.
+const FILTER: &str = "pf";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     /// The paths below /dev that it matches; None: all.
@@ -49,6 +52,22 @@ pub(super) fn rules(devices: &[Device]) -> Result<Vec<Rule>, Error> {
         rules.push(show(name));
     }
     Ok(rules)
+}
+
+/// The rules for a container that has every device, in a pod with a network of its own, whose packet filter is not the
+/// container's.
+pub(super) fn all_but_the_filter() -> Vec<Rule> {
+    vec![Rule { pattern: Some(FILTER.to_owned()), show: false }]
+}
+
+/// Refuses the packet filter as a device.
+pub(super) fn check_no_filter(devices: &[Device]) -> Result<(), Error> {
+    let is_filter = |device: &Device| below_dev(&device.source).is_ok_and(|name| name == FILTER);
+    if devices.iter().any(is_filter) {
+        let what = format!("device /dev/{FILTER} in a pod with a network of its own");
+        return Err(Error::Unsupported { what, backend: NAME });
+    }
+    Ok(())
 }
 
 /// Whether this text, as a pattern of devfs(8), matches only the entry of this name.

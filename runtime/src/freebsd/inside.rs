@@ -1,5 +1,5 @@
 //! Short-lived helpers that attach to a pod's jail, which owns its network: one opens a connection and passes it out, one sets
-//! kernel parameters. Each is a process, `cellblock-monitor hold` with a command of this backend: a thread of the server could not
+//! kernel parameters, one runs pfctl(8). Each is a process, `cellblock-monitor hold` with a command of this backend: a thread of the server could not
 //! leave the jail again.
 
 use std::ffi::OsString;
@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use host::run::{RunError, Tool};
 use host::worker::Workers;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
@@ -17,10 +18,12 @@ use super::sys::{jail, process, sysctl};
 use super::sysctls;
 use crate::Error;
 use crate::monitor::WORKER;
+use crate::spec::Filter;
 
 /// The commands of the helpers.
 const CONNECT: &str = "freebsd-connect";
 const SYSCTL: &str = "freebsd-sysctl";
+const FILTER: &str = "freebsd-filter";
 /// The limit for a connection to the pod's loopback.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// The limit for a helper.
@@ -76,6 +79,18 @@ pub(super) fn set(workers: &Workers, jail: &str, name: &str, value: &str) -> Res
     }
 }
 
+/// Loads a file of rules in the root of a pod's jail, which has pfctl(8) now, and enables the pod's packet filter.
+///
+/// # Errors
+/// [`Error::Invalid`] with pfctl's errors.
+pub(super) fn filter(workers: &Workers, jail: &str, file: &str, filter: &Filter) -> Result<(), Error> {
+    match help(workers, &[FILTER, jail, file]) {
+        Ok((_, reason)) if reason.is_empty() => Ok(()),
+        Ok((_, reason)) => Err(Error::invalid("filter", reason.replace(&format!("/{file}"), &filter.name))),
+        Err(error) => Err(Error::failed(format!("cannot run pfctl in jail {jail}"))(error)),
+    }
+}
+
 /// Runs a helper to its end. Returns the descriptor that it passes out, and its error, or an empty text.
 fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, String)> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -114,6 +129,7 @@ pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
         [CONNECT, jail, port] => {
             attach(jail).and_then(|()| connect_here(port.parse().map_err(io::Error::other)?)).map(Some)
         }
+        [FILTER, jail, file] => attach(jail).and_then(|()| load_here(file)).map(|()| None),
         [SYSCTL, jail, name, value] => attach(jail).and_then(|()| set_here(name, value)).map(|()| None),
         _ => return None,
     };
@@ -131,6 +147,19 @@ fn attach(name: &str) -> io::Result<()> {
     process::close_from(3);
     let found = jail::find(name)?.ok_or(io::ErrorKind::NotFound)?;
     found.attach()
+}
+
+fn load_here(file: &str) -> io::Result<()> {
+    let pfctl = |args: &[&str]| {
+        Tool::new("/sbin/pfctl").args(args).timeout(HELPER_WAIT).run().map_err(|error| match error {
+            RunError::Failed { stderr, .. } => io::Error::other(stderr),
+            error => io::Error::other(error),
+        })
+    };
+    pfctl(&["-q", "-f", &format!("/{file}")])?;
+    // Enabling it twice is an error.
+    let status = pfctl(&["-q", "-s", "info"])?.stdout;
+    if String::from_utf8_lossy(&status).contains("Status: Enabled") { Ok(()) } else { pfctl(&["-q", "-e"]).map(drop) }
 }
 
 fn set_here(name: &str, value: &str) -> io::Result<()> {

@@ -26,6 +26,8 @@ mod container;
 #[cfg(target_os = "freebsd")]
 mod enforce;
 #[cfg(target_os = "freebsd")]
+mod filter;
+#[cfg(target_os = "freebsd")]
 mod inside;
 #[cfg(target_os = "freebsd")]
 mod inventory;

@@ -65,7 +65,7 @@ fn title(title: &str, kernel_has: &dyn Fn(&str) -> bool) -> Option<(String, Valu
     (!title.is_empty() && kernel_has("meta")).then(|| text(TITLE, title))
 }
 
-/// The jail of a pod. `root` is an empty directory: a child's root need not lie below it, and a jail's path never changes.
+/// The jail of a pod. `root` is no parent of its containers' roots, which need not lie below it, and cannot be changed later.
 pub(super) fn pod(name: &str, spec: &PodSpec, root: &Path, kernel_has: &dyn Fn(&str) -> bool) -> Params {
     let mut params = fixed(name, root, spec.network);
     match &spec.hostname {
@@ -93,7 +93,8 @@ pub(super) fn spare(name: &str, root: &Path, kernel_has: &dyn Fn(&str) -> bool) 
 
 /// The changes by JAIL_UPDATE that make a spare the pod of a spec; None: it cannot become this pod.
 pub(super) fn spare_to_pod(name: &str, spec: &PodSpec, kernel_has: &dyn Fn(&str) -> bool) -> Option<Params> {
-    let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod)?;
+    // A jail's path cannot be changed, and rules need another than a spare's.
+    let hostname = spec.hostname.as_ref().filter(|_| spec.network == Scope::Pod && spec.filter.is_none())?;
     let mut params = vec![text("name", name), text("host.hostname", hostname)];
     params.extend(SYSV.map(|kind| number(kind, shared(spec.ipc))));
     params.extend(extra(spec));
@@ -214,6 +215,7 @@ mod tests {
             privileged: false,
             resources: Resources::default(),
             jail: BTreeSet::new(),
+            filter: None,
         }
     }
 

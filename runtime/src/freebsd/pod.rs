@@ -10,7 +10,7 @@ use super::backend::FreeBsd;
 use super::limits::Limits;
 use super::record::{self, ContainerRecord, POD_SPEC, RESOLV_CONF, pod_directory, spare_directory};
 use super::sys::jail;
-use super::{container, inside, jails, kernel, names, params, refuse};
+use super::{container, filter, inside, jails, kernel, names, params, refuse};
 use crate::Error;
 use crate::spec::{PodSpec, Resources, Scope};
 
@@ -100,7 +100,7 @@ fn make(backend: &FreeBsd, spec: &PodSpec, name: &str, spare: Option<&PodId>) ->
             Ok(host::fs::remove_state(&spare_directory(backend.state(), id), POD_SPEC)?)
         }
         None if jails::find(name)?.is_none() => {
-            let wanted = params::pod(name, spec, backend.empty(), &kernel::has_parameter);
+            let wanted = params::pod(name, spec, &filter::jail_root(backend, spec), &kernel::has_parameter);
             jail::create(&wanted).map(drop).map_err(Error::failed(format!("cannot create jail {name}")))
         }
         None => Ok(()),
@@ -133,6 +133,7 @@ fn write(backend: &FreeBsd, spec: &PodSpec) -> Result<(), Error> {
     if let Some(text) = &spec.resolv_conf {
         fs::write(directory.join(RESOLV_CONF), text).map_err(Error::failed(failed()))?;
     }
+    filter::write(backend, spec)?;
     record::write_limits(&directory, &Limits::of(&spec.resources)?)?;
     Ok(host::json::replace(&directory.join(POD_SPEC), spec)?)
 }
@@ -185,6 +186,7 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     if failures.is_empty() {
         failures.keep(remove_in_background(backend, id, &name));
         failures.keep(remove_in_background(backend, id, &names::spare(backend.prefix(), id)));
+        failures.keep(filter::remove(backend, id));
     }
     if failures.is_empty() {
         failures.keep(host::fs::remove_state(&pod_directory(backend.state(), id), POD_SPEC));

@@ -132,6 +132,7 @@ mod tests {
             privileged: true,
             resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(-998), ..Resources::default() },
             jail: ["allow.mlock".to_owned()].into(),
+            filter: None,
         }
     }
 

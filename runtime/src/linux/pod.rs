@@ -60,6 +60,9 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), Error> {
     if let Some(name) = spec.jail.first() {
         return Err(Error::Unsupported { what: format!("jail parameter {name}"), backend: NAME });
     }
+    if let Some(filter) = &spec.filter {
+        return Err(Error::Unsupported { what: format!("a pod's own pf ({})", filter.name), backend: NAME });
+    }
     sysctl::check(spec)
 }
 

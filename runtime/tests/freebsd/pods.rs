@@ -5,7 +5,7 @@ use std::io::Read;
 
 use host::PodId;
 use runtime::conformance::pod_spec;
-use runtime::spec::{PodSpec, Resources, Scope};
+use runtime::spec::{Device, Filter, PodSpec, Resources, Scope};
 
 use crate::bench::{Bench, add_program, eventually, tool};
 
@@ -36,6 +36,39 @@ fn a_pod_has_a_name_and_parameters_of_its_own_and_its_ports_are_reached() {
     assert_eq!(bench.wait(&spec).code, 0);
     assert_eq!(bench.log(&spec), "inside\nrefused\n77\n");
     assert_ne!(tool("sysctl", &["-n", "net.inet.ip.ttl"]), "77\n");
+    bench.remove();
+}
+
+#[test]
+fn a_pod_has_a_filter_of_its_own_that_no_container_reaches() {
+    let filter = |rules: &str| Some(Filter { name: "web.conf".to_owned(), rules: rules.to_owned() });
+    let rules = "block drop in quick on lo0 proto tcp from any to any port 7001\npass all\n";
+    let Some(bench) = Bench::new(|spec| (spec.privileged, spec.filter) = (true, filter(rules))) else { return };
+    tool("kldload", &["-n", "pf"]);
+    tool("ifconfig", &["-j", &bench.pod_jail(), "lo0", "inet", "127.0.0.1/8", "up"]);
+    assert!(bench.runtime.load_filter(&bench.pod).unwrap());
+    assert!(!bench.runtime.load_filter(&bench.pod).unwrap(), "they were loaded already");
+    assert!(!tool("mount", &[]).contains("/filter/"), "pfctl has ended");
+    let script = "nc -kl 127.0.0.1 7001 </dev/null & nc -kl 127.0.0.1 7002 </dev/null & ls /dev/pf || echo hidden; ls /dev/mem; wait";
+    let mut spec = bench.spec(script);
+    for program in ["/bin/ls", "/usr/bin/nc"] {
+        add_program(&spec.rootfs, program);
+    }
+    spec.security.privileged = true;
+    bench.start(&spec);
+    eventually("somebody listens", || bench.runtime.connect(&bench.pod, 7002).is_ok());
+    assert!(bench.runtime.connect(&bench.pod, 7001).is_err(), "the rules are not heard");
+    eventually("it tells its devices", || bench.log(&spec).contains("hidden\n/dev/mem"));
+    let mut asks = bench.spec("true");
+    let source: std::path::PathBuf = "/dev/pf".into();
+    asks.devices = vec![Device { destination: source.clone(), source, read: true, write: true, mknod: true }];
+    assert!(bench.runtime.create_container(&asks).unwrap_err().to_string().contains("/dev/pf"));
+
+    let wrong = PodSpec { filter: filter("pass all\nnonsense\n"), ..pod_spec() };
+    bench.runtime.create_pod(&wrong, None).unwrap();
+    let error = host::chain(&bench.runtime.load_filter(&wrong.id).unwrap_err());
+    assert!(error.contains("web.conf:2: syntax error"), "{error}");
+    bench.runtime.remove_pod(&wrong.id).unwrap();
     bench.remove();
 }
 

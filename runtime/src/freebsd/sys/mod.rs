@@ -9,12 +9,24 @@ pub(super) mod mount;
 pub(super) mod process;
 pub(super) mod sysctl;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 
 /// A text for the kernel.
 fn c_string(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} has a NUL")))
+}
+
+unsafe extern "C" {
+    /// modfind(2); the libc crate lacks it.
+    fn modfind(name: *const libc::c_char) -> libc::c_int;
+}
+
+/// The id of a kernel module, also of one that is part of the kernel; a module that is loaded again has another.
+pub(super) fn module_id(name: &CStr) -> Option<i32> {
+    // SAFETY: the name ends with NUL and lives for the call.
+    let id = unsafe { modfind(name.as_ptr()) };
+    (id >= 0).then_some(id)
 }
 
 /// The result of a call that answers -1 for an error.
