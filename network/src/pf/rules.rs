@@ -144,7 +144,7 @@ pub fn exhausted_limit(limits: &str, said: &str) -> Option<usize> {
 }
 
 /// Returns the shared rules: traffic from pods through one of these interfaces, to other than pods and the cluster,
-/// gets the interface's address. The table negates the addresses of pods that keep theirs, since `no nat` in a pod's
+/// gets the interface's address. A table negates the addresses of pods that keep theirs, since `no nat` in a pod's
 /// anchor does not stop later anchors (FreeBSD 15). An interface is its name and whether it has IPv4 and IPv6
 /// addresses.
 ///
@@ -162,13 +162,17 @@ pub fn node(
 ) -> String {
     let mut direct: Vec<String> = pods.iter().chain(untranslated).map(plain).collect();
     direct.extend(MULTICAST.map(str::to_owned));
-    let mut pods_list: Vec<String> = pods.iter().map(plain).collect();
-    pods_list.extend(kept.iter().map(|address| format!("!{address}")));
-    let mut text = format!("table <{PODS}> {{ {} }}\ntable <direct> {{ {} }}\n", pods_list.join(" "), direct.join(" "));
+    let all: Vec<String> = pods.iter().map(plain).collect();
+    let kept = kept.iter().map(|address| format!("!{address}"));
+    let translated: Vec<String> = all.iter().cloned().chain(kept).collect();
+    let mut text = String::new();
+    for (table, members) in [(PODS, all), ("translated", translated), ("direct", direct)] {
+        let _ = writeln!(text, "table <{table}> {{ {} }}", members.join(" "));
+    }
     for (name, ipv4, ipv6) in interfaces {
         for (family, has) in [("inet", ipv4), ("inet6", ipv6)] {
             if *has && pods.iter().any(|network| network.is_ipv4() == (family == "inet")) {
-                let _ = writeln!(text, "nat on {name} {family} from <{PODS}> to ! <direct> -> ({name}:0)");
+                let _ = writeln!(text, "nat on {name} {family} from <translated> to ! <direct> -> ({name}:0)");
             }
         }
     }
@@ -367,11 +371,12 @@ all icmp 10.77.0.3:8 <- 10.77.0.2:8       0:0
             &interfaces,
         );
         let expected = "\
-table <pods> { 10.1.0.0/16 fd00::/64 !10.1.0.7 }
+table <pods> { 10.1.0.0/16 fd00::/64 }
+table <translated> { 10.1.0.0/16 fd00::/64 !10.1.0.7 }
 table <direct> { 10.1.0.0/16 fd00::/64 10.96.0.0/12 224.0.0.0/4 ff00::/8 }
-nat on em0 inet from <pods> to ! <direct> -> (em0:0)
-nat on em1 inet from <pods> to ! <direct> -> (em1:0)
-nat on em1 inet6 from <pods> to ! <direct> -> (em1:0)
+nat on em0 inet from <translated> to ! <direct> -> (em0:0)
+nat on em1 inet from <translated> to ! <direct> -> (em1:0)
+nat on em1 inet6 from <translated> to ! <direct> -> (em1:0)
 block drop in quick on cbpods inet from urpf-failed to any
 block drop out quick on cbpods inet proto 1 all icmp-type 5
 block drop in quick on cbpods inet6 from urpf-failed to any
