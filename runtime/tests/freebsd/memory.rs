@@ -23,7 +23,7 @@ const SURVIVES: Duration = Duration::from_secs(4);
 /// The time before an overrun in which its monitor saves what counting may take: under emulation a count takes long.
 const QUIET: Duration = Duration::from_secs(12);
 /// How long a container may take to fill its memory: twenty processes with 200 MiB each, on an emulated machine that does other work.
-const FILLED_WITHIN: Duration = Duration::from_secs(180);
+const FILLED_WITHIN: Duration = Duration::from_secs(600);
 
 /// The program in the containers; what it does is in the environment. As a test of its own it does nothing.
 #[test]
