@@ -76,6 +76,7 @@ allow_linux = false
 [network]
 pod_cidrs = ["${GATEWAY%.1}.0/16", "fd00:cb:82::/64"]
 names = "local.cellblock"
+pf_directory = "$dir/specs/filters"
 [streaming]
 address = "127.0.0.1:0"
 TOML

@@ -393,7 +393,7 @@ fn finish(checks: Checks, site: &Site, dir: tempfile::TempDir, keep: bool) -> Re
 /// Runs crictl, the specs and critest on one server.
 fn clients(site: &Site, tools: &Tools, (parts, options): (&Parts, &Options), checks: &mut Checks) -> Result<()> {
     site.name_pods(DOMAIN)?;
-    site.offer_filters(&specs::FILTERS)?;
+    site.offer_filters()?;
     let mut before = Inventory::take(site)?;
     let Some(server) = checks.check("the server starts", || site.serve()) else { return Ok(()) };
     let mut running = Some(server);

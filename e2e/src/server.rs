@@ -66,12 +66,9 @@ impl Site {
         Ok(std::fs::write(self.config(), text.replace(table, &format!("{table}{line}\n")))?)
     }
 
-    /// Configures a directory of rules for pods' own pf, with these files.
-    pub fn offer_filters(&self, files: &[(&str, &str)]) -> Result<()> {
-        let directory = self.dir.join("filters");
-        std::fs::create_dir_all(&directory)?;
-        files.iter().try_for_each(|(name, rules)| std::fs::write(directory.join(name), rules))?;
-        self.configure_network(&format!("pf_directory = {directory:?}"))
+    /// Configures the directory of rules for pods' own pf, below that of the specs.
+    pub fn offer_filters(&self) -> Result<()> {
+        self.configure_network(&format!("pf_directory = {:?}", self.dir.join("specs/filters")))
     }
 
     /// The directory of all files.

@@ -16,8 +16,6 @@ mod stage;
 mod system;
 mod users;
 
-pub use network::FILTERS;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};

@@ -28,8 +28,9 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "a sysctl of the network in a pod on the host's is refused", run: parameter_of_host_network },
 ];
 
-/// Files of rules for pods' own pf: one closes [`PORT`] from outside, one is wrong in its second line.
-pub const FILTERS: [(&str, &str); 2] = [
+/// Files of rules for pods' own pf, in the directory that the server's configuration names: one closes [`PORT`] from outside, one is
+/// wrong in its second line.
+const FILTERS: [(&str, &str); 2] = [
     ("closed.conf", "set skip on lo0\npass all\nblock drop in quick on eth0 proto tcp from any to any port 8080\n"),
     ("wrong.conf", "pass all\nnonsense\n"),
 ];
@@ -205,6 +206,9 @@ fn own_filter(stage: &Stage<'_>) -> Result<()> {
             config.annotations.insert("network.cellblock/pf".to_owned(), file.to_owned());
         }
     };
+    let directory = stage.ground.dir.join("filters");
+    std::fs::create_dir_all(&directory)?;
+    FILTERS.iter().try_for_each(|(name, rules)| std::fs::write(directory.join(name), rules))?;
     if stage.system.os == "linux" {
         return stage.pod_refused("own pf (closed.conf)", set("closed.conf"));
     }
