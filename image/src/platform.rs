@@ -73,7 +73,8 @@ impl Platform {
             (true, _) => (&other.architecture, &other.variant),
             (false, variant) => (&self.architecture, variant),
         };
-        let version = self.version.as_ref().or(other.version.as_ref()).cloned();
+        // A version is one of its system.
+        let version = self.version.as_ref().or(other.version.as_ref().filter(|_| *os == other.os)).cloned();
         Self { os: os.clone(), version, architecture: architecture.clone(), variant: variant.clone() }
     }
 
@@ -151,6 +152,19 @@ mod tests {
 
     fn platforms(texts: &[&str]) -> Vec<Platform> {
         texts.iter().map(|text| Platform::parse(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn missing_parts_are_those_of_the_same_system() {
+        let own = Platform::parse("freebsd(15.1)/amd64").unwrap();
+        for (of, whole) in [
+            (Platform::new("", "", None), "freebsd(15.1)/amd64"),
+            (Platform::new("freebsd", "amd64", None), "freebsd(15.1)/amd64"),
+            (Platform::new("freebsd", "amd64", None).in_version(Some("14.3")), "freebsd(14.3)/amd64"),
+            (Platform::new("linux", "amd64", None), "linux/amd64"),
+        ] {
+            assert_eq!(of.or(&own).to_string(), whole);
+        }
     }
 
     #[test]
