@@ -205,9 +205,10 @@ impl Runtime for FreeBsd {
         container::describe(self, id)
     }
 
-    /// The kernel counts none of it for a jail.
     fn container_details(&self, id: &ContainerId) -> Result<Details, Error> {
-        self.containers.begun::<ContainerRecord>(id).map(|_| Details::default())
+        let (directory, record) = self.containers.begun::<ContainerRecord>(id)?;
+        let limits = enforce::wanted(&directory, &read_spec(&directory)?)?;
+        self.counters.details(id, &record, limits.threads(kernel::bounds()))
     }
 
     fn container_usage(&self, id: &ContainerId) -> Result<Usage, Error> {

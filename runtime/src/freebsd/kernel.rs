@@ -18,6 +18,11 @@ pub(super) fn accounting() -> bool {
     *ENABLED.get_or_init(|| sysctl::number("kern.racct.enable").is_ok_and(|enabled| enabled != 0))
 }
 
+/// Whether the node has swap space.
+pub(super) fn has_swap() -> bool {
+    sysctl::number("vm.swap_total").is_ok_and(|bytes| bytes > 0)
+}
+
 /// Whether the linuxulator is loaded (linux(4)).
 pub(super) fn runs_linux() -> bool {
     sysctl::exists("compat.linux.osrelease")

@@ -119,16 +119,20 @@ impl Limits {
         }
     }
 
+    /// The limit on threads.
+    pub(super) fn threads(&self, bounds: Bounds) -> u64 {
+        bounded(self.rctl.get("nthr").copied(), bounds.threads)
+    }
+
     /// The rules for a jail, for rctl_add_rule(2). `deny` on pcpu slows processes down; on the others it refuses another one.
     pub(super) fn rules(&self, jail: &str, bounds: Bounds) -> Vec<String> {
         let rule = |resource: &str, action: &str, amount: u64| format!("jail:{jail}:{resource}:{action}={amount}");
         let cpu = self.cpu_percent.map(|percent| rule("pcpu", "deny", percent));
-        let bounded = |own: Option<u64>, bound: u64| own.map_or(bound, |count| count.min(bound));
         let processes = rule("maxproc", "deny", bounded(self.processes, bounds.processes));
         let others = RCTL.iter().filter_map(|(resource, action)| {
             let own = self.rctl.get(*resource).copied();
             let amount = match *resource {
-                "nthr" => Some(bounded(own, bounds.threads)),
+                "nthr" => Some(self.threads(bounds)),
                 "openfiles" => Some(bounded(own, bounds.files)),
                 _ => own,
             };
@@ -136,6 +140,11 @@ impl Limits {
         });
         cpu.into_iter().chain([processes]).chain(others).collect()
     }
+}
+
+/// The container's own limit, at most the bound.
+fn bounded(own: Option<u64>, bound: u64) -> u64 {
+    own.map_or(bound, |count| count.min(bound))
 }
 
 /// The limit of a pod on the sum over its containers, given their own limits: it holds only if every container has one, since

@@ -16,7 +16,7 @@ use super::record::ContainerRecord;
 use super::recount::Holder;
 use super::sys::{accounting, memory, process};
 use super::{jails, kernel};
-use crate::{Error, Usage};
+use crate::{Details, Error, Usage};
 
 /// How long a copy of the process table serves: it is copied whole, and kubelet asks for every container at once.
 const FRESH: Duration = Duration::from_secs(1);
@@ -32,13 +32,26 @@ const REMEMBERED: usize = 10_000;
 /// The processes of each jail.
 type Table = HashMap<i32, Vec<process::Process>>;
 
-/// The latest process table, and the CPU time reported last. It must never decrease, and a process that ends takes its fraction
-/// of a second with it.
+/// The descriptors and the sockets of each process.
+type Files = HashMap<i32, (u64, u64)>;
+
+/// The latest tables of processes and descriptors, and what was reported last.
 #[derive(Default)]
 pub(super) struct Counters {
     table: Mutex<Option<(Instant, Arc<Table>)>>,
-    reported: Mutex<HashMap<ContainerId, u64>>,
+    files: Mutex<Option<(Instant, Arc<Files>)>>,
+    reported: Mutex<HashMap<ContainerId, Reported>>,
     counts: Mutex<Counts>,
+}
+
+/// The most that was reported of a container. Times must never decrease, and a process that ends takes its fraction of a second
+/// with it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reported {
+    cpu_nanoseconds: u64,
+    user_nanoseconds: u64,
+    system_nanoseconds: u64,
+    memory_bytes: u64,
 }
 
 /// The latest counts of memory, and the kernel's objects that they were made with.
@@ -85,7 +98,8 @@ impl Counters {
             memory_limit_bytes: None,
             page_faults: Some(own.iter().map(|one| one.minor_faults + one.major_faults).sum()),
             major_page_faults: Some(own.iter().map(|one| one.major_faults).sum()),
-            swap_bytes: None,
+            // The kernel counts swapped pages of no jail.
+            swap_bytes: (!kernel::has_swap()).then_some(0),
             processes: Some(u64::try_from(own.iter().filter(|one| !one.zombie).count()).unwrap_or(u64::MAX)),
         };
         if kernel::accounting() {
@@ -94,8 +108,58 @@ impl Counters {
             usage.cpu_nanoseconds = usage.cpu_nanoseconds.max(Some(seconds * SECOND_NS));
             usage.processes = racct_value(&answer, "maxproc").or(usage.processes);
         }
-        usage.cpu_nanoseconds = usage.cpu_nanoseconds.map(|now| self.report(id, now));
+        let now = Reported {
+            cpu_nanoseconds: usage.cpu_nanoseconds.unwrap_or(0),
+            memory_bytes: usage.memory_bytes.unwrap_or(0),
+            ..Reported::default()
+        };
+        usage.cpu_nanoseconds = Some(self.report(id, now).cpu_nanoseconds);
         Ok(usage)
+    }
+
+    /// The details of a running container, with its limit on threads. The peak of its memory is the most that was reported. Nobody
+    /// counts what its CPU quota held back, which has no periods (rctl(8)); pages of files and memory of the kernel are charged to no
+    /// jail; and a container that meets its limit on memory ends.
+    ///
+    /// # Errors
+    /// As [`Counters::of`].
+    pub(super) fn details(&self, id: &ContainerId, record: &ContainerRecord, threads: u64) -> Result<Details, Error> {
+        let jail = record.jail.as_str();
+        let failed = || format!("cannot tell what jail {jail} uses");
+        let found = jails::find(jail)?;
+        let jid = found.map(|found| found.jid);
+        let jid = jid.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
+        let table = self.table().map_err(Error::failed(failed()))?;
+        let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
+        let files = self.files().map_err(Error::failed(failed()))?;
+        let open = |of: fn(&(u64, u64)) -> u64| own.iter().filter_map(|one| files.get(&one.pid)).map(of).sum();
+        let told = self.report(
+            id,
+            Reported {
+                user_nanoseconds: own.iter().map(|one| one.user_us).sum::<u64>() * 1_000,
+                system_nanoseconds: own.iter().map(|one| one.system_us).sum::<u64>() * 1_000,
+                ..Reported::default()
+            },
+        );
+        let nothing = Some(0);
+        Ok(Details {
+            user_nanoseconds: Some(told.user_nanoseconds),
+            system_nanoseconds: Some(told.system_nanoseconds),
+            periods: nothing,
+            throttled_periods: nothing,
+            throttled_nanoseconds: nothing,
+            cache_bytes: nothing,
+            mapped_file_bytes: nothing,
+            kernel_bytes: nothing,
+            peak_bytes: Some(told.memory_bytes),
+            limit_hits: nothing,
+            memory_kills: nothing,
+            threads: Some(own.iter().filter(|one| !one.zombie).map(|one| one.threads).sum()),
+            threads_limit: Some(if kernel::accounting() { threads } else { 0 }),
+            descriptors: Some(open(|(descriptors, _)| *descriptors)),
+            sockets: Some(open(|(_, sockets)| *sockets)),
+            ..Details::default()
+        })
     }
 
     /// The working set: counted, or the last count and what the sum has grown by since. One process shares with nobody.
@@ -135,13 +199,36 @@ impl Counters {
         }
     }
 
-    fn report(&self, id: &ContainerId, now: u64) -> u64 {
+    fn files(&self) -> io::Result<Arc<Files>> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*files {
+            Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
+            _ => {
+                let mut processes = Files::new();
+                for one in process::descriptors()? {
+                    let of = processes.entry(one.pid).or_default();
+                    *of = (of.0 + 1, of.1 + u64::from(one.socket));
+                }
+                let known = Arc::new(processes);
+                *files = Some((Instant::now(), Arc::clone(&known)));
+                Ok(known)
+            }
+        }
+    }
+
+    /// Returns the most that was reported of a container, this included.
+    fn report(&self, id: &ContainerId, now: Reported) -> Reported {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() >= REMEMBERED {
             reported.clear();
         }
         let last = reported.entry(id.clone()).or_default();
-        *last = now.max(*last);
+        *last = Reported {
+            cpu_nanoseconds: now.cpu_nanoseconds.max(last.cpu_nanoseconds),
+            user_nanoseconds: now.user_nanoseconds.max(last.user_nanoseconds),
+            system_nanoseconds: now.system_nanoseconds.max(last.system_nanoseconds),
+            memory_bytes: now.memory_bytes.max(last.memory_bytes),
+        };
         *last
     }
 

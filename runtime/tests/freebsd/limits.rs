@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use runtime::spec::{ContainerSpec, Device, ExecSpec, Resources};
 use runtime::{ContainerState, Error};
 
-use crate::bench::{Bench, eventually, runs, tool};
+use crate::bench::{Bench, add_program, eventually, runs, tool};
 
 #[test]
 fn nothing_outlives_an_exec_that_is_killed_or_a_first_process() {
@@ -110,6 +110,22 @@ fn a_container_has_as_many_processes_as_it_may() {
     spec.resources = Resources { pids: Some(4), ..Resources::default() };
     let (exit, text) = bench.output(&spec);
     assert!(exit.code != 0 && !text.contains("all"), "{exit:?} {text}");
+    bench.remove();
+}
+
+#[test]
+fn what_a_container_has_open_is_told() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    tool("ifconfig", &["-j", &bench.pod_jail(), "lo0", "inet", "127.0.0.1/8", "up"]);
+    let spec = bench.spec("nc -l 127.0.0.1 7000 </dev/null & while :; do :; done");
+    add_program(&spec.rootfs, "/usr/bin/nc");
+    bench.start(&spec);
+    let details = || bench.runtime.container_details(&spec.id).unwrap();
+    eventually("its socket and its time", || details().sockets == Some(1) && details().user_nanoseconds > Some(0));
+    bench.runtime.container_usage(&spec.id).unwrap();
+    let details = details();
+    assert!(details.descriptors > details.sockets && details.threads >= Some(2), "{details:?}");
+    assert!(details.peak_bytes > Some(0) && details.threads_limit > Some(0), "{details:?}");
     bench.remove();
 }
 

@@ -30,6 +30,12 @@ pub(in crate::freebsd) struct Process {
     pub(in crate::freebsd) zombie: bool,
     /// CPU time, its ended children's included, in microseconds.
     pub(in crate::freebsd) cpu_us: u64,
+    /// That of its programs, its ended children's included, in microseconds.
+    pub(in crate::freebsd) user_us: u64,
+    /// That of the kernel for it, in the same way.
+    pub(in crate::freebsd) system_us: u64,
+    /// Its threads.
+    pub(in crate::freebsd) threads: u64,
     /// Resident pages.
     pub(in crate::freebsd) resident: u64,
     /// Page faults served from memory, its children's included.
@@ -182,17 +188,50 @@ fn entries(bytes: &[u8]) -> impl Iterator<Item = Process> {
 
 fn process(entry: &libc::kinfo_proc) -> Process {
     let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-    let children = &entry.ki_rusage_ch;
+    let (own, children) = (&entry.ki_rusage, &entry.ki_rusage_ch);
     let time = |at: libc::timeval| unsigned(at.tv_sec) * 1_000_000 + unsigned(at.tv_usec);
     Process {
         pid: entry.ki_pid,
         jid: entry.ki_jid,
         zombie: entry.ki_stat == libc::SZOMB,
         cpu_us: entry.ki_runtime + time(children.ru_utime) + time(children.ru_stime),
+        user_us: time(own.ru_utime) + time(children.ru_utime),
+        system_us: time(own.ru_stime) + time(children.ru_stime),
+        threads: unsigned(entry.ki_numthreads.into()),
         resident: u64::try_from(entry.ki_rssize).unwrap_or(0),
-        minor_faults: unsigned(entry.ki_rusage.ru_minflt) + unsigned(children.ru_minflt),
-        major_faults: unsigned(entry.ki_rusage.ru_majflt) + unsigned(children.ru_majflt),
+        minor_faults: unsigned(own.ru_minflt) + unsigned(children.ru_minflt),
+        major_faults: unsigned(own.ru_majflt) + unsigned(children.ru_majflt),
     }
+}
+
+/// An open descriptor.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::freebsd) struct Descriptor {
+    /// The process that has it.
+    pub(in crate::freebsd) pid: i32,
+    /// Whether it is a socket.
+    pub(in crate::freebsd) socket: bool,
+}
+
+/// Every open descriptor of the node (sysctl kern.file).
+pub(in crate::freebsd) fn descriptors() -> io::Result<Vec<Descriptor>> {
+    // struct xfile, sys/file.h: its own size, of 8 bytes, the process at 8 and the type at 32.
+    const SIZE: usize = 8;
+    const PID: usize = 8;
+    const TYPE: usize = 32;
+    /// DTYPE_SOCKET.
+    const SOCKET: i16 = 2;
+    let table = sysctl::table(&sysctl::numbers("kern.file")?, None)?;
+    let size = table.first_chunk::<SIZE>().map_or(0, |size| u64::from_ne_bytes(*size));
+    let Some(size) = usize::try_from(size).ok().filter(|size| *size >= TYPE + size_of_val(&SOCKET)) else {
+        return Ok(Vec::new());
+    };
+    let read = |entry: &[u8]| {
+        let pid = i32::from_ne_bytes(*entry[PID..].first_chunk()?);
+        let socket = i16::from_ne_bytes(*entry[TYPE..].first_chunk()?) == SOCKET;
+        Some(Descriptor { pid, socket })
+    };
+    Ok(table.chunks_exact(size).filter_map(read).collect())
 }
 
 /// Sets the login name of this session; empty: it has none (getlogin(2)). Only root may.
