@@ -150,6 +150,8 @@ impl Counters {
             throttled_nanoseconds: nothing,
             cache_bytes: nothing,
             mapped_file_bytes: nothing,
+            active_file_bytes: nothing,
+            inactive_file_bytes: nothing,
             kernel_bytes: nothing,
             peak_bytes: Some(told.memory_bytes),
             limit_hits: nothing,
