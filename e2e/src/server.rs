@@ -60,6 +60,14 @@ impl Site {
         self.configure_network(&format!("names = {domain:?}"))
     }
 
+    /// Takes back what only this version's configuration knows ([`Site::name_pods`], [`Site::offer_filters`]).
+    pub fn suit_older_server(&self) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        let known = |line: &&str| !["names = ", "pf_directory = "].iter().any(|key| line.starts_with(key));
+        let known: Vec<&str> = text.lines().filter(known).collect();
+        Ok(std::fs::write(self.config(), known.join("\n") + "\n")?)
+    }
+
     fn configure_network(&self, line: &str) -> Result<()> {
         let table = "[network]\n";
         let text = std::fs::read_to_string(self.config())?;

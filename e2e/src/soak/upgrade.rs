@@ -85,6 +85,7 @@ pub fn build(tools: &Tools) -> Result<PathBuf> {
 pub fn run(site: &Site, from: &Path) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let client = Client::new(tokio.handle(), socket(site));
+    site.suit_older_server()?;
     let mut before = Inventory::take(site)?;
     let server = await_served(&client, || site.start_from(from))?.0;
     before.add_directories(site);
