@@ -60,6 +60,14 @@ demo: deps-demo
 freebsd-check:
 	sh ci/freebsd-cross.sh check
 
+# Both programs for aarch64, linked; there is no machine to run them on.
+freebsd-aarch64:
+	CELLBLOCK_CROSS_ARCH=aarch64 sh ci/freebsd-cross.sh link
+
+# A package for pkg(8), of what the port installs: target/package/. PROFILE=dev for a quick one.
+package-freebsd:
+	sh packaging/freebsd/package.sh
+
 # A kubelet for FreeBSD, from Go modules alone: target/kubelet/. GOARCH=arm64 for another machine.
 kubelet-freebsd:
 	sh packaging/kubelet/build.sh
@@ -123,4 +131,4 @@ clean:
 	$(CARGO) clean
 	rm -rf artifacts
 
-.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet bench-pods bench-pull dependencies deps deps-demo clean
+.PHONY: all build test lines e2e e2e-kubernetes e2e-kubernetes-quick e2e-cluster soak fuzz demo freebsd-check freebsd-aarch64 package-freebsd kubelet-freebsd kubelet-freebsd-check freebsd-e2e bench-freebsd bench-streaming bench-kubelet bench-pods bench-pull dependencies deps deps-demo clean

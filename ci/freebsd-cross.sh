@@ -6,7 +6,9 @@
 #   ci/freebsd-cross.sh prepare      make the toolchain in the cache; done already: nothing
 #   ci/freebsd-cross.sh cargo ...    cargo with that toolchain, for x86_64-unknown-freebsd
 #   ci/freebsd-cross.sh check        clippy without a warning for the whole workspace, and the linked binary
+#   ci/freebsd-cross.sh link         both programs, linked
 #
+# CELLBLOCK_CROSS_ARCH    x86_64, or aarch64: its standard library and wrappers are made when they are first needed
 # CELLBLOCK_CROSS_CACHE   the cache (target/freebsd-cross of this tree)
 # CARGO_TARGET_DIR        where cargo builds (target/freebsd of this tree)
 set -eu
@@ -19,7 +21,7 @@ zig=0.17.1
 zig_sha256=ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
 # What a binary needs at least; it runs on FreeBSD 15 too.
 freebsd=14.3
-target=x86_64-unknown-freebsd
+arch=${CELLBLOCK_CROSS_ARCH:-x86_64}
 # Raised when a step below changes: an older cache is then made anew.
 recipe=1
 
@@ -28,6 +30,18 @@ cache=${CELLBLOCK_CROSS_CACHE:-$tree/target/freebsd-cross}
 stamp=$cache/done-$recipe-$rust-$zig-$freebsd
 
 say() { echo "freebsd-cross: $*" >&2; }
+
+# What differs between the architectures: zig's wrappers and the stub libraries have it in their names, but for x86_64.
+choose() {
+    target=$1-unknown-freebsd
+    zig_target=$1-freebsd.$freebsd
+    case $1 in
+    x86_64) suffix= ;;
+    aarch64) suffix=-$1 ;;
+    *) say "CELLBLOCK_CROSS_ARCH is $1, not x86_64 or aarch64"; exit 2 ;;
+    esac
+    stubs=$cache/stubs$suffix
+}
 
 # The compiler and the libraries that it loads, as Debian packages them, unpacked beside the machine's own.
 fetch_rust() {
@@ -66,9 +80,9 @@ fetch_zig() {
 # Compiler and archiver under names that cargo and the cc crate can call. zig knows its own triples only, and gives C code
 # traps for undefined behaviour that FreeBSD's compiler does not.
 write_wrappers() {
-    mkdir -p "$cache/bin" "$cache/stubs"
+    mkdir -p "$cache/bin" "$stubs"
     for pair in cc:zigcc c++:zigc++; do
-        cat >"$cache/bin/${pair#*:}" <<WRAPPER
+        cat >"$cache/bin/${pair#*:}$suffix" <<WRAPPER
 #!/bin/bash
 export ZIG_GLOBAL_CACHE_DIR="$cache/zig-cache" ZIG_LOCAL_CACHE_DIR="$cache/zig-cache"
 arguments=()
@@ -78,7 +92,7 @@ for argument in "\$@"; do
     *) arguments+=("\$argument") ;;
     esac
 done
-exec "$cache/zig/ziglang/zig" ${pair%:*} -target x86_64-freebsd.$freebsd -fno-sanitize=undefined "\${arguments[@]}" -L"$cache/stubs"
+exec "$cache/zig/ziglang/zig" ${pair%:*} -target $zig_target -fno-sanitize=undefined "\${arguments[@]}" -L"$stubs"
 WRAPPER
     done
     for tool in ar ranlib; do
@@ -86,21 +100,24 @@ WRAPPER
             "$cache/zig-cache" "$cache/zig/ziglang/zig" $tool >"$cache/bin/zig$tool"
     done
     # The libc crate names these libraries; none of their functions is called, and --as-needed drops them again.
-    : >"$cache/stubs/empty.c"
+    : >"$stubs/empty.c"
     chmod +x "$cache"/bin/*
     for library in kvm.so.7 memstat.so.3 procstat.so.1 devstat.so.7; do
-        "$cache/bin/zigcc" -shared -Wl,-soname,"lib$library" -o "$cache/stubs/lib${library%.*}" "$cache/stubs/empty.c"
+        "$cache/bin/zigcc$suffix" -shared -Wl,-soname,"lib$library" -o "$stubs/lib${library%.*}" "$stubs/empty.c"
     done
 }
 
 with_toolchain() {
+    # cargo and the cc crate have the target in the names of variables.
+    lower=$(echo "$target" | tr - _)
+    upper=$(echo "$lower" | tr '[:lower:]' '[:upper:]')
     # Debian's bin first on PATH and a CARGO_HOME without a bin: else the machine's own clippy answers.
     env -u RUSTC -u RUSTC_WRAPPER -u RUSTUP_TOOLCHAIN -u RUSTFLAGS -u CARGO \
         PATH="$cache/rust/usr/bin:$PATH" LD_LIBRARY_PATH="$cache/rust/usr/lib/x86_64-linux-gnu" \
         CARGO_HOME="$cache/cargo" CARGO_BUILD_TARGET="$target" \
-        CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$cache/bin/zigcc" \
-        CC_x86_64_unknown_freebsd="$cache/bin/zigcc" CXX_x86_64_unknown_freebsd="$cache/bin/zigc++" \
-        AR_x86_64_unknown_freebsd="$cache/bin/zigar" RANLIB_x86_64_unknown_freebsd="$cache/bin/zigranlib" \
+        "CARGO_TARGET_${upper}_LINKER=$cache/bin/zigcc$suffix" \
+        "CC_$lower=$cache/bin/zigcc$suffix" "CXX_$lower=$cache/bin/zigc++$suffix" \
+        "AR_$lower=$cache/bin/zigar" "RANLIB_$lower=$cache/bin/zigranlib" \
         "$@"
 }
 
@@ -133,20 +150,29 @@ WRAPPER
 }
 
 prepare() {
-    [ -e "$stamp" ] && return
+    choose "$arch"
+    [ -e "$stamp$suffix" ] && return
     mkdir -p "$cache"
     exec 9>"$cache/lock"
     flock 9
+    # The other architecture is added to a toolchain that is there.
+    choose x86_64
     if [ ! -e "$stamp" ]; then
         say "making the toolchain in $cache (0.3 GB to fetch)"
         rm -f "$cache"/done-*
         fetch_rust
         fetch_zig
-        write_wrappers
-        build_std
-        : >"$stamp"
+        finish_arch
     fi
+    choose "$arch"
+    [ -e "$stamp$suffix" ] || finish_arch
     exec 9>&-
+}
+
+finish_arch() {
+    write_wrappers
+    build_std
+    : >"$stamp$suffix"
 }
 
 run_cargo() {
@@ -173,8 +199,15 @@ check)
     run_cargo build --locked -p cri --bin cellblock
     say "linked ${CARGO_TARGET_DIR:-$tree/target/freebsd}/$target/debug/cellblock"
     ;;
+link)
+    prepare
+    cd "$tree"
+    export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=false
+    run_cargo build --locked --workspace --bin cellblock --bin cellblock-monitor
+    say "linked cellblock and cellblock-monitor in ${CARGO_TARGET_DIR:-$tree/target/freebsd}/$target/debug"
+    ;;
 *)
-    echo "usage: $0 prepare | cargo ARGUMENT ... | check" >&2
+    echo "usage: $0 prepare | cargo ARGUMENT ... | check | link" >&2
     exit 2
     ;;
 esac

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use keys::KEYS;
 
-/// Where the configuration is read from unless `--config` says otherwise; a file that is not there is all defaults.
-pub const DEFAULT_PATH: &str = "/etc/cellblock/cellblock.toml";
+/// The directory of the configuration on Linux, which was FreeBSD's too.
+const OLD_ETC: &str = "/etc/cellblock";
 
 /// The root of Linux, which was FreeBSD's too.
 const OLD_ROOT: &str = "/var/lib/cellblock";
@@ -192,6 +192,11 @@ impl Default for Config {
     }
 }
 
+/// The directory of the configuration on a system: hier(7) of FreeBSD has /usr/local for what is not of the base system.
+fn default_etc(system: &str) -> &'static Path {
+    Path::new(if system == "freebsd" { "/usr/local/etc/cellblock" } else { OLD_ETC })
+}
+
 /// Where records and images are on a system: hier(7) of FreeBSD has /var/db for them.
 fn default_root(system: &str) -> &'static str {
     if system == "freebsd" { "/var/db/cellblock" } else { OLD_ROOT }
@@ -200,7 +205,7 @@ fn default_root(system: &str) -> &'static str {
 impl Default for ImageConfig {
     fn default() -> Self {
         Self {
-            registry_config: "/etc/cellblock/certs.d".into(),
+            registry_config: default_etc(std::env::consts::OS).join("certs.d"),
             registry_timeout_seconds: 60,
             rootfs: RootfsKind::Auto,
             zfs_dataset: String::new(),
@@ -245,6 +250,16 @@ const MTU: std::ops::RangeInclusive<u32> = 1280..=9216;
 const MOST_SPARES: u32 = 64;
 
 impl Config {
+    /// Reads the configuration where it is unless `--config` says otherwise; a file that is not there is all defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the file is where an earlier version had it, and only there.
+    pub fn read_default() -> Result<Self, ConfigError> {
+        let path = default_etc(std::env::consts::OS).join("cellblock.toml");
+        refuse_old_place("--config", &path, Path::exists)?;
+        if path.exists() { Self::read(&path) } else { Ok(Self::default()) }
+    }
+
     /// Reads a configuration; [`Config::check`] has still to look at it.
     ///
     /// # Errors
@@ -319,12 +334,17 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses to begin anew where an earlier version's records are, and no root is configured.
+    /// Refuses to begin anew where an earlier version's records or registries are, and none are configured.
     ///
     /// # Errors
     /// [`ConfigError::Value`].
-    pub(crate) fn check_old_root(&self, has_records: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
-        self.refuse_old_root(&Self::default().root, has_records)
+    pub(crate) fn check_old_places(&self, has_records: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
+        self.refuse_old_root(&Self::default().root, has_records)?;
+        let registries = &self.image.registry_config;
+        if *registries != ImageConfig::default().registry_config {
+            return Ok(());
+        }
+        refuse_old_place("image.registry_config", registries, Path::exists)
     }
 
     fn refuse_old_root(&self, default: &Path, has_records: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
@@ -373,6 +393,18 @@ impl Config {
             };
         }
         text
+    }
+}
+
+/// Refuses a default path below /usr/local that is missing, while what it names is where an earlier version had it.
+fn refuse_old_place(key: &'static str, default: &Path, exists: impl Fn(&Path) -> bool) -> Result<(), ConfigError> {
+    let old = default.strip_prefix(default_etc("freebsd")).map(|name| Path::new(OLD_ETC).join(name));
+    match old {
+        Ok(old) if !exists(default) && exists(&old) => {
+            let reason = format!("{} is there and {} is not: move it, or name it", old.display(), default.display());
+            Err(ConfigError::Value { key, reason })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) mod status;
 pub(crate) mod translate;
 
 pub use client::{image, ps, root, snapshots, stop_pods};
-pub use config::{Config, DEFAULT_PATH, MissingHostPath};
+pub use config::{Config, MissingHostPath};
 pub use rpc::MESSAGE_LIMIT;
 pub use server::admin::socket as admin_socket;
 pub use server::check::run as check;

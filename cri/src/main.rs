@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use cri::{Config, DEFAULT_PATH, ps, root, snapshots, stop_pods};
+use cri::{Config, ps, root, snapshots, stop_pods};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -124,7 +124,7 @@ struct ImageArgs {
 /// Options that override the configuration file.
 #[derive(Debug, Args)]
 struct Overrides {
-    /// The configuration file; without it /etc/cellblock/cellblock.toml, if that exists.
+    /// The configuration file; without it cellblock.toml in /usr/local/etc/cellblock (Linux: /etc/cellblock), if that exists.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Records, images and the roots of containers; kept over a reboot.
@@ -149,8 +149,7 @@ impl Overrides {
     fn resolve(self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::read(path)?,
-            None if std::path::Path::new(DEFAULT_PATH).exists() => Config::read(DEFAULT_PATH.as_ref())?,
-            None => Config::default(),
+            None => Config::read_default()?,
         };
         if let Some(root) = self.root {
             config.root = root;

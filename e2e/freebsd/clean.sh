@@ -20,11 +20,11 @@ failed() {
 }
 
 # Servers first: they restore what goes. Before them the daemon(8) of a service, which starts its server again.
-for pid in $(pgrep -f "^$dir/prefix/bin/cellblock "); do
+for pid in $(pgrep -f "^$dir/prefix/sbin/cellblock "); do
     parent=$(ps -o ppid= -p "$pid")
     [ "$(ps -o comm= -p $parent)" != daemon ] || kill -9 $parent
 done
-for pattern in "^($dir/(prefix/bin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images) " '^[^ ]*/cellblock-monitor '; do
+for pattern in "^($dir/(prefix/sbin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images) " '^[^ ]*/cellblock-monitor '; do
     for pid in $(pgrep -f "$pattern"); do
         kill -9 "$pid" 2>/dev/null
         while kill -0 "$pid" 2>/dev/null; do sleep 1; done

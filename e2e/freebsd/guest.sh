@@ -389,8 +389,9 @@ own_servers() {
 
 # The port's rc.d script and newsyslog entry, with this directory's program and configuration.
 run_service() {
-    mkdir -p prefix/bin
-    ln -f cellblock cellblock-monitor prefix/bin/
+    mkdir -p prefix/sbin prefix/libexec
+    ln -f cellblock prefix/sbin/
+    ln -f cellblock-monitor prefix/libexec/
     sed "s|%%PREFIX%%|$dir/prefix|g" cellblock.in >cellblock.rc
     sed "s|/var/log/cellblock.log|$dir/service.log|" newsyslog.conf.sample >newsyslog.conf
     rm -f service.log*
@@ -413,17 +414,17 @@ answers() {
 service_starts() { service start && answers && service status | has 'is running'; }
 
 service_restarts() {
-    before=$(pgrep -f "^$dir/prefix/bin/cellblock serve") || return 1
+    before=$(pgrep -f "^$dir/prefix/sbin/cellblock serve") || return 1
     kill -9 "$before"
     while kill -0 "$before" 2>/dev/null; do sleep 1; done
-    answers && service status | has 'is running' && [ "$(pgrep -f "^$dir/prefix/bin/cellblock serve")" != "$before" ]
+    answers && service status | has 'is running' && [ "$(pgrep -f "^$dir/prefix/sbin/cellblock serve")" != "$before" ]
 }
 
 # The next start writes to the new file.
 service_rotates() { newsyslog -F -f newsyslog.conf && sleep 1 && service_restarts && has 'ready on' <service.log && ls service.log.0*; }
 
 # It runs no pods here: the server stops with it and without it.
-service_stops() { cellblock_stop_pods=YES; export cellblock_stop_pods; service stop && ! pgrep -f "^$dir/prefix/bin/cellblock serve" && ! service status; }
+service_stops() { cellblock_stop_pods=YES; export cellblock_stop_pods; service stop && ! pgrep -f "^$dir/prefix/sbin/cellblock serve" && ! service status; }
 
 # Pods come and go while the server is killed; then it is killed under many.
 run_soak() { own_servers --seconds "$SOAK" --pods 20; }

@@ -1,6 +1,8 @@
 //! Defaults, what is refused, and that the manual page and the sample say the same.
 
-use super::{Config, KEYS};
+use std::path::Path;
+
+use super::{Config, ImageConfig, KEYS, default_etc, refuse_old_place};
 
 fn parse(text: &str) -> Result<Config, String> {
     let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -30,7 +32,8 @@ fn documented(manual: &str, section: &str, key: &str) -> Option<String> {
 
 #[test]
 fn the_sample_and_the_manual_page_have_the_defaults() {
-    let freebsd = Config { root: super::default_root("freebsd").into(), ..Config::default() };
+    let image = ImageConfig { registry_config: default_etc("freebsd").join("certs.d"), ..ImageConfig::default() };
+    let freebsd = Config { root: super::default_root("freebsd").into(), image, ..Config::default() };
     let table = toml::Value::try_from(&freebsd).unwrap();
     let value = |section: &str, key: &str| {
         let place = if section.is_empty() { Some(&table) } else { table.get(section) };
@@ -56,14 +59,29 @@ fn records_of_an_earlier_version_are_not_left_behind() {
     let old = std::path::Path::new(super::OLD_ROOT);
     let config = |root: &str| Config { root: root.into(), ..Config::default() };
     for root in [super::OLD_ROOT, "/elsewhere"] {
-        config(root).check_old_root(|_| true).unwrap();
-        config(root).check_old_root(|path| path == old).unwrap();
+        config(root).check_old_places(|_| true).unwrap();
+        config(root).check_old_places(|path| path == old).unwrap();
     }
     let default = config(super::default_root("freebsd"));
     assert!(default.refuse_old_root(&default.root, |_| true).is_ok(), "the new place has records");
     assert!(default.refuse_old_root(&default.root, |_| false).is_ok());
     let refused = default.refuse_old_root(&default.root, |path| path == old).unwrap_err().to_string();
     assert!(refused.contains("root = \"/var/lib/cellblock\"") && refused.contains("/var/db/cellblock"), "{refused}");
+}
+
+#[test]
+fn a_configuration_of_an_earlier_version_is_not_left_behind() {
+    let new = default_etc("freebsd").join("cellblock.toml");
+    let old = Path::new("/etc/cellblock/cellblock.toml");
+    refuse_old_place("--config", &new, |_| true).unwrap();
+    refuse_old_place("--config", &new, |_| false).unwrap();
+    let refused = refuse_old_place("--config", &new, |path| path == old).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "configuration: --config: /etc/cellblock/cellblock.toml is there and /usr/local/etc/cellblock/cellblock.toml is not: \
+         move it, or name it"
+    );
+    refuse_old_place("--config", &default_etc("linux").join("cellblock.toml"), |path| path == old).unwrap();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::state::node;
 /// # Errors
 /// A backend cannot be opened, or the output cannot be written.
 pub fn run(config: &Config, output: &mut impl Write) -> anyhow::Result<bool> {
-    config.check_old_root(node::has_records)?;
+    config.check_old_places(node::has_records)?;
     directories::make(config).context("cannot create the server's directories")?;
     let directories = directories::needs(config).context("cannot look at the server's directories")?;
     let (runtime, network, rootfs) = serve::open_boundaries(config)?;

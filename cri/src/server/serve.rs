@@ -34,7 +34,7 @@ const BLOCKING_THREADS: usize = 512;
 pub fn run(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config)?;
     raise_file_limit()?;
-    config.check_old_root(node::has_records)?;
+    config.check_old_places(node::has_records)?;
     let locks = locks::lock(&config, RUN.as_ref())?;
     directories::close_state(&config)
         .with_context(|| format!("cannot close the state directory {}", config.state.display()))?;

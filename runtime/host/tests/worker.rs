@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 
 const WORKER: &str = "test-worker";
 
-const CASES: [(&str, fn()); 3] = [
+const CASES: [(&str, fn()); 4] = [
+    ("the monitor is found beside the program and in libexec", monitor),
     ("a worker gets its arguments and streams", child),
     ("a worker that hangs is ended", hanging),
     ("a detached worker has its own session and the standard streams only", detached),
@@ -103,6 +104,19 @@ fn line(mut from: impl Read) -> Report {
 
 fn lives(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None).is_ok()
+}
+
+fn monitor() {
+    let prefix = tempfile::tempdir().unwrap();
+    let path = |name: &str| prefix.path().join(name);
+    ["sbin", "libexec"].iter().for_each(|name| std::fs::create_dir(path(name)).unwrap());
+    let workers = Workers::of_program(&path("sbin/cellblock"));
+    for name in ["sbin/cellblock", "libexec/cellblock-monitor", "sbin/cellblock-monitor"] {
+        std::fs::write(path(name), "").unwrap();
+        assert_eq!(workers.monitor("hold").get_program(), path(name));
+        assert_eq!(workers.command("unpack").get_program(), path("sbin/cellblock"));
+    }
+    assert_eq!(Workers::of_program("/cellblock".as_ref()).monitor("hold").get_program(), "/cellblock");
 }
 
 fn child() {

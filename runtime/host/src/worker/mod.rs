@@ -19,11 +19,15 @@ use nix::unistd::{Gid, Pid, Uid};
 /// The exit code of a worker that could not detach because the host is out of processes: EX_TEMPFAIL of sysexits(3).
 pub const EXHAUSTED: u8 = 75;
 
+/// The smaller executable.
+const MONITOR: &str = "cellblock-monitor";
+
 /// The paths of the workers' executables.
 #[derive(Debug, Clone)]
 pub struct Workers {
     program: PathBuf,
-    monitor: PathBuf,
+    /// Where `cellblock-monitor` may be; the first that is there is used.
+    monitors: Vec<PathBuf>,
 }
 
 impl Workers {
@@ -36,10 +40,13 @@ impl Workers {
         Ok(Self::of_program(&program))
     }
 
-    /// Uses the program at this path: tests, whose own executable has no workers, name the real one.
+    /// Uses the program at this path: tests, whose own executable has no workers, name the real one. `cellblock-monitor` is
+    /// beside it, as cargo builds them, or in PREFIX/libexec of a program in PREFIX/sbin, as hier(7) of FreeBSD has it.
     #[must_use]
     pub fn of_program(program: &Path) -> Self {
-        Self { program: program.to_owned(), monitor: program.with_file_name("cellblock-monitor") }
+        let beside = program.with_file_name(MONITOR);
+        let installed = program.ancestors().nth(2).map(|prefix| prefix.join("libexec").join(MONITOR));
+        Self { program: program.to_owned(), monitors: std::iter::once(beside).chain(installed).collect() }
     }
 
     /// Returns a command that runs the program with this word.
@@ -55,10 +62,10 @@ impl Workers {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place that the lint points to")]
     pub fn monitor(&self, word: &str) -> Command {
-        if !self.monitor.is_file() {
+        let Some(monitor) = self.monitors.iter().find(|path| path.is_file()) else {
             return self.command(word);
-        }
-        let mut command = Command::new(&self.monitor);
+        };
+        let mut command = Command::new(monitor);
         command.arg(word);
         command
     }
