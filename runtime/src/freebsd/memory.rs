@@ -66,7 +66,8 @@ pub(super) struct Counted {
     pub(super) segments: u64,
 }
 
-/// Counts what the processes with these mappings hold, and the POSIX shared memory with names below their root.
+/// Counts what the processes with these mappings hold, by a list of objects that is newer than these, and the POSIX shared memory with
+/// names below their root.
 ///
 /// Anonymous memory is counted by object, each once, through all objects under it: what a fork left is shared. An object
 /// without an id is divided by its references, so that all mappings of it together count it once. The name or the descriptor
@@ -81,7 +82,7 @@ pub(super) fn count(mappings: &[Mapping], objects: &[Object], root: &Path, page:
         let holders = mapping.references.saturating_sub(1).max(1);
         counted.mapped += page
             * match mapping.backing {
-                Backing::Anonymous(id) => chain(id, mapping, &known, &mut seen),
+                Backing::Anonymous(id) => chain(id, &known, &mut seen),
                 Backing::SystemV | Backing::Nameless => mapping.resident / holders,
                 Backing::CopyOfFile => mapping.visible / mapping.references.max(1),
                 Backing::Other => 0,
@@ -93,13 +94,12 @@ pub(super) fn count(mappings: &[Mapping], objects: &[Object], root: &Path, page:
     counted
 }
 
-/// The pages of an object and of those under it that were not seen yet. An object that is not known is newer than the list.
-fn chain(first: u64, mapping: &Mapping, known: &HashMap<u64, &Object>, seen: &mut HashSet<u64>) -> u64 {
+/// The pages of an object and of those under it that were not seen yet. An object that is not known has gone since the mappings were
+/// read, and its pages with it or into another.
+fn chain(first: u64, known: &HashMap<u64, &Object>, seen: &mut HashSet<u64>) -> u64 {
     let (mut id, mut pages) = (first, 0);
     while id != 0 && seen.insert(id) {
-        let Some(object) = known.get(&id) else {
-            return pages + if id == first { mapping.visible.max(mapping.resident) } else { 0 };
-        };
+        let Some(object) = known.get(&id) else { return pages };
         pages += object.resident;
         id = object.below;
     }
@@ -220,8 +220,8 @@ mod tests {
         let readers: Vec<Mapping> =
             (2..=21).map(|id| Mapping { resident: 0, ..mapping(Backing::Anonymous(id), 500, 1) }).collect();
         assert_eq!(pages(&readers, &objects), 500 + 20 * 3);
-        let newer = Mapping { resident: 0, ..mapping(Backing::Anonymous(99), 40, 1) };
-        assert_eq!(pages(&[newer, newer], &objects), 40, "an object that the list does not have yet");
+        let gone = Mapping { resident: 0, ..mapping(Backing::Anonymous(99), 500, 1) };
+        assert_eq!(pages(&[readers[0], gone], &objects), 500 + 3, "a fork that has ended meanwhile");
     }
 
     #[test]

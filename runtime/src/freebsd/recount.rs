@@ -19,6 +19,16 @@ pub(super) struct Holder {
     tmpfs: Vec<PathBuf>,
 }
 
+/// What the processes of a container have.
+#[derive(Debug)]
+pub(super) struct Held {
+    mappings: Vec<Mapping>,
+    /// The sum of their resident sets, in bytes.
+    resident: u64,
+    /// That of those whose mappings cannot be read.
+    unknown: u64,
+}
+
 impl Holder {
     /// A container with this jail. What another container of its pod mounts too is nobody's: who filled it is not known. Of the
     /// directories of `containers`, those of its pod's count.
@@ -42,8 +52,8 @@ impl Holder {
         all.iter().filter(|(name, _)| Path::new(name).starts_with(&self.root)).map(|(_, size)| size).sum()
     }
 
-    /// Counts its memory, in bytes, given the processes of the node and the kernel's objects.
-    pub(super) fn count(&self, processes: &[Process], objects: &[Object]) -> u64 {
+    /// Reads what its processes have, given those of the node.
+    pub(super) fn read(&self, processes: &[Process]) -> Held {
         let page = kernel::page_size();
         let (mut mappings, mut resident, mut unknown): (Vec<Mapping>, u64, u64) = (Vec::new(), 0, 0);
         for process in processes.iter().filter(|one| one.jid == self.jid && !one.zombie) {
@@ -57,10 +67,16 @@ impl Holder {
                 Err(_) => unknown += process.resident * page,
             }
         }
-        let counted = memory::count(&mappings, objects, &self.root, page);
+        Held { mappings, resident, unknown }
+    }
+
+    /// Counts its memory, in bytes. The kernel's objects are listed after what its processes have was read: a fork makes new ones,
+    /// which an older list has not.
+    pub(super) fn count(&self, held: &Held, objects: &[Object]) -> u64 {
+        let counted = memory::count(&held.mappings, objects, &self.root, kernel::page_size());
         let unmapped = segments_of(&self.jail).saturating_sub(counted.segments);
         // Pages of a file that lie in memory without being mapped are seen too.
-        (counted.mapped + unknown).min(resident) + counted.named + unmapped + self.in_tmpfs()
+        (counted.mapped + held.unknown).min(held.resident) + counted.named + unmapped + self.in_tmpfs()
     }
 }
 

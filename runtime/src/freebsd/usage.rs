@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use host::ContainerId;
 
 use super::limits::racct_value;
-use super::memory::{Budget, Object};
+use super::memory::Budget;
 use super::record::ContainerRecord;
 use super::recount::Holder;
 use super::sys::{accounting, memory, process};
@@ -54,11 +54,10 @@ struct Reported {
     memory_bytes: u64,
 }
 
-/// The latest counts of memory, and the kernel's objects that they were made with.
+/// The latest counts of memory.
 #[derive(Default)]
 struct Counts {
     budget: Budget,
-    objects: Option<(Instant, Arc<Vec<Object>>)>,
     known: HashMap<ContainerId, Count>,
 }
 
@@ -174,8 +173,9 @@ impl Counters {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = counts.known.get(id).is_some_and(|known| now.saturating_duration_since(known.at) < COUNT_AGE);
         if !fresh && counts.budget.has_left(now) {
-            if let Ok(objects) = counts.objects() {
-                let counted = holder.count(own, &objects);
+            let held = holder.read(own);
+            if let Ok(objects) = memory::objects() {
+                let counted = holder.count(&held, &objects);
                 counts.known.insert(id.clone(), Count { at: now, sum, counted });
             }
             let ended = Instant::now();
@@ -238,18 +238,5 @@ impl Counters {
     pub(super) fn forget(&self, id: &ContainerId) {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).known.remove(id);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-}
-
-impl Counts {
-    fn objects(&mut self) -> io::Result<Arc<Vec<Object>>> {
-        match &self.objects {
-            Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
-            _ => {
-                let known = Arc::new(memory::objects()?);
-                self.objects = Some((Instant::now(), Arc::clone(&known)));
-                Ok(known)
-            }
-        }
     }
 }

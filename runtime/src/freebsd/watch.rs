@@ -103,10 +103,10 @@ impl MemoryWatch {
             return false;
         }
         // What cannot be asked now is asked a quarter of a second later.
-        let Ok((table, objects)) = process::all().and_then(|table| Ok((table, memory::objects()?))) else {
-            return false;
-        };
-        let counted = self.holder.count(&table, &objects);
+        let Ok(table) = process::all() else { return false };
+        let held = self.holder.read(&table);
+        let Ok(objects) = memory::objects() else { return false };
+        let counted = self.holder.count(&held, &objects);
         self.own.estimate.take(counted, began, Instant::now());
         counted > limit
     }
@@ -168,13 +168,19 @@ impl MemoryWatch {
 
     /// Counts the memory of this container and of the whole pod, and finds the largest of the others.
     fn count_pod(&self, siblings: &[(i32, String)]) -> io::Result<(u64, u64, Largest)> {
-        let (table, objects) = (process::all()?, memory::objects()?);
+        let table = process::all()?;
         let containers = self.directory.parent().unwrap_or(&self.directory);
-        let own = self.holder.count(&table, &objects);
+        let own = self.holder.read(&table);
+        let others = siblings.iter().filter_map(|(jid, jail)| {
+            let holder = holder_of(jail, *jid, containers)?;
+            Some((holder.read(&table), holder, jail))
+        });
+        let others: Vec<_> = others.collect();
+        let objects = memory::objects()?;
+        let own = self.holder.count(&own, &objects);
         let (mut total, mut largest): (u64, Largest) = (own, None);
-        for (jid, jail) in siblings {
-            let Some(holder) = holder_of(jail, *jid, containers) else { continue };
-            let counted = holder.count(&table, &objects);
+        for (held, holder, jail) in others {
+            let counted = holder.count(&held, &objects);
             total += counted;
             largest = largest.max(Some((counted, jail.clone())));
         }
