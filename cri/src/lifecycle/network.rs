@@ -69,14 +69,16 @@ fn reconcile(node: &Node) {
         let mut ready = node.store.pods();
         ready.retain(|pod| pod.phase == PodPhase::Ready);
         let mut restored = node.network.reconcile(&ready.iter().map(|pod| pod.id.clone()).collect::<Vec<_>>())?;
+        let mut failures = host::Failures::<runtime::Error>::default();
         for pod in ready.iter().filter(|pod| pod.spec.filter.is_some()) {
-            match node.runtime.load_filter(&pod.id) {
-                Ok(true) => restored.push(format!("the own pf of pod {}", pod.id.short())),
+            let loaded = match node.runtime.load_filter(&pod.id) {
                 // It was removed meanwhile.
-                Ok(false) | Err(runtime::Error::NotFound { .. }) => (),
-                Err(error) => return Err(error.into()),
-            }
+                Err(runtime::Error::NotFound { .. }) => continue,
+                loaded => failures.keep(loaded),
+            };
+            restored.extend(loaded.filter(|loaded| *loaded).map(|_| format!("the own pf of pod {}", pod.id.short())));
         }
+        failures.result(runtime::Error::failed("cannot restore the own pf of pods"))?;
         Ok(restored)
     });
     let was_broken = node.network_repairs().failure.is_some();
