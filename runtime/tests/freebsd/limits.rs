@@ -99,7 +99,8 @@ fn limits_are_rules_on_the_containers_jail() {
     let nowhere = Resources { cpuset_cpus: "900".to_owned(), ..Resources::default() };
     assert!(matches!(bench.runtime.update_container(&spec.id, &nowhere), Err(Error::Invalid { .. })));
     let nowhere = Resources { cpuset_mems: "200".to_owned(), ..Resources::default() };
-    assert!(bench.runtime.update_container(&spec.id, &nowhere).unwrap_err().to_string().contains("cpuset_mems"));
+    let refused = bench.runtime.update_container(&spec.id, &nowhere).unwrap_err();
+    assert!(refused.to_string().contains("cpuset_mems"), "{}", host::chain(&refused));
     bench.remove();
 }
 
