@@ -18,7 +18,7 @@ use super::sys::{accounting, memory, process};
 use super::{jails, kernel};
 use crate::{Details, Error, Usage};
 
-/// How long a copy of the process table serves: it is copied whole, and kubelet asks for every container at once.
+/// How long a copy of a table of the kernel serves: it is copied whole, and kubelet asks for every container at once.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a count of what processes share serves.
 const COUNT_AGE: Duration = Duration::from_secs(30);
@@ -79,12 +79,7 @@ impl Counters {
         record: &ContainerRecord,
         siblings: impl FnOnce() -> Vec<PathBuf>,
     ) -> Result<Usage, Error> {
-        let jail = record.jail.as_str();
-        let failed = || format!("cannot tell what jail {jail} uses");
-        let found = jails::find(jail)?;
-        let jid = found.map(|found| found.jid);
-        let jid = jid.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
-        let table = self.table().map_err(Error::failed(failed()))?;
+        let (jid, table) = self.processes(id, record)?;
         let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
         let resident = own.iter().map(|one| one.resident).sum::<u64>() * kernel::page_size();
         let holder = Holder::new(record, jid, siblings);
@@ -102,7 +97,7 @@ impl Counters {
             processes: Some(u64::try_from(own.iter().filter(|one| !one.zombie).count()).unwrap_or(u64::MAX)),
         };
         if kernel::accounting() {
-            let answer = accounting::usage(jail).map_err(Error::failed(failed()))?;
+            let answer = accounting::usage(&record.jail).map_err(failed(record))?;
             let seconds = racct_value(&answer, "cputime").unwrap_or(0);
             usage.cpu_nanoseconds = usage.cpu_nanoseconds.max(Some(seconds * SECOND_NS));
             usage.processes = racct_value(&answer, "maxproc").or(usage.processes);
@@ -123,14 +118,9 @@ impl Counters {
     /// # Errors
     /// As [`Counters::of`].
     pub(super) fn details(&self, id: &ContainerId, record: &ContainerRecord, threads: u64) -> Result<Details, Error> {
-        let jail = record.jail.as_str();
-        let failed = || format!("cannot tell what jail {jail} uses");
-        let found = jails::find(jail)?;
-        let jid = found.map(|found| found.jid);
-        let jid = jid.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
-        let table = self.table().map_err(Error::failed(failed()))?;
+        let (jid, table) = self.processes(id, record)?;
         let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
-        let files = self.files().map_err(Error::failed(failed()))?;
+        let files = fresh(&self.files, files).map_err(failed(record))?;
         let open = |of: fn(&(u64, u64)) -> u64| own.iter().filter_map(|one| files.get(&one.pid)).map(of).sum();
         let told = self.report(
             id,
@@ -185,37 +175,11 @@ impl Counters {
         known.map_or(sum + holder.in_tmpfs(), |known| known.counted + sum.saturating_sub(known.sum))
     }
 
-    fn table(&self) -> io::Result<Arc<Table>> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*table {
-            Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
-            _ => {
-                let mut jails = Table::new();
-                for one in process::all()? {
-                    jails.entry(one.jid).or_default().push(one);
-                }
-                let known = Arc::new(jails);
-                *table = Some((Instant::now(), Arc::clone(&known)));
-                Ok(known)
-            }
-        }
-    }
-
-    fn files(&self) -> io::Result<Arc<Files>> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*files {
-            Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
-            _ => {
-                let mut processes = Files::new();
-                for one in process::descriptors()? {
-                    let of = processes.entry(one.pid).or_default();
-                    *of = (of.0 + 1, of.1 + u64::from(one.socket));
-                }
-                let known = Arc::new(processes);
-                *files = Some((Instant::now(), Arc::clone(&known)));
-                Ok(known)
-            }
-        }
+    /// The jail of a running container, and the processes of all jails.
+    fn processes(&self, id: &ContainerId, record: &ContainerRecord) -> Result<(i32, Arc<Table>), Error> {
+        let found = jails::find(&record.jail)?;
+        let found = found.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
+        Ok((found.jid, fresh(&self.table, processes).map_err(failed(record))?))
     }
 
     /// Returns the most that was reported of a container, this included.
@@ -239,4 +203,38 @@ impl Counters {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).known.remove(id);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
+}
+
+fn failed(record: &ContainerRecord) -> impl FnOnce(io::Error) -> Error {
+    Error::failed(format!("cannot tell what jail {} uses", record.jail))
+}
+
+/// The latest copy of a table of the kernel, or a new one.
+fn fresh<T>(copy: &Mutex<Option<(Instant, Arc<T>)>>, read: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
+    let mut copy = copy.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*copy {
+        Some((at, known)) if at.elapsed() < FRESH => Ok(Arc::clone(known)),
+        _ => {
+            let known = Arc::new(read()?);
+            *copy = Some((Instant::now(), Arc::clone(&known)));
+            Ok(known)
+        }
+    }
+}
+
+fn processes() -> io::Result<Table> {
+    let mut jails = Table::new();
+    for one in process::all()? {
+        jails.entry(one.jid).or_default().push(one);
+    }
+    Ok(jails)
+}
+
+fn files() -> io::Result<Files> {
+    let mut processes = Files::new();
+    for one in process::descriptors()? {
+        let of = processes.entry(one.pid).or_default();
+        *of = (of.0 + 1, of.1 + u64::from(one.socket));
+    }
+    Ok(processes)
 }
