@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Keeps it until the server stops. Without a domain, ends the name server of a server that had one.
 pub(crate) async fn run(node: Arc<Node>) {
     if node.config.network.names.is_empty() {
-        if let Err(error) = node.block(|node| stop(node)).await {
+        if let Err(error) = node.tend(|node| stop(node)).await {
             warn!("{}", host::chain(&error));
         }
         return;
@@ -86,7 +86,7 @@ async fn keep(node: &Arc<Node>, refused: &mut BTreeSet<String>) -> Result<(), St
         return Ok(());
     };
     let wanted = settings.clone();
-    let control = node.block(move |node| start(node, &wanted)).await?;
+    let control = node.tend(move |node| start(node, &wanted)).await?;
     let lost = |error: std::io::Error| format!("the name server is lost: {error}");
     control.set_nonblocking(true).map_err(lost)?;
     let mut control = UnixStream::from_std(control).map_err(lost)?;
@@ -94,14 +94,14 @@ async fn keep(node: &Arc<Node>, refused: &mut BTreeSet<String>) -> Result<(), St
     loop {
         changes.mark_unchanged();
         let own = settings.addresses.clone();
-        let (found, resolvers) = node.block(move |node| look(node, &own)).await;
+        let (found, resolvers) = node.tend(move |node| look(node, &own)).await;
         report(&found.refused, refused);
         let told = Told { records: found.records, resolvers };
         if before.as_ref() != Some(&told) {
             match timeout(PATIENCE, control.write_all(told.to_line().as_bytes())).await {
                 Ok(written) => written.map_err(lost)?,
                 Err(_) => {
-                    let killed = node.block(|node| find(node)?.stop()).await;
+                    let killed = node.tend(|node| find(node)?.stop()).await;
                     return Err(killed.map_or_else(|error| host::chain(&error), |()| "the name server hung".to_owned()));
                 }
             }

@@ -12,7 +12,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Looks until the server stops.
 pub(crate) async fn run(node: Arc<Node>) {
     loop {
-        node.block(|node| look(node)).await;
+        node.tend(|node| look(node)).await;
         let _ = tokio::time::timeout(PERIOD, node.needs.woken()).await;
     }
 }

@@ -31,12 +31,12 @@ pub(crate) async fn run(node: Arc<Node>) {
     };
     loop {
         let _ = tokio::time::timeout(PERIOD, wait(&node, changes.as_ref())).await;
-        node.block(|node| reconcile(node)).await;
+        node.tend(|node| reconcile(node)).await;
     }
 }
 
 async fn subscribe(node: &Arc<Node>) -> Result<AsyncFd<File>, Error> {
-    let descriptor = node.block(|node| node.network.changes()).await?;
+    let descriptor = node.tend(|node| node.network.changes()).await?;
     let changes = exits::make_awaitable(descriptor);
     Ok(changes.map_err(network::Error::failed("cannot wait for changes of the network"))?)
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut failing = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let looked = node.block(|node| reconcile(node)).await;
+        let looked = node.tend(|node| reconcile(node)).await;
         // One warning, not one a second.
         if let Err(error) = &looked
             && !failing

@@ -24,7 +24,7 @@ pub(crate) async fn refill(node: Arc<Node>) {
     loop {
         // A spare's interface is a member of the bridge, which exists once there is a pod network.
         while !node.pod_networks().is_empty() && node.spares.is_short() {
-            match node.block(|node| make(node)).await {
+            match node.tend(|node| make(node)).await {
                 Ok(()) => {}
                 Err(error) => {
                     warn!("cannot create a spare pod: {}", host::chain(&error));

@@ -144,6 +144,10 @@ impl Server {
             },
             node.streaming.stop(),
         );
+        // Else a spare, or a repair of the network, would be finished after its removal here.
+        if tokio::time::timeout(STOP_GRACE, node.tended()).await.is_err() {
+            warn!("work in the background takes longer than {} s and was left behind", STOP_GRACE.as_secs());
+        }
         let removed = node.block(|node| remove_spares(node)).await;
         if let Err(failed) = removed {
             error!("{}; the next start sweeps them", host::chain(&failed));

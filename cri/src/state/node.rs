@@ -12,6 +12,7 @@ use network::Network;
 use network::ipam::{Ipam, Named};
 use runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -78,6 +79,8 @@ pub struct Node {
     pub(crate) nameserver_stopped: Mutex<bool>,
     /// This program, found at the start: its file may be replaced while it runs.
     pub(crate) workers: Option<Workers>,
+    /// What the server's own tasks do on threads that may block: it goes on when the task is aborted.
+    tending: TaskTracker,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Server,
     addresses: Mutex<Addresses>,
@@ -145,6 +148,7 @@ impl Node {
             needs: Needs::default(),
             network_repairs: Mutex::default(),
             nameserver_stopped: Mutex::default(),
+            tending: TaskTracker::new(),
             workers: Workers::of_this_program().ok(),
             nameless: Mutex::new(Some("the name server does not run yet".to_owned())),
             addresses: Mutex::default(),
@@ -177,6 +181,27 @@ impl Node {
             // The runtime shuts down only when the process ends, so the error is a panic in the work.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
+    }
+
+    /// [`Node::block`] for the server's own tasks: [`Node::tended`] waits for it.
+    pub(crate) async fn tend<T, F>(self: &Arc<Self>, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(&Arc<Self>) -> T + Send + 'static,
+    {
+        let token = self.tending.token();
+        self.block(move |node| {
+            let done = work(node);
+            drop(token);
+            done
+        })
+        .await
+    }
+
+    /// Waits until nothing of [`Node::tend`] is under way, once its tasks are aborted.
+    pub(crate) async fn tended(&self) {
+        self.tending.close();
+        self.tending.wait().await;
     }
 
     /// Closes the records for good: this server writes nothing more to disk.

@@ -264,6 +264,27 @@ fn spares_are_used_refilled_and_swept() {
 }
 
 #[test]
+fn a_server_that_stops_leaves_nothing_that_it_was_just_making() {
+    let world = World::with_spares(1);
+    let server = world.start();
+    wait_for("a spare", || world.leftovers().iter().any(|left| left.starts_with("spare")));
+    let mut client = server.client();
+    let pod = server.run(client.run_pod_sandbox(run_pod("web"))).unwrap().into_inner().pod_sandbox_id;
+    // The next call is the refill's, which gives the pod's containers a second.
+    world.faults.arm(1, Fault::HangAfter);
+    assert!(world.faults.wait_until_hung(PATIENCE));
+    server.run(client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod })).unwrap();
+    drop(client);
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| server.stop());
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!stopping.is_finished(), "the spare is half made");
+        world.faults.resume();
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn spares_wait_for_a_pod_network() {
     let mut world = World::with_spares(2);
     world.networks.clear();
