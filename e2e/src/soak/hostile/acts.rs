@@ -102,7 +102,8 @@ const ZFS: [Act; 2] = [
     state("zfs snapshot -r", "zfs snapshot -r $DATASET@hand", "zfs destroy -r $DATASET@hand", Takes::Removed),
     state(
         "a full dataset",
-        "zfs set quota=$(zfs get -Hp -o value used $DATASET) $DATASET",
+        // What it uses grows a little until it is written.
+        "zfs set quota=$(($(zfs get -Hp -o value used $DATASET) + 1048576)) $DATASET",
         "zfs set quota=none $DATASET",
         Takes::Removed,
     ),
