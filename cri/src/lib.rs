@@ -25,7 +25,7 @@ pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod translate;
 
-pub use client::{image, ps, root, snapshots, stop_pods};
+pub use client::{image, ps, root, roots, snapshots, stop_pods};
 pub use config::{Config, MissingHostPath};
 pub use rpc::MESSAGE_LIMIT;
 pub use server::admin::socket as admin_socket;

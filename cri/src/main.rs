@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use cri::{Config, ps, root, snapshots, stop_pods};
+use cri::{Config, ps, root, roots, snapshots, stop_pods};
 
 /// A Kubernetes CRI server for FreeBSD nodes.
 #[derive(Debug, Parser)]
@@ -38,6 +38,10 @@ enum Command {
     Snapshot(SnapshotArgs),
     /// Reset a stopped container's root, or those of a pod's containers one after the other, to a snapshot (ZFS).
     Rollback(SnapshotArgs),
+    /// Write a snapshot of a container's root as a stream of zfs-send(8): to keep it, or for `import` on another node (ZFS).
+    Export(ExportArgs),
+    /// Keep such a stream, or one of `zfs send`, under a name that pods ask for by the annotation storage.cellblock/root (ZFS).
+    Import(ImportArgs),
     /// List the snapshots of a container or of a pod's containers with their sizes, oldest first (ZFS).
     Snapshots(SnapshotsArgs),
     /// List, pull, inspect, remove, import and export images.
@@ -94,6 +98,29 @@ struct SnapshotArgs {
     target: String,
     /// The snapshot's name.
     name: String,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// An id, the beginning of one, namespace/pod/container, or a name that only one container has.
+    container: String,
+    /// The snapshot's name.
+    snapshot: String,
+    /// The file; -: the standard output.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The name of the root.
+    name: String,
+    /// The file; -: the standard input.
+    file: PathBuf,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -217,6 +244,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Snapshot(args) => snapshots::take(&args.overrides.resolve()?.state, &args.target, &args.name)?,
         Command::Rollback(args) => snapshots::roll_back(&args.overrides.resolve()?.state, &args.target, &args.name)?,
+        Command::Export(ExportArgs { container, snapshot, output, overrides }) => {
+            let state = overrides.resolve()?.state;
+            roots::export(&state, &container, &snapshot, &output, &mut std::io::stdout())?;
+        }
+        Command::Import(args) => roots::import(&args.overrides.resolve()?.state, &args.name, &args.file)?,
         Command::Snapshots(args) => {
             let state = args.overrides.resolve()?.state;
             snapshots::list(&state, &args.target, args.json, &mut std::io::stdout())?;
@@ -249,7 +281,7 @@ mod tests {
             clap_complete::generate(*shell, &mut Cli::command(), "cellblock", &mut script);
             let script = String::from_utf8(script).unwrap();
             assert!(
-                ["snapshot", "import", "dry-run", "watch", "root", "stop-pods"]
+                ["snapshot", "export", "import", "dry-run", "watch", "root", "stop-pods"]
                     .iter()
                     .all(|word| script.contains(word)),
                 "{shell}"

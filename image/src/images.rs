@@ -1,5 +1,6 @@
 //! The images of a node: the façade of the content store, the records and the root file systems.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -227,6 +228,14 @@ impl Images {
         self.shared.rootfs.prepare(id, &chain)
     }
 
+    /// Makes a container's root from one that was imported under a name. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::prepare_imported`].
+    pub fn prepare_imported(&self, id: &ContainerId, name: &str) -> Result<PathBuf, Error> {
+        self.shared.rootfs.prepare_imported(id, name)
+    }
+
     /// The unpacked image itself as the root of a container that changes nothing in it, if the backend offers that and `fits` says so
     /// of its directory; with None, [`Images::prepare`] makes a root. Idempotent. Blocking.
     ///
@@ -344,19 +353,34 @@ impl Images {
         self.shared.rootfs.snapshot(ids, name)
     }
 
-    /// Whether [`Images::limit`] is supported.
+    /// See [`Rootfs::export`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::export`].
+    pub fn export_root(&self, id: &ContainerId, snapshot: &str, to: &mut dyn Write) -> Result<(), Error> {
+        self.shared.rootfs.export(id, snapshot, to)
+    }
+
+    /// See [`Rootfs::import`]. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Rootfs::import`].
+    pub fn import_root(&self, name: &str, from: &mut dyn Read) -> Result<(), Error> {
+        self.shared.rootfs.import(name, from)
+    }
+
+    /// See [`Rootfs::has_datasets`].
     #[must_use]
-    pub fn limits_roots(&self) -> bool {
-        self.shared.rootfs.limits()
+    pub fn has_datasets(&self) -> bool {
+        self.shared.rootfs.has_datasets()
     }
 
     /// See [`Rootfs::limit`]. Blocking.
     ///
     /// # Errors
-    /// Those of [`Rootfs::limit`]; [`Error::NotFound`] for the image.
-    pub fn limit(&self, id: &ContainerId, image_id: &str, bytes: u64) -> Result<(), Error> {
-        let (chain, _pins) = self.unpacked(image_id)?;
-        self.shared.rootfs.limit(id, &chain, bytes)
+    /// Those of [`Rootfs::limit`].
+    pub fn limit(&self, id: &ContainerId, bytes: u64) -> Result<(), Error> {
+        self.shared.rootfs.limit(id, bytes)
     }
 
     /// See [`Rootfs::keep_snapshots`]. Blocking.

@@ -383,8 +383,8 @@ mod zfs {
         roots.commit(&unpacking).unwrap();
         let (id, other) = (ContainerId::random(), ContainerId::random());
         let root = roots.prepare(&id, &chain).unwrap();
-        roots.limit(&id, &chain, 4 << 20).unwrap();
-        roots.limit(&id, &chain, 4 << 20).unwrap();
+        roots.limit(&id, 4 << 20).unwrap();
+        roots.limit(&id, 4 << 20).unwrap();
         fs::write(root.join("small"), vec![2; 1 << 20]).unwrap();
         let full = (0..16).find_map(|at| {
             let made = fs::File::create(root.join(format!("large{at}")));
@@ -396,7 +396,7 @@ mod zfs {
         assert_eq!(full.and_then(|error| error.raw_os_error()), Some(libc::EDQUOT));
         let property = |name: &str, of: &str| zfs(&["get", "-H", "-o", "value", name, of]);
         assert_eq!(property("recordsize", &format!("{dataset}/containers/{id}")), "16K");
-        assert!(matches!(roots.limit(&other, &chain, 1), Err(Error::NotFound { .. })));
+        assert!(matches!(roots.limit(&other, 1), Err(Error::NotFound { .. })));
 
         roots.keep_snapshots(&id, "default/web/main").unwrap();
         assert!(root.join("small").exists(), "it has none: nothing is kept");
@@ -410,6 +410,74 @@ mod zfs {
         assert!(matches!(roots.remove_chain(&chain), Err(Error::Conflict { .. })), "what is kept rests on it");
         zfs(&["destroy", "-r", &kept]);
         roots.remove_chain(&chain).unwrap();
+    }
+
+    #[test]
+    fn a_root_is_exported_and_containers_are_made_from_it() {
+        let Some(dataset) = dataset() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Zfs::open(directory.path(), &parent(&dataset)).unwrap();
+        let chain = ChainId(image::Digest::of(b"exports").to_string());
+        roots.commit(&roots.begin(&chain, None).unwrap()).unwrap();
+        let [id, other] = [ContainerId::random(), ContainerId::random()];
+        let root = roots.prepare(&id, &chain).unwrap();
+        fs::write(root.join("f"), vec![1; 4 << 20]).unwrap();
+        roots.snapshot(std::slice::from_ref(&id), "a").unwrap();
+        fs::write(root.join("later"), "x").unwrap();
+        let (mut stream, mut none) = (Vec::new(), Vec::new());
+        roots.export(&id, "a", &mut stream).unwrap();
+        assert!(matches!(roots.export(&id, "b", &mut none), Err(Error::NotFound { .. })));
+        assert!(matches!(roots.export(&other, "a", &mut none), Err(Error::NotFound { .. })));
+
+        // Half of a stream, something else, and streams that set properties, with and without several snapshots.
+        let dataset_of = format!("{dataset}/containers/{id}");
+        let all = |flag: &str| {
+            let mut stream = Vec::new();
+            let snapshot = format!("{dataset_of}@a");
+            host::run::Tool::new("zfs").args(["send", flag, &snapshot]).run_to(&mut stream).unwrap();
+            stream
+        };
+        zfs(&["set", "exec=off", &dataset_of]);
+        for (bad, stream) in [
+            ("half", stream[..stream.len() / 2].to_vec()),
+            ("text", vec![b'x'; 4096]),
+            ("-p", all("-p")),
+            ("-R", all("-R")),
+        ] {
+            let error = roots.import("web", &mut stream.as_slice()).unwrap_err();
+            assert!(!matches!(error, Error::Conflict { .. }), "{bad}: {error}");
+            assert_eq!(
+                zfs(&["list", "-H", "-r", "-o", "name", &format!("{dataset}/imported")]).lines().count(),
+                1,
+                "{bad}"
+            );
+            assert_eq!(aside(&dataset), Vec::<String>::new(), "{bad}");
+        }
+        assert!(matches!(roots.import("a/b", &mut stream.as_slice()), Err(Error::Invalid { .. })));
+        assert!(matches!(roots.prepare_imported(&other, "web"), Err(Error::NotFound { .. })));
+
+        roots.import("web", &mut stream.as_slice()).unwrap();
+        assert!(matches!(roots.import("web", &mut stream.as_slice()), Err(Error::Conflict { .. })));
+        let made = roots.prepare_imported(&other, "web").unwrap();
+        assert_eq!(roots.prepare_imported(&other, "web").unwrap(), made);
+        assert!(made.join("f").exists() && !made.join("later").exists());
+        roots.limit(&other, 1 << 20).unwrap();
+        let quota = zfs(&["get", "-Hp", "-o", "value", "refquota", &format!("{dataset}/containers/{other}")]);
+        assert!(quota.parse::<u64>().unwrap() > 5 << 20, "{quota}: what it was made from and the limit");
+        assert!(roots.usage(&other).unwrap().bytes < 1 << 20, "only what it wrote itself");
+        // What a server leaves that dies while it receives goes at the next start.
+        zfs(&["snapshot", &format!("{dataset_of}@left")]);
+        let left = format!("{dataset}/trash/imported-web-0123");
+        zfs(&["clone", &format!("{dataset_of}@left"), &left]);
+        zfs(&["snapshot", &format!("{left}@root")]);
+        Zfs::open(directory.path(), &parent(&dataset)).unwrap().sweep().unwrap();
+        assert_eq!(aside(&dataset), Vec::<String>::new());
+        for id in [&id, &other] {
+            roots.discard(id).unwrap();
+        }
+        roots.remove_chain(&chain).unwrap();
+        assert!(roots.inventory().unwrap().1.is_empty(), "an imported root is no container's");
+        zfs(&["destroy", "-r", &format!("{dataset}/imported/web")]);
     }
 
     fn names(zfs: &Zfs, id: &ContainerId) -> Vec<String> {

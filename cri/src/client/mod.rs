@@ -4,9 +4,11 @@ pub mod image;
 mod outcome;
 pub mod ps;
 pub mod root;
+pub mod roots;
 pub mod snapshots;
 pub mod stop_pods;
 mod table;
+mod transfer;
 
 use std::path::Path;
 

@@ -111,28 +111,28 @@ fn make(node: &Node, wanted: Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-/// Limits what the container writes into a root of its own, where its pod or the configuration says so.
-fn limit_root(node: &Node, wanted: &Wanted) -> Result<(), Error> {
-    let name = names::own(wanted.config.metadata.as_ref());
-    let default = node.config.refquota();
-    match translate::storage::refquota(name, &wanted.pod.config.annotations, default)? {
-        Some(bytes) => Ok(node.images.limit(&wanted.id, &wanted.image.id, bytes)?),
-        None => Ok(()),
-    }
-}
-
 /// The container's root, and whether it is the unpacked image itself.
 fn prepare_root(node: &Node, wanted: &Wanted) -> Result<(PathBuf, bool), Error> {
+    let (name, annotations) = (names::own(wanted.config.metadata.as_ref()), &wanted.pod.config.annotations);
     let (id, image, sketch) = (&wanted.id, &wanted.image.id, wanted.draft.sketch());
-    if sketch.readonly_rootfs {
+    let imported = translate::storage::imported_root(name, annotations);
+    if sketch.readonly_rootfs && imported.is_none() {
         // With a root of its own, the container is refused for the same error, or not at all.
         let fits = |directory: &Path| node.runtime.can_share(&sketch, directory).unwrap_or(false);
         if let Some(shared) = node.images.share(id, image, &fits)? {
             return Ok((shared, true));
         }
     }
-    let rootfs = node.images.prepare(id, image)?;
-    limit_root(node, wanted)?;
+    let rootfs = match imported {
+        Some((key, imported)) => node.images.prepare_imported(id, imported).map_err(|error| match error {
+            image::Error::NotFound { what } => Error::NotFound { what: format!("annotations[{key}]: {what}") },
+            other => other.into(),
+        })?,
+        None => node.images.prepare(id, image)?,
+    };
+    if let Some(bytes) = translate::storage::refquota(name, annotations, node.config.refquota())? {
+        node.images.limit(id, bytes)?;
+    }
     Ok((rootfs, false))
 }
 

@@ -3,18 +3,21 @@
 
 pub(crate) mod attach;
 pub(crate) mod capture;
+mod chunks;
 pub(crate) mod container_stats;
 pub(crate) mod container_status;
 pub(crate) mod create_container;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod export_images;
+pub(crate) mod export_root;
 pub(crate) mod extensions;
 pub(crate) mod find_root;
 pub(crate) mod get_container_events;
 pub(crate) mod image_fs_info;
 pub(crate) mod image_status;
 pub(crate) mod import_images;
+pub(crate) mod import_root;
 pub(crate) mod list_container_stats;
 pub(crate) mod list_containers;
 pub(crate) mod list_images;

@@ -7,7 +7,7 @@ use host::ContainerId;
 use proto::admin::{RollbackRequest, RollbackResponse};
 use runtime::ContainerState;
 
-use super::snapshot::{containers, ids, lock};
+use super::snapshot::{check_exists, containers, ids, lock};
 use crate::error::{Backend, Error};
 use crate::state::find;
 use crate::state::node::Node;
@@ -27,9 +27,7 @@ fn roll_back(node: &Node, ids: &[ContainerId], name: &str) -> Result<(), Error> 
         check_stopped(node, id)?;
     }
     for id in ids {
-        if !node.images.snapshots(id)?.iter().any(|one| one.name == name) {
-            return Err(Error::NotFound { what: format!("snapshot {name:?} of container {}", id.short()) });
-        }
+        check_exists(node, id, name)?;
     }
     for (done, id) in ids.iter().enumerate() {
         node.images.rollback(id, name).map_err(|error| told(error.into(), ids, done))?;

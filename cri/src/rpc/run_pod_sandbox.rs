@@ -41,9 +41,11 @@ pub(crate) async fn call(
     }
     // Before it costs an address, a record and a spare.
     node.runtime.check_pod(&pod.spec)?;
-    if let Some(key) = translate::storage::limit_annotation(&config.annotations).filter(|_| !node.images.limits_roots())
-    {
-        return Err(Error::Unsupported { what: format!("annotations[{key}]: a limit on a root on {}", node.rootfs) });
+    let of_datasets = translate::storage::of_datasets(&config.annotations);
+    if let Some(key) = of_datasets.filter(|_| !node.images.has_datasets()) {
+        return Err(Error::Unsupported {
+            what: format!("annotations[{key}], for roots on ZFS, with roots on {}", node.rootfs),
+        });
     }
     let address_name = names::namespaced(&metadata);
     let wanted = Wanted { pod, config, runtime_handler: request.runtime_handler, address_name };

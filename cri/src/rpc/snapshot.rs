@@ -42,6 +42,14 @@ pub(super) fn containers(node: &Node, target: &Target) -> Result<Vec<Arc<Contain
     Ok(all)
 }
 
+/// Refuses a snapshot that a container does not have. Blocking.
+pub(super) fn check_exists(node: &Node, id: &ContainerId, name: &str) -> Result<(), Error> {
+    if node.images.snapshots(id)?.iter().any(|one| one.name == name) {
+        return Ok(());
+    }
+    Err(Error::NotFound { what: format!("snapshot {name:?} of container {}", id.short()) })
+}
+
 pub(super) fn ids(containers: &[Arc<ContainerRecord>]) -> Vec<ContainerId> {
     containers.iter().map(|one| one.id.clone()).collect()
 }

@@ -23,6 +23,7 @@ pub(crate) struct AdminService(pub(crate) Arc<Node>);
 impl Admin for AdminService {
     type PullWithProgressStream = Parts<PullWithProgressResponse>;
     type ExportImagesStream = Parts<ExportImagesResponse>;
+    type ExportRootStream = Parts<ExportRootResponse>;
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Answer<SnapshotResponse> {
         answer(rpc::snapshot::call(&self.0, request.into_inner()).await)
@@ -34,6 +35,14 @@ impl Admin for AdminService {
 
     async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
         answer(rpc::list_snapshots::call(&self.0, request.into_inner()).await)
+    }
+
+    async fn export_root(&self, request: Request<ExportRootRequest>) -> Answer<Self::ExportRootStream> {
+        answer(rpc::export_root::call(&self.0, request.into_inner()).await)
+    }
+
+    async fn import_root(&self, request: Request<Streaming<ImportRootRequest>>) -> Answer<ImportRootResponse> {
+        answer(rpc::import_root::call(&self.0, request).await)
     }
 
     async fn list_kernel_objects(

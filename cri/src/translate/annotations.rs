@@ -39,13 +39,15 @@ enum About {
     /// A container's limit by rctl(8).
     Rctl,
     /// What a container may write into its root ([`storage`]).
+    Limit,
+    /// What a container's root is made from ([`storage`]).
     Root,
     /// What becomes of snapshots ([`storage`]).
     Snapshots,
 }
 
 /// Every annotation but those of jail parameters, which [`jail`] reads.
-const KNOWN: [(&str, About); 17] = [
+const KNOWN: [(&str, About); 18] = [
     (network::ADDRESS_ANNOTATION, About::Network),
     (network::ROUTE_ANNOTATION, About::Network),
     (network::FIREWALL_ANNOTATION, About::Network),
@@ -61,7 +63,8 @@ const KNOWN: [(&str, About); 17] = [
     (WRITE_RATE, About::Rctl),
     (READS, About::Rctl),
     (WRITES, About::Rctl),
-    (storage::REFQUOTA, About::Root),
+    (storage::REFQUOTA, About::Limit),
+    (storage::ROOT, About::Root),
     (storage::SNAPSHOTS, About::Snapshots),
 ];
 /// Every annotation of the table begins with one of these.
@@ -91,7 +94,8 @@ pub(super) fn check(annotations: &BTreeMap<String, String>, has_section: bool) -
         let checked = match about {
             About::Section if !has_section => section("", &one).map(drop),
             About::Rctl => rctl("", &one).map(drop),
-            About::Root => bytes(key, value).map(drop),
+            About::Limit => bytes(key, value).map(drop),
+            About::Root => storage::check_root(key, value),
             About::Snapshots => storage::keep(value).map(drop),
             About::Section | About::Network => Ok(()),
         };

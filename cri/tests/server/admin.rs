@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
-use cri::{admin_socket, snapshots};
+use cri::{admin_socket, roots, snapshots};
+use futures::StreamExt;
 use host::fault::Fault;
 use proto::admin::*;
 use proto::v1::*;
@@ -167,6 +168,94 @@ fn annotations_limit_a_root_and_keep_its_snapshots() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("annotations[storage.cellblock/refquota]: \"much\""), "{refused}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// A request for a pod whose container `main` wants an imported root.
+fn run_pod_from(root: &str) -> RunPodSandboxRequest {
+    let mut request = run_pod("copy");
+    let annotations = &mut request.config.as_mut().unwrap().annotations;
+    annotations.insert("storage.cellblock/root.main".to_owned(), root.to_owned());
+    request
+}
+
+#[test]
+fn an_exported_root_is_imported_for_other_pods() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (state, mut client) = (world.state(), server.client());
+    let (_, id) = server.run(made(&mut client, &world, &["forever"]));
+    let file = world.root(&id).join("etc/hello");
+    std::fs::write(&file, "as it was").unwrap();
+    snapshots::take(&state, &id, "a").unwrap();
+    std::fs::write(&file, "as it is").unwrap();
+
+    let archive = state.join("web.zfs");
+    let mut out = Vec::new();
+    roots::export(&state, "default/web/main", "a", &archive, &mut out).unwrap();
+    assert!(String::from_utf8(out).unwrap().starts_with(&archive.display().to_string()));
+    assert_eq!(std::fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600, "it may hold secrets");
+    roots::import(&state, "web-2026", &archive).unwrap();
+    let again = roots::import(&state, "web-2026", &archive).unwrap_err().to_string();
+    assert_eq!(again, "there is an imported root \"web-2026\" already");
+
+    let pod = server.run(client.run_pod_sandbox(run_pod_from("web-2026"))).unwrap().into_inner().pod_sandbox_id;
+    let made = ["main", "side"].map(|name| {
+        let mut request = create(&world, &pod, "copy", name, &["forever"]);
+        let security = request.config.as_mut().unwrap().linux.get_or_insert_default();
+        security.security_context.get_or_insert_default().readonly_rootfs = true;
+        server.run(client.create_container(request)).unwrap().into_inner().container_id
+    });
+    let hello = |id: &str| std::fs::read_to_string(world.root(id).join("etc/hello")).ok();
+    assert_eq!(hello(&made[0]).as_deref(), Some("as it was"));
+    assert_ne!(hello(&made[1]).as_deref(), Some("as it was"), "only one was to have it");
+}
+
+#[test]
+fn what_of_an_import_or_export_is_wrong_is_named_and_nothing_stays() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (state, mut client, mut admin) = (world.state(), server.client(), server.admin());
+    let (_, id) = server.run(made(&mut client, &world, &["forever"]));
+    let output = state.join("web.zfs");
+    let error = roots::export(&state, &id, "a", &output, &mut Vec::new()).unwrap_err().to_string();
+    assert_eq!(error, format!("snapshot \"a\" of container {} not found", &id[..12]));
+    assert!(!output.exists());
+    std::fs::write(&output, "no archive at all").unwrap();
+    let error = roots::import(&state, "../web", &output).unwrap_err().to_string();
+    assert!(error.starts_with("name of an imported root: \"../web\" is not 1 to 64 letters"), "{error}");
+    roots::import(&state, "web", &output).unwrap_err();
+
+    // A client that ends half way, and one that tells an error.
+    snapshots::take(&state, &id, "a").unwrap();
+    roots::export(&state, &id, "a", &output, &mut Vec::new()).unwrap();
+    let archive = std::fs::read(&output).unwrap();
+    let first = ImportRootRequest { name: "web".to_owned(), chunk: archive[..archive.len() / 2].to_vec() };
+    let endless = futures::stream::iter([first]).chain(futures::stream::pending());
+    let call = server.spawn({
+        let mut admin = admin.clone();
+        async move { admin.import_root(endless).await }
+    });
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    call.abort();
+    let imported = world.root(&id).ancestors().nth(3).unwrap().join("imported");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while imported.read_dir().is_ok_and(|entries| entries.count() > 0) {
+        assert!(std::time::Instant::now() < deadline, "something stays");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let refused = server.run(client.run_pod_sandbox(run_pod_from("a/b"))).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("annotations[storage.cellblock/root.main]: \"a/b\" is not"), "{refused}");
+    let pod = server.run(client.run_pod_sandbox(run_pod_from("web"))).unwrap().into_inner().pod_sandbox_id;
+    let missing = server.run(client.create_container(create(&world, &pod, "copy", "main", &["forever"]))).unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    assert_eq!(missing.message(), "annotations[storage.cellblock/root.main]: imported root \"web\" not found");
+    let mut whole = vec![ImportRootRequest { name: "web".to_owned(), chunk: Vec::new() }];
+    whole.extend(archive.chunks(1000).map(|chunk| ImportRootRequest { name: String::new(), chunk: chunk.to_vec() }));
+    server.run(admin.import_root(futures::stream::iter(whole))).unwrap();
+    server.run(client.create_container(create(&world, &pod, "copy", "main", &["forever"]))).unwrap();
 }
 
 #[test]

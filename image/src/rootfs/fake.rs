@@ -2,7 +2,7 @@
 //! each of its calls counts in the fault plan of all fakes.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use host::fault::Faults;
@@ -10,7 +10,8 @@ use host::{ContainerId, Need};
 
 use super::layout::remove;
 use super::{
-    ChainId, Copy, Fits, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, tree,
+    ChainId, Copy, Fits, FsUsage, Rootfs, Snapshot, Unpacking, check_import_name, check_snapshot_is_new,
+    check_snapshot_name, imported_already, missing_import, missing_snapshot, tree,
 };
 use crate::Error;
 
@@ -112,11 +113,26 @@ impl Rootfs for Fake {
         self.call("rootfs inventory", Rootfs::inventory)
     }
 
-    fn limits(&self) -> bool {
+    fn has_datasets(&self) -> bool {
         true
     }
 
-    fn limit(&self, id: &ContainerId, _chain: &ChainId, bytes: u64) -> Result<(), Error> {
+    fn prepare_imported(&self, id: &ContainerId, name: &str) -> Result<PathBuf, Error> {
+        self.call("rootfs prepare imported", |copy| {
+            let (imported, root) = (imported(copy, name), copy.directory(id).join("root"));
+            if !imported.is_dir() {
+                return Err(missing_import(name));
+            }
+            if !root.is_dir() {
+                fs::create_dir_all(copy.directory(id))
+                    .map_err(Error::io(format!("cannot create {}", root.display())))?;
+                tree::copy(&imported, &root)?;
+            }
+            Ok(root)
+        })
+    }
+
+    fn limit(&self, id: &ContainerId, bytes: u64) -> Result<(), Error> {
         self.call("rootfs limit", |copy| {
             let limit = copy.container(id)?.join(LIMIT);
             fs::write(&limit, bytes.to_string()).map_err(Error::io(format!("cannot write {}", limit.display())))
@@ -161,8 +177,7 @@ impl Rootfs for Fake {
             check_snapshot_name(name)?;
             let container = copy.container(id)?;
             let all = snapshots(&container)?;
-            let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
-            let at = all.iter().position(|(other, _)| other == name).ok_or_else(missing)?;
+            let at = all.iter().position(|(other, _)| other == name).ok_or_else(|| missing_snapshot(id, name))?;
             all[at + 1..].iter().try_for_each(|(_, later)| remove(later))?;
             let root = container.join("root");
             remove(&root)?;
@@ -180,6 +195,39 @@ impl Rootfs for Fake {
             Ok(found)
         })
     }
+
+    /// A tar archive, in place of a stream of ZFS.
+    fn export(&self, id: &ContainerId, name: &str, to: &mut dyn Write) -> Result<(), Error> {
+        self.call("rootfs export", |copy| {
+            check_snapshot_name(name)?;
+            let all = snapshots(&copy.container(id)?)?;
+            let (_, root) = all.iter().find(|(other, _)| other == name).ok_or_else(|| missing_snapshot(id, name))?;
+            let mut archive = tar::Builder::new(to);
+            archive.follow_symlinks(false);
+            let written = archive.append_dir_all(".", root).and_then(|()| archive.finish());
+            written.map_err(Error::io(format!("cannot export {}", root.display())))
+        })
+    }
+
+    fn import(&self, name: &str, from: &mut dyn Read) -> Result<(), Error> {
+        self.call("rootfs import", |copy| {
+            check_import_name(name)?;
+            let (root, begun) = (imported(copy, name), imported(copy, &format!("{name}.begun")));
+            if root.exists() {
+                return Err(imported_already(name));
+            }
+            let unpacked = tar::Archive::new(from).unpack(&begun).and_then(|()| fs::rename(&begun, &root));
+            unpacked.map_err(|error| {
+                drop(remove(&begun));
+                Error::io(format!("cannot import {}", root.display()))(error)
+            })
+        })
+    }
+}
+
+/// The directory of an imported root.
+fn imported(copy: &Copy, name: &str) -> PathBuf {
+    copy.mountpoint().join("imported").join(name)
 }
 
 /// The file of a container's limit.

@@ -91,16 +91,17 @@ pub(super) fn aside(base: &str, dataset: &str, unique: &str) -> String {
     format!("{base}/{TRASH}/{own}-{unique}")
 }
 
-/// Whether a dataset in the trash was a container's: its snapshots are ours.
-pub(super) fn was_container(base: &str, aside: &str) -> bool {
-    aside.strip_prefix(base).is_some_and(|rest| rest.starts_with(&format!("/{TRASH}/containers-")))
+/// Whether a dataset in the trash was a container's or was imported: its snapshots are ours.
+pub(super) fn has_own_snapshots(base: &str, aside: &str) -> bool {
+    let own = aside.strip_prefix(base).and_then(|rest| rest.strip_prefix(&format!("/{TRASH}/")));
+    own.is_some_and(|own| own.starts_with("containers-") || own.starts_with("imported-"))
 }
 
 #[cfg(test)]
 mod tests {
     use nix::errno::Errno;
 
-    use super::{ChainId, Next, Snapshot, aside, next, parse, snapshots, was_container};
+    use super::{ChainId, Next, Snapshot, aside, has_own_snapshots, next, parse, snapshots};
     use crate::Digest;
 
     #[test]
@@ -157,6 +158,8 @@ mod tests {
             (chain.as_str(), container.as_str()),
             ("tank/c/trash/chains-0123-ab", "tank/c/trash/containers-0123-ab")
         );
-        assert!(!was_container("tank/c", &chain) && was_container("tank/c", &container));
+        let imported = aside("tank/c", "tank/c/imported/web", "ab");
+        let own = |name: &str| has_own_snapshots("tank/c", name);
+        assert!(!own(&chain) && own(&container) && own(&imported) && !own("tank/c/imported/web"));
     }
 }

@@ -24,6 +24,7 @@ mod platform;
 mod platform;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -160,16 +161,24 @@ pub trait Rootfs: Send + Sync + 'static {
     /// [`Error::NotFound`] for the chain; a full disk. [`Rootfs::discard`] removes the remains.
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error>;
 
-    /// Whether [`Rootfs::limit`] is supported.
-    fn limits(&self) -> bool {
+    /// Whether roots are datasets: [`Rootfs::limit`], [`Rootfs::import`] and snapshots are supported.
+    fn has_datasets(&self) -> bool {
         false
     }
 
-    /// Sets the quota of a container's root (refquota of zfsprops(7)): what its chain references, and `bytes` more. Idempotent.
+    /// As [`Rootfs::prepare`], from a root that was imported under a name. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`] for the imported root; a full disk.
+    fn prepare_imported(&self, _id: &ContainerId, _name: &str) -> Result<PathBuf, Error> {
+        Err(Error::Unsupported { what: "an imported root".to_owned(), backend: self.name() })
+    }
+
+    /// Sets the quota of a container's root (refquota of zfsprops(7)): what it was made from references, and `bytes` more. Idempotent.
     ///
     /// # Errors
     /// [`Error::Unsupported`] without ZFS, [`Error::NotFound`].
-    fn limit(&self, _id: &ContainerId, _chain: &ChainId, _bytes: u64) -> Result<(), Error> {
+    fn limit(&self, _id: &ContainerId, _bytes: u64) -> Result<(), Error> {
         Err(Error::Unsupported { what: "a limit on a container's root".to_owned(), backend: self.name() })
     }
 
@@ -263,6 +272,22 @@ pub trait Rootfs: Send + Sync + 'static {
     fn snapshots(&self, _id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         Err(Error::Unsupported { what: "a snapshot of a container's root".to_owned(), backend: self.name() })
     }
+
+    /// Writes a snapshot of a container's root as what [`Rootfs::import`] reads: a whole stream of zfs-send(8).
+    ///
+    /// # Errors
+    /// As [`Rootfs::snapshot`]; `to` fails.
+    fn export(&self, _id: &ContainerId, _name: &str, _to: &mut dyn Write) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "an export of a container's root".to_owned(), backend: self.name() })
+    }
+
+    /// Imports a root under a name, which containers can then be made from. Nothing stays of one that breaks off.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::Conflict`] for the name; `from` fails or is no such stream; a full disk.
+    fn import(&self, _name: &str, _from: &mut dyn Read) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "an import of a root".to_owned(), backend: self.name() })
+    }
 }
 
 /// The parent dataset on ZFS, with properties of layers and roots; empty: left as they are.
@@ -329,18 +354,44 @@ fn every(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error>
     failures.result(Error::failed("cannot remove what unfinished pulls left"))
 }
 
-/// Characters of a snapshot's name.
-const SNAPSHOT_NAME_LENGTH: usize = 64;
+/// Characters of the name of a snapshot or an imported root.
+const NAME_LENGTH: usize = 64;
 
-/// Refuses a name that is no component of a ZFS snapshot's name, or that zfs(8) would take for an option.
 fn check_snapshot_name(name: &str) -> Result<(), Error> {
+    check_name("snapshot name", name)
+}
+
+/// Refuses a name of an imported root that no dataset can have.
+///
+/// # Errors
+/// [`Error::Invalid`] with the name and its fault.
+pub fn check_import_name(name: &str) -> Result<(), Error> {
+    check_name("name of an imported root", name)
+}
+
+/// Refuses a name that is no component of a name of ZFS, or that zfs(8) would take for an option.
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let length = 1..=SNAPSHOT_NAME_LENGTH;
-    if length.contains(&name.len()) && name.bytes().all(letter) && !name.starts_with('-') {
+    let length = 1..=NAME_LENGTH;
+    if length.contains(&name.len()) && name.bytes().all(letter) && !name.starts_with(['-', '.']) {
         Ok(())
     } else {
-        Err(Error::invalid("snapshot name", format!("{name:?} is not letters, digits, -, _, . and :")))
+        let wanted = format!("1 to {NAME_LENGTH} letters, digits, -, _, . and :, the first no - and no .");
+        Err(Error::invalid(what, format!("{name:?} is not {wanted}")))
     }
+}
+
+fn missing_snapshot(id: &ContainerId, name: &str) -> Error {
+    Error::not_found(format!("snapshot {name:?} of container {id}"))
+}
+
+fn missing_import(name: &str) -> Error {
+    Error::not_found(format!("imported root {name:?}"))
+}
+
+/// The refusal of a name that an imported root has.
+fn imported_already(name: &str) -> Error {
+    Error::Conflict { what: format!("there is an imported root {name:?} already") }
 }
 
 /// Refuses a name that a container's root has a snapshot of.

@@ -16,6 +16,8 @@ use crate::wait;
 
 /// The limit on a program's output, in bytes: tools print lists, not files.
 const OUTPUT_LIMIT: u64 = 4 << 20;
+/// Bytes that are copied to a program at once.
+const COPY_BYTES: usize = 256 << 10;
 /// The default time-out.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -112,9 +114,8 @@ impl Tool {
     /// It cannot be started, exits with a code other than 0, or does not end in time.
     pub fn run(self) -> Result<Output, RunError> {
         let command = self.to_string();
-        let mut child = self
-            .spawn()
-            .map_err(|source| RunError::Start { program: self.program.to_string_lossy().into_owned(), source })?;
+        let piped = Stdio::piped;
+        let mut child = self.start(self.command().stdin(piped()).stdout(piped()).stderr(piped()))?;
         let stdin = child.stdin.take().expect("stdin is piped");
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -130,18 +131,77 @@ impl Tool {
                 }
             };
             let status = wait(&mut child, self.timeout);
-            let stdout = out.join().expect("the reader does not panic").map_err(pipe)?;
-            let stderr = err.join().expect("the reader does not panic").map_err(pipe)?;
-            match status.map_err(pipe)? {
-                None => Err(RunError::TimedOut { command, after: self.timeout }),
-                Some(status) if status.success() => Ok(Output { stdout, stderr }),
-                Some(status) => Err(RunError::Failed {
-                    command,
-                    status,
-                    stderr: String::from_utf8_lossy(&stderr).trim().to_owned(),
-                }),
-            }
+            let stdout = joined(out).map_err(pipe)?;
+            let stderr = joined(err).map_err(pipe)?;
+            self.judge(status, &stderr).map(|()| Output { stdout, stderr })
         })
+    }
+
+    /// Runs it to its end with its standard input copied from `from`, however long that takes; the time-out begins when all of it
+    /// is read. If `from` fails, the program's process group is killed. Its output is dropped.
+    ///
+    /// # Errors
+    /// As [`Tool::run`]; [`RunError::Pipe`] with the error of `from`.
+    pub fn run_from(self, from: &mut dyn Read) -> Result<(), RunError> {
+        self.copy(Stdio::piped(), Stdio::null(), |child| {
+            let mut stdin = child.stdin.take().expect("stdin is piped");
+            copy_from(from, &mut stdin)
+        })
+    }
+
+    /// Runs it to its end with its standard output copied to `to`, however long that takes; the time-out begins when the program
+    /// has closed it. If `to` fails, the program's process group is killed.
+    ///
+    /// # Errors
+    /// As [`Tool::run`]; [`RunError::Pipe`] with the error of `to`.
+    pub fn run_to(self, to: &mut dyn Write) -> Result<(), RunError> {
+        self.copy(Stdio::null(), Stdio::piped(), |child| {
+            let mut stdout = child.stdout.take().expect("stdout is piped");
+            io::copy(&mut stdout, to).map(drop)
+        })
+    }
+
+    fn copy(
+        self,
+        stdin: Stdio,
+        stdout: Stdio,
+        copy: impl FnOnce(&mut Child) -> io::Result<()>,
+    ) -> Result<(), RunError> {
+        let mut child = self.start(self.command().stdin(stdin).stdout(stdout).stderr(Stdio::piped()))?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        std::thread::scope(|scope| {
+            let pipe = |source| RunError::Pipe { command: self.to_string(), source };
+            let begun = std::thread::Builder::new().spawn_scoped(scope, move || read_capped(stderr));
+            let copied = begun.and_then(|err| copy(&mut child).map(|()| err));
+            let err = match copied {
+                Ok(err) => err,
+                Err(source) => {
+                    kill(&mut child).map_err(pipe)?;
+                    return Err(pipe(source));
+                }
+            };
+            let status = wait(&mut child, self.timeout);
+            self.judge(status, &joined(err).map_err(pipe)?)
+        })
+    }
+
+    fn start(&self, command: &mut Command) -> Result<Child, RunError> {
+        let program = || self.program.to_string_lossy().into_owned();
+        command.spawn().map_err(|source| RunError::Start { program: program(), source })
+    }
+
+    /// What became of it: None is the time-out.
+    fn judge(&self, status: io::Result<Option<ExitStatus>>, stderr: &[u8]) -> Result<(), RunError> {
+        let command = self.to_string();
+        match status {
+            Err(source) => Err(RunError::Pipe { command, source }),
+            Ok(None) => Err(RunError::TimedOut { command, after: self.timeout }),
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => {
+                let stderr = String::from_utf8_lossy(stderr).trim().to_owned();
+                Err(RunError::Failed { command, status, stderr })
+            }
+        }
     }
 
     /// Runs it to its end with these standard streams, which it may leave to a process that outlives it (a runtime that starts
@@ -150,24 +210,9 @@ impl Tool {
     /// # Errors
     /// As [`Tool::run`].
     pub fn run_with(self, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Result<(), RunError> {
-        let mut child = self
-            .command()
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(stderr)
-            .spawn()
-            .map_err(|source| RunError::Start { program: self.program.to_string_lossy().into_owned(), source })?;
-        let command = self.to_string();
-        match wait(&mut child, self.timeout) {
-            Err(source) => Err(RunError::Pipe { command, source }),
-            Ok(None) => Err(RunError::TimedOut { command, after: self.timeout }),
-            Ok(Some(status)) if status.success() => Ok(()),
-            Ok(Some(status)) => Err(RunError::Failed { command, status, stderr: String::new() }),
-        }
-    }
-
-    fn spawn(&self) -> io::Result<Child> {
-        self.command().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        let mut child = self.start(self.command().stdin(stdin).stdout(stdout).stderr(stderr))?;
+        let status = wait(&mut child, self.timeout);
+        self.judge(status, &[])
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the runner that the lint points to")]
@@ -201,6 +246,21 @@ fn begin<'scope, 'env>(
     let out = thread().spawn_scoped(scope, move || read_capped(stdout))?;
     let err = thread().spawn_scoped(scope, move || read_capped(stderr))?;
     Ok((out, err))
+}
+
+fn joined(reader: Reader<'_>) -> io::Result<Vec<u8>> {
+    reader.join().expect("the reader does not panic")
+}
+
+/// Copies until `from` ends, or the program reads no more: then its exit status says why.
+fn copy_from(from: &mut dyn Read, stdin: &mut ChildStdin) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 || stdin.write_all(&buffer[..read]).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// Reads to the end of a pipe and keeps the first [`OUTPUT_LIMIT`] bytes; the rest is dropped, so that the writer does not
@@ -244,6 +304,7 @@ pub fn exited_with(error: &RunError, code: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Read, Write};
     use std::time::Duration;
 
     use super::{RunError, Tool, exited_with};
@@ -286,6 +347,50 @@ mod tests {
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NPROC, 0, 0).unwrap();
         let error = Tool::new("true").run().unwrap_err();
         assert!(matches!(error, RunError::Start { .. }) && crate::is_exhausted(&error), "{error:?}");
+    }
+
+    #[test]
+    fn streams_are_copied_to_a_program_and_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("copied");
+        let (script, bytes) = (format!("cat >{}", file.display()), vec![7; 1 << 20]);
+        Tool::new("sh").args(["-c", &script]).run_from(&mut bytes.as_slice()).unwrap();
+        let mut copied = Vec::new();
+        Tool::new("cat").args([&file]).run_to(&mut copied).unwrap();
+        assert!(copied == bytes);
+        // One that reads no more says why.
+        let script = "head -c 1 >/dev/null; echo enough >&2; exit 3";
+        let error = Tool::new("sh").args(["-c", script]).run_from(&mut bytes.as_slice()).unwrap_err();
+        assert!(exited_with(&error, 3) && error.to_string().ends_with("enough"), "{error}");
+    }
+
+    /// A stream that breaks off.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broke off"))
+        }
+    }
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::other("broke off"))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_ends_the_program() {
+        // Neither ends by itself.
+        let reader = Tool::new("sh").args(["-c", "sleep 60 & wait"]).run_from(&mut Broken).unwrap_err();
+        let writer = Tool::new("sh").args(["-c", "echo some; sleep 60 & wait"]).run_to(&mut Broken).unwrap_err();
+        for error in [reader, writer] {
+            assert!(matches!(&error, RunError::Pipe { source, .. } if source.to_string() == "broke off"), "{error:?}");
+        }
     }
 
     #[test]

@@ -2,17 +2,17 @@
 //! always come from zfs(8): libzfs_core has no call for them.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use host::ContainerId;
-use host::run::{Output, Tool};
+use host::run::{Output, RunError, Tool};
 use nix::errno::Errno;
 
-use super::super::listed::{Listed, Next, TRASH, aside, next, parse, snapshots, was_container};
+use super::super::listed::{Listed, Next, TRASH, aside, has_own_snapshots, next, parse, snapshots};
 use super::sys::Library;
-use super::{ChainId, Dataset, Snapshot, errno};
+use super::{ChainId, Dataset, Snapshot, errno, imported_already};
 use crate::Error;
 use crate::locks::hold;
 
@@ -21,6 +21,9 @@ const BUSY_ATTEMPTS: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// The parent of removed containers' datasets whose snapshots are kept.
 const KEPT: &str = "kept";
+/// The parent of imported roots, each with the snapshot that containers are cloned from.
+const IMPORTED: &str = "imported";
+const ROOT: &str = "root";
 /// The property by which zfs-auto-snapshot and zfstools select datasets.
 const SCHEDULED: &str = "com.sun:auto-snapshot";
 
@@ -43,7 +46,7 @@ impl Datasets {
         let datasets = Self { base: base.to_owned(), library, aside: Mutex::default() };
         datasets.check()?;
         let mut first = false;
-        for name in ["chains", "containers", TRASH, KEPT] {
+        for name in ["chains", "containers", IMPORTED, TRASH, KEPT] {
             let dataset = format!("{base}/{name}");
             if !datasets.exists(&dataset)? {
                 zfs(&["create", "-o", "mountpoint=legacy", "-o", "atime=off", &dataset])?;
@@ -51,7 +54,7 @@ impl Datasets {
             }
         }
         // Clones inherit from their parents, as what is created does.
-        for name in ["chains", "containers"] {
+        for name in ["chains", "containers", IMPORTED] {
             let properties = [("compression", &parent.compression), ("recordsize", &parent.recordsize)];
             for (property, value) in properties.into_iter().filter(|(_, value)| !value.is_empty()) {
                 datasets.set(&format!("{base}/{name}"), property, value)?;
@@ -182,7 +185,7 @@ impl Datasets {
     pub(super) fn sweep_aside(&self) {
         let names = hold(&self.aside).clone();
         for name in names {
-            let emptied = if was_container(&self.base, &name) { self.destroy_snapshots(&name) } else { Ok(()) };
+            let emptied = if has_own_snapshots(&self.base, &name) { self.destroy_snapshots(&name) } else { Ok(()) };
             match emptied.and_then(|()| self.destroy(&name)) {
                 Ok(()) => {
                     hold(&self.aside).remove(&name);
@@ -209,11 +212,55 @@ impl Datasets {
         zfs(&["set", &format!("{property}={value}"), dataset]).map(drop)
     }
 
-    /// What a dataset or snapshot shows, in bytes.
-    pub(super) fn referenced(&self, name: &str) -> Result<u64, Error> {
-        let output = zfs(&["get", "-Hp", "-o", "value", "referenced", name])?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        text.parse().map_err(Error::failed(format!("zfs(8) tells {text:?} of what {name} references")))
+    /// What the snapshot shows that a dataset was cloned from, in bytes.
+    pub(super) fn referenced_by_origin(&self, dataset: &str) -> Result<u64, Error> {
+        let get = |property, name: &str| {
+            let output = zfs(&["get", "-Hp", "-o", "value", property, name])?;
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let origin: String = get("origin", dataset)?;
+        let text = get("referenced", &origin)?;
+        text.parse().map_err(Error::failed(format!("zfs(8) tells {text:?} of what {origin} references")))
+    }
+
+    /// The snapshot that containers are cloned from, of an imported root.
+    pub(super) fn imported(&self, name: &str) -> String {
+        format!("{}/{IMPORTED}/{name}@{ROOT}", self.base)
+    }
+
+    /// Writes a snapshot as one whole stream, with blocks as they are on the disk.
+    pub(super) fn send(&self, snapshot: &str, to: &mut dyn Write) -> Result<(), Error> {
+        Tool::new("zfs").args(["send", "-Lec", snapshot]).run_to(to).map_err(failed)
+    }
+
+    /// Receives a whole stream of one snapshot under a name. It is received in the trash, where the next start removes what a
+    /// server leaves that dies meanwhile, and becomes visible whole.
+    pub(super) fn receive(&self, name: &str, from: &mut dyn Read) -> Result<(), Error> {
+        let dataset = format!("{}/{IMPORTED}/{name}", self.base);
+        let begun = aside(&self.base, &dataset, ContainerId::random().short());
+        let received = self.receive_begun(&begun, from).and_then(|()| {
+            zfs(&["rename", "-u", &begun, &dataset])
+                .map_err(|error| if self.exists(&dataset).unwrap_or(false) { imported_already(name) } else { error })
+        });
+        if received.is_err()
+            && let Err(error) = gone(zfs(&["destroy", "-r", &begun]).map(drop))
+        {
+            tracing::warn!(dataset = begun, error = host::chain(&error), "cannot remove what was received in part");
+            hold(&self.aside).insert(begun);
+        }
+        received.map(drop)
+    }
+
+    fn receive_begun(&self, begun: &str, from: &mut dyn Read) -> Result<(), Error> {
+        // With the snapshot's name, zfs(8) refuses a stream of several; `-x` and `-u` keep it from being mounted anywhere.
+        let snapshot = format!("{begun}@{ROOT}");
+        Tool::new("zfs").args(["receive", "-u", "-x", "mountpoint", &snapshot]).run_from(from).map_err(failed)?;
+        let output = zfs(&["get", "-H", "-o", "property", "-s", "received", "all", begun])?;
+        let properties = String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>().join(", ");
+        if properties.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid("stream", format!("it sets properties ({properties}): send it without -p and -R")))
     }
 
     /// Moves a container's dataset, which is not mounted, with its snapshots to where nothing removes it.
@@ -255,24 +302,26 @@ impl Datasets {
     }
 }
 
-/// Maps the messages of zfs(8) to the errnos that libzfs_core returns.
 fn zfs(args: &[&str]) -> Result<Output, Error> {
-    Tool::new("zfs").args(args).run().map_err(|error| {
-        let said = error.to_string();
-        let number = match () {
-            () if said.contains("does not exist") => Some(libc::ENOENT),
-            () if said.contains("is busy") || said.contains("being held") => Some(libc::EBUSY),
-            () if ["dependent clones", "has children", "is cloned"].iter().any(|text| said.contains(text)) => {
-                Some(libc::EEXIST)
-            }
-            () if said.contains("out of space") => Some(libc::ENOSPC),
-            () => None,
-        };
-        match number {
-            Some(number) => Error::io(said)(io::Error::from_raw_os_error(number)),
-            None => Error::failed("cannot use zfs(8)")(error),
+    Tool::new("zfs").args(args).run().map_err(failed)
+}
+
+/// Maps the messages of zfs(8) to the errnos that libzfs_core returns.
+fn failed(error: RunError) -> Error {
+    let said = error.to_string();
+    let number = match () {
+        () if said.contains("does not exist") => Some(libc::ENOENT),
+        () if said.contains("is busy") || said.contains("being held") => Some(libc::EBUSY),
+        () if ["dependent clones", "has children", "is cloned"].iter().any(|text| said.contains(text)) => {
+            Some(libc::EEXIST)
         }
-    })
+        () if said.contains("out of space") => Some(libc::ENOSPC),
+        () => None,
+    };
+    match number {
+        Some(number) => Error::io(said)(io::Error::from_raw_os_error(number)),
+        None => Error::failed("cannot use zfs(8)")(error),
+    }
 }
 
 fn gone(done: Result<(), Error>) -> Result<(), Error> {

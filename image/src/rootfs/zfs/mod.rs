@@ -2,6 +2,7 @@
 //! the uppermost chain for each container. All are mounted explicitly (`mountpoint=legacy`) and as long as needed: a chain while
 //! it is unpacked, a container's root until it is discarded, an image volume as the read-only snapshot itself.
 //! Datasets that an administrator's snapshots, clones or holds keep are renamed into `trash`, roots whose snapshots are kept into `kept`.
+//! Roots that an administrator imported are in `imported`, each with the snapshot `@root`, which containers can be cloned from.
 //! A container that got a spare root has a symbolic link to it (`containers/ID` to `containers/OTHER`).
 
 mod dataset;
@@ -10,6 +11,7 @@ mod sys;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -25,8 +27,8 @@ use self::mounts::{mount, unmount_and_remove};
 use super::listed::LAYER;
 use super::spares::Spares;
 use super::{
-    ChainId, Dataset, FsUsage, Rootfs, Snapshot, Unpacking, check_snapshot_is_new, check_snapshot_name, every,
-    root_need,
+    ChainId, Dataset, FsUsage, Rootfs, Snapshot, Unpacking, check_import_name, check_snapshot_is_new,
+    check_snapshot_name, every, imported_already, missing_import, missing_snapshot, root_need,
 };
 use crate::Error;
 use crate::locks::hold;
@@ -228,6 +230,15 @@ impl Zfs {
         Ok(bytes)
     }
 
+    /// Removes what an earlier container of the same id left.
+    fn finish_deferred(&self, id: &ContainerId) -> Result<(), Error> {
+        if hold(&self.deferred).contains(id) {
+            self.roots.destroy(id)?;
+            hold(&self.deferred).remove(id);
+        }
+        Ok(())
+    }
+
     fn existing(&self, id: &ContainerId) -> Result<String, Error> {
         let dataset = self.roots.dataset(id);
         let found = self.datasets().exists(&dataset)?;
@@ -315,10 +326,7 @@ impl Rootfs for Zfs {
     }
 
     fn prepare(&self, id: &ContainerId, chain: &ChainId) -> Result<PathBuf, Error> {
-        if hold(&self.deferred).contains(id) {
-            self.roots.destroy(id)?;
-            hold(&self.deferred).remove(id);
-        }
+        self.finish_deferred(id)?;
         let layer = self.whole(chain)?;
         self.adopt(id, chain)?;
         let root = self.roots.make(id, &layer)?;
@@ -326,13 +334,20 @@ impl Rootfs for Zfs {
         Ok(root)
     }
 
-    fn limits(&self) -> bool {
+    fn has_datasets(&self) -> bool {
         true
     }
 
-    fn limit(&self, id: &ContainerId, chain: &ChainId, bytes: u64) -> Result<(), Error> {
+    fn prepare_imported(&self, id: &ContainerId, name: &str) -> Result<PathBuf, Error> {
+        check_import_name(name)?;
+        self.finish_deferred(id)?;
+        let snapshot = self.datasets().imported(name);
+        if self.datasets().exists(&snapshot)? { self.roots.make(id, &snapshot) } else { Err(missing_import(name)) }
+    }
+
+    fn limit(&self, id: &ContainerId, bytes: u64) -> Result<(), Error> {
         let dataset = self.existing(id)?;
-        let below = self.datasets().referenced(&self.whole(chain)?)?;
+        let below = self.datasets().referenced_by_origin(&dataset)?;
         self.datasets().set(&dataset, "refquota", &below.saturating_add(bytes).to_string())
     }
 
@@ -442,8 +457,7 @@ impl Rootfs for Zfs {
         check_snapshot_name(name)?;
         let dataset = self.existing(id)?;
         let all = self.datasets().snapshots(&dataset)?;
-        let missing = || Error::not_found(format!("snapshot {name:?} of container {id}"));
-        let at = all.iter().position(|other| other.name == name).ok_or_else(missing)?;
+        let at = all.iter().position(|other| other.name == name).ok_or_else(|| missing_snapshot(id, name))?;
         for later in all[at + 1..].iter().rev() {
             self.datasets().destroy_snapshot(&format!("{dataset}@{}", later.name))?;
         }
@@ -452,6 +466,24 @@ impl Rootfs for Zfs {
 
     fn snapshots(&self, id: &ContainerId) -> Result<Vec<Snapshot>, Error> {
         self.datasets().snapshots(&self.existing(id)?)
+    }
+
+    fn export(&self, id: &ContainerId, name: &str, to: &mut dyn Write) -> Result<(), Error> {
+        check_snapshot_name(name)?;
+        let snapshot = format!("{}@{name}", self.existing(id)?);
+        if self.datasets().exists(&snapshot)? {
+            self.datasets().send(&snapshot, to)
+        } else {
+            Err(missing_snapshot(id, name))
+        }
+    }
+
+    fn import(&self, name: &str, from: &mut dyn Read) -> Result<(), Error> {
+        check_import_name(name)?;
+        if self.datasets().exists(&self.datasets().imported(name))? {
+            return Err(imported_already(name));
+        }
+        self.datasets().receive(name, from)
     }
 }
 

@@ -1,0 +1,155 @@
+//! Files to the server and from it, in pieces. A file that is received appears whole or not at all.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use futures::Stream;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Response, Status, Streaming};
+
+use super::outcome::Outcome;
+use super::{answer, refused, table};
+
+/// Bytes of a message, and messages that wait for the server.
+const CHUNK: usize = 256 << 10;
+const WAITING: usize = 4;
+const BAR: &str = "{msg} [{bar:40}] {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
+
+/// Sends a file, or the standard input for `-`, behind a first message, and returns the server's answer to `call`.
+pub(super) async fn send<M: Send + 'static, T>(
+    file: &Path,
+    quiet: bool,
+    (first, message): (M, fn(Vec<u8>) -> M),
+    call: impl AsyncFnOnce(Messages<M>) -> Result<Response<T>, Status>,
+) -> anyhow::Result<T> {
+    let (source, size): (Box<dyn Read + Send>, u64) = if file == Path::new("-") {
+        if std::io::stdin().is_terminal() {
+            bail!("the file is read from the standard input, which is a terminal");
+        }
+        (Box::new(std::io::stdin()), 0)
+    } else {
+        let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        let size = opened.metadata().map_or(0, |metadata| metadata.len());
+        (Box::new(opened), size)
+    };
+    let bar = bar(size, quiet);
+    let (sender, mut chunks) = mpsc::channel(WAITING);
+    let sent = bar.clone();
+    let (done, mut read) = oneshot::channel();
+    // A thread of its own: one that waits for the standard input keeps nobody from the server's refusal.
+    std::thread::spawn(move || {
+        let _ = sender.blocking_send(first);
+        let ended = read_all(source, &sender, message, &sent);
+        // After a read error the stream must not end: the server would take it for the whole file.
+        let _ = done.send((ended, sender));
+    });
+    let sending = call(Box::pin(futures::stream::poll_fn(move |context| chunks.poll_recv(context))));
+    tokio::pin!(sending);
+    let sent = tokio::select! {
+        sent = &mut sending => sent,
+        read = &mut read => {
+            let (ended, sender) = read.context("the reader ended in a defect")?;
+            ended.with_context(|| format!("cannot read {}", file.display()))?;
+            drop(sender);
+            bar.set_message("unpacking");
+            sending.await
+        }
+    };
+    bar.finish_and_clear();
+    answer(sent)
+}
+
+/// The messages of a call.
+pub(super) type Messages<M> = std::pin::Pin<Box<dyn Stream<Item = M> + Send>>;
+
+/// Reads a file into messages, until nobody takes them any more.
+fn read_all<M>(
+    mut source: impl Read,
+    sender: &mpsc::Sender<M>,
+    message: fn(Vec<u8>) -> M,
+    bar: &ProgressBar,
+) -> std::io::Result<()> {
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        source.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        bar.inc(chunk.len() as u64);
+        if sender.blocking_send(message(chunk)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn bar(size: u64, quiet: bool) -> ProgressBar {
+    if quiet || size == 0 {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(BAR).expect("the template is well formed");
+    // Draws on the standard error, and nothing where that is no terminal.
+    ProgressBar::new(size).with_style(style.progress_chars("=> ")).with_message("reading")
+}
+
+/// Receives a file, or writes to `out` for `-`, to which nothing else is written then.
+pub(super) async fn receive<M>(
+    call: impl Future<Output = anyhow::Result<Streaming<M>>>,
+    chunk: fn(M) -> Vec<u8>,
+    output: &Path,
+    out: &mut impl Write,
+) -> anyhow::Result<Option<Outcome>> {
+    let to_stdout = output == Path::new("-");
+    if to_stdout && std::io::stdout().is_terminal() {
+        bail!("the file goes to the standard output, which is a terminal: name a file by --output");
+    }
+    let messages = call.await?;
+    if to_stdout {
+        write_all(messages, chunk, out).await.context("cannot write the standard output")?;
+        return Ok(None);
+    }
+    let name = output.file_name().with_context(|| format!("{} names no file", output.display()))?;
+    let begun = output.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = tokio::select! {
+        written = keep(messages, chunk, &begun, output) => written,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let bytes = match written {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            host::fs::remove_file(&begun).with_context(|| format!("cannot remove {}", begun.display()))?;
+            return Err(error.context(format!("cannot write {}", output.display())));
+        }
+    };
+    let text = format!("{} {}\n", output.display(), table::bytes(bytes));
+    Ok(Some(Outcome { text, json: json!({ "file": output, "bytes": bytes }) }))
+}
+
+async fn keep<M>(
+    messages: Streaming<M>,
+    chunk: fn(M) -> Vec<u8>,
+    begun: &PathBuf,
+    output: &Path,
+) -> anyhow::Result<u64> {
+    // It may hold secrets.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(begun)?;
+    let bytes = write_all(messages, chunk, &mut file).await?;
+    file.sync_all()?;
+    std::fs::rename(begun, output)?;
+    Ok(bytes)
+}
+
+async fn write_all<M>(mut messages: Streaming<M>, chunk: fn(M) -> Vec<u8>, to: &mut impl Write) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    while let Some(message) = messages.message().await.map_err(refused)? {
+        let chunk = chunk(message);
+        to.write_all(&chunk)?;
+        bytes += chunk.len() as u64;
+    }
+    to.flush()?;
+    Ok(bytes)
+}
