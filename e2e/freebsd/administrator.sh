@@ -12,7 +12,10 @@ run_administrator() {
     check "jails carry namespace and name" jails_carry_names
     check "a jail's processes are found by its name" processes_by_name
     check "a root has /dev/null while its container runs and when it has ended" roots_have_null
-    [ -z "$dataset" ] || check "a whole pod is kept, and goes back" pod_goes_back
+    [ -z "$dataset" ] || {
+        check "a whole pod is kept, and goes back" pod_goes_back
+        check "a root is exported, and a pod is made from it" root_is_imported
+    }
     check "stop-pods stops all side by side" all_stop
     check "their roots are told with a warning" stopped_roots
     cri rmp "$pod"
@@ -62,6 +65,23 @@ pod_goes_back() {
     [ "$(admin snapshots default/desk | grep -c before)" = 2 ] || return 1
     admin rollback desk before && { echo "one of them runs"; return 1; }
     cri stop -t 1 "$two" && admin rollback desk before && [ "$(cat "$first/state" "$second/state")" = "$(printf 'old\nold')" ]
+}
+
+# After pod_goes_back: the containers are stopped and have the snapshot `before`.
+root_is_imported() {
+    admin export one before --output tmp/one.zfs && admin import one-before tmp/one.zfs || return 1
+    # The same by hand, as of a jail of another tool.
+    zfs send "$(zfs list -H -o name "$(admin root two)")@before" | admin import two-before - || return 1
+    admin import two-before tmp/one.zfs && { echo "a name is taken twice"; return 1; }
+    head -c 100000 tmp/one.zfs | admin import half - && { echo "half of a stream is taken"; return 1; }
+    zfs list -r -o name,used,origin "$dataset/imported"
+    [ "$(zfs list -H -r -o name "$dataset/imported" | wc -l)" -eq 3 ] || return 1
+    pod_file copy
+    sed 's|^{|{"annotations": {"storage.cellblock/root.three": "one-before"},|' tmp/pod-copy.json >tmp/pod-from.json
+    copy=$(cri runp tmp/pod-from.json) || return 1
+    three=$(container "$copy" from three "$busybox" top) && [ "$(cri exec -s "$three" cat /state | tail -1)" = old ] || return 1
+    zfs destroy -r "$dataset/imported/one-before" && { echo "a root in use is destroyed"; return 1; }
+    cri rmp -f "$copy" && zfs destroy -r "$dataset/imported/one-before" && zfs destroy -r "$dataset/imported/two-before"
 }
 
 all_stop() {

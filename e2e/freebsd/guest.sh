@@ -5,7 +5,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario administrator images linux loop service soak hostile upgrade specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario administrator images linux loop service soak hostile growth upgrade package specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -379,7 +379,7 @@ own_servers() {
     printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\nanchor "*"\n' | pfctl -q -f -
     [ -z "$dataset" ] || zfs create "$dataset/$part"
     # What fails keeps its directory until the end.
-    PATH=$PATH:$dir ./e2e "$(echo "$part" | sed s/hostile/soak/)" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
+    PATH=$PATH:$dir ./e2e "$(echo "$part" | sed 's/hostile/soak/; s/growth/bench-pods/')" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
         { failures=$((failures + 1)); cat /var/tmp/cellblock-e2e-*/site/cellblock.log >"$part-server.log"; }
     tail -30 "$part.log"
     [ -z "$dataset" ] || zfs destroy -r "$dataset/$part"
@@ -426,11 +426,55 @@ service_rotates() { newsyslog -F -f newsyslog.conf && sleep 1 && service_restart
 # It runs no pods here: the server stops with it and without it.
 service_stops() { cellblock_stop_pods=YES; export cellblock_stop_pods; service stop && ! pgrep -f "^$dir/prefix/sbin/cellblock serve" && ! service status; }
 
+# The package that packaging/freebsd/package.sh makes, at its own places: where it is installed already, this is not the machine for it.
+run_package() {
+    etc=/usr/local/etc/cellblock
+    for path in "$etc" /usr/local/sbin/cellblock /var/db/cellblock; do
+        [ ! -e "$path" ] || { echo "FAILED  package: $path is there already"; failures=$((failures + 1)); return; }
+    done
+    socket=unix:///var/run/cellblock/cellblock.sock
+    check "pkg adds it, whole" package_is_added
+    check "its service runs a pod" package_serves
+    check "the pod runs on while it is deleted and added again" package_is_replaced
+    check "it goes, but for an edited file" package_goes
+    service cellblock onestop >/dev/null 2>&1
+    pkg delete -qy cellblock 2>/dev/null
+    rm -rf "$etc" /var/db/cellblock /var/run/cellblock /var/log/cellblock.log
+    [ -z "$dataset" ] || zfs destroy -r "$dataset/package" 2>/dev/null
+    socket=unix://$dir/cri.sock
+}
+
+package_is_added() {
+    pkg -N && pkg add cellblock.pkg && pkg check -s cellblock && cmp "$etc/cellblock.toml" "$etc/cellblock.toml.sample" &&
+        [ "$(pkg which -q /usr/local/libexec/cellblock-monitor)" = "cellblock-$(pkg query %v cellblock)" ]
+}
+
+package_serves() {
+    cp -R certs.d "$etc/" && [ -z "$dataset" ] || zfs create -o mountpoint=none "$dataset/package"
+    printf '[image]\nzfs_dataset = "%s"\n[network]\npod_cidrs = ["%s.0/16"]\n' "${dataset:+$dataset/package}" "${GATEWAY%.1}" >"$etc/cellblock.toml"
+    cellblock check && service cellblock onestart && answers && cri pull "$busybox" || return 1
+    pod_file packed
+    packed=$(cri runp tmp/pod-packed.json) && container "$packed" packed one "$busybox" top >tmp/packed && cri exec -s "$(cat tmp/packed)" true
+}
+
+package_is_replaced() {
+    service cellblock onestop && pkg delete -y cellblock && [ ! -e /usr/local/sbin/cellblock ] && jls name | has '^cb' || return 1
+    pkg add cellblock.pkg && service cellblock onestart && answers && cri exec -s "$(cat tmp/packed)" true
+}
+
+package_goes() {
+    cri rmp -fa && service cellblock onestop && pkg delete -y cellblock || return 1
+    ! pkg info -e cellblock && [ ! -e /usr/local/sbin/cellblock ] && [ ! -e /usr/local/libexec/cellblock-monitor ] && [ -e "$etc/cellblock.toml" ]
+}
+
 # Pods come and go while the server is killed; then it is killed under many.
 run_soak() { own_servers --seconds "$SOAK" --pods 20; }
 
 # The same under an administrator who destroys interfaces, flushes rulesets and fills disks.
 run_hostile() { own_servers --hostile --seconds "$SOAK"; }
+
+# What calls take with more and more pods; pf's tables as `cellblock check` advises, or 200 pods take 2.5 GB of the kernel's memory.
+run_growth() { own_servers --pods 0,50,100,200 --rounds 5; }
 
 # `cellblock image` with archives, and a server that is killed in an import.
 run_images() { own_servers; }
@@ -471,7 +515,7 @@ run_critest() {
 
 for part; do
     case $part in
-    suites | demo | scenario | administrator | images | linux | loop | service | soak | hostile | upgrade | specs | critest) ;;
+    suites | demo | scenario | administrator | images | linux | loop | service | soak | hostile | growth | upgrade | package | specs | critest) ;;
     *) echo "no part $part; see $0" >&2 && exit 2 ;;
     esac
 done
@@ -482,7 +526,7 @@ prepare || exit 1
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    case $part in critest | images | soak | hostile | specs | upgrade) ;; *) report ;; esac
+    case $part in critest | images | soak | hostile | growth | specs | upgrade) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

@@ -5,7 +5,8 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario administrator images linux loop service soak hostile upgrade specs critest (all), or bench or cluster alone.
+# Parts: suites demo scenario administrator images linux loop service soak hostile upgrade package specs critest (all), growth (best with
+# PROFILE=release), or bench or cluster alone. package wants pkg(8) there, and no Cellblock.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -79,7 +80,7 @@ build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
     programs="--bin cellblock --bin cellblock-monitor"
-    case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
+    case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
@@ -92,6 +93,10 @@ build() {
         ;;
     esac
     case " $* " in *" upgrade "*) build_old ;; esac
+    case " $* " in *" package "*)
+        CARGO_TARGET_DIR=$tree_target CELLBLOCK_CROSS_TARGET=$cross_target PROFILE=$profile sh "$tree/packaging/freebsd/package.sh"
+        ;;
+    esac
     CARGO_TARGET_DIR=$tree_target
     cargo build -q --locked --workspace
     "$CARGO_TARGET_DIR/debug/e2e" tools --freebsd >"$work/tools"
@@ -137,7 +142,7 @@ serve_images() {
     tar -C "$work/registry" -cf - certs.d | $FREEBSD_SSH "tar -C $remote -xf -"
 }
 
-[ $# -gt 0 ] || set -- suites demo scenario administrator images linux loop service soak hostile upgrade specs critest
+[ $# -gt 0 ] || set -- suites demo scenario administrator images linux loop service soak hostile upgrade package specs critest
 case " $* " in
 " bench ") ;;
 " cluster ")
@@ -159,12 +164,13 @@ $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports &
 for program in cellblock cellblock-monitor; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
-case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
 case " $* " in *" upgrade "*)
     $FREEBSD_SSH "mkdir -p $remote/old" </dev/null
     for program in "$old"/*; do send "$program" "old/${program##*/}"; done
     ;;
 esac
+case " $* " in *" package "*) $FREEBSD_SSH "cat >$remote/cellblock.pkg" <"$(ls -t "$tree_target"/package/*.pkg | head -1)" ;; esac
 while read -r name suite; do send "$suite" "suites/$name"; done <"$work/suites"
 for script in "$here"/guest.sh "$here"/administrator.sh "$here"/base.sh "$here"/clean.sh "$here"/bench/*; do
     $FREEBSD_SSH "cat >$remote/${script##*/}" <"$script"

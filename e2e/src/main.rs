@@ -79,6 +79,15 @@ enum Command {
     BenchPods {
         #[command(flatten)]
         plan: pods::Plan,
+        /// Pulls the test images by the hosts.toml files below this directory, and measures Cellblock alone: for FreeBSD.
+        #[arg(long, value_name = "DIR")]
+        registry_config: Option<PathBuf>,
+        /// Puts roots of containers on ZFS, below this dataset.
+        #[arg(long, value_name = "DATASET", requires = "registry_config")]
+        zfs: Option<String>,
+        /// Keeps the directory of the run, with its logs.
+        #[arg(long)]
+        keep: bool,
     },
     /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.
     BenchPull(pulls::Plan),
@@ -197,7 +206,12 @@ fn main() -> ExitCode {
 fn command(command: Command) -> Result<()> {
     match command {
         Command::BenchStreaming { beside } => benches::streaming(beside.as_deref()),
-        Command::BenchPods { plan } => benches::pods(&plan),
+        Command::BenchPods { plan, registry_config: None, .. } => benches::pods(&plan),
+        Command::BenchPods { plan, registry_config: Some(certs), zfs, keep } => {
+            without_registry(&certs, zfs.as_deref(), keep, |site, checks| {
+                checks.check("calls with many pods", || pods::measure(&plan, site));
+            })
+        }
         Command::BenchPull(plan) => benches::pulls(&plan),
         Command::BenchKubelet { plan } => benches::kubelet(&plan),
         Command::All(options) => {

@@ -1,21 +1,23 @@
 //! What pods cost beside containerd, and how that grows with the pods that the node has: each call is timed with none, and then with
 //! more and more pods of two containers, first on Cellblock and then on containerd, so that neither has the other's pods around it.
-//! What runc and the kernel take for the same is timed without a server, among Cellblock's pods.
+//! What runc and the kernel take for the same is timed without a server, among Cellblock's pods. Where there is no containerd (FreeBSD),
+//! Cellblock is measured alone.
 
-use std::ffi::OsStr;
+#[cfg_attr(target_os = "freebsd", path = "pods/bare_freebsd.rs")]
+mod bare;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::v1::*;
-use serde_json::json;
 
+use self::bare::Bare;
 use crate::client::Client;
 use crate::containerd::Containerd;
-use crate::images::{self, BUSYBOX};
+use crate::images::BUSYBOX;
 use crate::kubernetes::machine::remove_cgroups;
-use crate::process::Program;
 use crate::server::Site;
 use crate::tools::Tools;
 
@@ -33,14 +35,10 @@ const CALLS: [&str; 9] = [
 ];
 /// Those that read something of every container: their times should lie on a line.
 const LISTINGS: usize = 2;
-/// What is timed without a server.
-const BARE: [&str; 3] = ["runc run, alone", "runc exec, alone", "unshare(1), alone"];
 /// The containers of a pod.
 const CONTAINERS: [&str; 2] = ["a", "b"];
 /// How long the idle server's processor time is watched.
 const IDLE: Duration = Duration::from_secs(20);
-/// Clock ticks in a second (`_SC_CLK_TCK`), which is 100 on every architecture that runs this.
-const TICKS: f64 = 100.0;
 
 /// The plan of a run.
 #[derive(Debug, Clone, clap::Args)]
@@ -84,7 +82,7 @@ impl Rows {
         let row = |call, server, is_listing| Row { call, server, times: Vec::new(), is_listing };
         Self {
             calls: CALLS.iter().enumerate().map(|(at, call)| row(call, server, at < LISTINGS)).collect(),
-            alone: BARE.iter().map(|call| row(call, "", false)).collect(),
+            alone: bare::CALLS.iter().map(|call| row(call, "", false)).collect(),
             idle: row("idle, ms of CPU a second", server, false),
         }
     }
@@ -96,18 +94,9 @@ impl Rows {
 
 /// Times the calls of Cellblock, of runc and the kernel alone, and of a new containerd, and prints the medians.
 pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<()> {
-    ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let socket = |address: &str| PathBuf::from(address.trim_start_matches("unix://"));
-    let bare = Bare::make(tools, &site.dir().join("bare"))?;
-    let group = &*format!("cellblock-{}-pods", site.prefix());
-    let server = site.serve()?;
-    let client = Client::new(tokio.handle(), socket(&site.address()));
-    let ours = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group };
-    let mut rows = Vec::new();
-    let measured = ours.measure(plan, Some(&bare), &mut rows);
-    server.stop()?;
-    measured?;
+    let group = &*group(site);
+    let mut rows = ours(plan, Some(tools), site, &tokio)?;
     let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
     let client = Client::new(tokio.handle(), socket(peer.address()));
     let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
@@ -117,6 +106,33 @@ pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<
     // What Cellblock took is worth reading also where the peer fails.
     print(plan, rows);
     measured
+}
+
+/// Times the calls of Cellblock, and of the kernel alone, and prints the medians.
+pub fn measure(plan: &Plan, site: &Site) -> Result<()> {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    print(plan, ours(plan, None, site, &tokio)?);
+    Ok(())
+}
+
+fn ours(plan: &Plan, tools: Option<&Tools>, site: &Site, tokio: &tokio::runtime::Runtime) -> Result<Vec<Row>> {
+    ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
+    let bare = Bare::make(tools, &site.dir().join("bare"))?;
+    let server = site.serve()?;
+    let client = Client::new(tokio.handle(), socket(&site.address()));
+    let subject = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group: &group(site) };
+    let mut rows = Vec::new();
+    let measured = subject.measure(plan, bare.as_ref(), &mut rows);
+    server.stop()?;
+    measured.map(|()| rows)
+}
+
+fn socket(address: &str) -> PathBuf {
+    PathBuf::from(address.trim_start_matches("unix://"))
+}
+
+fn group(site: &Site) -> String {
+    format!("cellblock-{}-pods", site.prefix())
 }
 
 impl Subject<'_> {
@@ -220,66 +236,10 @@ impl Subject<'_> {
 
     /// The processor time that the server takes while nobody asks anything, in milliseconds a second.
     fn idle(&self) -> Result<f64> {
-        let (before, begun) = (cpu_ticks(self.pid)?, Instant::now());
+        let (before, begun) = (bare::cpu_time(self.pid)?, Instant::now());
         std::thread::sleep(IDLE);
-        let took = (cpu_ticks(self.pid)? - before) / TICKS * 1000.0;
-        Ok(took / begun.elapsed().as_secs_f64())
+        Ok((bare::cpu_time(self.pid)? - before) * 1000.0 / begun.elapsed().as_secs_f64())
     }
-}
-
-/// A bundle that runc runs without a server, with BusyBox as its root.
-struct Bare {
-    dir: PathBuf,
-}
-
-impl Bare {
-    fn make(tools: &Tools, dir: &Path) -> Result<Self> {
-        let root = dir.join("rootfs");
-        let program = tools.package("busybox")?.join("bin/busybox");
-        let copy = |from: &Path, to: &str| -> Result<()> {
-            let to = root.join(to);
-            std::fs::create_dir_all(to.parent().context("no directory")?)?;
-            std::fs::copy(from, to)?;
-            Ok(())
-        };
-        copy(&program, "bin/busybox")?;
-        for library in images::libraries(&program)? {
-            copy(Path::new(&library), library.trim_start_matches('/'))?;
-        }
-        Program::new("runc", ["spec"]).dir(dir).run()?;
-        let file = dir.join("config.json");
-        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
-        config["process"]["terminal"] = json!(false);
-        config["process"]["args"] = json!(["/bin/busybox", "sleep", "1000000"]);
-        std::fs::write(file, config.to_string())?;
-        Ok(Self { dir: dir.to_owned() })
-    }
-
-    fn runc(&self, args: &[&str]) -> Result<String> {
-        let state = self.dir.join("state");
-        let root = ["--root".as_ref(), state.as_os_str()];
-        Program::new("runc", root.into_iter().chain(args.iter().map(OsStr::new))).dir(&self.dir).run()
-    }
-
-    /// What a server cannot do without: a container, a command in it, and a pod's namespaces.
-    fn round(&self) -> Result<[f64; BARE.len()]> {
-        let name = "cellblock-bench";
-        let (_, run) = timed(|| self.runc(&["run", "--detach", name]))?;
-        let exec = timed(|| self.runc(&["exec", name, "/bin/busybox", "true"]));
-        self.runc(&["delete", "--force", name])?;
-        let namespaces = ["--net", "--uts", "--ipc", "true"];
-        let (_, unshare) = timed(|| Program::new("unshare", namespaces).run())?;
-        Ok([run, exec?.1, unshare])
-    }
-}
-
-/// The user and system time of a process, in ticks (proc_pid_stat(5)).
-fn cpu_ticks(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    let times: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    ensure!(times.len() == 2, "/proc/{pid}/stat has no times: {stat}");
-    Ok(times.iter().sum())
 }
 
 fn milliseconds(since: Instant) -> f64 {
