@@ -16,5 +16,5 @@ pub(crate) fn call(node: &Arc<Node>, request: ExportImagesRequest) -> Result<Par
         node.images.find(name)?.ok_or_else(|| Error::NotFound { what: format!("image {name:?}") })?;
     }
     let message = |chunk| ExportImagesResponse { chunk };
-    Ok(chunks::send(node, message, move |node, mut to| node.images.export(&request.images, &mut to)))
+    Ok(chunks::send(node, message, move |node, to| node.images.export(&request.images, to)))
 }

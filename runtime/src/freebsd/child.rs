@@ -28,7 +28,7 @@ use crate::spec::Identity;
 const REPORT: RawFd = 3;
 const TERMINAL: RawFd = 4;
 /// The first number for descriptors that wait until their places are free.
-const ASIDE: RawFd = 64;
+const ASIDE: RawFd = TERMINAL + 1;
 /// The limit on a report, in bytes.
 const REPORT_LENGTH: u64 = 4096;
 /// The exit codes of a program that does not exist and of one that cannot be run, as shells count.
@@ -62,8 +62,10 @@ pub(super) fn start(jail: &Jail, program: &Program<'_>, streams: Streams) -> Res
             (Some(ours), Some(theirs))
         }
     };
+    let table = process::table_of_next_child().map_err(failed())?;
     let Some(pid) = host::worker::fork().map_err(failed())? else {
-        let ends = Ends { streams: &streams, report: their_report.as_fd(), terminal: their_terminal.as_ref() };
+        let (report, terminal) = (their_report.as_fd(), their_terminal.as_ref());
+        let ends = Ends { streams: &streams, report, terminal, table };
         let error = run(jail, program, &ends).unwrap_or_else(|failure| failure);
         let mut report = File::from(process::adopt(error.report));
         // Where the pipe cannot be written, the monitor is gone.
@@ -108,6 +110,8 @@ struct Ends<'a> {
     streams: &'a Streams,
     report: BorrowedFd<'a>,
     terminal: Option<&'a UnixStream>,
+    /// The size of the child's descriptor table.
+    table: RawFd,
 }
 
 /// An error, and the pipe for it.
@@ -148,6 +152,9 @@ fn run(jail: &Jail, program: &Program<'_>, ends: &Ends<'_>) -> Result<Failure, F
 
 /// Puts the descriptors into their places and closes all others.
 fn arrange(ends: &Ends<'_>) -> io::Result<()> {
+    // openfiles of rctl(8) counts the largest size that the table of a process has had, and a child begins with its parent's count,
+    // which goes back to the server: hundreds for each process. It is set anew, by dup2(2) alone, where a number does not fit.
+    process::place(ends.report, ends.table)?;
     let aside = |descriptor: BorrowedFd<'_>| -> io::Result<OwnedFd> {
         Ok(process::adopt(fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(ASIDE))?))
     };

@@ -98,6 +98,12 @@ fn limits_are_rules_on_the_containers_jail() {
     assert_eq!(bench.runtime.container_usage(&spec.id).unwrap().memory_limit_bytes, Some(48 << 20));
     let nowhere = Resources { cpuset_cpus: "900".to_owned(), ..Resources::default() };
     assert!(matches!(bench.runtime.update_container(&spec.id, &nowhere), Err(Error::Invalid { .. })));
+    // Neither its shell nor the sleep has the count of the server, with which no process could be forked.
+    let used = tool("rctl", &["-u", &format!("jail:{jail}")]);
+    let open = used.lines().find_map(|line| line.strip_prefix("openfiles=")?.parse::<u64>().ok());
+    assert!(open.is_some_and(|open| open <= 2 * 21), "{used}");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(matches!(bench.runtime.container_state(&spec.id), Ok(ContainerState::Running(_))));
     let nowhere = Resources { cpuset_mems: "200".to_owned(), ..Resources::default() };
     let refused = bench.runtime.update_container(&spec.id, &nowhere).unwrap_err();
     assert!(refused.to_string().contains("cpuset_mems"), "{}", host::chain(&refused));

@@ -14,6 +14,11 @@ nix::ioctl_none_bad!(take_terminal, libc::TIOCSCTTY);
 const ZOMBIE: u32 = 0x8;
 /// REAPER_PIDINFO_VALID in sys/procctl.h.
 const VALID: u32 = 0x1;
+/// Not in libc: the number of this process's open descriptors, in sys/sysctl.h.
+const KERN_PROC_NFDS: libc::c_int = 43;
+/// The places of the smallest descriptor table, and those by which it grows, in kern/kern_descrip.c.
+const NDFILE: RawFd = 20;
+const NDENTRIES: RawFd = 64;
 /// The limit on descendants in one call: the next call has others, when these are gone.
 const DESCENDANTS: usize = 4096;
 /// The limit on descendants whose memory is read four times a second.
@@ -54,6 +59,22 @@ pub(in crate::freebsd) fn leave(code: i32) -> ! {
 pub(in crate::freebsd) fn close_from(first: RawFd) {
     // SAFETY: called in a child that is about to run another program: nothing in it uses the closed descriptors.
     unsafe { libc::closefrom(first) };
+}
+
+/// The size of the descriptor table of a child that this process, with one thread, forks next: `NDFILE` places, or all up to the last
+/// open one, in multiples of `NDENTRIES` (fdcopy in kern/kern_descrip.c).
+pub(in crate::freebsd) fn table_of_next_child() -> io::Result<RawFd> {
+    let mib = [libc::CTL_KERN, libc::KERN_PROC, KERN_PROC_NFDS, 0];
+    let value = sysctl::table(&mib, Some(size_of::<libc::c_int>()))?;
+    let mut left =
+        value.try_into().map(libc::c_int::from_ne_bytes).map_err(|_| io::Error::other("kern.proc.nfds is no int"))?;
+    let mut places = 0;
+    while left > 0 {
+        // SAFETY: the call only looks whether the number is open.
+        left -= libc::c_int::from(unsafe { libc::fcntl(places, libc::F_GETFD) } >= 0);
+        places += 1;
+    }
+    Ok(if places <= NDFILE { NDFILE } else { places.next_multiple_of(NDENTRIES) })
 }
 
 /// Makes a descriptor known by this number alone, without the close-on-exec flag.
