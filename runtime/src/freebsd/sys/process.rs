@@ -74,7 +74,7 @@ pub(in crate::freebsd) fn table_of_next_child() -> io::Result<RawFd> {
         left -= libc::c_int::from(unsafe { libc::fcntl(places, libc::F_GETFD) } >= 0);
         places += 1;
     }
-    Ok(if places <= NDFILE { NDFILE } else { places.next_multiple_of(NDENTRIES) })
+    Ok(if places <= NDFILE { NDFILE } else { (places + NDENTRIES - 1) / NDENTRIES * NDENTRIES })
 }
 
 /// Makes a descriptor known by this number alone, without the close-on-exec flag.
