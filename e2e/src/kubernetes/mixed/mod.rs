@@ -114,9 +114,12 @@ fn freebsd_node(ground: &Ground<'_>, nodes: &mut Nodes<'_, '_, '_>, plan: &Plan,
         scenario(nodes, plan, checks);
         checks.check("all pods go", || {
             cluster::all_go(nodes.cluster.site, kubectl)?;
-            let left = remote.crictl("pods -q")?;
-            ensure!(left.is_empty(), "pods are left on FreeBSD:\n{}", remote.crictl("pods")?);
-            Ok(())
+            // Those that its kubelet found after the restart go in its rounds of a minute.
+            until(PATIENCE, || {
+                let left = remote.crictl("pods -q")?;
+                ensure!(left.is_empty(), "pods are left on FreeBSD:\n{}", remote.crictl("pods")?);
+                Ok(())
+            })
         });
         checks.check("routes go", || linux_route("delete", &cidrs.freebsd, &remote.address));
     }
