@@ -3,7 +3,11 @@
 //! What runc and the kernel take for the same is timed without a server, among Cellblock's pods. Where there is no containerd (FreeBSD),
 //! Cellblock is measured alone.
 
-#[cfg_attr(target_os = "freebsd", path = "pods/bare_freebsd.rs")]
+#[cfg(target_os = "freebsd")]
+#[path = "pods/freebsd.rs"]
+mod bare;
+#[cfg(target_os = "linux")]
+#[path = "pods/linux.rs"]
 mod bare;
 
 use std::fmt::Write;

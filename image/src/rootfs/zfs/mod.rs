@@ -7,6 +7,7 @@
 
 mod dataset;
 mod mounts;
+mod roots;
 mod sys;
 
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,7 @@ use nix::sys::statvfs::statvfs;
 
 use self::dataset::Datasets;
 use self::mounts::{mount, unmount_and_remove};
+use self::roots::Roots;
 use super::listed::LAYER;
 use super::spares::Spares;
 use super::{
@@ -52,68 +54,6 @@ pub struct Zfs {
     sizes: Mutex<Option<(Instant, HashMap<String, u64>)>>,
     /// Held while [`Roots::space`] is mounted or unmounted; whether a failure was logged.
     space: Mutex<bool>,
-}
-
-/// Datasets and their mount points.
-#[derive(Debug)]
-struct Roots {
-    datasets: Datasets,
-    directory: PathBuf,
-}
-
-impl Roots {
-    fn containers(&self) -> PathBuf {
-        self.directory.join("containers")
-    }
-
-    /// The mount point of the empty dataset above all chains, by which statfs(2) tells the pool's space and the datasets' quota:
-    /// the directory itself may be on any file system.
-    fn space(&self) -> PathBuf {
-        self.directory.join("space")
-    }
-
-    /// The id of a container's root: its own, or that of its spare.
-    fn owner(&self, id: &ContainerId) -> ContainerId {
-        let link = fs::read_link(self.containers().join(id.as_str())).ok();
-        link.and_then(|target| target.to_str()?.parse().ok()).unwrap_or_else(|| id.clone())
-    }
-
-    fn container(&self, id: &ContainerId) -> PathBuf {
-        self.containers().join(self.owner(id).as_str())
-    }
-
-    fn dataset(&self, id: &ContainerId) -> String {
-        self.datasets.container(&self.owner(id))
-    }
-
-    fn root(&self, id: &ContainerId) -> PathBuf {
-        self.container(id).join("root")
-    }
-
-    /// Clones a chain's snapshot for a container, and mounts it. Idempotent.
-    fn make(&self, id: &ContainerId, layer: &str) -> Result<PathBuf, Error> {
-        let (dataset, root) = (self.dataset(id), self.root(id));
-        if !self.datasets.exists(&dataset)? {
-            self.datasets.clone_of(layer, &dataset)?;
-        }
-        mount(&dataset, &root, MntFlags::empty())?;
-        Ok(root)
-    }
-
-    /// Unmounts and destroys a container's root and volumes.
-    fn destroy(&self, id: &ContainerId) -> Result<(), Error> {
-        let own = self.container(id);
-        if let Ok(volumes) = fs::read_dir(own.join("volumes")) {
-            for volume in volumes.flatten() {
-                unmount_and_remove(&volume.path())?;
-            }
-        }
-        unmount_and_remove(&own.join("root"))?;
-        self.datasets.remove_container(&self.dataset(id))?;
-        super::layout::remove(&own)?;
-        // The link goes last: the rest is found by it.
-        super::layout::remove(&self.containers().join(id.as_str()))
-    }
 }
 
 impl Zfs {
