@@ -79,7 +79,9 @@ root_is_imported() {
     pod_file copy
     sed 's|^{|{"annotations": {"storage.cellblock/root.three": "one-before"},|' tmp/pod-copy.json >tmp/pod-from.json
     copy=$(cri runp tmp/pod-from.json) || return 1
-    three=$(container "$copy" from three "$busybox" top) && [ "$(cri exec -s "$three" cat /state | tail -1)" = old ] || return 1
+    three=$(container "$copy" from three "$busybox" top) || return 1
+    said=$(cri exec -s "$three" cat /state)
+    [ "$said" = old ] || { echo "its state is: $said"; return 1; }
     zfs destroy -r "$dataset/imported/one-before" && { echo "a root in use is destroyed"; return 1; }
     cri rmp -f "$copy" && zfs destroy -r "$dataset/imported/one-before" && zfs destroy -r "$dataset/imported/two-before"
 }

@@ -52,7 +52,7 @@ fi
 rctl 2>/dev/null | grep -E "^jail:$prefixes[sx]?[0-9a-f]{12}" | while read -r rule; do rctl -r "$rule"; done
 if [ -n "$dataset" ]; then
     # What is cloned goes before what it was cloned from.
-    for child in containers kept trash chains suites images soak hostile upgrade; do
+    for child in containers imported kept trash chains suites images soak hostile growth upgrade package; do
         zfs list "$dataset/$child" >/dev/null 2>&1 || continue
         zfs destroy -r -f "$dataset/$child" || failed "dataset $dataset/$child is left"
     done

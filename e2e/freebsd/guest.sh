@@ -437,7 +437,7 @@ run_package() {
     check "its service runs a pod" package_serves
     check "the pod runs on while it is deleted and added again" package_is_replaced
     check "it goes, but for an edited file" package_goes
-    service cellblock onestop >/dev/null 2>&1
+    command service cellblock onestop >/dev/null 2>&1
     pkg delete -qy cellblock 2>/dev/null
     rm -rf "$etc" /var/db/cellblock /var/run/cellblock /var/log/cellblock.log
     [ -z "$dataset" ] || zfs destroy -r "$dataset/package" 2>/dev/null
@@ -445,25 +445,26 @@ run_package() {
 }
 
 package_is_added() {
-    pkg -N && pkg add cellblock.pkg && pkg check -s cellblock && cmp "$etc/cellblock.toml" "$etc/cellblock.toml.sample" &&
+    pkg -v && pkg add cellblock.pkg && pkg check -s cellblock && cmp "$etc/cellblock.toml" "$etc/cellblock.toml.sample" &&
         [ "$(pkg which -q /usr/local/libexec/cellblock-monitor)" = "cellblock-$(pkg query %v cellblock)" ]
 }
 
 package_serves() {
-    cp -R certs.d "$etc/" && [ -z "$dataset" ] || zfs create -o mountpoint=none "$dataset/package"
+    cp -R certs.d "$etc/" || return 1
+    [ -z "$dataset" ] || zfs create -o mountpoint=none "$dataset/package" || return 1
     printf '[image]\nzfs_dataset = "%s"\n[network]\npod_cidrs = ["%s.0/16"]\n' "${dataset:+$dataset/package}" "${GATEWAY%.1}" >"$etc/cellblock.toml"
-    cellblock check && service cellblock onestart && answers && cri pull "$busybox" || return 1
+    cellblock check && command service cellblock onestart && answers && cri pull "$busybox" || return 1
     pod_file packed
     packed=$(cri runp tmp/pod-packed.json) && container "$packed" packed one "$busybox" top >tmp/packed && cri exec -s "$(cat tmp/packed)" true
 }
 
 package_is_replaced() {
-    service cellblock onestop && pkg delete -y cellblock && [ ! -e /usr/local/sbin/cellblock ] && jls name | has '^cb' || return 1
-    pkg add cellblock.pkg && service cellblock onestart && answers && cri exec -s "$(cat tmp/packed)" true
+    command service cellblock onestop && pkg delete -y cellblock && [ ! -e /usr/local/sbin/cellblock ] && jls name | has '^cb' || return 1
+    pkg add cellblock.pkg && command service cellblock onestart && answers && cri exec -s "$(cat tmp/packed)" true
 }
 
 package_goes() {
-    cri rmp -fa && service cellblock onestop && pkg delete -y cellblock || return 1
+    cri rmp -fa && command service cellblock onestop && pkg delete -y cellblock || return 1
     ! pkg info -e cellblock && [ ! -e /usr/local/sbin/cellblock ] && [ ! -e /usr/local/libexec/cellblock-monitor ] && [ -e "$etc/cellblock.toml" ]
 }
 

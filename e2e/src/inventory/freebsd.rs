@@ -42,7 +42,7 @@ fn of(kind: &str, printed: &str) -> Option<String> {
         ("anchor", [anchor]) if anchor.ends_with("/node") || !anchor.contains('/') => None,
         ("dataset", [name])
             if name.contains("/chains/")
-                || ["/chains", "/containers", "/kept", "/trash"].iter().any(|end| name.ends_with(end)) =>
+                || ["/chains", "/containers", "/imported", "/kept", "/trash"].iter().any(|end| name.ends_with(end)) =>
         {
             None
         }
