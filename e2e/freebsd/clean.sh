@@ -54,6 +54,9 @@ if [ -n "$dataset" ]; then
     # What is cloned goes before what it was cloned from.
     for child in containers imported kept trash chains suites images soak hostile growth upgrade package; do
         zfs list "$dataset/$child" >/dev/null 2>&1 || continue
+        # A test that broke off left its holds.
+        zfs list -H -r -t snapshot -o name "$dataset/$child" | xargs -n 1 zfs holds -H 2>/dev/null |
+            while read -r snapshot tag _; do zfs release "$tag" "$snapshot"; done
         zfs destroy -r -f "$dataset/$child" || failed "dataset $dataset/$child is left"
     done
 fi
