@@ -53,8 +53,8 @@ impl Datasets {
                 first = true;
             }
         }
-        // Clones inherit from their parents, as what is created does.
-        for name in ["chains", "containers", IMPORTED] {
+        // Clones inherit from their parents, as what is created or received (in the trash) does.
+        for name in ["chains", "containers", IMPORTED, TRASH] {
             let properties = [("compression", &parent.compression), ("recordsize", &parent.recordsize)];
             for (property, value) in properties.into_iter().filter(|(_, value)| !value.is_empty()) {
                 datasets.set(&format!("{base}/{name}"), property, value)?;
