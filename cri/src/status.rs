@@ -46,7 +46,7 @@ pub(crate) fn is_routine(rpc: &str, code: Code) -> bool {
 
 /// Whether the request itself says how long the RPC takes: a grace period, a command, the size of an image.
 pub(crate) fn is_long(rpc: &str) -> bool {
-    matches!(rpc, "StopContainer" | "StopPodSandbox" | "ExecSync" | "PullImage" | "ImportImages")
+    matches!(rpc, "StopContainer" | "StopPodSandbox" | "ExecSync" | "PullImage" | "ImportImages" | "ImportRoot")
 }
 
 fn code(error: &Error) -> Code {

@@ -24,13 +24,13 @@ for pid in $(pgrep -f "^$dir/prefix/sbin/cellblock "); do
     parent=$(ps -o ppid= -p "$pid")
     [ "$(ps -o comm= -p $parent)" != daemon ] || kill -9 $parent
 done
-for pattern in "^($dir/(prefix/sbin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images) " '^[^ ]*/cellblock-monitor '; do
+for pattern in "^($dir/(prefix/sbin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images|bench-pods) " '^[^ ]*/cellblock-monitor '; do
     for pid in $(pgrep -f "$pattern"); do
         kill -9 "$pid" 2>/dev/null
         while kill -0 "$pid" 2>/dev/null; do sleep 1; done
     done
 done
-for jail in $(jls -q name | grep -E "^$prefixes[sx]?[0-9a-f]{12}$"; jls -q name | grep -x ctoutside); do
+for jail in $(jls -q name | grep -E "^$prefixes[sx]?[0-9a-f]{12}$"; jls -q name | grep -xE "ctoutside|cellblock-bench"); do
     jail -R "$jail" || failed "jail $jail is left"
 done
 for interface in $(ifconfig -l | tr ' ' '\n' | grep -E "^($prefixes([0-9a-f]{12}o|br0)|node0)$"); do

@@ -437,10 +437,15 @@ run_package() {
     check "its service runs a pod" package_serves
     check "the pod runs on while it is deleted and added again" package_is_replaced
     check "it goes, but for an edited file" package_goes
+    # What a check that failed left.
+    cri rmp -fa >/dev/null 2>&1
     command service cellblock onestop >/dev/null 2>&1
     pkg delete -qy cellblock 2>/dev/null
-    rm -rf "$etc" /var/db/cellblock /var/run/cellblock /var/log/cellblock.log
-    [ -z "$dataset" ] || zfs destroy -r "$dataset/package" 2>/dev/null
+    if [ -z "$dataset" ] || zfs destroy -r "$dataset/package"; then
+        rm -rf "$etc" /var/db/cellblock /var/run/cellblock /var/log/cellblock.log
+    else
+        failures=$((failures + 1))
+    fi
     socket=unix://$dir/cri.sock
 }
 

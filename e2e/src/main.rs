@@ -86,7 +86,7 @@ enum Command {
         #[arg(long, value_name = "DATASET", requires = "registry_config")]
         zfs: Option<String>,
         /// Keeps the directory of the run, with its logs.
-        #[arg(long)]
+        #[arg(long, requires = "registry_config")]
         keep: bool,
     },
     /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.

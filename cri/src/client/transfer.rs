@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use futures::Stream;
@@ -114,8 +114,11 @@ pub(super) async fn receive<M>(
     }
     let name = output.file_name().with_context(|| format!("{} names no file", output.display()))?;
     let begun = output.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // It may hold secrets; in a directory like /tmp the name may be somebody else's already.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&begun);
+    let file = file.with_context(|| format!("cannot create {}", begun.display()))?;
     let written = tokio::select! {
-        written = keep(messages, chunk, &begun, output) => written,
+        written = keep(messages, chunk, (file, &begun), output) => written,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     let bytes = match written {
@@ -132,11 +135,9 @@ pub(super) async fn receive<M>(
 async fn keep<M>(
     messages: Streaming<M>,
     chunk: fn(M) -> Vec<u8>,
-    begun: &PathBuf,
+    (mut file, begun): (File, &Path),
     output: &Path,
 ) -> anyhow::Result<u64> {
-    // It may hold secrets.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(begun)?;
     let bytes = write_all(messages, chunk, &mut file).await?;
     file.sync_all()?;
     std::fs::rename(begun, output)?;

@@ -1,5 +1,5 @@
-//! Admin's ImportRoot: keeps what the client sends under a name that pods can ask for by annotation. If the client goes away or breaks
-//! off, nothing stays.
+//! Admin's ImportRoot: keeps what the client sends under a name that pods can ask for by annotation. If the client breaks off or goes
+//! away before its end, nothing stays.
 
 use std::sync::Arc;
 

@@ -144,6 +144,8 @@ impl Server {
             },
             node.streaming.stop(),
         );
+        // A task that is just running ends at its next wait.
+        futures::future::join_all(keepers).await;
         // Else a spare, or a repair of the network, would be finished after its removal here.
         if tokio::time::timeout(STOP_GRACE, node.tended()).await.is_err() {
             warn!("work in the background takes longer than {} s and was left behind", STOP_GRACE.as_secs());

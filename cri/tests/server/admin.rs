@@ -227,7 +227,7 @@ fn what_of_an_import_or_export_is_wrong_is_named_and_nothing_stays() {
     assert!(error.starts_with("name of an imported root: \"../web\" is not 1 to 64 letters"), "{error}");
     roots::import(&state, "web", &output).unwrap_err();
 
-    // A client that ends half way, and one that tells an error.
+    // A client that ends half way.
     snapshots::take(&state, &id, "a").unwrap();
     roots::export(&state, &id, "a", &output, &mut Vec::new()).unwrap();
     let archive = std::fs::read(&output).unwrap();
@@ -237,14 +237,17 @@ fn what_of_an_import_or_export_is_wrong_is_named_and_nothing_stays() {
         let mut admin = admin.clone();
         async move { admin.import_root(endless).await }
     });
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    call.abort();
     let imported = world.root(&id).ancestors().nth(3).unwrap().join("imported");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while imported.read_dir().is_ok_and(|entries| entries.count() > 0) {
-        assert!(std::time::Instant::now() < deadline, "something stays");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let wait_until = |what: &str, begun: bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while imported.read_dir().is_ok_and(|entries| entries.count() > 0) != begun {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    wait_until("it begins", true);
+    call.abort();
+    wait_until("nothing stays", false);
     let refused = server.run(client.run_pod_sandbox(run_pod_from("a/b"))).unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().starts_with("annotations[storage.cellblock/root.main]: \"a/b\" is not"), "{refused}");

@@ -234,20 +234,24 @@ fn a_root_is_exported_and_containers_are_made_from_it() {
     assert!(matches!(roots.export(&id, "b", &mut none), Err(Error::NotFound { .. })));
     assert!(matches!(roots.export(&other, "a", &mut none), Err(Error::NotFound { .. })));
 
-    // Half of a stream, something else, and streams that set properties, with and without several snapshots.
+    // Half of a stream, something else, a volume, and streams that set properties, with holds and with several snapshots.
     let dataset_of = format!("{dataset}/containers/{id}");
-    let all = |flag: &str| {
+    let all = |flag: &str, of: &str| {
         let mut stream = Vec::new();
-        let snapshot = format!("{dataset_of}@a");
-        host::run::Tool::new("zfs").args(["send", flag, &snapshot]).run_to(&mut stream).unwrap();
+        Tool::new("zfs").args(["send", flag, &format!("{of}@a")]).run_to(&mut stream).unwrap();
         stream
     };
+    let volume = format!("{dataset}/volume");
+    zfs(&["create", "-V", "1M", &volume]);
+    zfs(&["snapshot", &format!("{volume}@a")]);
     zfs(&["set", "exec=off", &dataset_of]);
+    zfs(&["hold", "mine", &format!("{dataset_of}@a")]);
     for (bad, stream) in [
         ("half", stream[..stream.len() / 2].to_vec()),
         ("text", vec![b'x'; 4096]),
-        ("-p", all("-p")),
-        ("-R", all("-R")),
+        ("-hp", all("-hp", &dataset_of)),
+        ("-R", all("-R", &dataset_of)),
+        ("volume", all("-L", &volume)),
     ] {
         let error = roots.import("web", &mut stream.as_slice()).unwrap_err();
         assert!(!matches!(error, Error::Conflict { .. }), "{bad}: {error}");
@@ -261,6 +265,10 @@ fn a_root_is_exported_and_containers_are_made_from_it() {
     assert!(matches!(roots.import("a/b", &mut stream.as_slice()), Err(Error::Invalid { .. })));
     assert!(matches!(roots.prepare_imported(&other, "web"), Err(Error::NotFound { .. })));
 
+    roots.import("held", &mut all("-h", &dataset_of).as_slice()).unwrap();
+    zfs(&["release", "mine", &format!("{dataset_of}@a")]);
+    zfs(&["destroy", "-r", &format!("{dataset}/imported/held")]);
+    zfs(&["destroy", "-r", &volume]);
     roots.import("web", &mut stream.as_slice()).unwrap();
     assert!(matches!(roots.import("web", &mut stream.as_slice()), Err(Error::Conflict { .. })));
     let made = roots.prepare_imported(&other, "web").unwrap();
@@ -317,6 +325,12 @@ fn a_root_goes_back_to_its_snapshots() {
     assert_eq!((names(&zfs, &other), names(&zfs, &id).len()), (vec!["both".to_owned()], 4));
     zfs.discard(&other).unwrap();
     let found = zfs.snapshots(&id).unwrap();
+    // What keeps a later one keeps all: none is lost for a roll-back that fails.
+    let held = format!("{dataset}/containers/{id}@b");
+    self::zfs(&["hold", "mine", &held]);
+    assert!(zfs.rollback(&id, "a").is_err());
+    assert_eq!(names(&zfs, &id).len(), 4);
+    self::zfs(&["release", "mine", &held]);
     assert!(found.iter().all(|one| one.referenced > 0 && one.created > 1_700_000_000), "{found:?}");
     zfs.rollback(&id, "a").unwrap();
     assert_eq!(names(&zfs, &id), ["a"]);

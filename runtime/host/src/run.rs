@@ -385,12 +385,14 @@ mod tests {
 
     #[test]
     fn a_stream_that_breaks_off_ends_the_program() {
-        // Neither ends by itself.
+        // Neither ends by itself; the inner sleep holds the pipe of errors: they return early only because it was killed too.
+        let begun = std::time::Instant::now();
         let reader = Tool::new("sh").args(["-c", "sleep 60 & wait"]).run_from(&mut Broken).unwrap_err();
         let writer = Tool::new("sh").args(["-c", "echo some; sleep 60 & wait"]).run_to(&mut Broken).unwrap_err();
         for error in [reader, writer] {
             assert!(matches!(&error, RunError::Pipe { source, .. } if source.to_string() == "broke off"), "{error:?}");
         }
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     #[test]

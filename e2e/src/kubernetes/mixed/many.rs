@@ -17,6 +17,8 @@ const RUN: Duration = Duration::from_secs(600);
 /// The processes of Cellblock there, by name.
 const PROGRAMS: [&str; 2] = ["cellblock", "cellblock-monitor"];
 
+/// Longer than kubelet's rounds of collecting containers (`ContainerGCPeriod`).
+const ROUND: Duration = Duration::from_secs(70);
 /// What the machine holds of Cellblock's: jails and their interfaces, mounts, monitors. A spare pod has another name after each use.
 const COUNTS: &str =
     "jls -d name | wc -l; ifconfig -l | wc -w; mount -p | wc -l; pgrep -x cellblock-monitor | wc -l; true";
@@ -29,7 +31,7 @@ pub(super) fn run(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
         ensure!(left.is_empty(), "pods of earlier steps are left:\n{}", remote.crictl("pods")?);
         Ok(())
     })?;
-    let before = counts(remote)?;
+    let before = steady(remote)?;
     scale(nodes, PODS)?;
     kubectl.wait("deployment/many", &format!("jsonpath={{.status.readyReplicas}}={PODS}"), LONG)?;
     let (then, cpu) = (running(&nodes.cluster)?, cpu_time(remote)?);
@@ -48,10 +50,23 @@ pub(super) fn run(nodes: &mut Nodes<'_, '_, '_>) -> Result<()> {
     scale(nodes, 0)?;
     until(LONG + PATIENCE, || {
         let after = counts(remote)?;
-        // kubelet may remove what is left of earlier steps meanwhile.
+        // kubelet may still remove what is left of earlier steps.
         let more = after.iter().zip(&before).any(|(after, before)| after > before);
         ensure!(!more, "jails, interfaces, mounts and monitors were {before:?} and are {after:?}");
         Ok(())
+    })
+}
+
+/// The counts when kubelet's rounds of a minute find nothing more to remove of earlier steps: it could hide as much that leaks.
+fn steady(remote: &Remote) -> Result<Vec<usize>> {
+    let mut last = counts(remote)?;
+    until(LONG, || {
+        std::thread::sleep(ROUND);
+        let now = counts(remote)?;
+        let is_steady = now == last;
+        last.clone_from(&now);
+        ensure!(is_steady, "jails, interfaces, mounts and monitors change: {now:?}");
+        Ok(now)
     })
 }
 

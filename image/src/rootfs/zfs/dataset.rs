@@ -50,7 +50,7 @@ impl Datasets {
             let dataset = format!("{base}/{name}");
             if !datasets.exists(&dataset)? {
                 zfs(&["create", "-o", "mountpoint=legacy", "-o", "atime=off", &dataset])?;
-                first = true;
+                first |= name == "chains";
             }
         }
         // Clones inherit from their parents, as what is created or received (in the trash) does.
@@ -252,15 +252,27 @@ impl Datasets {
     }
 
     fn receive_begun(&self, begun: &str, from: &mut dyn Read) -> Result<(), Error> {
-        // With the snapshot's name, zfs(8) refuses a stream of several; `-x` and `-u` keep it from being mounted anywhere.
+        // With the snapshot's name, zfs(8) refuses a stream of several; `-x` and `-u` keep it from being mounted anywhere; `-h` leaves
+        // holds behind, which nothing here would release.
         let snapshot = format!("{begun}@{ROOT}");
-        Tool::new("zfs").args(["receive", "-u", "-x", "mountpoint", &snapshot]).run_from(from).map_err(failed)?;
-        let output = zfs(&["get", "-H", "-o", "property", "-s", "received", "all", begun])?;
-        let properties = String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>().join(", ");
+        Tool::new("zfs").args(["receive", "-h", "-u", "-x", "mountpoint", &snapshot]).run_from(from).map_err(failed)?;
+        let get = |args: &[&str]| -> Result<Vec<String>, Error> {
+            let output = zfs(&[&["get", "-H"], args, &[begun]].concat())?;
+            Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        };
+        let refused = |reason: String| Err(Error::invalid("stream", reason));
+        let kind = get(&["-o", "value", "type"])?.concat();
+        if kind != "filesystem" {
+            return refused(format!("it has a {kind}, no file system"));
+        }
+        if get(&["-o", "value", "encryptionroot"])?.concat() == begun {
+            return refused("it is raw (zfs send -w) and encrypted: its key is not here".to_owned());
+        }
+        let properties = get(&["-o", "property", "-s", "received", "all"])?;
         if properties.is_empty() {
             return Ok(());
         }
-        Err(Error::invalid("stream", format!("it sets properties ({properties}): send it without -p and -R")))
+        refused(format!("it sets properties ({}): send it without -p and -R", properties.join(", ")))
     }
 
     /// Moves a container's dataset, which is not mounted, with its snapshots to where nothing removes it.
@@ -270,7 +282,17 @@ impl Datasets {
 
     /// Idempotent.
     pub(super) fn destroy_snapshot(&self, snapshot: &str) -> Result<(), Error> {
-        gone(self.act(&["destroy", snapshot], |library| library.destroy_snapshot(snapshot)))
+        gone(self.act(&["destroy", snapshot], |library| library.destroy_snapshots(&[snapshot.to_owned()])))
+    }
+
+    /// Destroys snapshots of a dataset in one transaction: all or none.
+    pub(super) fn destroy_all(&self, dataset: &str, names: &[&str]) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let whole: Vec<String> = names.iter().map(|name| format!("{dataset}@{name}")).collect();
+        let listed = format!("{dataset}@{}", names.join(","));
+        self.act(&["destroy", &listed], |library| library.destroy_snapshots(&whole))
     }
 
     /// Rolls back to the latest snapshot.
@@ -288,7 +310,9 @@ impl Datasets {
 
     /// Lists all datasets.
     pub(super) fn list(&self) -> Result<Listed, Error> {
-        let output = zfs(&["list", "-Hp", "-r", "-t", "filesystem,snapshot", "-o", "name,used", &self.base])?;
+        // A volume is what a server left that received one when it died.
+        let kinds = "filesystem,volume,snapshot";
+        let output = zfs(&["list", "-Hp", "-r", "-t", kinds, "-o", "name,used", &self.base])?;
         Ok(parse(&self.base, &String::from_utf8_lossy(&output.stdout)))
     }
 

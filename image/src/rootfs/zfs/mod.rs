@@ -398,9 +398,9 @@ impl Rootfs for Zfs {
         let dataset = self.existing(id)?;
         let all = self.datasets().snapshots(&dataset)?;
         let at = all.iter().position(|other| other.name == name).ok_or_else(|| missing_snapshot(id, name))?;
-        for later in all[at + 1..].iter().rev() {
-            self.datasets().destroy_snapshot(&format!("{dataset}@{}", later.name))?;
-        }
+        // All or none: an export that runs keeps one of them.
+        let later: Vec<&str> = all[at + 1..].iter().map(|later| later.name.as_str()).collect();
+        self.datasets().destroy_all(&dataset, &later)?;
         self.datasets().rollback(&dataset, name)
     }
 

@@ -113,10 +113,10 @@ impl Library {
         done
     }
 
-    /// Destroys a snapshot; does not defer.
-    pub(super) fn destroy_snapshot(&self, snapshot: &str) -> io::Result<()> {
+    /// Destroys snapshots in one pool, all or none; does not defer.
+    pub(super) fn destroy_snapshots(&self, snapshots: &[String]) -> io::Result<()> {
         let mut errors = ptr::null_mut();
-        let list = self.list(&[snapshot.to_owned()])?;
+        let list = self.list(snapshots)?;
         // SAFETY: the list is one of nvlist_alloc; what is put into `errors` is freed below.
         let done = check(unsafe { (self.destroy_snapshots)(list, 0, &raw mut errors) });
         self.free(list);
