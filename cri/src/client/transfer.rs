@@ -116,7 +116,7 @@ pub(super) async fn receive<M>(
     let begun = output.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     // It may hold secrets; in a directory like /tmp the name may be somebody else's already.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&begun);
-    let file = file.with_context(|| format!("cannot create {}", begun.display()))?;
+    let file = file.with_context(|| format!("cannot write {}", output.display()))?;
     let written = tokio::select! {
         written = keep(messages, chunk, (file, &begun), output) => written,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
