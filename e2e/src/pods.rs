@@ -105,11 +105,11 @@ pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<
     let client = Client::new(tokio.handle(), socket(peer.address()));
     let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
     let measured = theirs.measure(plan, None, &mut rows);
-    peer.stop()?;
-    remove_cgroups(group)?;
-    // What Cellblock took is worth reading also where the peer fails.
+    // What was measured is worth reading also where the peer fails, or leaves pods behind.
     print(plan, rows);
-    measured
+    peer.stop()?;
+    measured?;
+    remove_cgroups(group)
 }
 
 /// Times the calls of Cellblock, and of the kernel alone, and prints the medians.
