@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use e2e::client::Client;
+use e2e::client::{Client, socket};
 use e2e::containerd::Containerd;
 use e2e::process::tail;
 use e2e::registry::Registry;
@@ -76,7 +76,7 @@ pub(crate) fn pulls(plan: &pulls::Plan) -> Result<()> {
     let server = ground.site.serve()?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let subject = |address: &str, pid: u32| {
-        Ok::<_, anyhow::Error>(pulls::Subject { client: Client::new(tokio.handle(), pulls::socket(address)?), pid })
+        Ok::<_, anyhow::Error>(pulls::Subject { client: Client::new(tokio.handle(), socket(address)?), pid })
     };
     let (ours, theirs) = (subject(&ground.site.address(), server.pid())?, subject(peer.address(), peer.pid())?);
     let registry = &ground.registry;

@@ -33,6 +33,14 @@ pub struct Client {
     channel: Channel,
 }
 
+/// The file of an address.
+///
+/// # Errors
+/// It is not `unix://PATH`.
+pub fn socket(address: &str) -> Result<PathBuf> {
+    Ok(address.strip_prefix("unix://").context("an address is unix://PATH")?.into())
+}
+
 impl Client {
     /// Connects to a socket on the first call.
     pub fn new(tokio: &Handle, socket: PathBuf) -> Self {

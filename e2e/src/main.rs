@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use e2e::archives;
 use e2e::base_images;
 use e2e::checks::Checks;
-use e2e::client::Client;
+use e2e::client::{Client, socket};
 use e2e::critest::{Critest, Ran, STREAMING, Transport, judge, parse};
 use e2e::crowd;
 use e2e::dns::DOMAIN;
@@ -445,9 +445,9 @@ fn specs_of(site: &Site, plan: &specs::Plan, checks: &mut Checks) -> Result<()> 
 
 /// Runs the specs on the server with this address.
 fn specs_at(address: &str, dir: &Path, crictl: &Path, plan: &specs::Plan, checks: &mut Checks) -> Result<()> {
-    let socket = Path::new(address.strip_prefix("unix://").context("an address is unix://PATH")?);
+    let socket = &socket(address)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let client = Client::new(tokio.handle(), socket.to_owned());
+    let client = Client::new(tokio.handle(), socket.clone());
     specs::run(&Ground { client: &client, socket, dir, crictl }, plan, checks)
 }
 

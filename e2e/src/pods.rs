@@ -11,14 +11,14 @@ mod bare;
 mod bare;
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::v1::*;
 
 use self::bare::Bare;
-use crate::client::Client;
+use crate::client::{Client, socket};
 use crate::containerd::Containerd;
 use crate::images::BUSYBOX;
 use crate::kubernetes::machine::remove_cgroups;
@@ -102,7 +102,7 @@ pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<
     let group = &*group(site);
     let mut rows = ours(plan, Some(tools), site, &tokio)?;
     let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
-    let client = Client::new(tokio.handle(), socket(peer.address()));
+    let client = Client::new(tokio.handle(), socket(peer.address())?);
     let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
     let measured = theirs.measure(plan, None, &mut rows);
     // What was measured is worth reading also where the peer fails, or leaves pods behind.
@@ -123,16 +123,12 @@ fn ours(plan: &Plan, tools: Option<&Tools>, site: &Site, tokio: &tokio::runtime:
     ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
     let bare = Bare::make(tools, &site.dir().join("bare"))?;
     let server = site.serve()?;
-    let client = Client::new(tokio.handle(), socket(&site.address()));
+    let client = Client::new(tokio.handle(), socket(&site.address())?);
     let subject = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group: &group(site) };
     let mut rows = Vec::new();
     let measured = subject.measure(plan, bare.as_ref(), &mut rows);
     server.stop()?;
     measured.map(|()| rows)
-}
-
-fn socket(address: &str) -> PathBuf {
-    PathBuf::from(address.trim_start_matches("unix://"))
 }
 
 fn group(site: &Site) -> String {

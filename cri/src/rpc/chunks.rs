@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Request, Status};
 
+use super::extensions::gone;
 use super::{Parts, received};
 use crate::error::Error;
 use crate::state::node::Node;
@@ -61,15 +61,17 @@ impl<M> Write for Pieces<M> {
     }
 }
 
-/// Gives the bytes of messages to `intake`, `first` before the others, and returns what it makes of them. If the client breaks off
+/// Gives the name of the first message and the bytes of all to `intake`, and returns what it makes of them. If the client breaks off
 /// or goes away, that is the error, and reading fails.
-pub(super) async fn receive<M, T>(
-    mut messages: impl Stream<Item = Result<M, Status>> + Unpin,
-    first: Vec<u8>,
-    chunk: fn(M) -> Vec<u8>,
-    gone: CancellationToken,
-    intake: impl AsyncFnOnce(Incoming) -> Result<T, Error>,
+pub(super) async fn receive<M: Default, T>(
+    request: Request<impl Stream<Item = Result<M, Status>> + Unpin>,
+    parts: fn(M) -> (String, Vec<u8>),
+    intake: impl AsyncFnOnce(String, Incoming) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    let gone = gone(&request);
+    let mut messages = request.into_inner();
+    let first = messages.next().await.transpose().map_err(|status| broken(&status))?.unwrap_or_default();
+    let (name, first) = parts(first);
     let (sender, received) = mpsc::channel(WAITING);
     let feed = async {
         let mut next = Some(first);
@@ -80,19 +82,19 @@ pub(super) async fn receive<M, T>(
                 return std::future::pending().await;
             }
             match messages.next().await.transpose() {
-                Ok(message) => next = message.map(chunk),
+                Ok(message) => next = message.map(|message| parts(message).1),
                 Err(status) => return broken(&status),
             }
         }
     };
     tokio::select! {
-        taken = intake(Incoming { received, chunk: Cursor::default(), ended: false }) => taken,
+        taken = intake(name, Incoming { received, chunk: Cursor::default(), ended: false }) => taken,
         error = feed => Err(error),
         () = gone.cancelled() => Err(broken(&Status::cancelled("the client went away"))),
     }
 }
 
-pub(super) fn broken(status: &Status) -> Error {
+fn broken(status: &Status) -> Error {
     Error::State { what: format!("the stream broke off: {}", status.message()) }
 }
 

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use proto::admin::{ImportRootRequest, ImportRootResponse};
 use tonic::{Request, Status};
 use tracing::info;
 
 use super::chunks;
-use super::extensions::gone;
 use crate::error::Error;
 use crate::state::node::Node;
 
@@ -17,13 +16,10 @@ pub(crate) async fn call<S>(node: &Arc<Node>, request: Request<S>) -> Result<Imp
 where
     S: Stream<Item = Result<ImportRootRequest, Status>> + Unpin,
 {
-    let gone = gone(&request);
-    let mut messages = request.into_inner();
-    let first = messages.next().await.transpose().map_err(|status| chunks::broken(&status))?.unwrap_or_default();
-    let name = first.name.clone();
-    let intake =
-        async |mut stream| Ok(node.block(move |node| node.images.import_root(&first.name, &mut stream)).await?);
-    chunks::receive(messages, first.chunk, |message| message.chunk, gone, intake).await?;
+    let intake = async |name: String, mut stream| {
+        node.block(move |node| node.images.import_root(&name, &mut stream).map(|()| name)).await.map_err(Error::from)
+    };
+    let name = chunks::receive(request, |message| (message.name, message.chunk), intake).await?;
     info!(name, "imported a root");
     Ok(ImportRootResponse {})
 }

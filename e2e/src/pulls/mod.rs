@@ -6,7 +6,7 @@ pub mod floors;
 pub mod meter;
 pub mod shaped;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -233,9 +233,4 @@ fn odd_images(subjects: [&Subject; 2], ground: &Ground<'_>, plan: &Plan) -> Resu
         println!("{name}: {before} MiB, after {count} odd images {pulled}, after removing them {}", mib());
     }
     Ok(())
-}
-
-/// The socket of an address.
-pub fn socket(address: &str) -> Result<PathBuf> {
-    Ok(address.strip_prefix("unix://").context("an address is unix://PATH")?.into())
 }
