@@ -10,3 +10,4 @@ pub(crate) mod reconcile;
 pub(crate) mod recover;
 pub(crate) mod spares;
 pub(crate) mod teardown;
+pub(crate) mod written;

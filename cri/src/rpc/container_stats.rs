@@ -67,7 +67,7 @@ pub(crate) fn read(node: &Node, record: &ContainerRecord) -> (ContainerStats, Op
 }
 
 fn writable_layer(node: &Node, record: &ContainerRecord) -> Option<FilesystemUsage> {
-    let written = node.samples.written(&record.id, now(), || node.images.container_usage(&record.id).ok())?;
+    let written = node.written(&record.id)?;
     Some(FilesystemUsage {
         timestamp: written.at,
         fs_id: Some(FilesystemIdentifier { mountpoint: node.images.mountpoint().display().to_string() }),

@@ -32,9 +32,7 @@ fn written(node: &Node) -> Result<FsUsage, Error> {
     let mut sum = FsUsage { bytes: 0, inodes: 0 };
     for id in node.images.containers()? {
         // One that was removed meanwhile has written nothing.
-        let Some(written) = node.samples.written(&id, now(), || node.images.container_usage(&id).ok()) else {
-            continue;
-        };
+        let Some(written) = node.written(&id) else { continue };
         sum.bytes += written.usage.bytes;
         sum.inodes += written.usage.inodes;
     }

@@ -67,7 +67,7 @@ fn of_network(pod: &PodRecord, counters: &Counters) -> Vec<Metric> {
 fn of_container(node: &Node, roots: &Roots, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
     let ContainerPhase::Running { started_at, .. } = record.phase else { return None };
     let now = now();
-    let written = node.samples.written(&record.id, now, || node.images.container_usage(&record.id).ok());
+    let written = node.written(&record.id);
     let reading = metrics::Container {
         usage: node.runtime.container_usage(&record.id).ok()?,
         details: node.runtime.container_details(&record.id).ok()?,

@@ -18,12 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::error::Error;
-use crate::lifecycle::nameserver;
-use crate::lifecycle::needs;
-use crate::lifecycle::network;
-use crate::lifecycle::reconcile;
-use crate::lifecycle::recover;
-use crate::lifecycle::spares;
+use crate::lifecycle::{nameserver, needs, network, reconcile, recover, spares, written};
 use crate::rpc::MESSAGE_LIMIT;
 use crate::server::admin::{self, AdminService};
 use crate::server::connections;
@@ -125,6 +120,7 @@ impl Server {
             tokio::spawn(reconcile::run(node.clone())),
             tokio::spawn(network::run(node.clone())),
             tokio::spawn(needs::run(node.clone())),
+            tokio::spawn(written::run(node.clone())),
             tokio::spawn(nameserver::run(node.clone())),
         ];
         let ended = tokio::select! {

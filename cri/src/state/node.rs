@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use host::ContainerId;
 use host::fault::Faults;
 use host::worker::Workers;
 use ipnetwork::IpNetwork;
@@ -21,7 +22,7 @@ use crate::state::locks::Locks;
 use crate::state::names::{self, Names};
 use crate::state::needs::Needs;
 use crate::state::record::{Disk, FormerAddresses, Loaded, Unreadable};
-use crate::state::samples::Samples;
+use crate::state::samples::{Samples, Written};
 use crate::state::spare_pool::SparePool;
 use crate::state::store::Store;
 use crate::state::subscribers::Subscribers;
@@ -202,6 +203,11 @@ impl Node {
     pub(crate) async fn tended(&self) {
         self.tending.close();
         self.tending.wait().await;
+    }
+
+    /// What a container has written to its root, as read lately. None: it cannot be read. Blocking.
+    pub(crate) fn written(&self, id: &ContainerId) -> Option<Written> {
+        self.samples.written(id, now(), || self.images.container_usage(id).ok())
     }
 
     /// Closes the records for good: this server writes nothing more to disk.

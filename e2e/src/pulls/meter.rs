@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often memory is read: workers of small layers live for a few milliseconds.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How often memory is read: often enough for the peak of a pull of a second, and seldom enough to leave the processors to it.
+const PAUSE: Duration = Duration::from_millis(25);
 /// Clock ticks of a second in /proc (proc_pid_stat(5)): 100 on every Linux of today.
 const TICKS: f64 = 100.0;
 

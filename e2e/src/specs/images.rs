@@ -1,18 +1,23 @@
-//! What an image asks for: volumes and an entry point; and what the verbose status tells of image and container.
+//! What an image asks for: volumes and an entry point; what a container writes to its root; and what the verbose status tells of
+//! image and container.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use proto::v1::{ContainerConfig, ImageSpec, ImageStatusRequest};
+use proto::v1::{ContainerConfig, ContainerStatsRequest, ImageSpec, ImageStatusRequest};
 use serde_json::Value;
 
 use super::Spec;
 use super::pod::{mount, security};
 use super::stage::Stage;
 use crate::images::VOLUMES;
+use crate::wait::eventually;
 
 pub(super) const SPECS: &[Spec] = &[
     Spec { name: "volumes of the image: contents and mode kept, writable under a read-only root", run: declared },
     Spec { name: "volumes of the image: a container's own, and a mount of the request instead of one", run: own },
     Spec { name: "an entry point of one empty word counts as none", run: entrypoint },
+    Spec { name: "what a container writes and removes shows in its statistics", run: written },
     Spec { name: "inspect: the OCI runtime spec on Linux, the jail's parameters on FreeBSD", run: inspect },
     Spec { name: "inspect of an image: its configuration with history, and its chain IDs", run: inspect_image },
 ];
@@ -65,6 +70,27 @@ fn entrypoint(stage: &Stage<'_>) -> Result<()> {
     })?;
     ensure!(text == "the arguments alone", "it printed {text:?}");
     Ok(())
+}
+
+fn written(stage: &Stage<'_>) -> Result<()> {
+    const MIB: u64 = 1 << 20;
+    let container = stage.pod()?.container(|_| ())?;
+    let client = stage.ground.client;
+    let used = || -> Result<u64> {
+        let request = ContainerStatsRequest { container_id: container.id.clone() };
+        let stats = client.call(client.runtime().container_stats(request))?.into_inner().stats;
+        let layer = stats.and_then(|stats| stats.writable_layer).context("no writable layer")?;
+        Ok(layer.used_bytes.context("no used bytes")?.value)
+    };
+    let empty = used()?;
+    let until = |what: &str, holds: &dyn Fn(u64) -> bool| {
+        eventually(Duration::from_secs(60), what, || Ok(holds(used()?).then_some(())))
+    };
+    // Random, so that no file system compresses it.
+    container.exec("dd if=/dev/urandom of=/written bs=1024k count=8 2>/dev/null")?;
+    until("the statistics with 8 MiB more", &|used| (7 * MIB..10 * MIB).contains(&used.saturating_sub(empty)))?;
+    container.exec("rm /written")?;
+    until("the statistics without them", &|used| used.saturating_sub(empty) < MIB)
 }
 
 fn inspect(stage: &Stage<'_>) -> Result<()> {
