@@ -480,7 +480,7 @@ run_soak() { own_servers --seconds "$SOAK" --pods 20; }
 run_hostile() { own_servers --hostile --seconds "$SOAK"; }
 
 # What calls take with more and more pods; pf's tables as `cellblock check` advises, or 200 pods take 2.5 GB of the kernel's memory.
-run_growth() { own_servers --pods 0,50,100,200 --rounds 5; }
+run_growth() { own_servers --pods "${CELLBLOCK_E2E_PODS:-0,50,100,200}" --rounds 5; }
 
 # `cellblock image` with archives, and a server that is killed in an import.
 run_images() { own_servers; }

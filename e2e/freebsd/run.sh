@@ -15,6 +15,7 @@
 # FREEBSD_FOCUS   only the specs of critest that match
 # FREEBSD_ONLY    only our own specs, or steps of cluster, whose names contain this
 # FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soaks (60)
+# FREEBSD_PODS    numbers of pods at which growth times calls (0,50,100,200)
 # FREEBSD_NODE    for cluster: the machine's address on a network with this one, and FREEBSD_GATEWAY this one's; neither may be
 #                 translated on the way
 # PROFILE         dev or release
@@ -188,7 +189,7 @@ elif [ "$*" = cluster ]; then
     "$tree_target/debug/e2e" cluster --ssh "$FREEBSD_SSH" --dir "$remote" --address "$FREEBSD_NODE" --gateway "$FREEBSD_GATEWAY" \
         ${FREEBSD_ZFS:+--zfs "$FREEBSD_ZFS"} ${FREEBSD_ONLY:+--only "$FREEBSD_ONLY"} </dev/null || code=$?
 else
-    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
+    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} CELLBLOCK_E2E_PODS=${FREEBSD_PODS:-0,50,100,200} sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi
 mkdir -p "$reports"
 $FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -

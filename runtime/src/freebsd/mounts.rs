@@ -204,6 +204,9 @@ pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
             let failed = Error::failed(format!("cannot unmount {}", mounted.on.display()));
             failures.keep(unmount_one(mounted).map_err(failed));
         }
+        if failures.is_empty() {
+            return Ok(());
+        }
     }
     failures.result(Error::failed("cannot unmount what a container has"))
 }

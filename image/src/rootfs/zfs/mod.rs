@@ -322,10 +322,14 @@ impl Rootfs for Zfs {
     }
 
     fn usage(&self, id: &ContainerId) -> Result<FsUsage, Error> {
-        let dataset = self.existing(id)?;
-        let bytes = self.size(&dataset)?.unwrap_or_default();
+        // The list has every dataset: whether this one exists need not be asked for each container.
+        let gone = || Error::not_found(format!("root of container {id}"));
+        let bytes = self.size(&self.roots.dataset(id))?.ok_or_else(gone)?;
         let root = self.roots.root(id);
-        let counted = statvfs(&root).map_err(Error::io(format!("cannot count the files of {}", root.display())))?;
+        let counted = match statvfs(&root) {
+            Err(Errno::ENOENT) => return Err(gone()),
+            counted => counted.map_err(Error::io(format!("cannot count the files of {}", root.display())))?,
+        };
         Ok(FsUsage { bytes, inodes: counted.files().saturating_sub(counted.files_free()) })
     }
 
