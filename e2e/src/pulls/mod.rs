@@ -1,6 +1,7 @@
 //! Compares pulls with containerd: the same images from the same registry, in turn, so that other load affects both. Cold: nothing
-//! of the image is there; warm: everything is.
+//! of the image is there; warm: everything is. Where there is no containerd (FreeBSD), they are compared with pulls by hand.
 
+pub mod by_hand;
 pub mod content;
 pub mod floors;
 pub mod meter;
