@@ -24,7 +24,7 @@ for pid in $(pgrep -f "^$dir/prefix/sbin/cellblock "); do
     parent=$(ps -o ppid= -p "$pid")
     [ "$(ps -o comm= -p $parent)" != daemon ] || kill -9 $parent
 done
-for pattern in "^($dir/(prefix/sbin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images|bench-pods) " '^[^ ]*/cellblock-monitor '; do
+for pattern in "^($dir/(prefix/sbin/)?|\./)(cellblock|kubelet) " "^[^ ]*/e2e (soak|upgrade|specs|images|bench-pods|bench-pull) " '^[^ ]*/cellblock-monitor '; do
     for pid in $(pgrep -f "$pattern"); do
         kill -9 "$pid" 2>/dev/null
         while kill -0 "$pid" 2>/dev/null; do sleep 1; done
@@ -52,7 +52,7 @@ fi
 rctl 2>/dev/null | grep -E "^jail:$prefixes[sx]?[0-9a-f]{12}" | while read -r rule; do rctl -r "$rule"; done
 if [ -n "$dataset" ]; then
     # What is cloned goes before what it was cloned from.
-    for child in containers imported kept trash chains suites images soak hostile growth upgrade package; do
+    for child in containers imported kept trash chains suites images soak hostile growth pulls upgrade package; do
         zfs list "$dataset/$child" >/dev/null 2>&1 || continue
         # A test that broke off left its holds.
         zfs list -H -r -t snapshot -o name "$dataset/$child" | xargs -n 1 zfs holds -H 2>/dev/null |

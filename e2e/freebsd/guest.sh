@@ -5,7 +5,7 @@
 #
 #   guest.sh [-z DATASET] [-f REGEX] [-o SUBSTRING] PART ...
 #
-# Parts: suites demo scenario administrator images linux loop service soak hostile growth upgrade package specs critest. -z: containers' roots on ZFS below this dataset, else copies.
+# Parts: suites demo scenario administrator images linux loop service soak hostile growth pulls upgrade package specs critest. -z: containers' roots on ZFS below this dataset, else copies.
 # -f: only the specs of critest that match. -o: only our own specs whose names contain this.
 set -u
 
@@ -31,6 +31,8 @@ linux=registry.k8s.io/e2e-test-images/linux-busybox:1
 # Pods that the loop makes and removes, and seconds of the soak.
 LOOP=${CELLBLOCK_E2E_LOOP:-20}
 SOAK=${CELLBLOCK_E2E_SOAK:-60}
+# Options of `e2e bench-pull`.
+PULLS=${CELLBLOCK_E2E_PULLS:---rounds 3 --scale 4}
 # The pods' gateway, and the port there of which nobody reads.
 GATEWAY=10.130.0.1
 STALLED=20999
@@ -378,8 +380,10 @@ own_servers() {
     rules=$(pfctl -q -sn; pfctl -q -sr)
     printf 'nat-anchor "*"\nrdr-anchor "*"\npass all\nanchor "*"\n' | pfctl -q -f -
     [ -z "$dataset" ] || zfs create "$dataset/$part"
+    # It has a registry of its own.
+    [ "$part" = pulls ] || set -- "$@" --registry-config certs.d
     # What fails keeps its directory until the end.
-    PATH=$PATH:$dir ./e2e "$(echo "$part" | sed 's/hostile/soak/; s/growth/bench-pods/')" "$@" --registry-config certs.d ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
+    PATH=$PATH:$dir ./e2e "$(echo "$part" | sed 's/hostile/soak/; s/growth/bench-pods/; s/pulls/bench-pull/')" "$@" ${dataset:+--zfs "$dataset/$part"} >"$part.log" 2>&1 ||
         { failures=$((failures + 1)); cat /var/tmp/cellblock-e2e-*/site/cellblock.log >"$part-server.log"; }
     tail -30 "$part.log"
     [ -z "$dataset" ] || zfs destroy -r "$dataset/$part"
@@ -482,6 +486,15 @@ run_hostile() { own_servers --hostile --seconds "$SOAK"; }
 # What calls take with more and more pods; pf's tables as `cellblock check` advises, or 200 pods take 2.5 GB of the kernel's memory.
 run_growth() { own_servers --pods "${CELLBLOCK_E2E_PODS:-0,50,100,200}" --rounds 5; }
 
+# Pulls beside fetch(1) and tar(1) by hand: as copies, and on ZFS where there is a dataset.
+run_pulls() {
+    for dataset in "" ${dataset:+"$dataset"}; do
+        # shellcheck disable=SC2086 # a list of words
+        own_servers --by-hand $PULLS
+        mv pulls.log "pulls-$([ -n "$dataset" ] && echo zfs || echo copy).log"
+    done
+}
+
 # `cellblock image` with archives, and a server that is killed in an import.
 run_images() { own_servers; }
 
@@ -521,7 +534,7 @@ run_critest() {
 
 for part; do
     case $part in
-    suites | demo | scenario | administrator | images | linux | loop | service | soak | hostile | growth | upgrade | package | specs | critest) ;;
+    suites | demo | scenario | administrator | images | linux | loop | service | soak | hostile | growth | pulls | upgrade | package | specs | critest) ;;
     *) echo "no part $part; see $0" >&2 && exit 2 ;;
     esac
 done
@@ -532,7 +545,7 @@ prepare || exit 1
 for part; do
     : >"tmp/$part.cases"
     "run_$part"
-    case $part in critest | images | soak | hostile | growth | specs | upgrade) ;; *) report ;; esac
+    case $part in critest | images | soak | hostile | growth | pulls | specs | upgrade) ;; *) report ;; esac
 done
 echo "$failures failed"
 [ "$failures" = 0 ]

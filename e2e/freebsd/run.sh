@@ -5,8 +5,8 @@
 #   FREEBSD_SSH='ssh -p 2222 root@host' e2e/freebsd/run.sh [PART ...]
 #   FREEBSD_IMAGE=FreeBSD-15.1-RELEASE-amd64.raw [FREEBSD_KEY=id_ed25519] e2e/freebsd/run.sh [PART ...]
 #
-# Parts: suites demo scenario administrator images linux loop service soak hostile upgrade package specs critest (all), growth (best with
-# PROFILE=release), or bench or cluster alone. package wants pkg(8) there, and no Cellblock.
+# Parts: suites demo scenario administrator images linux loop service soak hostile upgrade package specs critest (all), growth and pulls
+# (best with PROFILE=release), or bench or cluster alone. package wants pkg(8) there, and no Cellblock.
 # FREEBSD_SSH     logs in as root; a machine that may be changed: pf, sysctls, files below /var/tmp/cellblock-e2e
 # FREEBSD_IMAGE   a raw or qcow2 image that starts sshd and lets the key in; booted in QEMU on a copy-on-write overlay
 # FREEBSD_KERNEL  a kernel to boot it with, for an image without a loader; FREEBSD_APPEND its environment
@@ -16,6 +16,7 @@
 # FREEBSD_ONLY    only our own specs, or steps of cluster, whose names contain this
 # FREEBSD_LOOP    pods that the loop makes and removes (20), and FREEBSD_SOAK seconds of the soaks (60)
 # FREEBSD_PODS    numbers of pods at which growth times calls (0,50,100,200)
+# FREEBSD_PULLS   options of `e2e bench-pull` for pulls (--rounds 3 --scale 4)
 # FREEBSD_NODE    for cluster: the machine's address on a network with this one, and FREEBSD_GATEWAY this one's; neither may be
 #                 translated on the way
 # PROFILE         dev or release
@@ -81,7 +82,7 @@ build() {
     say "building for FreeBSD"
     export CARGO_TARGET_DIR="$cross_target"
     programs="--bin cellblock --bin cellblock-monitor"
-    case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
+    case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" pulls "* | *" upgrade "*) programs="$programs --bin e2e" ;; esac
     # shellcheck disable=SC2086 # a list of words
     sh "$tree/ci/freebsd-cross.sh" cargo build --locked --profile "$profile" --workspace $programs
     : >"$work/suites"
@@ -165,7 +166,7 @@ $FREEBSD_SSH "rm -rf $remote/suites && mkdir -p $remote/suites $remote/reports &
 for program in cellblock cellblock-monitor; do send "$built/$program" "$program"; done
 send "$crictl" crictl
 send "$critest" critest
-case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
+case " $* " in *" specs "* | *" images "* | *" soak "* | *" hostile "* | *" growth "* | *" pulls "* | *" upgrade "*) send "$built/e2e" e2e ;; esac
 case " $* " in *" upgrade "*)
     $FREEBSD_SSH "mkdir -p $remote/old" </dev/null
     for program in "$old"/*; do send "$program" "old/${program##*/}"; done
@@ -189,7 +190,7 @@ elif [ "$*" = cluster ]; then
     "$tree_target/debug/e2e" cluster --ssh "$FREEBSD_SSH" --dir "$remote" --address "$FREEBSD_NODE" --gateway "$FREEBSD_GATEWAY" \
         ${FREEBSD_ZFS:+--zfs "$FREEBSD_ZFS"} ${FREEBSD_ONLY:+--only "$FREEBSD_ONLY"} </dev/null || code=$?
 else
-    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} CELLBLOCK_E2E_PODS=${FREEBSD_PODS:-0,50,100,200} sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
+    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} CELLBLOCK_E2E_PODS=${FREEBSD_PODS:-0,50,100,200} CELLBLOCK_E2E_PULLS='${FREEBSD_PULLS:-}' sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi
 mkdir -p "$reports"
 $FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -

@@ -273,6 +273,14 @@ pub fn kill_worker(word: &str, path: &str) -> Result<()> {
     bail!("no worker {word} of {path} runs")
 }
 
+/// The seconds of a processor time as FreeBSD's ps(1) prints it (`1:02.34`), and `times` of its sh(1) (`1m2.340s`).
+pub fn processor_time(text: &str) -> Result<f64> {
+    let parts = text.trim().trim_end_matches('s').split_once([':', 'm']);
+    let seconds =
+        parts.and_then(|(minutes, rest)| Some(minutes.parse::<f64>().ok()? * 60.0 + rest.parse::<f64>().ok()?));
+    seconds.with_context(|| format!("no processor time: {text:?}"))
+}
+
 /// The resident set of a process, in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64> {
     let printed = Program::new("ps", ["-o", "rss=", "-p", &pid.to_string()]).run()?;
@@ -303,4 +311,18 @@ pub fn tail(log: &Path) -> String {
     let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::processor_time;
+
+    #[test]
+    fn processor_times_are_read_as_ps_and_sh_print_them() {
+        for (text, wanted) in
+            [("  1:02.50\n", Some(62.5)), ("0:00.00", Some(0.0)), ("2m0.250s", Some(120.25)), ("-", None)]
+        {
+            assert_eq!(processor_time(text).ok(), wanted, "{text}");
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::timed;
-use crate::process::Program;
+use crate::process::{Program, processor_time};
 use crate::tools::Tools;
 
 /// What is timed.
@@ -39,12 +39,7 @@ impl Bare {
     }
 }
 
-/// The user and system time of a process, in seconds, as ps(1) prints it: minutes, `:`, seconds and their hundredths.
+/// The user and system time of a process, in seconds.
 pub(super) fn cpu_time(pid: u32) -> Result<f64> {
-    let text = Program::new("ps", ["-o", "time=", "-p", &pid.to_string()]).run()?;
-    let time = text
-        .trim()
-        .split_once(':')
-        .and_then(|(minutes, seconds)| Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?));
-    time.with_context(|| format!("ps(1) told {text:?} of process {pid}"))
+    processor_time(&Program::new("ps", ["-o", "time=", "-p", &pid.to_string()]).run()?)
 }

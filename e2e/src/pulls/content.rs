@@ -1,5 +1,7 @@
 //! Images for the benchmark of pulls: files of the sizes that images have, of text, of something like machine code, and of what is
-//! compressed already. gzip takes such a layer to about half. Equal seeds give equal images.
+//! compressed already. gzip takes such a layer to about half. Equal seeds give equal images, for the system that makes them.
+
+use std::env::consts::OS;
 
 use anyhow::Result;
 use testimage::{Compression, Config, Image, Layer, Node, Tree};
@@ -8,24 +10,22 @@ use crate::random::Random;
 
 /// Layers of one image.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    /// For the table.
-    pub name: &'static str,
-    /// Layers.
-    pub layers: u64,
-    /// Uncompressed bytes of each.
-    pub bytes: u64,
+struct Shape {
+    name: &'static str,
+    layers: u64,
+    /// Uncompressed, of each.
+    bytes: u64,
 }
 
 const MIB: u64 = 1 << 20;
 /// The images that are pulled.
-pub const SHAPES: [Shape; 3] = [
+const SHAPES: [Shape; 3] = [
     Shape { name: "8 layers of 32 MiB", layers: 8, bytes: 32 * MIB },
     Shape { name: "1 layer of 256 MiB", layers: 1, bytes: 256 * MIB },
     Shape { name: "60 layers of 1 MiB", layers: 60, bytes: MIB },
 ];
 /// The compressions that registries have.
-pub const COMPRESSIONS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+const COMPRESSIONS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
 /// The largest file.
 const FILE_MAX: u64 = 4 * MIB;
 /// Files in one directory.
@@ -39,12 +39,40 @@ pub struct Made {
     pub archives: Vec<Vec<u8>>,
 }
 
+/// Images of one kind.
+#[derive(Debug)]
+pub struct Case {
+    /// For the table.
+    pub name: String,
+    /// Their repository, or what its name begins with.
+    pub repository: String,
+    /// How their layers are compressed.
+    pub compression: Compression,
+    shape: Shape,
+}
+
+/// The cases whose names contain `only`, with layers of a part of the bytes.
+pub fn cases(scale: u64, only: Option<&str>) -> Vec<Case> {
+    let shapes = SHAPES.map(|shape| Shape { bytes: shape.bytes / scale.max(1), ..shape });
+    let of = |shape: Shape| {
+        COMPRESSIONS.map(|(name, compression)| Case {
+            name: format!("{}, {name}", shape.name),
+            repository: format!("{name}-{}-{}", shape.layers, shape.bytes),
+            compression,
+            shape,
+        })
+    };
+    let is_wanted = |case: &Case| only.is_none_or(|only| case.name.contains(only));
+    shapes.into_iter().flat_map(of).filter(is_wanted).collect()
+}
+
 /// Makes an image.
-pub fn image(shape: Shape, compression: Compression, seed: u64) -> Result<Made> {
-    let mut random = Random::new(seed);
+pub fn image(case: &Case, seed: u64) -> Result<Made> {
+    let (Case { shape, compression, .. }, mut random) = (case, Random::new(seed));
     let archives = (0..shape.layers).map(|_| Ok(tree(shape.bytes, &mut random).tar()?)).collect::<Result<Vec<_>>>()?;
-    let layers = archives.iter().map(|tar| Ok(Layer::new(tar, compression)?)).collect::<Result<Vec<_>>>()?;
-    Ok(Made { image: Image::new(&layers, &Config { cmd: vec!["sh"], ..Config::default() }), archives })
+    let layers = archives.iter().map(|tar| Ok(Layer::new(tar, *compression)?)).collect::<Result<Vec<_>>>()?;
+    let config = Config { cmd: vec!["sh"], os: OS, ..Config::default() };
+    Ok(Made { image: Image::new(&layers, &config), archives })
 }
 
 /// An image that is small and odd: a long environment and many tiny layers, which share nothing with other images.
@@ -56,7 +84,7 @@ pub fn odd(seed: u64) -> Result<Image> {
         .collect::<Result<_>>()?;
     let words: Vec<String> = (0..2000).map(|n| format!("V{n}={:x}", random.below(u64::MAX))).collect();
     let config = serde_json::json!({
-        "architecture": testimage::ARCHITECTURE, "os": "linux",
+        "architecture": testimage::ARCHITECTURE, "os": OS,
         "config": {"Cmd": ["sh"], "Env": words},
         "rootfs": {"type": "layers", "diff_ids": layers.iter().map(Layer::diff_id).collect::<Vec<_>>()},
     });
@@ -116,16 +144,22 @@ fn code(size: u64, random: &mut Random) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use testimage::Compression;
+    use super::{cases, image};
 
-    use super::{Shape, image};
+    #[test]
+    fn cases_are_selected_by_name() {
+        let repositories = |only| cases(4, only).into_iter().map(|case| case.repository).collect::<Vec<_>>();
+        assert_eq!(repositories(None).len(), 6);
+        assert_eq!(repositories(Some("8 layers")), ["gzip-8-8388608", "zstd-8-8388608"]);
+        assert!(repositories(Some("lz4")).is_empty());
+    }
 
     #[test]
     fn images_are_reproducible_and_compress_as_real_ones_do() {
-        let shape = Shape { name: "", layers: 1, bytes: 4 << 20 };
-        let made = image(shape, Compression::Gzip, 7).unwrap();
-        assert_eq!(made.image.manifest.digest, image(shape, Compression::Gzip, 7).unwrap().image.manifest.digest);
-        assert_ne!(made.image.manifest.digest, image(shape, Compression::Gzip, 8).unwrap().image.manifest.digest);
+        let case = &cases(64, Some("1 layer of 256 MiB, gzip"))[0];
+        let made = image(case, 7).unwrap();
+        assert_eq!(made.image.manifest.digest, image(case, 7).unwrap().image.manifest.digest);
+        assert_ne!(made.image.manifest.digest, image(case, 8).unwrap().image.manifest.digest);
         let (compressed, whole) = (made.image.blobs[1].bytes.len(), made.archives[0].len());
         assert!(compressed * 4 > whole && compressed * 5 < whole * 4, "{compressed} of {whole}");
     }

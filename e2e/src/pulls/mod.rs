@@ -1,6 +1,7 @@
 //! Compares pulls with containerd: the same images from the same registry, in turn, so that other load affects both. Cold: nothing
-//! of the image is there; warm: everything is.
+//! of the image is there; warm: everything is. Where there is no containerd (FreeBSD), they are compared with pulls by hand.
 
+pub mod by_hand;
 pub mod content;
 pub mod floors;
 pub mod meter;
@@ -9,11 +10,11 @@ pub mod shaped;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use proto::v1::{ImageSpec, RemoveImageRequest};
 
-use self::content::{COMPRESSIONS, Made, SHAPES, Shape};
+use self::content::{Case, Made};
 use self::floors::Floors;
 use self::meter::Meter;
 use crate::client::Client;
@@ -78,13 +79,7 @@ struct Measured {
 impl Subject {
     fn pull(&self, names: &[String]) -> Result<f64> {
         let start = Instant::now();
-        std::thread::scope(|scope| {
-            let pulls: Vec<_> = names.iter().map(|name| scope.spawn(move || self.client.pull(name))).collect();
-            pulls.into_iter().zip(names).try_for_each(|(pull, name)| match pull.join() {
-                Ok(pulled) => pulled.map(drop).with_context(|| format!("cannot pull {name}")),
-                Err(_) => bail!("the pull of {name} panicked"),
-            })
-        })?;
+        side_by_side(names, |name| self.client.pull(name).with_context(|| format!("cannot pull {name}")))?;
         Ok(start.elapsed().as_secs_f64())
     }
 
@@ -95,8 +90,7 @@ impl Subject {
     }
 
     /// One round: cold, warm, and away.
-    fn round(&self, names: &[String], registry: &Registry, measured: &mut Measured) -> Result<()> {
-        forget_earlier(registry)?;
+    fn round(&self, names: &[String], measured: &mut Measured) -> Result<()> {
         let meter = Meter::start(self.pid);
         measured.cold.push(self.pull(names)?);
         let (memory, processor) = meter.stop();
@@ -107,11 +101,9 @@ impl Subject {
     }
 }
 
-/// Takes what an earlier round has left out of the way: what waits for the disk, and the cached inodes of removed files, each of
-/// which an ext4 without a journal looks at for a minute before it makes a file (`recently_deleted` in fs/ext4/ialloc.c). The
-/// registry's blobs are in memory again afterwards.
-fn forget_earlier(registry: &Registry) -> Result<()> {
-    Program::new("sync", [""; 0]).run()?;
+/// Drops the caches, and with them the inodes of removed files, each of which an ext4 without a journal looks at for a minute before
+/// it makes a file (`recently_deleted` in fs/ext4/ialloc.c). The registry's blobs are in memory again afterwards.
+fn forget_removed(registry: &Registry) -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches")?;
     read_all(&registry.storage())
 }
@@ -142,35 +134,32 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
     println!("case | cold, s: Cellblock, containerd, ratio | warm | processor, s | memory, MiB | over the floor");
     println!("---|---|---|---|---|---");
     let mut slow = Vec::new();
-    for shape in SHAPES.map(|shape| Shape { bytes: shape.bytes / plan.scale.max(1), ..shape }) {
-        for (name, compression) in COMPRESSIONS {
-            let case = format!("{}, {name}", shape.name);
-            if plan.only.as_ref().is_some_and(|only| !case.contains(only.as_str())) {
-                continue;
-            }
-            let repository = format!("{name}-{}-{}", shape.layers, shape.bytes);
-            let made = publish(ground.registry, &repository, shape, compression)?;
-            let blobs = |address: &str| format!("http://{address}/v2/{repository}-0/blobs");
-            let floors =
-                floors::measure(&made, compression, &blobs(&ground.registry.address().to_string()), ground.dir)?;
-            let wire = match &line {
-                Ok(_) => Some(floors::fetch(&made, &blobs(&shaped::Line::address()))?),
-                Err(_) => None,
-            };
-            drop(made);
-            for host in [LOOPBACK, SHAPED].into_iter().take(if line.is_ok() { 2 } else { 1 }) {
-                for at_once in AT_ONCE {
-                    let names: Vec<String> = (0..at_once).map(|at| format!("{host}/{repository}-{at}:1")).collect();
-                    let both = alternate([ours, theirs], &names, ground.registry, plan.rounds)?;
-                    let floors = match wire.filter(|_| host == SHAPED) {
-                        Some(fetch) => Floors { fetch, ..floors },
-                        None => floors,
-                    };
-                    let over = (at_once == 1).then_some(floors);
-                    let ratio = print(&format!("{case}, {at_once} at a time, {host}"), both, over);
-                    if host == LOOPBACK && ratio < LEAST {
-                        slow.push(format!("{case}, {at_once} at a time: {ratio:.2}"));
-                    }
+    for case in content::cases(plan.scale, plan.only.as_deref()) {
+        let Case { name, repository, compression, .. } = &case;
+        let made = publish(ground.registry, &case)?;
+        let blobs = |address: &str| format!("http://{address}/v2/{repository}-0/blobs");
+        let floors = floors::measure(&made, *compression, &blobs(&ground.registry.address().to_string()), ground.dir)?;
+        let wire = match &line {
+            Ok(_) => Some(floors::fetch(&made, &blobs(&shaped::Line::address()))?),
+            Err(_) => None,
+        };
+        drop(made);
+        for host in [LOOPBACK, SHAPED].into_iter().take(if line.is_ok() { 2 } else { 1 }) {
+            for at_once in AT_ONCE {
+                let names: Vec<String> = (0..at_once).map(|at| format!("{host}/{repository}-{at}:1")).collect();
+                let mut both = [Measured::default(), Measured::default()];
+                in_turn(plan.rounds, |at| {
+                    forget_removed(ground.registry)?;
+                    [ours, theirs][at].round(&names, &mut both[at])
+                })?;
+                let floors = match wire.filter(|_| host == SHAPED) {
+                    Some(fetch) => Floors { fetch, ..floors },
+                    None => floors,
+                };
+                let over = (at_once == 1).then_some(floors);
+                let ratio = print(&format!("{name}, {at_once} at a time, {host}"), &both, over);
+                if host == LOOPBACK && ratio < LEAST {
+                    slow.push(format!("{name}, {at_once} at a time: {ratio:.2}"));
                 }
             }
         }
@@ -186,42 +175,54 @@ fn name_registry(ground: &Ground<'_>, host: &str, address: &str) -> Result<()> {
     Ok(std::fs::write(of.join("hosts.toml"), format!("server = \"http://{address}\"\n"))?)
 }
 
-/// Pushes as many images of a shape as are pulled at a time, each with other contents, and returns the first.
-fn publish(registry: &Registry, repository: &str, shape: Shape, compression: testimage::Compression) -> Result<Made> {
+/// Pushes as many images of a case as are pulled at a time, each with other contents, and returns the first.
+fn publish(registry: &Registry, case: &Case) -> Result<Made> {
     let mut first = None;
     for at in 0..AT_ONCE[1] {
-        let made = content::image(shape, compression, at as u64 + 1)?;
+        let made = content::image(case, at as u64 + 1)?;
         let image = made.image.clone();
-        registry.publish(&[Published { repository: format!("{repository}-{at}"), tags: vec!["1"], image }])?;
+        registry.publish(&[Published { repository: format!("{}-{at}", case.repository), tags: vec!["1"], image }])?;
         first.get_or_insert(made);
     }
     first.context("an image was made")
 }
 
-fn alternate(subjects: [&Subject; 2], names: &[String], registry: &Registry, rounds: usize) -> Result<[Measured; 2]> {
-    let mut measured = [Measured::default(), Measured::default()];
+/// Runs the rounds of both, by their numbers: each is the first as often as the second.
+fn in_turn(rounds: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<()> {
     for round in 0..rounds {
-        // Each is the first as often as the second.
         for at in [round % 2, (round + 1) % 2] {
-            subjects[at].round(names, registry, &mut measured[at])?;
+            // What an earlier round has left for the disk is not this one's.
+            Program::new("sync", [""; 0]).run()?;
+            run(at)?;
         }
     }
-    Ok(measured)
+    Ok(())
+}
+
+/// Does the same with each, all at a time.
+fn side_by_side<T: Sync, R: Send>(of: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = of.iter().map(|one| scope.spawn(|| work(one))).collect();
+        running.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a pull panicked"))?).collect()
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A column of the table: both medians and their ratio.
+fn column(ours: &[f64], theirs: &[f64]) -> String {
+    let (ours, theirs) = (median(ours), median(theirs));
+    format!("{ours:.3}, {theirs:.3}, {:.2}", theirs / ours)
 }
 
 /// Prints a line of the table and returns the ratio of cold pulls.
-fn print(case: &str, both: [Measured; 2], floors: Option<Floors>) -> f64 {
-    let median = |values: &[f64]| {
-        let mut values = values.to_vec();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let [ours, theirs] = &both;
+fn print(case: &str, [ours, theirs]: &[Measured; 2], floors: Option<Floors>) -> f64 {
     let columns = [(&ours.cold, &theirs.cold), (&ours.warm, &theirs.warm), (&ours.processor, &theirs.processor)];
-    let columns = columns.map(|(ours, theirs)| {
-        let (ours, theirs) = (median(ours), median(theirs));
-        format!("{ours:.3}, {theirs:.3}, {:.2}", theirs / ours)
-    });
+    let columns = columns.map(|(ours, theirs)| column(ours, theirs));
     let floor = floors.map_or_else(String::new, |floors| {
         let Floors { fetch, decompress, write } = floors;
         let over = median(&ours.cold) / floors.highest();

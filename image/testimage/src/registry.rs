@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -87,12 +88,29 @@ fn answer<B>(contents: &Contents, request: &Request<B>) -> Response<Full<Bytes>>
     }
     let within = path.strip_prefix(&contents.repository).and_then(|rest| rest.strip_prefix('/'));
     let Some(blob) = within.and_then(|rest| find(contents, rest)) else { return status(StatusCode::NOT_FOUND) };
-    let mut response = Response::new(Full::new(if head { Bytes::new() } else { blob.bytes.clone() }));
+    let size = blob.bytes.len();
+    let range = request.headers().get(RANGE).filter(|_| !head).and_then(|value| part(value.to_str().ok()?, size));
+    let bytes = blob.bytes.slice(range.clone().unwrap_or(0..size));
+    let mut response = Response::new(Full::new(if head { Bytes::new() } else { bytes.clone() }));
+    if let Some(Range { start, end }) = range {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let said = format!("bytes {start}-{}/{size}", end - 1);
+        response.headers_mut().insert(CONTENT_RANGE, said.parse().expect("numbers are a header value"));
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(blob.media_type));
-    headers.insert(CONTENT_LENGTH, blob.bytes.len().into());
+    headers.insert(CONTENT_LENGTH, bytes.len().into());
     headers.insert(DIGEST_HEADER, HeaderValue::from_str(&blob.digest).expect("a digest is a header value"));
     response
+}
+
+/// The bytes of a Range header (`bytes=FIRST-` or `bytes=FIRST-LAST`). None: everything is the answer, which is allowed for whatever
+/// else a client asks (RFC 9110, 14.2).
+fn part(header: &str, size: usize) -> Option<Range<usize>> {
+    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+    let start = first.parse().ok()?;
+    let end = if last.is_empty() { size } else { last.parse::<usize>().ok()?.checked_add(1)?.min(size) };
+    (start < end).then_some(start..end)
 }
 
 fn find<'a>(contents: &'a Contents, rest: &str) -> Option<&'a Blob> {
@@ -113,7 +131,7 @@ fn status(status: StatusCode) -> Response<Full<Bytes>> {
 mod tests {
     use http::{Request, StatusCode};
 
-    use super::{Contents, answer};
+    use super::{Contents, answer, part};
     use crate::{Config, Image, Tree};
 
     #[test]
@@ -139,5 +157,31 @@ mod tests {
             let request = Request::builder().method(method).uri(&path).body(()).unwrap();
             assert_eq!(answer(&contents, &request).status(), wanted, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn a_range_within_the_blob_is_honoured() {
+        for (header, wanted) in [
+            ("bytes=0-", Some(0..10)),
+            ("bytes=4-", Some(4..10)),
+            ("bytes=4-4", Some(4..5)),
+            ("bytes=4-99", Some(4..10)),
+            ("bytes=10-", None),
+            ("bytes=5-4", None),
+            ("bytes=-4", None),
+            ("bytes=0-1,4-5", None),
+            ("lines=0-", None),
+        ] {
+            assert_eq!(part(header, 10), wanted, "{header}");
+        }
+        let image = Image::new(&[Tree::default().file("a", "x").layer().unwrap()], &Config::default());
+        let mut contents = Contents::new("a");
+        contents.add(&image);
+        let path = format!("/v2/a/blobs/{}", image.blobs[0].digest);
+        let response = answer(&contents, &Request::get(path).header("Range", "bytes=1-2").body(()).unwrap());
+        let header = |name: &str| response.headers()[name].to_str().unwrap();
+        let wanted = format!("bytes 1-2/{}", image.blobs[0].bytes.len());
+        assert_eq!((response.status(), header("Content-Range")), (StatusCode::PARTIAL_CONTENT, wanted.as_str()));
+        assert_eq!(header("Content-Length"), "2");
     }
 }
