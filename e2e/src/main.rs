@@ -90,19 +90,7 @@ enum Command {
         keep: bool,
     },
     /// Compares pulls with a containerd that it starts. Only a release build gives meaningful figures.
-    BenchPull {
-        #[command(flatten)]
-        plan: pulls::Plan,
-        /// Compares with fetch(1) and tar(1) by hand instead, without docker-registry: for FreeBSD.
-        #[arg(long)]
-        by_hand: bool,
-        /// Puts roots of containers on ZFS, below this dataset, and what is fetched by hand into datasets there.
-        #[arg(long, value_name = "DATASET", requires = "by_hand")]
-        zfs: Option<String>,
-        /// Keeps the directory of the run, with its logs.
-        #[arg(long, requires = "by_hand")]
-        keep: bool,
-    },
+    BenchPull(pulls::Plan),
     /// Pods come and go under faults; then the server is killed under many pods.
     Soak {
         #[command(flatten)]
@@ -205,9 +193,6 @@ struct Parts {
 /// The soak of `all`: long enough for dozens of faults, with enough pods to notice a slow recovery.
 const SHORT_SOAK: soak::Plan = soak::Plan { seconds: 60, seed: None, pods: 20, hostile: false, zfs: None };
 
-/// The directory of no hosts.toml files (hier(7)): a registry on loopback needs none.
-const NO_HOSTS: &str = "/var/empty";
-
 fn main() -> ExitCode {
     match command(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -227,12 +212,12 @@ fn command(command: Command) -> Result<()> {
                 checks.check("calls with many pods", || pods::measure(&plan, site));
             })
         }
-        Command::BenchPull { plan, by_hand: false, .. } => benches::pulls(&plan),
-        Command::BenchPull { plan, by_hand: true, zfs, keep } => {
-            without_registry(Path::new(NO_HOSTS), zfs.as_deref(), keep, |site, checks| {
-                checks.check("pulls beside those by hand", || pulls::by_hand::compare(&plan, site, zfs.as_deref()));
+        Command::BenchPull(plan) if plan.by_hand => {
+            without_registry(Path::new(pulls::by_hand::NO_HOSTS), plan.zfs.as_deref(), plan.keep, |site, checks| {
+                checks.check("pulls beside those by hand", || pulls::by_hand::compare(&plan, site));
             })
         }
+        Command::BenchPull(plan) => benches::pulls(&plan),
         Command::BenchKubelet { plan } => benches::kubelet(&plan),
         Command::All(options) => {
             let specs = Some(specs::Plan::default());

@@ -22,6 +22,8 @@ shift 2
 if [ -n "$dataset" ]; then zfs create -o mountpoint="$dir" "$dataset"; else mkdir "$dir"; fi
 for layer; do fetch -q -o - "$layer" | tar -xpf - -C "$dir"; done
 times"#;
+/// A directory without hosts.toml files (hier(7)): a registry on loopback needs none.
+pub const NO_HOSTS: &str = "/var/empty";
 /// The time-out of one image.
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// The repository of the images.
@@ -44,15 +46,15 @@ struct Offered {
 }
 
 /// Measures a new server beside what is typed by hand, and prints the ratios.
-pub fn compare(plan: &Plan, site: &Site, zfs: Option<&str>) -> Result<()> {
+pub fn compare(plan: &Plan, site: &Site) -> Result<()> {
     ensure!(plan.rounds > 0, "there is no median of no rounds");
     // The registry runs in it too.
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = site.serve()?;
     let ours = Subject { client: Client::new(tokio.handle(), socket(&site.address())?), pid: server.pid() };
-    let hand = Hand { dir: site.dir().join("by-hand"), zfs };
+    let hand = Hand { dir: site.dir().join("by-hand"), zfs: plan.zfs.as_deref() };
     std::fs::create_dir_all(&hand.dir)?;
-    println!("{}, medians of {}, layers of 1/{}", zfs.map_or("copy", |_| "zfs"), plan.rounds, plan.scale.max(1));
+    println!("{}, medians of {}, layers of 1/{}", hand.zfs.map_or("copy", |_| "zfs"), plan.rounds, plan.scale.max(1));
     println!(
         "case | cold, s: Cellblock, by hand, ratio | warm, s: Cellblock | processor, s: Cellblock, by hand, ratio"
     );

@@ -43,6 +43,15 @@ pub struct Plan {
     /// Runs only cases whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
+    /// Compares with fetch(1) and tar(1) by hand instead of containerd, without docker-registry: for FreeBSD.
+    #[arg(long)]
+    pub by_hand: bool,
+    /// Puts roots of containers on ZFS, below this dataset, and what is pulled by hand into datasets there.
+    #[arg(long, value_name = "DATASET", requires = "by_hand")]
+    pub zfs: Option<String>,
+    /// Keeps the directory of the run, with its logs.
+    #[arg(long, requires = "by_hand")]
+    pub keep: bool,
 }
 
 /// A server to measure.
