@@ -12,6 +12,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use host::worker::Workers;
+use tokio::sync::oneshot;
 
 use crate::flow::{Flow, State};
 use crate::images::Shared;
@@ -31,22 +32,105 @@ pub(crate) struct Unpacker {
     workers: Workers,
 }
 
-/// One layer to unpack on top of another chain; no layer: an empty directory.
+/// Layers to unpack on top of another chain, one after the other in one directory; no layer: an empty directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) chain: ChainId,
     pub(crate) parent: Option<ChainId>,
-    pub(crate) layer: Option<Layer>,
+    pub(crate) layers: Vec<Layer>,
 }
 
-/// The jobs that unpack an image, the lowest layer first.
-pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId]) -> Vec<Job> {
-    let job = |(at, chain): (usize, &ChainId)| Job {
-        chain: chain.clone(),
-        parent: at.checked_sub(1).map(|below| chains[below].clone()),
-        layer: layers.get(at).cloned(),
+/// How many of an image's chains need not be made. What is below a complete chain is in it.
+pub(crate) fn there(rootfs: &dyn Rootfs, chains: &[ChainId]) -> Result<usize, Error> {
+    for (at, chain) in chains.iter().enumerate().rev() {
+        if rootfs.has(chain)? {
+            return Ok(at + 1);
+        }
+    }
+    Ok(0)
+}
+
+/// The jobs that unpack an image on top of the chains that are there, the lowest layers first.
+pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId], there: usize, stacks: bool) -> Vec<Job> {
+    let job = |from: usize, to: usize| Job {
+        chain: chains[to - 1].clone(),
+        parent: from.checked_sub(1).map(|below| chains[below].clone()),
+        layers: layers.get(from..to).unwrap_or_default().to_vec(),
     };
-    chains.iter().enumerate().map(job).collect()
+    match there..chains.len() {
+        missing if stacks => missing.map(|at| job(at, at + 1)).collect(),
+        missing if missing.is_empty() => Vec::new(),
+        missing => vec![job(missing.start, missing.end)],
+    }
+}
+
+/// Where the layers of a job come from.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    layers: Mutex<Vec<Arrival>>,
+}
+
+/// Gets the flow of a blob when its download begins, or None if it is stored.
+pub(crate) type Begun = oneshot::Receiver<Option<Arc<Flow>>>;
+
+#[derive(Debug)]
+enum Arrival {
+    /// Its download has not begun yet.
+    Waiting(Begun),
+    /// It arrives; None: it is stored.
+    Known(Option<Arc<Flow>>),
+    /// It will not come.
+    Lost,
+}
+
+impl From<Begun> for Arrival {
+    fn from(begun: Begun) -> Self {
+        Self::Waiting(begun)
+    }
+}
+
+impl Arrivals {
+    /// Layers that are stored.
+    fn stored(count: usize) -> Self {
+        Self { layers: Mutex::new((0..count).map(|_| Arrival::Known(None)).collect()) }
+    }
+
+    /// Layers whose downloads begin in this order. Waits for the first one; None: it will not come.
+    pub(crate) async fn of(begun: Vec<Begun>) -> Option<Self> {
+        let mut begun = begun.into_iter();
+        let mut layers = Vec::new();
+        if let Some(first) = begun.next() {
+            layers.push(Arrival::Known(first.await.ok()?));
+        }
+        layers.extend(begun.map(Arrival::from));
+        Some(Self { layers: Mutex::new(layers) })
+    }
+
+    /// The flow of a layer, once its download has begun; None: it is stored. Blocking.
+    fn flow(&self, at: usize) -> Result<Option<Arc<Flow>>, Error> {
+        let arrival = &mut hold(&self.layers)[at];
+        *arrival = match std::mem::replace(arrival, Arrival::Lost) {
+            Arrival::Waiting(begun) => begun.blocking_recv().map_or(Arrival::Lost, Arrival::Known),
+            known => known,
+        };
+        match arrival {
+            Arrival::Known(flow) => Ok(flow.clone()),
+            _ => Err(ended()),
+        }
+    }
+
+    /// Whether a download failed: its error says more than that of an unpacking without its bytes.
+    pub(crate) fn have_failed(&self) -> bool {
+        hold(&self.layers).iter().any(|arrival| match arrival {
+            Arrival::Known(Some(flow)) => flow.now().ended == Some(false),
+            Arrival::Lost => true,
+            _ => false,
+        })
+    }
+}
+
+fn ended() -> Error {
+    Error::unavailable("cannot unpack a layer")("its download ended")
 }
 
 impl Unpacker {
@@ -59,12 +143,13 @@ impl Unpacker {
         let chains = image.chains();
         let top = chains.last().expect("an image has a chain even without layers").clone();
         chains.iter().for_each(|chain| pins.add(&chain.lock()));
-        if !shared.rootfs.has(&top)? {
+        let jobs = jobs(&image.layers, &chains, there(&*shared.rootfs, &chains)?, shared.rootfs.stacks());
+        if !jobs.is_empty() {
             let noted = shared.unsettled.noted();
-            noted.add(Names { blobs: Vec::new(), chains: chains.clone() })?;
-            for job in jobs(&image.layers, &chains) {
+            noted.add(Names { blobs: Vec::new(), chains: jobs.iter().map(|job| job.chain.clone()).collect() })?;
+            for job in jobs {
                 let _lock = shared.locks.blocking_lock(&job.chain.lock());
-                self.unpack(shared, &job, None, &Cancel::default())?;
+                self.unpack(shared, &job, &Arrivals::stored(job.layers.len()), &Cancel::default(), &|_| ())?;
             }
             drop(noted);
             shared.settle_soon();
@@ -72,30 +157,43 @@ impl Unpacker {
         Ok(top)
     }
 
-    /// Unpacks one layer unless its chain exists; a failure leaves nothing behind. `flow`: the blob still arrives, and is waited
-    /// for. The caller holds the chain's lock. Blocking.
-    pub(crate) fn unpack(&self, shared: &Shared, job: &Job, flow: Option<&Flow>, cancel: &Cancel) -> Result<(), Error> {
+    /// Unpacks the layers of a job unless its chain exists; a failure leaves nothing behind. Waits for layers that still arrive, and
+    /// calls `unpacked` with the number of each that is done. The caller holds the chain's lock. Blocking.
+    pub(crate) fn unpack(
+        &self,
+        shared: &Shared,
+        job: &Job,
+        arrivals: &Arrivals,
+        cancel: &Cancel,
+        unpacked: &dyn Fn(usize),
+    ) -> Result<(), Error> {
         let rootfs: &dyn Rootfs = &*shared.rootfs;
         if rootfs.has(&job.chain)? {
+            (0..job.layers.len()).for_each(unpacked);
             return Ok(());
         }
         loop {
-            let round = flow.map_or(0, |flow| flow.now().round);
-            let unpacked = rootfs.begin(&job.chain, job.parent.as_ref()).and_then(|unpacking| {
-                if let Some(layer) = &job.layer {
-                    let source = Source { blobs: &shared.blobs, layer, flow, round };
+            // The layer that is being unpacked, and the round of its download.
+            let mut current = None;
+            let made = rootfs.begin(&job.chain, job.parent.as_ref()).and_then(|unpacking| {
+                for (at, layer) in job.layers.iter().enumerate() {
+                    let flow = arrivals.flow(at)?;
+                    let round = flow.as_ref().map_or(0, |flow| flow.now().round);
+                    current = flow.clone().map(|flow| (flow, round));
+                    let source = Source { blobs: &shared.blobs, layer, flow: flow.as_deref(), round };
                     self.run(&source, &unpacking.directory, cancel)?;
-                }
-                if flow.is_some_and(|flow| !flow.outcome(round)) {
-                    return Err(Error::unavailable("cannot unpack a layer")("its download ended"));
+                    if flow.is_some_and(|flow| !flow.outcome(round)) {
+                        return Err(ended());
+                    }
+                    unpacked(at);
                 }
                 rootfs.commit(&unpacking)
             });
-            let Err(error) = unpacked else { return Ok(()) };
+            let Err(error) = made else { return Ok(()) };
             if let Err(error) = rootfs.remove_chain(&job.chain) {
                 tracing::warn!(chain = job.chain.0, error = host::chain(&error), "cannot remove a layer half unpacked");
             }
-            let Some(flow) = flow else { return Err(error) };
+            let Some((flow, round)) = current else { return Err(error) };
             // Whether the bytes were the right ones is known at the end of the download only.
             if matches!(error, Error::Invalid { .. }) && flow.outcome(round) {
                 return Err(error);

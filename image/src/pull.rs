@@ -11,9 +11,8 @@ use tokio::task::spawn_blocking;
 
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::fetch::fetch;
-use crate::flow::Flow;
 use crate::images::{Image, Shared};
-use crate::layers::{Cancel, Job, jobs};
+use crate::layers::{self, Arrivals, Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
@@ -277,52 +276,30 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     for blob in &plan.layers {
         work.tell(blob, Phase::Waiting, 0);
     }
-    // A complete chain implies all chains below it.
-    let there = blocking(move || {
-        for (at, chain) in asked.iter().enumerate().rev() {
-            if rootfs.has(chain)? {
-                return Ok(at + 1);
-            }
-        }
-        Ok(0)
-    })
-    .await?;
+    let there = blocking(move || layers::there(&*rootfs, &asked)).await?;
     for blob in plan.layers.iter().take(there) {
         work.tell(blob, Phase::Complete, blob.size);
     }
-    let missing: Vec<(Option<Blob>, Job)> = jobs(layers, &chains)
-        .into_iter()
-        .enumerate()
-        .skip(there)
-        .map(|(at, job)| (plan.layers.get(at).cloned(), job))
-        .collect();
-    let blobs = missing.iter().filter_map(|(blob, _)| Some(blob.as_ref()?.digest.clone())).collect();
-    note(work, Names { blobs, chains: chains[there..].to_vec() }).await?;
-    let (begun, ready): (Vec<_>, Vec<_>) = missing
-        .into_iter()
-        .map(|(blob, job)| {
+    let jobs = jobs(layers, &chains, there, work.shared.rootfs.stacks());
+    let missing = || plan.layers.iter().skip(there);
+    let blobs = missing().map(|blob| blob.digest.clone()).collect();
+    note(work, Names { blobs, chains: jobs.iter().map(|job| job.chain.clone()).collect() }).await?;
+    let (begun, ready): (Vec<_>, Vec<_>) = missing()
+        .map(|blob| {
             let (begun, ready) = oneshot::channel();
-            ((blob.clone(), begun), (blob, job, ready))
+            ((blob.clone(), begun), (blob.clone(), ready))
         })
         .unzip();
     let downloads = stream::iter(begun)
-        .map(|(blob, begun)| async move {
-            match blob {
-                Some(blob) => fetch(work, &blob, Some(begun)).await,
-                // There is no layer to wait for.
-                None => {
-                    let _ = begun.send(None);
-                    Ok(())
-                }
-            }
-        })
+        .map(|(blob, begun)| async move { fetch(work, &blob, Some(begun)).await })
         .buffered(DOWNLOADS)
         .try_collect::<()>();
+    let mut ready = ready.into_iter();
     let unpacking = async {
-        for (blob, job, ready) in ready {
-            let Ok(flow) = ready.await else { return failed_elsewhere().await };
-            unpack(work, job, flow).await?;
-            blob.inspect(|blob| work.tell(blob, Phase::Complete, blob.size));
+        for job in jobs {
+            let (blobs, begun) = ready.by_ref().take(job.layers.len()).unzip();
+            let Some(arrivals) = Arrivals::of(begun).await else { return failed_elsewhere().await };
+            unpack(work, job, blobs, arrivals).await?;
         }
         Ok(())
     };
@@ -334,18 +311,20 @@ async fn failed_elsewhere() -> Result<(), Error> {
     std::future::pending().await
 }
 
-/// Unpacks one layer on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
-async fn unpack(work: &Arc<Work>, job: Job, flow: Option<Arc<Flow>>) -> Result<(), Error> {
+/// Unpacks the layers of a job, which are these blobs, on a thread. If the pull is cancelled, kills the worker, and the thread still
+/// finishes its clean-up.
+async fn unpack(work: &Arc<Work>, job: Job, blobs: Vec<Blob>, arrivals: Arrivals) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.lock()).await;
-    let cancel = Arc::new(Cancel::default());
+    let (cancel, arrivals) = (Arc::new(Cancel::default()), Arc::new(arrivals));
     let _given_up = GivenUp(Arc::clone(&cancel));
-    let (work, of) = (Arc::clone(work), flow.clone());
+    let (working, arriving) = (Arc::clone(work), Arc::clone(&arrivals));
     let unpacked = blocking(move || {
         let _lock = lock;
-        work.shared.unpacker.unpack(&work.shared, &job, of.as_deref(), &cancel)
+        let complete = |at: usize| working.tell(&blobs[at], Phase::Complete, blobs[at].size);
+        working.shared.unpacker.unpack(&working.shared, &job, &arriving, &cancel, &complete)
     });
     match unpacked.await {
-        Err(_) if flow.is_some_and(|flow| flow.now().ended == Some(false)) => failed_elsewhere().await,
+        Err(_) if arrivals.have_failed() => failed_elsewhere().await,
         unpacked => unpacked,
     }
 }

@@ -136,13 +136,54 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
         [(lying, "its image says"), (corrupt, "digest"), (manifests, "digest"), (malformed, "not a tar archive")]
     {
         let registry = serve(content).await;
-        let store = Store::new();
-        let error = store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap_err();
-        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains(reason), "{error} lacks {reason}");
-        store.wait_until_empty().await;
-        assert!(store.images.list().is_empty());
+        for store in [Store::new(), Store::copying()] {
+            let error = store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+            assert!(error.to_string().contains(reason), "{error} lacks {reason}");
+            store.wait_until_empty().await;
+            assert!(store.images.list().is_empty());
+        }
     }
+}
+
+/// What lies between the images' own would take space and time without use.
+#[tokio::test]
+async fn where_chains_are_whole_trees_an_image_has_one() {
+    let mut content = Content::default();
+    let layers = [
+        (layer(&[("a/", ""), ("a/one", "1"), ("a/two", "2"), ("gone", "x")]), "gzip"),
+        (layer(&[("a/.wh.two", ""), (".wh.gone", ""), ("b", "b")]), "zstd"),
+        (layer(&[("a/three", "3")]), ""),
+    ];
+    for (tag, count) in [("base", 2), ("whole", 3)] {
+        let manifest = content.image("linux/amd64", &layers[..count]);
+        content.tag(tag, &manifest);
+    }
+    let registry = serve(content).await;
+    let store = Store::copying();
+    let name = |tag: &str| format!("{}/t:{tag}", registry.address);
+    let chains = || std::fs::read_dir(store.directory.path().join("fake/chains")).unwrap().count();
+    let pulled = |tag: &str| {
+        let name = name(tag);
+        async { store.images.pull(&{ name }, None).await.unwrap() }
+    };
+    let (one, two) = tokio::join!(pulled("whole"), pulled("whole"));
+    assert_eq!((one, chains()), (two, 1), "two pulls made one chain");
+    pulled("base").await;
+    assert_eq!(chains(), 2, "of another image, with the same layers");
+    store.images.remove(&name("whole")).unwrap();
+    assert_eq!(chains(), 1);
+    let whole = pulled("whole").await;
+    assert_eq!(chains(), 2, "it is made on top of the other one");
+
+    let id = ContainerId::random();
+    let root = store.images.prepare(&id, &whole.id).unwrap();
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    assert_eq!((read("a/one"), read("a/three"), read("b")), ("1".into(), "3".into(), "b".into()));
+    assert!(!root.join("a/two").exists() && !root.join("gone").exists(), "whiteouts remove what lower layers have");
+    store.images.discard(&id).unwrap();
+    ["base", "whole"].iter().for_each(|tag| store.images.remove(&name(tag)).unwrap());
+    assert!(store.leftovers().is_empty(), "{:?}", store.leftovers());
 }
 
 #[tokio::test]

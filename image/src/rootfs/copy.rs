@@ -1,5 +1,5 @@
 //! Roots by copying, for any file system. Every chain and every container's root is a full tree; where the file system clones
-//! blocks (ZFS, XFS, btrfs), copies share them. There are no mounts, so a reboot changes nothing. An image volume is the chain's
+//! blocks (ZFS, XFS, btrfs), copies share them. An image has one chain, and what lies below it if that is another image's. There are no mounts, so a reboot changes nothing. An image volume is the chain's
 //! directory; the runtime mounts it read-only, as it does with the root of a container that shares its chain.
 //!
 //! Nothing is faster and safe for a root that can be written. unionfs(4) warns of itself that it "may cause data loss"; a file that
@@ -66,6 +66,10 @@ impl Rootfs for Copy {
 
     fn sweep(&self) -> Result<(), Error> {
         every(self.layout.all_begun()?.iter().map(|chain| remove(&self.layout.begun(chain)?)))
+    }
+
+    fn stacks(&self) -> bool {
+        false
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

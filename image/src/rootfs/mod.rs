@@ -113,6 +113,12 @@ pub trait Rootfs: Send + Sync + 'static {
     /// the next call tries again.
     fn sweep_deferred(&self) {}
 
+    /// Whether a chain takes only the space and the time of its own layer. Otherwise each is a whole tree, and the missing layers of an
+    /// image are unpacked into one.
+    fn stacks(&self) -> bool {
+        true
+    }
+
     /// Begins a chain on top of another (None: the lowest layer). Removes the remains of an earlier attempt first.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use image::rootfs::Fake;
+use image::rootfs::{Copy, Fake, Rootfs};
 use image::{Credentials, Digest, Images, Settings};
 use serde_json::{Value, json};
 use testimage::{Blob, Compression, Layer, Tree};
@@ -308,6 +308,14 @@ impl Store {
         Self { images, faults, directory }
     }
 
+    /// A store whose chains are whole trees.
+    pub(crate) fn copying() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = Arc::new(Copy::open(&directory.path().join("fake")).unwrap());
+        let images = open_on(directory.path(), copy, Duration::from_secs(60));
+        Self { images, faults: Faults::default(), directory }
+    }
+
     /// A store with this part (`root`: blobs, `fake`: layers) on a small disk; None if none can be mounted.
     pub(crate) fn on_small_disk(part: &str, megabytes: u32) -> Option<(Self, SmallDisk)> {
         let directory = tempfile::tempdir().unwrap();
@@ -346,12 +354,16 @@ impl Store {
 }
 
 fn open(directory: &Path, faults: &Faults, patience: Duration) -> Images {
+    open_on(directory, Arc::new(Fake::open(&directory.join("fake"), faults.clone()).unwrap()), patience)
+}
+
+fn open_on(directory: &Path, rootfs: Arc<dyn Rootfs>, patience: Duration) -> Images {
     let settings = Settings {
         root: directory.join("root"),
         registry_config: Some(directory.join("certs.d")),
         registry_timeout: patience,
         workers: workers(),
-        rootfs: Arc::new(Fake::open(&directory.join("fake"), faults.clone()).unwrap()),
+        rootfs,
         platforms: vec!["linux/amd64".to_owned(), "linux/386".to_owned()],
     };
     Images::open(settings).unwrap()
