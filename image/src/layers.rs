@@ -64,11 +64,14 @@ pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId], there: usize, stacks: b
     }
 }
 
-/// Where the layers of a job come from.
-#[derive(Debug)]
+/// Where the layers of a job come from, and who is told of each that is unpacked.
 pub(crate) struct Arrivals {
     layers: Mutex<Vec<Arrival>>,
+    unpacked: Told,
 }
+
+/// Is told the number of a layer.
+type Told = Box<dyn Fn(usize) + Send + Sync>;
 
 /// Gets the flow of a blob when its download begins, or None if it is stored.
 pub(crate) type Begun = oneshot::Receiver<Option<Arc<Flow>>>;
@@ -92,18 +95,19 @@ impl From<Begun> for Arrival {
 impl Arrivals {
     /// Layers that are stored.
     fn stored(count: usize) -> Self {
-        Self { layers: Mutex::new((0..count).map(|_| Arrival::Known(None)).collect()) }
+        let layers = (0..count).map(|_| Arrival::Known(None)).collect();
+        Self { layers: Mutex::new(layers), unpacked: Box::new(|_| ()) }
     }
 
     /// Layers whose downloads begin in this order. Waits for the first one; None: it will not come.
-    pub(crate) async fn of(begun: Vec<Begun>) -> Option<Self> {
+    pub(crate) async fn of(begun: Vec<Begun>, unpacked: Told) -> Option<Self> {
         let mut begun = begun.into_iter();
         let mut layers = Vec::new();
         if let Some(first) = begun.next() {
             layers.push(Arrival::Known(first.await.ok()?));
         }
         layers.extend(begun.map(Arrival::from));
-        Some(Self { layers: Mutex::new(layers) })
+        Some(Self { layers: Mutex::new(layers), unpacked })
     }
 
     /// The flow of a layer, once its download has begun; None: it is stored. Blocking.
@@ -149,7 +153,7 @@ impl Unpacker {
             noted.add(Names { blobs: Vec::new(), chains: jobs.iter().map(|job| job.chain.clone()).collect() })?;
             for job in jobs {
                 let _lock = shared.locks.blocking_lock(&job.chain.lock());
-                self.unpack(shared, &job, &Arrivals::stored(job.layers.len()), &Cancel::default(), &|_| ())?;
+                self.unpack(shared, &job, &Arrivals::stored(job.layers.len()), &Cancel::default())?;
             }
             drop(noted);
             shared.settle_soon();
@@ -157,19 +161,12 @@ impl Unpacker {
         Ok(top)
     }
 
-    /// Unpacks the layers of a job unless its chain exists; a failure leaves nothing behind. Waits for layers that still arrive, and
-    /// calls `unpacked` with the number of each that is done. The caller holds the chain's lock. Blocking.
-    pub(crate) fn unpack(
-        &self,
-        shared: &Shared,
-        job: &Job,
-        arrivals: &Arrivals,
-        cancel: &Cancel,
-        unpacked: &dyn Fn(usize),
-    ) -> Result<(), Error> {
+    /// Unpacks the layers of a job unless its chain exists; a failure leaves nothing behind. Waits for layers that still arrive. The
+    /// caller holds the chain's lock. Blocking.
+    pub(crate) fn unpack(&self, shared: &Shared, job: &Job, arrivals: &Arrivals, cancel: &Cancel) -> Result<(), Error> {
         let rootfs: &dyn Rootfs = &*shared.rootfs;
         if rootfs.has(&job.chain)? {
-            (0..job.layers.len()).for_each(unpacked);
+            (0..job.layers.len()).for_each(&arrivals.unpacked);
             return Ok(());
         }
         loop {
@@ -185,7 +182,7 @@ impl Unpacker {
                     if flow.is_some_and(|flow| !flow.outcome(round)) {
                         return Err(ended());
                     }
-                    unpacked(at);
+                    (arrivals.unpacked)(at);
                 }
                 rootfs.commit(&unpacking)
             });

@@ -297,9 +297,11 @@ async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Err
     let mut ready = ready.into_iter();
     let unpacking = async {
         for job in jobs {
-            let (blobs, begun) = ready.by_ref().take(job.layers.len()).unzip();
-            let Some(arrivals) = Arrivals::of(begun).await else { return failed_elsewhere().await };
-            unpack(work, job, blobs, arrivals).await?;
+            let (blobs, begun): (Vec<Blob>, _) = ready.by_ref().take(job.layers.len()).unzip();
+            let telling = Arc::clone(work);
+            let unpacked = move |at: usize| telling.tell(&blobs[at], Phase::Complete, blobs[at].size);
+            let Some(arrivals) = Arrivals::of(begun, Box::new(unpacked)).await else { return failed_elsewhere().await };
+            unpack(work, job, arrivals).await?;
         }
         Ok(())
     };
@@ -311,17 +313,15 @@ async fn failed_elsewhere() -> Result<(), Error> {
     std::future::pending().await
 }
 
-/// Unpacks the layers of a job, which are these blobs, on a thread. If the pull is cancelled, kills the worker, and the thread still
-/// finishes its clean-up.
-async fn unpack(work: &Arc<Work>, job: Job, blobs: Vec<Blob>, arrivals: Arrivals) -> Result<(), Error> {
+/// Unpacks the layers of a job on a thread. If the pull is cancelled, kills the worker, and the thread still finishes its clean-up.
+async fn unpack(work: &Arc<Work>, job: Job, arrivals: Arrivals) -> Result<(), Error> {
     let lock = work.shared.locks.lock(&job.chain.lock()).await;
     let (cancel, arrivals) = (Arc::new(Cancel::default()), Arc::new(arrivals));
     let _given_up = GivenUp(Arc::clone(&cancel));
     let (working, arriving) = (Arc::clone(work), Arc::clone(&arrivals));
     let unpacked = blocking(move || {
         let _lock = lock;
-        let complete = |at: usize| working.tell(&blobs[at], Phase::Complete, blobs[at].size);
-        working.shared.unpacker.unpack(&working.shared, &job, &arriving, &cancel, &complete)
+        working.shared.unpacker.unpack(&working.shared, &job, &arriving, &cancel)
     });
     match unpacked.await {
         Err(_) if arrivals.have_failed() => failed_elsewhere().await,
