@@ -73,21 +73,21 @@ pub(crate) struct Arrivals {
 /// Is told the number of a layer.
 type Told = Box<dyn Fn(usize) + Send + Sync>;
 
-/// Gets the flow of a blob when its download begins, or None if it is stored.
-pub(crate) type Begun = oneshot::Receiver<Option<Arc<Flow>>>;
+/// Brings the flow of a blob when its download begins; None: it is stored.
+pub(crate) type Beginning = oneshot::Receiver<Option<Arc<Flow>>>;
 
 #[derive(Debug)]
 enum Arrival {
     /// Its download has not begun yet.
-    Waiting(Begun),
+    Waiting(Beginning),
     /// It arrives; None: it is stored.
     Known(Option<Arc<Flow>>),
     /// It will not come.
     Lost,
 }
 
-impl From<Begun> for Arrival {
-    fn from(begun: Begun) -> Self {
+impl From<Beginning> for Arrival {
+    fn from(begun: Beginning) -> Self {
         Self::Waiting(begun)
     }
 }
@@ -100,7 +100,7 @@ impl Arrivals {
     }
 
     /// Layers whose downloads begin in this order. Waits for the first one; None: it will not come.
-    pub(crate) async fn of(begun: Vec<Begun>, unpacked: Told) -> Option<Self> {
+    pub(crate) async fn of(begun: Vec<Beginning>, unpacked: Told) -> Option<Self> {
         let mut begun = begun.into_iter();
         let mut layers = Vec::new();
         if let Some(first) = begun.next() {
