@@ -190,7 +190,7 @@ elif [ "$*" = cluster ]; then
     "$tree_target/debug/e2e" cluster --ssh "$FREEBSD_SSH" --dir "$remote" --address "$FREEBSD_NODE" --gateway "$FREEBSD_GATEWAY" \
         ${FREEBSD_ZFS:+--zfs "$FREEBSD_ZFS"} ${FREEBSD_ONLY:+--only "$FREEBSD_ONLY"} </dev/null || code=$?
 else
-    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} CELLBLOCK_E2E_PODS=${FREEBSD_PODS:-0,50,100,200} CELLBLOCK_E2E_PULLS='${FREEBSD_PULLS:-}' sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
+    $FREEBSD_SSH "CELLBLOCK_E2E_LOOP=${FREEBSD_LOOP:-20} CELLBLOCK_E2E_SOAK=${FREEBSD_SOAK:-60} CELLBLOCK_E2E_PODS=${FREEBSD_PODS:-} CELLBLOCK_E2E_PULLS='${FREEBSD_PULLS:-}' sh $remote/guest.sh ${FREEBSD_ZFS:+-z $FREEBSD_ZFS} ${FREEBSD_FOCUS:+-f '$FREEBSD_FOCUS'} ${FREEBSD_ONLY:+-o '$FREEBSD_ONLY'} $*" </dev/null || code=$?
 fi
 mkdir -p "$reports"
 $FREEBSD_SSH "tar -C $remote -cf - reports \$(cd $remote && ls *.log 2>/dev/null)" </dev/null | tar -C "$reports" -xf -

@@ -22,6 +22,7 @@ use crate::client::{Client, socket};
 use crate::containerd::Containerd;
 use crate::images::BUSYBOX;
 use crate::kubernetes::machine::remove_cgroups;
+use crate::pulls::median;
 use crate::server::Site;
 use crate::tools::Tools;
 
@@ -254,9 +255,7 @@ fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
 /// Adds the median of each column of the rounds to its row.
 fn push_medians<const N: usize>(rows: &mut [Row], rounds: &[[f64; N]]) {
     for (at, row) in rows.iter_mut().enumerate() {
-        let mut times: Vec<f64> = rounds.iter().map(|round| round[at]).collect();
-        times.sort_by(f64::total_cmp);
-        row.times.push(times[times.len() / 2]);
+        row.times.push(median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>()));
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::images::BUSYBOX;
 use crate::process::Background;
+use crate::pulls::median;
 use crate::server::Site;
 use crate::wait::until;
 
@@ -64,18 +65,14 @@ fn measure(subjects: &[Subject<'_>; 2]) -> Result<()> {
     }
     forwards.into_iter().flatten().try_for_each(Background::kill)?;
     let [ours, theirs] = measured;
-    let exec = ratio("exec, MiB/s", ours.exec, theirs.exec);
-    let forward = ratio("port-forward, MiB/s", ours.forward, theirs.forward);
-    ratio("exec, first byte, ms", ours.first, theirs.first);
+    let exec = ratio("exec, MiB/s", &ours.exec, &theirs.exec);
+    let forward = ratio("port-forward, MiB/s", &ours.forward, &theirs.forward);
+    ratio("exec, first byte, ms", &ours.first, &theirs.first);
     ensure!(exec >= LEAST && forward >= LEAST, "a ratio of throughputs is below {LEAST}");
     Ok(())
 }
 
-fn ratio(what: &str, ours: Vec<f64>, theirs: Vec<f64>) -> f64 {
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+fn ratio(what: &str, ours: &[f64], theirs: &[f64]) -> f64 {
     let (ours, theirs) = (median(ours), median(theirs));
     println!("{what}: {ours:.1}, beside {theirs:.1}: ratio {:.2}", ours / theirs);
     ours / theirs

@@ -86,12 +86,6 @@ enum Arrival {
     Lost,
 }
 
-impl From<Beginning> for Arrival {
-    fn from(begun: Beginning) -> Self {
-        Self::Waiting(begun)
-    }
-}
-
 impl Arrivals {
     /// Layers that are stored.
     fn stored(count: usize) -> Self {
@@ -106,7 +100,7 @@ impl Arrivals {
         if let Some(first) = begun.next() {
             layers.push(Arrival::Known(first.await.ok()?));
         }
-        layers.extend(begun.map(Arrival::from));
+        layers.extend(begun.map(Arrival::Waiting));
         Some(Self { layers: Mutex::new(layers), unpacked })
     }
 

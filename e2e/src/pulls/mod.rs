@@ -216,7 +216,8 @@ fn side_by_side<T: Sync, R: Send>(of: &[T], work: impl Fn(&T) -> Result<R> + Syn
     })
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle of some values; of an even number the upper one.
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
