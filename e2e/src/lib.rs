@@ -13,6 +13,7 @@ pub mod images;
 pub mod inventory;
 pub mod kubernetes;
 pub mod pods;
+mod ports;
 pub mod process;
 pub mod pulls;
 pub mod random;

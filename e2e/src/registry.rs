@@ -1,7 +1,7 @@
 //! A registry on loopback (Debian's docker-registry) that stands for every registry that the tests name: `oci-client` pushes the
 //! images, and `certs.d/HOST/hosts.toml` sends the server there, as it would for containerd.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 
 use crate::images::Published;
+use crate::ports::free_port;
 use crate::process::{Background, Program};
 
 /// The registries that it stands for.
@@ -32,7 +33,7 @@ impl Registry {
     /// Starts an empty one on a free port of 127.0.0.1.
     pub fn start(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let config = dir.join("registry.yml");
         let storage = dir.join("registry");
         std::fs::write(

@@ -11,7 +11,8 @@ use proto::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig, PortMapping};
 
 use super::Spec;
 use super::pod::{Pod, namespaces};
-use super::stage::{PATIENCE, Stage, free_port};
+use super::stage::{PATIENCE, Stage};
+use crate::ports::free_port;
 use crate::process::Program;
 use crate::wait::eventually;
 

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -169,9 +168,4 @@ impl<'a> Stage<'a> {
         ensure!(errors.is_empty(), "{}", errors.join("; "));
         Ok(())
     }
-}
-
-/// A free port of 127.0.0.1.
-pub(super) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

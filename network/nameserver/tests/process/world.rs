@@ -29,11 +29,10 @@ impl World {
     /// A world whose name server was told nothing yet.
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let settings = Settings {
             domain: "local.cellblock".to_owned(),
             addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
-            port,
+            port: free_port(),
             networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap(), "fd00:cb::/64".parse().unwrap()],
         };
         let workers = Workers::of_program(&std::env::current_exe().unwrap());
@@ -92,6 +91,17 @@ impl Drop for World {
     }
 }
 
+/// A port that is free on both addresses, UDP and TCP. It lies below those that FreeBSD (from 10000) and Linux (from 32768) give
+/// to sockets without one: a port from there is free for UDP while a connection has it.
+fn free_port() -> u16 {
+    let addresses: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    let is_free = |port| {
+        addresses.iter().all(|&one| UdpSocket::bind((one, port)).is_ok() && TcpListener::bind((one, port)).is_ok())
+    };
+    let of_process = u16::try_from(std::process::id() % 8000).unwrap();
+    (0..8000).map(|next| 2000 + (of_process + next) % 8000).find(|&port| is_free(port)).unwrap()
+}
+
 pub(crate) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -141,8 +151,8 @@ pub(crate) fn read(answer: &Message) -> (ResponseCode, Vec<String>) {
 /// A resolver of the node: `example.org` and what is below it has an address, `many.example.org` has [`MANY`], and `silent` gets
 /// no answer. It counts nothing and ends with the test.
 pub(crate) fn resolver() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = udp.local_addr().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let udp = UdpSocket::bind(address).unwrap();
     let tcp = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
