@@ -38,8 +38,8 @@ async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_nothing
     let kinds: [fn(Vec<u8>) -> Contents; 3] =
         [|_| Contents::Silent, |bytes| Contents::Stalled(bytes[..1].to_vec()), Contents::Trickling];
     // Either limit may end a document, unless it trickles.
-    let documents = [" 0.4 s", " 0.4 s", "it took longer than 0.4 s"];
-    let blobs = ["it said nothing for 0.4 s", "it said nothing for 0.4 s", "bytes came in 0.4 s"];
+    let documents = [" 1 s", " 1 s", "it took longer than 1 s"];
+    let blobs = ["it said nothing for 1 s", "it said nothing for 1 s", "bytes came in 1 s"];
     let cases = [("/manifests/", documents), ("/blobs/", blobs)];
     let cases =
         cases.into_iter().flat_map(|(part, reasons)| reasons.into_iter().zip(kinds).map(move |case| (part, case)));

@@ -274,7 +274,7 @@ pub(crate) fn layer(files: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// How long a store of [`Store::impatient`] waits for a registry.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A store in a temporary directory.
 pub(crate) struct Store {
