@@ -42,6 +42,8 @@ const CALLS: [&str; 9] = [
 const LISTINGS: usize = 2;
 /// The containers of a pod.
 const CONTAINERS: [&str; 2] = ["a", "b"];
+/// How often a round calls each of them: they change nothing, and vary most.
+const LISTING_CALLS: usize = 3;
 /// How long the idle server's processor time is watched.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -169,10 +171,10 @@ impl Subject<'_> {
     /// Times each call once, on a pod that comes and goes.
     fn round(&self, name: &str) -> Result<[f64; CALLS.len()]> {
         let client = &self.client;
-        let containers = ListContainerStatsRequest::default();
-        let (_, containers) = timed(|| client.call(client.runtime().list_container_stats(containers)))?;
-        let pods = ListPodSandboxStatsRequest::default();
-        let (_, pods) = timed(|| client.call(client.runtime().list_pod_sandbox_stats(pods)))?;
+        let containers =
+            several(|| client.call(client.runtime().list_container_stats(ListContainerStatsRequest::default())))?;
+        let pods =
+            several(|| client.call(client.runtime().list_pod_sandbox_stats(ListPodSandboxStatsRequest::default())))?;
         let (_, status) = timed(|| client.call(client.runtime().status(StatusRequest::default())))?;
         let begun = Instant::now();
         let (pod, config, run) = self.run_pod(name)?;
@@ -250,6 +252,12 @@ fn milliseconds(since: Instant) -> f64 {
 fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
     let begun = Instant::now();
     call().map(|answer| (answer, milliseconds(begun)))
+}
+
+/// The median time of several calls.
+fn several<T, E>(call: impl Fn() -> Result<T, E>) -> Result<f64, E> {
+    let times = (0..LISTING_CALLS).map(|_| timed(&call).map(|(_, time)| time)).collect::<Result<Vec<_>, E>>()?;
+    Ok(median(&times))
 }
 
 /// Adds the median of each column of the rounds to its row.
