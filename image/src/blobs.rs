@@ -60,6 +60,11 @@ impl Blobs {
         self.path(digest).is_file()
     }
 
+    /// Bytes of a blob; 0 if it is not there.
+    pub(crate) fn size(&self, digest: &Digest) -> u64 {
+        self.path(digest).metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// Opens a blob for reading.
     pub(crate) fn file(&self, digest: &Digest) -> Result<File, Error> {
         File::open(self.path(digest)).map_err(|error| match error.kind() {

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 
 use crate::images::Shared;
 use crate::locks::hold;
+use crate::records::ImageRecord;
+use crate::rootfs::{ChainId, Chains};
 use crate::{Digest, Error};
 
 /// Collects garbage. Whatever a running pull pins stays. A chain that a container uses stays too, and is collected later.
@@ -58,15 +60,22 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
 fn in_use(shared: &Shared, name: &str) -> bool {
     shared.locks.pinned(name)
         || hold(&shared.records).all().any(|image| {
-            image.blobs().any(|blob| blob.as_str() == name) || image.chains().iter().any(|chain| chain.0 == name)
+            image.blobs().any(|blob| blob.as_str() == name) || chains(shared, image).any(|chain| chain.0 == name)
         })
+}
+
+/// The chains that an image needs: where each is a whole tree, only its uppermost one.
+fn chains(shared: &Shared, image: &ImageRecord) -> impl Iterator<Item = ChainId> {
+    let chains = image.chains();
+    let below = if shared.rootfs.chains() == Chains::Trees { chains.len() - 1 } else { 0 };
+    chains.into_iter().skip(below)
 }
 
 /// Upper chains keep lower ones: repeats while a round removes something.
 fn collect_chains(shared: &Shared) -> Result<(), Error> {
     let used: HashSet<String> = {
         let records = hold(&shared.records);
-        records.all().flat_map(|image| image.chains()).map(|chain| chain.0).collect()
+        records.all().flat_map(|image| chains(shared, image)).map(|chain| chain.0).collect()
     };
     // A deferred upper chain keeps lower ones from being removed.
     shared.rootfs.sweep_deferred();

@@ -12,13 +12,13 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use host::worker::Workers;
-use tokio::sync::oneshot;
 
+use crate::arrivals::Arrivals;
 use crate::flow::{Flow, State};
 use crate::images::Shared;
 use crate::locks::{Pins, hold};
 use crate::records::{ImageRecord, Layer};
-use crate::rootfs::{ChainId, Rootfs};
+use crate::rootfs::{ChainId, Chains, Rootfs};
 use crate::unpack::{FOLLOW, Failure, Outcome, Refusal, Unpacked};
 use crate::unsettled::Names;
 use crate::{Error, blobs::Blobs};
@@ -50,85 +50,27 @@ pub(crate) fn there(rootfs: &dyn Rootfs, chains: &[ChainId]) -> Result<usize, Er
     Ok(0)
 }
 
-/// The jobs that unpack an image on top of the chains that are there, the lowest layers first.
-pub(crate) fn jobs(layers: &[Layer], chains: &[ChainId], there: usize, stacks: bool) -> Vec<Job> {
-    let job = |from: usize, to: usize| Job {
-        chain: chains[to - 1].clone(),
-        parent: from.checked_sub(1).map(|below| chains[below].clone()),
-        layers: layers.get(from..to).unwrap_or_default().to_vec(),
-    };
-    match there..chains.len() {
-        missing if stacks => missing.map(|at| job(at, at + 1)).collect(),
-        missing if missing.is_empty() => Vec::new(),
-        missing => vec![job(missing.start, missing.end)],
-    }
-}
-
-/// Where the layers of a job come from, and who is told of each that is unpacked.
-pub(crate) struct Arrivals {
-    layers: Mutex<Vec<Arrival>>,
-    unpacked: Told,
-}
-
-/// Is told the number of a layer.
-type Told = Box<dyn Fn(usize) + Send + Sync>;
-
-/// Brings the flow of a blob when its download begins; None: it is stored.
-pub(crate) type Beginning = oneshot::Receiver<Option<Arc<Flow>>>;
-
-#[derive(Debug)]
-enum Arrival {
-    /// Its download has not begun yet.
-    Waiting(Beginning),
-    /// It arrives; None: it is stored.
-    Known(Option<Arc<Flow>>),
-    /// It will not come.
-    Lost,
-}
-
-impl Arrivals {
-    /// Layers that are stored.
-    fn stored(count: usize) -> Self {
-        let layers = (0..count).map(|_| Arrival::Known(None)).collect();
-        Self { layers: Mutex::new(layers), unpacked: Box::new(|_| ()) }
-    }
-
-    /// Layers whose downloads begin in this order. Waits for the first one; None: it will not come.
-    pub(crate) async fn of(begun: Vec<Beginning>, unpacked: Told) -> Option<Self> {
-        let mut begun = begun.into_iter();
-        let mut layers = Vec::new();
-        if let Some(first) = begun.next() {
-            layers.push(Arrival::Known(first.await.ok()?));
+/// The jobs that unpack an image, whose layers have so many compressed bytes, on top of the chains that are there, the lowest layers
+/// first. Where a chain ends depends on what is below it alone, so that images with the same lower layers share chains, but for the
+/// uppermost ones.
+pub(crate) fn jobs(layers: &[(Layer, u64)], chains: &[ChainId], there: usize, kind: Chains) -> Vec<Job> {
+    let (mut jobs, mut from, mut gathered) = (Vec::new(), there, 0);
+    for end in 1..=chains.len() {
+        gathered += layers.get(end - 1).map_or(0, |(_, bytes)| *bytes);
+        let full = matches!(kind, Chains::Stacked { bytes_min } if gathered >= bytes_min);
+        if full {
+            gathered = 0;
         }
-        layers.extend(begun.map(Arrival::Waiting));
-        Some(Self { layers: Mutex::new(layers), unpacked })
-    }
-
-    /// The flow of a layer, once its download has begun; None: it is stored. Blocking.
-    fn flow(&self, at: usize) -> Result<Option<Arc<Flow>>, Error> {
-        let arrival = &mut hold(&self.layers)[at];
-        *arrival = match std::mem::replace(arrival, Arrival::Lost) {
-            Arrival::Waiting(begun) => begun.blocking_recv().map_or(Arrival::Lost, Arrival::Known),
-            known => known,
-        };
-        match arrival {
-            Arrival::Known(flow) => Ok(flow.clone()),
-            _ => Err(ended()),
+        if end > there && (full || end == chains.len()) {
+            jobs.push(Job {
+                chain: chains[end - 1].clone(),
+                parent: from.checked_sub(1).map(|below| chains[below].clone()),
+                layers: layers.iter().take(end).skip(from).map(|(layer, _)| layer.clone()).collect(),
+            });
+            from = end;
         }
     }
-
-    /// Whether a download failed: its error says more than that of an unpacking without its bytes.
-    pub(crate) fn have_failed(&self) -> bool {
-        hold(&self.layers).iter().any(|arrival| match arrival {
-            Arrival::Known(Some(flow)) => flow.now().ended == Some(false),
-            Arrival::Lost => true,
-            _ => false,
-        })
-    }
-}
-
-fn ended() -> Error {
-    Error::unavailable("cannot unpack a layer")("its download ended")
+    jobs
 }
 
 impl Unpacker {
@@ -141,7 +83,8 @@ impl Unpacker {
         let chains = image.chains();
         let top = chains.last().expect("an image has a chain even without layers").clone();
         chains.iter().for_each(|chain| pins.add(&chain.lock()));
-        let jobs = jobs(&image.layers, &chains, there(&*shared.rootfs, &chains)?, shared.rootfs.stacks());
+        let layers: Vec<_> = image.layers.iter().map(|layer| (layer.clone(), shared.blobs.size(&layer.blob))).collect();
+        let jobs = jobs(&layers, &chains, there(&*shared.rootfs, &chains)?, shared.rootfs.chains());
         if !jobs.is_empty() {
             let noted = shared.unsettled.noted();
             noted.add(Names { blobs: Vec::new(), chains: jobs.iter().map(|job| job.chain.clone()).collect() })?;
@@ -160,7 +103,7 @@ impl Unpacker {
     pub(crate) fn unpack(&self, shared: &Shared, job: &Job, arrivals: &Arrivals, cancel: &Cancel) -> Result<(), Error> {
         let rootfs: &dyn Rootfs = &*shared.rootfs;
         if rootfs.has(&job.chain)? {
-            (0..job.layers.len()).for_each(&arrivals.unpacked);
+            (0..job.layers.len()).for_each(|at| arrivals.unpacked(at));
             return Ok(());
         }
         loop {
@@ -174,9 +117,9 @@ impl Unpacker {
                     let source = Source { blobs: &shared.blobs, layer, flow: flow.as_deref(), round };
                     self.run(&source, &unpacking.directory, cancel)?;
                     if flow.is_some_and(|flow| !flow.outcome(round)) {
-                        return Err(ended());
+                        return Err(Arrivals::ended());
                     }
-                    (arrivals.unpacked)(at);
+                    arrivals.unpacked(at);
                 }
                 rootfs.commit(&unpacking)
             });
@@ -339,5 +282,48 @@ impl Cancel {
 fn kill(child: &mut Child) {
     if let Err(error) = child.kill() {
         tracing::warn!(%error, "cannot kill an unpacking worker");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::jobs;
+    use crate::Digest;
+    use crate::records::{Layer, chains};
+    use crate::rootfs::Chains;
+
+    #[test]
+    fn a_chain_ends_where_its_layers_are_large_enough_or_the_image_ends() {
+        let digest = |name: usize| Digest::of(name.to_string().as_bytes());
+        let layer = |name: usize| Layer { blob: digest(name), diff_id: digest(name) };
+        let stacked = |bytes_min| Chains::Stacked { bytes_min };
+        for (sizes, there, kind, expected) in [
+            (&[1, 1, 1][..], 0, stacked(0), &[(0, 1), (1, 2), (2, 3)][..]),
+            (&[1, 1, 1], 2, stacked(0), &[(2, 3)]),
+            (&[1, 1, 1], 3, stacked(0), &[]),
+            (&[3, 5, 1, 1, 9, 1], 0, stacked(5), &[(0, 2), (2, 5), (5, 6)]),
+            // Another image's uppermost chain is there, between two ends.
+            (&[3, 5, 1, 1, 9, 1], 1, stacked(5), &[(1, 2), (2, 5), (5, 6)]),
+            (&[3, 5, 1, 1, 9, 1], 4, stacked(5), &[(4, 5), (5, 6)]),
+            (&[9, 9, 9], 0, Chains::Trees, &[(0, 3)]),
+            (&[9, 9, 9], 1, Chains::Trees, &[(1, 3)]),
+            (&[9, 9, 9], 3, Chains::Trees, &[]),
+            (&[], 0, stacked(5), &[(0, 1)]),
+            (&[], 1, stacked(5), &[]),
+        ] {
+            let layers: Vec<_> = sizes.iter().enumerate().map(|(name, bytes)| (layer(name), *bytes)).collect();
+            let chains = chains(layers.iter().map(|(layer, _)| &layer.diff_id));
+            let found = jobs(&layers, &chains, there, kind);
+            let found: Vec<_> =
+                found.iter().map(|job| (job.parent.clone(), job.chain.clone(), job.layers.clone())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(from, to): &(usize, usize)| {
+                    let below = from.checked_sub(1).map(|below| chains[below].clone());
+                    (below, chains[to - 1].clone(), (*from..(*to).min(layers.len())).map(layer).collect::<Vec<_>>())
+                })
+                .collect();
+            assert_eq!(found, expected, "{sizes:?} on {there}, {kind:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! of containers.
 
 mod archive;
+mod arrivals;
 mod blobs;
 mod credentials;
 mod digest;

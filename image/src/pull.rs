@@ -9,10 +9,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use crate::arrivals::Arrivals;
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::fetch::fetch;
 use crate::images::{Image, Shared};
-use crate::layers::{self, Arrivals, Cancel, Job, jobs};
+use crate::layers::{self, Cancel, Job, jobs};
 use crate::locks::{Pins, hold};
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
@@ -128,7 +129,7 @@ pub(crate) async fn fetch_image(work: &Arc<Work>, reference: &Reference) -> Resu
         .zip(&plan.config.diff_ids)
         .map(|(blob, diff_id)| Layer { blob: blob.digest.clone(), diff_id: diff_id.clone() })
         .collect();
-    make(work, &plan, &layers).await?;
+    make(work, &plan.layers, &layers).await?;
     let record = ImageRecord {
         id: plan.config_blob.digest.clone(),
         tags: [].into(),
@@ -268,30 +269,34 @@ async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
 }
 
 /// Downloads and unpacks missing layers.
-async fn make(work: &Arc<Work>, plan: &Plan, layers: &[Layer]) -> Result<(), Error> {
+async fn make(work: &Arc<Work>, blobs: &[Blob], layers: &[Layer]) -> Result<(), Error> {
     let chains = chains(layers.iter().map(|layer| &layer.diff_id));
     chains.iter().for_each(|chain| work.pin(&chain.lock()));
     let rootfs = Arc::clone(&work.shared.rootfs);
     let asked = chains.clone();
-    for blob in &plan.layers {
+    for blob in blobs {
         work.tell(blob, Phase::Waiting, 0);
     }
     let there = blocking(move || layers::there(&*rootfs, &asked)).await?;
-    for blob in plan.layers.iter().take(there) {
+    let (unpacked, missing) = blobs.split_at(there.min(blobs.len()));
+    for blob in unpacked {
         work.tell(blob, Phase::Complete, blob.size);
     }
-    let jobs = jobs(layers, &chains, there, work.shared.rootfs.stacks());
-    let missing = || plan.layers.iter().skip(there);
-    let blobs = missing().map(|blob| blob.digest.clone()).collect();
-    note(work, Names { blobs, chains: jobs.iter().map(|job| job.chain.clone()).collect() }).await?;
-    let (begun, ready): (Vec<_>, Vec<_>) = missing()
+    let sized: Vec<_> = layers.iter().cloned().zip(blobs.iter().map(|blob| blob.size)).collect();
+    let jobs = jobs(&sized, &chains, there, work.shared.rootfs.chains());
+    let named = blobs.iter().map(|blob| blob.digest.clone()).collect();
+    note(work, Names { blobs: named, chains: jobs.iter().map(|job| job.chain.clone()).collect() }).await?;
+    let (begun, ready): (Vec<_>, Vec<_>) = missing
+        .iter()
         .map(|blob| {
             let (begun, ready) = oneshot::channel();
-            ((blob.clone(), begun), (blob.clone(), ready))
+            ((blob.clone(), Some(begun)), (blob.clone(), ready))
         })
         .unzip();
-    let downloads = stream::iter(begun)
-        .map(|(blob, begun)| async move { fetch(work, &blob, Some(begun)).await })
+    // A container may have kept a chain whose image, and with it the blobs, was removed: an export wants them.
+    let kept: Vec<_> = unpacked.iter().map(|blob| (blob.clone(), None)).collect();
+    let downloads = stream::iter(begun.into_iter().chain(kept))
+        .map(|(blob, begun)| async move { fetch(work, &blob, begun).await })
         .buffered(DOWNLOADS)
         .try_collect::<()>();
     let mut ready = ready.into_iter();

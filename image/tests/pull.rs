@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use host::ContainerId;
+use image::rootfs::Chains;
 use image::{Credentials, Error, Observer, Phase, Progress};
 use oci_client::Client;
 use oci_client::client::{ClientConfig, ClientProtocol, ImageLayer, linux_amd64_resolver};
@@ -136,7 +137,7 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
         [(lying, "its image says"), (corrupt, "digest"), (manifests, "digest"), (malformed, "not a tar archive")]
     {
         let registry = serve(content).await;
-        for store in [Store::new(), Store::copying()] {
+        for store in Store::of_each_kind() {
             let error = store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap_err();
             assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
             assert!(error.to_string().contains(reason), "{error} lacks {reason}");
@@ -147,45 +148,6 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
 }
 
 /// What lies between the images' own would take space and time without use.
-#[tokio::test]
-async fn where_chains_are_whole_trees_an_image_has_one() {
-    let mut content = Content::default();
-    let layers = [
-        (layer(&[("a/", ""), ("a/one", "1"), ("a/two", "2"), ("gone", "x")]), "gzip"),
-        (layer(&[("a/.wh.two", ""), (".wh.gone", ""), ("b", "b")]), "zstd"),
-        (layer(&[("a/three", "3")]), ""),
-    ];
-    for (tag, count) in [("base", 2), ("whole", 3)] {
-        let manifest = content.image("linux/amd64", &layers[..count]);
-        content.tag(tag, &manifest);
-    }
-    let registry = serve(content).await;
-    let store = Store::copying();
-    let name = |tag: &str| format!("{}/t:{tag}", registry.address);
-    let chains = || std::fs::read_dir(store.directory.path().join("fake/chains")).unwrap().count();
-    let pulled = |tag: &str| {
-        let name = name(tag);
-        async { store.images.pull(&{ name }, None).await.unwrap() }
-    };
-    let (one, two) = tokio::join!(pulled("whole"), pulled("whole"));
-    assert_eq!((one, chains()), (two, 1), "two pulls made one chain");
-    pulled("base").await;
-    assert_eq!(chains(), 2, "of another image, with the same layers");
-    store.images.remove(&name("whole")).unwrap();
-    assert_eq!(chains(), 1);
-    let whole = pulled("whole").await;
-    assert_eq!(chains(), 2, "it is made on top of the other one");
-
-    let id = ContainerId::random();
-    let root = store.images.prepare(&id, &whole.id).unwrap();
-    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
-    assert_eq!((read("a/one"), read("a/three"), read("b")), ("1".into(), "3".into(), "b".into()));
-    assert!(!root.join("a/two").exists() && !root.join("gone").exists(), "whiteouts remove what lower layers have");
-    store.images.discard(&id).unwrap();
-    ["base", "whole"].iter().for_each(|tag| store.images.remove(&name(tag)).unwrap());
-    assert!(store.leftovers().is_empty(), "{:?}", store.leftovers());
-}
-
 #[tokio::test]
 async fn a_download_that_breaks_is_taken_up_where_it_was() {
     let mut content = Content::default();
@@ -400,13 +362,14 @@ async fn a_pull_that_is_given_up_leaves_nothing() {
         }
     })
     .await;
-    let store = Store::new();
-    let pull = store.images.pull("127.0.0.1:1/t", None);
-    drop(pull);
-    let name = format!("{}/t:1", registry.address);
-    let given_up = tokio::time::timeout(Duration::from_secs(1), store.images.pull(&name, None)).await;
-    assert!(given_up.is_err());
-    store.wait_until_empty().await;
+    for store in Store::of_each_kind() {
+        let pull = store.images.pull("127.0.0.1:1/t", None);
+        drop(pull);
+        let name = format!("{}/t:1", registry.address);
+        let given_up = tokio::time::timeout(Duration::from_secs(1), store.images.pull(&name, None)).await;
+        assert!(given_up.is_err());
+        store.wait_until_empty().await;
+    }
 }
 
 #[tokio::test]
@@ -452,18 +415,20 @@ async fn what_cannot_be_removed_at_the_start_ends_no_server() {
 async fn each_backend_failure_ends_the_pull_and_a_second_one_succeeds() {
     let registry = serve(content()).await;
     let name = format!("{}/t:1", registry.address);
-    for nth in 1.. {
-        let store = Store::new();
-        store.faults.arm(nth, host::fault::Fault::FailBefore);
-        let first = store.images.pull(&name, None).await;
-        if !store.faults.disarm() {
-            first.unwrap();
-            assert!(nth > 5, "the faults struck");
-            break;
+    for kind in [Chains::Stacked { bytes_min: 0 }, Chains::Trees] {
+        for nth in 1.. {
+            let store = Store::with_chains(kind);
+            store.faults.arm(nth, host::fault::Fault::FailBefore);
+            let first = store.images.pull(&name, None).await;
+            if !store.faults.disarm() {
+                first.unwrap();
+                assert!(nth > 5, "the faults struck");
+                break;
+            }
+            store.images.pull(&name, None).await.unwrap();
+            store.images.remove(&name).unwrap();
+            store.wait_until_empty().await;
         }
-        store.images.pull(&name, None).await.unwrap();
-        store.images.remove(&name).unwrap();
-        store.wait_until_empty().await;
     }
 }
 

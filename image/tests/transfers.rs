@@ -17,13 +17,14 @@ use support::{Content, Contents, Registry, Reply, Seen, Store, content, layer, r
 
 const MIB: usize = 1 << 20;
 
-/// An image with one uncompressed layer, slightly larger than this number of bytes.
+/// An image with a tiny layer, and an uncompressed one on it that is slightly larger than this number of bytes.
 fn large(bytes: usize) -> Content {
     let noise: String = (0..bytes as u64)
         .map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26))
         .collect();
     let mut content = Content::default();
-    let manifest = content.image("linux/amd64", &[(layer(&[("first", "1"), ("noise", &noise)]), "")]);
+    let layers = [(layer(&[("lowest", "0")]), "gzip"), (layer(&[("first", "1"), ("noise", &noise)]), "")];
+    let manifest = content.image("linux/amd64", &layers);
     content.tag("1", &manifest);
     content
 }
@@ -276,31 +277,33 @@ fn a_server_that_is_killed_half_way_resumes_after_its_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_was_damaged_on_the_disk_is_fetched_again() {
-    let content = large(6 * MIB);
-    let (serves, sent) = (Arc::new(AtomicBool::new(false)), Sent::default());
-    let (open, log) = (Arc::clone(&serves), Arc::clone(&sent));
-    let registry = Registry::start(move |seen| {
-        let first = range(seen).is_none();
-        match (is_layer(&content.answer(seen)), open.load(Ordering::SeqCst)) {
-            (true, false) if first => cut(&content, seen, 3 * MIB, &log),
-            (true, false) => Reply::new(503, "").with("retry-after", "0"),
-            _ => cut(&content, seen, usize::MAX, &log),
-        }
-    })
-    .await;
-    let store = Store::new();
-    let name = format!("{}/t:1", registry.address);
-    let error = store.images.pull(&name, None).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    let partial = fs::read_dir(store.directory.path().join("root/ingest")).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = fs::read(&partial).unwrap();
-    bytes[2 * MIB] ^= 1;
-    fs::write(&partial, bytes).unwrap();
-    serves.store(true, Ordering::SeqCst);
-    let image = store.images.pull(&name, None).await.unwrap();
-    let starts: Vec<_> = sent.lock().unwrap().iter().map(|(from, _)| *from).collect();
-    assert_eq!(starts, [0, 3 * MIB, 0]);
-    store.images.prepare(&ContainerId::random(), &image.id).unwrap();
+    for store in Store::of_each_kind() {
+        let content = large(6 * MIB);
+        let (serves, sent) = (Arc::new(AtomicBool::new(false)), Sent::default());
+        let (open, log) = (Arc::clone(&serves), Arc::clone(&sent));
+        let registry = Registry::start(move |seen| {
+            let first = range(seen).is_none();
+            match (is_layer(&content.answer(seen)), open.load(Ordering::SeqCst)) {
+                (true, false) if first => cut(&content, seen, 3 * MIB, &log),
+                (true, false) => Reply::new(503, "").with("retry-after", "0"),
+                _ => cut(&content, seen, usize::MAX, &log),
+            }
+        })
+        .await;
+        let name = format!("{}/t:1", registry.address);
+        let error = store.images.pull(&name, None).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        let partial = fs::read_dir(store.directory.path().join("root/ingest")).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = fs::read(&partial).unwrap();
+        bytes[2 * MIB] ^= 1;
+        fs::write(&partial, bytes).unwrap();
+        serves.store(true, Ordering::SeqCst);
+        let image = store.images.pull(&name, None).await.unwrap();
+        let starts: Vec<_> = sent.lock().unwrap().iter().map(|(from, _)| *from).collect();
+        assert_eq!(starts, [0, 3 * MIB, 0]);
+        let root = store.images.prepare(&ContainerId::random(), &image.id).unwrap();
+        assert!(root.join("lowest").exists() && root.join("noise").exists());
+    }
 }
 
 /// The digests of files in a directory.

@@ -1,6 +1,6 @@
 //! Roots by copying, for any file system. Every chain and every container's root is a full tree; where the file system clones
-//! blocks (ZFS, XFS, btrfs), copies share them. An image has one chain, and what lies below it if that is another image's. There are
-//! no mounts, so a reboot changes nothing. An image volume is the chain's directory; the runtime mounts it read-only, as it does with
+//! blocks (ZFS, XFS, btrfs), a root shares those of its chain. An image has one chain, made of a copy of another image's if that has its
+//! lower layers. There are no mounts, so a reboot changes nothing. An image volume is the chain's directory; the runtime mounts it read-only, as it does with
 //! the root of a container that shares its chain.
 //!
 //! Nothing is faster and safe for a root that can be written. unionfs(4) warns of itself that it "may cause data loss"; a file that
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use host::{ContainerId, Need};
 
 use super::layout::{Layout, remove};
-use super::{ChainId, Fits, FsUsage, Rootfs, Unpacking, every, tree};
+use super::{ChainId, Chains, Fits, FsUsage, Rootfs, Unpacking, every, tree};
 use crate::Error;
 
 /// Chains and roots as copies in a directory.
@@ -28,7 +28,12 @@ impl Copy {
     /// # Errors
     /// The directory cannot be used.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        Ok(Self { layout: Layout::open(directory)? })
+        Ok(Self { layout: Layout::open(directory, Chains::Trees)? })
+    }
+
+    /// For the fake: each chain is a copy here too, but counts as one of this kind.
+    pub(super) fn with_chains(directory: &Path, chains: Chains) -> Result<Self, Error> {
+        Ok(Self { layout: Layout::open(directory, chains)? })
     }
 
     /// The directory of a container that has a root of its own.
@@ -69,8 +74,8 @@ impl Rootfs for Copy {
         every(self.layout.all_begun()?.iter().map(|chain| remove(&self.layout.begun(chain)?)))
     }
 
-    fn stacks(&self) -> bool {
-        false
+    fn chains(&self) -> Chains {
+        self.layout.chains()
     }
 
     fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<Unpacking, Error> {

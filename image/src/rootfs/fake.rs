@@ -10,7 +10,7 @@ use host::{ContainerId, Need};
 
 use super::layout::remove;
 use super::{
-    ChainId, Copy, Fits, FsUsage, Rootfs, Snapshot, Unpacking, check_import_name, check_snapshot_is_new,
+    ChainId, Chains, Copy, Fits, FsUsage, Rootfs, Snapshot, Unpacking, check_import_name, check_snapshot_is_new,
     check_snapshot_name, imported_already, missing_import, missing_snapshot, tree,
 };
 use crate::Error;
@@ -23,12 +23,20 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Opens the fake in a directory; opening it again simulates a restart.
+    /// Opens the fake in a directory, with a chain for each layer; opening it again simulates a restart.
     ///
     /// # Errors
     /// The directory cannot be used.
     pub fn open(directory: &Path, faults: Faults) -> Result<Self, Error> {
-        Ok(Self { copy: Copy::open(directory)?, faults })
+        Self::with_chains(directory, Chains::Stacked { bytes_min: 0 }, faults)
+    }
+
+    /// Opens the fake with other chains.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn with_chains(directory: &Path, chains: Chains, faults: Faults) -> Result<Self, Error> {
+        Ok(Self { copy: Copy::with_chains(directory, chains)?, faults })
     }
 
     fn call<T>(&self, operation: &str, effect: impl FnOnce(&Copy) -> Result<T, Error>) -> Result<T, Error> {
@@ -47,6 +55,10 @@ impl Rootfs for Fake {
 
     fn needs(&self) -> Vec<Need> {
         Vec::new()
+    }
+
+    fn chains(&self) -> Chains {
+        self.copy.chains()
     }
 
     fn has(&self, chain: &ChainId) -> Result<bool, Error> {

@@ -9,7 +9,7 @@ use host::ContainerId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ChainId, FsUsage, every, tree};
+use super::{ChainId, Chains, FsUsage, every, tree};
 use crate::{Digest, Error, durable};
 
 const VERSION: u32 = 1;
@@ -18,7 +18,7 @@ const MODE: u32 = 0o600;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {
     version: u32,
-    /// The chain below it.
+    /// The chain below it. Earlier servers recorded that of a tree too, which counts for nothing.
     pub(super) parent: Option<ChainId>,
     bytes: u64,
     inodes: u64,
@@ -42,16 +42,26 @@ pub(super) struct ContainerRecord {
 #[derive(Debug)]
 pub(super) struct Layout {
     directory: PathBuf,
+    chains: Chains,
 }
 
 impl Layout {
     /// Opens the directory and creates missing parts.
-    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+    pub(super) fn open(directory: &Path, chains: Chains) -> Result<Self, Error> {
         for name in ["chains", "begun", "containers"] {
             let path = directory.join(name);
             fs::create_dir_all(&path).map_err(Error::io(format!("cannot create {}", path.display())))?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), chains })
+    }
+
+    /// What the chains are.
+    pub(super) fn chains(&self) -> Chains {
+        self.chains
+    }
+
+    fn are_stacked(&self) -> bool {
+        matches!(self.chains, Chains::Stacked { .. })
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -91,12 +101,13 @@ impl Layout {
         self.chain_record(chain).map(|record| FsUsage { bytes: record.bytes, inodes: record.inodes })
     }
 
-    /// Makes the directory to unpack a chain into, and records its parent. Removes an earlier attempt.
+    /// Makes the directory to unpack a chain into, and records the parent that it needs. Removes an earlier attempt.
     pub(super) fn begin(&self, chain: &ChainId, parent: Option<&ChainId>) -> Result<PathBuf, Error> {
         let begun = self.begun(chain)?;
         remove(&begun)?;
         fs::create_dir(&begun).map_err(Error::io(format!("cannot create {}", begun.display())))?;
-        let record = ChainRecord { version: VERSION, parent: parent.cloned(), bytes: 0, inodes: 0 };
+        let parent = parent.filter(|_| self.are_stacked()).cloned();
+        let record = ChainRecord { version: VERSION, parent, bytes: 0, inodes: 0 };
         write_unsynced(&begun.join("chain.json"), &record)?;
         Ok(begun)
     }
@@ -127,7 +138,7 @@ impl Layout {
     pub(super) fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
         let mut outcomes: Vec<_> = chains.iter().map(|chain| self.move_away(chain)).collect();
         loop {
-            let there = self.inventory()?.0;
+            let there = if self.are_stacked() { self.inventory()?.0 } else { Vec::new() };
             let is_orphan = |chain: &&ChainId| {
                 self.chain_record(chain)
                     .map_or(true, |record| record.parent.is_some_and(|parent| !there.contains(&parent)))
@@ -162,7 +173,7 @@ impl Layout {
     pub(super) fn check_free(&self, chain: &ChainId) -> Result<(), Error> {
         let conflict = |who: String| Error::Conflict { what: format!("layer chain {} is in use by {who}", chain.0) };
         let (chains, containers) = self.inventory()?;
-        for other in chains {
+        for other in chains.into_iter().filter(|_| self.are_stacked()) {
             if self.chain_record(&other).is_ok_and(|record| record.parent.as_ref() == Some(chain)) {
                 return Err(conflict(format!("layer chain {}", other.0)));
             }
@@ -243,11 +254,12 @@ mod tests {
     use host::ContainerId;
 
     use super::Layout;
+    use crate::rootfs::Chains;
 
     #[test]
     fn the_record_of_an_earlier_server_shares_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::open(directory.path()).unwrap();
+        let layout = Layout::open(directory.path(), Chains::Trees).unwrap();
         let id = ContainerId::random();
         std::fs::create_dir(layout.container(&id)).unwrap();
         let text = r#"{"version":1,"chain":null,"volumes":[],"made":[4096,3]}"#;

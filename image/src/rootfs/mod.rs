@@ -1,4 +1,4 @@
-//! Root file systems: each layer is unpacked once, into a chain, and each container gets a writable root on top of a chain.
+//! Root file systems: layers are unpacked into chains, which images share, and each container gets a writable root on top of one.
 //! One trait with four backends: ZFS (a dataset per chain, a clone per container), copies (any file system), overlayfs (Linux),
 //! and a fake.
 
@@ -75,7 +75,23 @@ pub struct Snapshot {
     pub created: u64,
 }
 
-/// A directory to unpack a layer into, made by [`Rootfs::begin`].
+/// What the chains of a backend are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chains {
+    /// Whole trees, which need no other chain: all missing layers of an image become one.
+    Trees,
+    /// What layers change in the chain below, which each needs. Layers are gathered into a chain until they have this many compressed
+    /// bytes.
+    Stacked {
+        /// Images that share some of the layers of a chain, but not all, each have a chain of those: fewer bytes than this.
+        bytes_min: u64,
+    },
+}
+
+/// A mount or a dataset for each small layer costs more than to unpack it again for another image.
+const STACKED: Chains = Chains::Stacked { bytes_min: 4 << 20 };
+
+/// A directory to unpack layers into, made by [`Rootfs::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacking {
     /// The chain.
@@ -113,10 +129,9 @@ pub trait Rootfs: Send + Sync + 'static {
     /// the next call tries again.
     fn sweep_deferred(&self) {}
 
-    /// Whether a chain takes only the space and the time of its own layer. Otherwise each is a whole tree, and the missing layers of an
-    /// image are unpacked into one.
-    fn stacks(&self) -> bool {
-        true
+    /// What a chain is.
+    fn chains(&self) -> Chains {
+        STACKED
     }
 
     /// Begins a chain on top of another (None: the lowest layer). Removes the remains of an earlier attempt first.

@@ -1,4 +1,4 @@
-//! Roots on overlayfs: a directory for each layer, and an upper directory for each container, mounted together. Layers are
+//! Roots on overlayfs: a directory for each chain, and an upper directory for each container, mounted together. Layers are
 //! unpacked through an overlay mount too, so that overlayfs itself records the whiteouts.
 
 use std::fs;
@@ -13,7 +13,7 @@ use host::{ContainerId, Need};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::layout::{Layout, remove};
-use super::{ChainId, FsUsage, Rootfs, Unpacking, every, make_root, root_need, tree};
+use super::{ChainId, FsUsage, Rootfs, STACKED, Unpacking, every, make_root, root_need, tree};
 use crate::Error;
 
 /// Bytes of mount options: mount(2) copies one page, and its last byte ends the text.
@@ -36,7 +36,7 @@ impl Overlay {
     /// # Errors
     /// The directory cannot be used.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        Ok(Self { layout: Layout::open(directory)? })
+        Ok(Self { layout: Layout::open(directory, STACKED)? })
     }
 
     /// Whether overlayfs can be mounted below this directory: not without root, and not on top of another overlay.

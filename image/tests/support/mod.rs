@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use image::rootfs::{Copy, Fake, Rootfs};
+use image::rootfs::{Chains, Fake};
 use image::{Credentials, Digest, Images, Settings};
 use serde_json::{Value, json};
 use testimage::{Blob, Compression, Layer, Tree};
@@ -281,6 +281,20 @@ pub(crate) struct Store {
     pub(crate) images: Images,
     pub(crate) faults: Faults,
     pub(crate) directory: tempfile::TempDir,
+    opened: Opened,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy)]
+struct Opened {
+    chains: Chains,
+    patience: Duration,
+}
+
+impl Default for Opened {
+    fn default() -> Self {
+        Self { chains: Chains::Stacked { bytes_min: 0 }, patience: Duration::from_secs(60) }
+    }
 }
 
 /// The worker that cargo builds with the tests.
@@ -292,42 +306,51 @@ pub(crate) fn workers() -> Workers {
 }
 
 impl Store {
+    /// A store with a chain for each layer.
     pub(crate) fn new() -> Self {
-        Self::waiting(Duration::from_secs(60))
+        Self::opened(Opened::default())
     }
 
     /// A store that waits for a registry no longer than [`PATIENCE`].
     pub(crate) fn impatient() -> Self {
-        Self::waiting(PATIENCE)
+        Self::opened(Opened { patience: PATIENCE, ..Opened::default() })
     }
 
-    fn waiting(patience: Duration) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    /// A store with these chains.
+    pub(crate) fn with_chains(chains: Chains) -> Self {
+        Self::opened(Opened { chains, ..Opened::default() })
+    }
+
+    /// A store with a chain for each layer, and one with whole trees.
+    pub(crate) fn of_each_kind() -> [Self; 2] {
+        [Self::new(), Self::with_chains(Chains::Trees)]
+    }
+
+    fn opened(opened: Opened) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), opened)
+    }
+
+    fn at(directory: tempfile::TempDir, opened: Opened) -> Self {
         let faults = Faults::default();
-        let images = open(directory.path(), &faults, patience);
-        Self { images, faults, directory }
-    }
-
-    /// A store whose chains are whole trees.
-    pub(crate) fn copying() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let copy = Arc::new(Copy::open(&directory.path().join("fake")).unwrap());
-        let images = open_on(directory.path(), copy, Duration::from_secs(60));
-        Self { images, faults: Faults::default(), directory }
+        Self { images: open(directory.path(), &faults, opened), faults, directory, opened }
     }
 
     /// A store with this part (`root`: blobs, `fake`: layers) on a small disk; None if none can be mounted.
     pub(crate) fn on_small_disk(part: &str, megabytes: u32) -> Option<(Self, SmallDisk)> {
         let directory = tempfile::tempdir().unwrap();
         let disk = SmallDisk::mount(&directory.path().join(part), megabytes)?;
-        let faults = Faults::default();
-        let images = open(directory.path(), &faults, Duration::from_secs(60));
-        Some((Self { images, faults, directory }, disk))
+        Some((Self::at(directory, Opened::default()), disk))
     }
 
     /// Simulates a restart.
     pub(crate) fn reopen(&mut self) {
-        self.images = open(self.directory.path(), &self.faults, Duration::from_secs(60));
+        self.images = open(self.directory.path(), &self.faults, self.opened);
+    }
+
+    /// Simulates a restart with another server, whose chains are different.
+    pub(crate) fn reopen_with(&mut self, chains: Chains) {
+        self.opened.chains = chains;
+        self.reopen();
     }
 
     /// The blobs, downloads and chains on disk.
@@ -353,11 +376,8 @@ impl Store {
     }
 }
 
-fn open(directory: &Path, faults: &Faults, patience: Duration) -> Images {
-    open_on(directory, Arc::new(Fake::open(&directory.join("fake"), faults.clone()).unwrap()), patience)
-}
-
-fn open_on(directory: &Path, rootfs: Arc<dyn Rootfs>, patience: Duration) -> Images {
+fn open(directory: &Path, faults: &Faults, Opened { chains, patience }: Opened) -> Images {
+    let rootfs = Arc::new(Fake::with_chains(&directory.join("fake"), chains, faults.clone()).unwrap());
     let settings = Settings {
         root: directory.join("root"),
         registry_config: Some(directory.join("certs.d")),
