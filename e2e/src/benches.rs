@@ -20,12 +20,10 @@ struct Ground {
 }
 
 impl Ground {
-    /// With the test images in the registry, or empty.
-    fn new(with_images: bool) -> Result<Self> {
+    fn new() -> Result<Self> {
         let tools = Tools::open()?;
         let dir = crate::run_directory()?;
-        let images = if with_images { images::all(&tools)? } else { Vec::new() };
-        let registry = crate::registry(&dir.path().join("registry"), &images)?;
+        let registry = crate::registry(&dir.path().join("registry"), &images::all(&tools)?)?;
         let site = Site::new(&dir.path().join("site"), registry.certs(), tools.crictl()?)?;
         Ok(Self { tools, dir, registry, site })
     }
@@ -47,7 +45,7 @@ impl Ground {
 
 /// Compares the streams of a new server with those of another one, or of a new containerd.
 pub(crate) fn streaming(beside: Option<&str>) -> Result<()> {
-    let ground = Ground::new(true)?;
+    let ground = Ground::new()?;
     let peer = if beside.is_some() { None } else { Some(ground.containerd()?) };
     let address = beside.or(peer.as_ref().map(Containerd::address)).context("there is another server")?;
     let other = Site::new(&ground.path("other"), ground.registry.certs(), ground.tools.crictl()?)?.at(address);
@@ -64,35 +62,37 @@ pub(crate) fn streaming(beside: Option<&str>) -> Result<()> {
 
 /// Compares the calls of a new server with those of a new containerd, one after the other.
 pub(crate) fn pods(plan: &pods::Plan) -> Result<()> {
-    let ground = Ground::new(true)?;
+    let ground = Ground::new()?;
     let compared = pods::compare(plan, &ground.tools, &ground.site, ground.registry.certs());
     ground.end(compared)
 }
 
 /// Compares the pulls of a new server with those of a new containerd.
 pub(crate) fn pulls(plan: &pulls::Plan) -> Result<()> {
-    let ground = Ground::new(false)?;
-    let peer = ground.containerd()?;
-    let server = ground.site.serve()?;
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let tools = Tools::open()?;
+    let dir = crate::run_directory()?;
+    let certs = dir.path().join("certs.d");
+    let site = Site::new(&dir.path().join("site"), &certs, tools.crictl()?)?;
+    let peer = Containerd::start(&tools, &dir.path().join("containerd"), &certs)?;
+    let server = site.serve()?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let subject = |address: &str, pid: u32| {
         Ok::<_, anyhow::Error>(pulls::Subject { client: Client::new(tokio.handle(), socket(address)?), pid })
     };
-    let (ours, theirs) = (subject(&ground.site.address(), server.pid())?, subject(peer.address(), peer.pid())?);
-    let registry = &ground.registry;
-    let stage = pulls::Ground { registry, certs: registry.certs(), dir: ground.dir.path() };
-    let compared = pulls::compare(&ours, &theirs, &stage, plan);
+    let (ours, theirs) = (subject(&site.address(), server.pid())?, subject(peer.address(), peer.pid())?);
+    let ground = pulls::Ground { certs: &certs, dir: dir.path(), tokio: &tokio };
+    let compared = pulls::compare(&ours, &theirs, &ground, plan);
     if compared.is_err() {
-        println!("the server's log ends:\n{}", tail(&ground.site.dir().join("cellblock.log")));
+        println!("the server's log ends:\n{}", tail(&site.dir().join("cellblock.log")));
     }
     server.stop()?;
     peer.stop()?;
-    ground.end(compared)
+    compared
 }
 
 /// Compares a new server with a new containerd under kubelet.
 pub(crate) fn kubelet(plan: &kubernetes::bench::Plan) -> Result<()> {
-    let ground = Ground::new(true)?;
+    let ground = Ground::new()?;
     let Ground { tools, registry, site, .. } = &ground;
     let compared = kubernetes::bench::run(site, &ground.path("other"), registry.certs(), tools, plan);
     ground.end(compared)

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use testimage::{Blob, Contents};
+use testimage::Blob;
 
-use super::content::Case;
-use super::{AT_ONCE, Measured, Plan, Subject, column, content, in_turn, median, side_by_side};
+use super::content::{Case, Made};
+use super::{
+    AT_ONCE, Measured, Plan, REPOSITORY, Subject, blobs, column, content, contents, in_turn, median, side_by_side,
+};
 use crate::client::{Client, socket};
 use crate::process::{Program, processor_time};
 use crate::server::Site;
@@ -26,8 +28,6 @@ times"#;
 pub const NO_HOSTS: &str = "/var/empty";
 /// The time-out of one image.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// The repository of the images.
-const REPOSITORY: &str = "bench";
 
 /// Where images go by hand.
 struct Hand<'a> {
@@ -65,21 +65,15 @@ pub fn compare(plan: &Plan, site: &Site) -> Result<()> {
     measured
 }
 
-/// Serves as many images of a case as are pulled at a time, each with other contents, until the second value is dropped.
+/// Serves as many images of a case as are pulled at a time, until the second value is dropped.
 async fn offer(case: &Case) -> Result<(Vec<Offered>, impl Drop)> {
-    let images =
-        (0..AT_ONCE[1]).map(|at| Ok(content::image(case, at as u64 + 1)?.image)).collect::<Result<Vec<_>>>()?;
-    let mut contents = Contents::new(REPOSITORY);
-    for (at, image) in images.iter().enumerate() {
-        contents.add(image);
-        contents.tag(&at.to_string(), &image.manifest);
-    }
-    let (address, serving) = testimage::serve(contents).await?;
-    let url = |blob: &Blob| format!("http://{address}/v2/{REPOSITORY}/blobs/{}", blob.digest);
-    let offered = |(at, image): (usize, &testimage::Image)| Offered {
+    let images = content::images(case, AT_ONCE[1])?;
+    let (address, serving) = testimage::serve(contents(images.iter().map(|made| &made.image))).await?;
+    let url = |blob: &Blob| format!("{}/{}", blobs(address), blob.digest);
+    let offered = |(at, made): (usize, &Made)| Offered {
         name: format!("{address}/{REPOSITORY}:{at}"),
         // The first blob is the configuration.
-        layers: image.blobs[1..].iter().map(url).collect(),
+        layers: made.image.blobs[1..].iter().map(url).collect(),
     };
     Ok((images.iter().enumerate().map(offered).collect(), serving))
 }

@@ -44,8 +44,6 @@ pub struct Made {
 pub struct Case {
     /// For the table.
     pub name: String,
-    /// Their repository, or what its name begins with.
-    pub repository: String,
     /// How their layers are compressed.
     pub compression: Compression,
     shape: Shape,
@@ -55,19 +53,18 @@ pub struct Case {
 pub fn cases(scale: u64, only: Option<&str>) -> Vec<Case> {
     let shapes = SHAPES.map(|shape| Shape { bytes: shape.bytes / scale.max(1), ..shape });
     let of = |shape: Shape| {
-        COMPRESSIONS.map(|(name, compression)| Case {
-            name: format!("{}, {name}", shape.name),
-            repository: format!("{name}-{}-{}", shape.layers, shape.bytes),
-            compression,
-            shape,
-        })
+        COMPRESSIONS.map(|(name, compression)| Case { name: format!("{}, {name}", shape.name), compression, shape })
     };
     let is_wanted = |case: &Case| only.is_none_or(|only| case.name.contains(only));
     shapes.into_iter().flat_map(of).filter(is_wanted).collect()
 }
 
-/// Makes an image.
-pub fn image(case: &Case, seed: u64) -> Result<Made> {
+/// Makes so many images of a case, each with other contents.
+pub fn images(case: &Case, count: usize) -> Result<Vec<Made>> {
+    (1..=count as u64).map(|seed| image(case, seed)).collect()
+}
+
+fn image(case: &Case, seed: u64) -> Result<Made> {
     let (Case { shape, compression, .. }, mut random) = (case, Random::new(seed));
     let archives = (0..shape.layers).map(|_| Ok(tree(shape.bytes, &mut random).tar()?)).collect::<Result<Vec<_>>>()?;
     let layers = archives.iter().map(|tar| Ok(Layer::new(tar, *compression)?)).collect::<Result<Vec<_>>>()?;
@@ -148,10 +145,10 @@ mod tests {
 
     #[test]
     fn cases_are_selected_by_name() {
-        let repositories = |only| cases(4, only).into_iter().map(|case| case.repository).collect::<Vec<_>>();
-        assert_eq!(repositories(None).len(), 6);
-        assert_eq!(repositories(Some("8 layers")), ["gzip-8-8388608", "zstd-8-8388608"]);
-        assert!(repositories(Some("lz4")).is_empty());
+        let named = |only| cases(4, only).into_iter().map(|case| case.name).collect::<Vec<_>>();
+        assert_eq!(named(None).len(), 6);
+        assert_eq!(named(Some("8 layers")), ["8 layers of 32 MiB, gzip", "8 layers of 32 MiB, zstd"]);
+        assert!(named(Some("lz4")).is_empty());
     }
 
     #[test]

@@ -7,20 +7,21 @@ pub mod floors;
 pub mod meter;
 pub mod shaped;
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use proto::v1::{ImageSpec, RemoveImageRequest};
+use testimage::{Contents, Image};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
-use self::content::{Case, Made};
 use self::floors::Floors;
 use self::meter::Meter;
 use crate::client::Client;
-use crate::images::Published;
 use crate::process::Program;
-use crate::registry::Registry;
 
 /// Images that are pulled at a time.
 const AT_ONCE: [usize; 2] = [1, 4];
@@ -62,19 +63,45 @@ pub struct Subject {
     pub pid: u32,
 }
 
-/// What both pull from.
+/// What both have.
 pub struct Ground<'a> {
-    /// The registry on loopback.
-    pub registry: &'a Registry,
-    /// The directory of its `HOST/hosts.toml` files.
+    /// The directory of the `HOST/hosts.toml` files.
     pub certs: &'a Path,
     /// A directory for files.
     pub dir: &'a Path,
+    /// Where the registry runs. It is in this process and in memory: one that is a program of its own takes as much of the processors as
+    /// a server that pulls from it, on what is another machine everywhere else.
+    pub tokio: &'a Runtime,
 }
 
 /// The host names that lead to the registry, without and with the line's limits.
 const LOOPBACK: &str = "loopback.example";
 const SHAPED: &str = "shaped.example";
+/// The repository of the images; their tags are numbers.
+const REPOSITORY: &str = "bench";
+
+impl Ground<'_> {
+    /// Serves under a host name until the second value is dropped; the address.
+    fn serve(&self, host: &str, listener: TcpListener, contents: Contents) -> Result<(SocketAddr, JoinSet<()>)> {
+        let address = listener.local_addr()?;
+        let of = self.certs.join(host);
+        std::fs::create_dir_all(&of)?;
+        std::fs::write(of.join("hosts.toml"), format!("server = \"http://{address}\"\n"))?;
+        listener.set_nonblocking(true)?;
+        let _runtime = self.tokio.enter();
+        Ok((address, testimage::serve_on(tokio::net::TcpListener::from_std(listener)?, contents)))
+    }
+}
+
+/// Tags images by their numbers.
+fn contents<'a>(images: impl Iterator<Item = &'a Image>) -> Contents {
+    let mut contents = Contents::new(REPOSITORY);
+    for (at, image) in images.enumerate() {
+        contents.add(image);
+        contents.tag(&at.to_string(), &image.manifest);
+    }
+    contents
+}
 
 /// Seconds of the rounds of one server.
 #[derive(Default)]
@@ -111,54 +138,36 @@ impl Subject {
 }
 
 /// Drops the caches, and with them the inodes of removed files, each of which an ext4 without a journal looks at for a minute before
-/// it makes a file (`recently_deleted` in fs/ext4/ialloc.c). The registry's blobs are in memory again afterwards.
-fn forget_removed(registry: &Registry) -> Result<()> {
-    std::fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches")?;
-    read_all(&registry.storage())
-}
-
-fn read_all(directory: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            read_all(&path)?;
-        } else {
-            std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())?;
-        }
-    }
-    Ok(())
+/// it makes a file (`recently_deleted` in fs/ext4/ialloc.c).
+fn forget_removed() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches")
 }
 
 /// Measures both servers, prints the ratios, and fails if a cold pull on loopback is not fast enough.
 pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Plan) -> Result<()> {
-    name_registry(ground, LOOPBACK, &ground.registry.address().to_string())?;
-    let line = shaped::Line::start(ground.dir, &ground.registry.storage());
+    let line = shaped::Line::lay();
     match &line {
-        Ok(line) => {
-            println!("a second registry is behind a line of {}", line.what);
-            name_registry(ground, SHAPED, &shaped::Line::address())?;
-        }
+        Ok(line) => println!("a second registry is behind a line of {}", line.what),
         Err(error) => println!("no line can be shaped here, loopback only: {error:#}"),
     }
     println!("case | cold, s: Cellblock, containerd, ratio | warm | processor, s | memory, MiB | over the floor");
     println!("---|---|---|---|---|---");
     let mut slow = Vec::new();
     for case in content::cases(plan.scale, plan.only.as_deref()) {
-        let Case { name, repository, compression, .. } = &case;
-        let made = publish(ground.registry, &case)?;
-        let blobs = |address: &str| format!("http://{address}/v2/{repository}-0/blobs");
-        let floors = floors::measure(&made, *compression, &blobs(&ground.registry.address().to_string()), ground.dir)?;
-        let wire = match &line {
-            Ok(_) => Some(floors::fetch(&made, &blobs(&shaped::Line::address()))?),
-            Err(_) => None,
-        };
-        drop(made);
-        for host in [LOOPBACK, SHAPED].into_iter().take(if line.is_ok() { 2 } else { 1 }) {
+        let images = content::images(&case, AT_ONCE[1])?;
+        let contents = contents(images.iter().map(|made| &made.image));
+        let loopback = ground.serve(LOOPBACK, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, contents.clone())?;
+        let shaped =
+            line.iter().map(|line| ground.serve(SHAPED, line.listen()?, contents.clone())).next().transpose()?;
+        let floors = floors::measure(&images[0], case.compression, &blobs(loopback.0), ground.dir)?;
+        let wire = shaped.as_ref().map(|(address, _)| floors::fetch(&images[0], &blobs(*address))).transpose()?;
+        drop((images, contents));
+        for host in [LOOPBACK, SHAPED].into_iter().take(if wire.is_some() { 2 } else { 1 }) {
             for at_once in AT_ONCE {
-                let names: Vec<String> = (0..at_once).map(|at| format!("{host}/{repository}-{at}:1")).collect();
+                let names: Vec<String> = (0..at_once).map(|at| format!("{host}/{REPOSITORY}:{at}")).collect();
                 let mut both = [Measured::default(), Measured::default()];
                 in_turn(plan.rounds, |at| {
-                    forget_removed(ground.registry)?;
+                    forget_removed()?;
                     [ours, theirs][at].round(&names, &mut both[at])
                 })?;
                 let floors = match wire.filter(|_| host == SHAPED) {
@@ -166,9 +175,9 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
                     None => floors,
                 };
                 let over = (at_once == 1).then_some(floors);
-                let ratio = print(&format!("{name}, {at_once} at a time, {host}"), &both, over);
+                let ratio = print(&format!("{}, {at_once} at a time, {host}", case.name), &both, over);
                 if host == LOOPBACK && ratio < LEAST {
-                    slow.push(format!("{name}, {at_once} at a time: {ratio:.2}"));
+                    slow.push(format!("{}, {at_once} at a time: {ratio:.2}", case.name));
                 }
             }
         }
@@ -178,22 +187,8 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
     Ok(())
 }
 
-fn name_registry(ground: &Ground<'_>, host: &str, address: &str) -> Result<()> {
-    let of = ground.certs.join(host);
-    std::fs::create_dir_all(&of)?;
-    Ok(std::fs::write(of.join("hosts.toml"), format!("server = \"http://{address}\"\n"))?)
-}
-
-/// Pushes as many images of a case as are pulled at a time, each with other contents, and returns the first.
-fn publish(registry: &Registry, case: &Case) -> Result<Made> {
-    let mut first = None;
-    for at in 0..AT_ONCE[1] {
-        let made = content::image(case, at as u64 + 1)?;
-        let image = made.image.clone();
-        registry.publish(&[Published { repository: format!("{}-{at}", case.repository), tags: vec!["1"], image }])?;
-        first.get_or_insert(made);
-    }
-    first.context("an image was made")
+fn blobs(registry: SocketAddr) -> String {
+    format!("http://{registry}/v2/{REPOSITORY}/blobs")
 }
 
 /// Runs the rounds of both, by their numbers: each is the first as often as the second.
@@ -245,11 +240,10 @@ fn print(case: &str, [ours, theirs]: &[Measured; 2], floors: Option<Floors>) -> 
 /// The memory of both after many odd images, and after all were removed.
 fn odd_images(subjects: [&Subject; 2], ground: &Ground<'_>, plan: &Plan) -> Result<()> {
     let count = ODD / plan.scale.clamp(1, ODD);
-    let images = (0..count)
-        .map(|at| Ok(Published { repository: format!("odd-{at}"), tags: vec!["1"], image: content::odd(at)? }))
-        .collect::<Result<Vec<_>>>()?;
-    ground.registry.publish(&images)?;
-    let names: Vec<String> = (0..count).map(|at| format!("{LOOPBACK}/odd-{at}:1")).collect();
+    let images = (0..count).map(content::odd).collect::<Result<Vec<_>>>()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let _serving = ground.serve(LOOPBACK, listener, contents(images.iter()))?;
+    let names: Vec<String> = (0..count).map(|at| format!("{LOOPBACK}/{REPOSITORY}:{at}")).collect();
     for (subject, name) in subjects.into_iter().zip(["Cellblock", "containerd"]) {
         let mib = || {
             std::thread::sleep(SETTLE);

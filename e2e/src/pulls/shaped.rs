@@ -1,35 +1,32 @@
-//! The registry's files once more, behind a line of 1 Gbit/s with 20 ms of delay: a second registry in a network namespace of its own.
+//! A line of 1 Gbit/s with 20 ms of delay, and a socket at its other end for a second registry, in a network namespace of its own.
 //! What the kernel cannot shape is said and left out.
 
+use std::fs::File;
+use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use crate::process::{Background, Program};
+use crate::process::Program;
 
 /// The namespace, and the interfaces at both ends of its line.
 const NAMESPACE: &str = "cb-bench-pull";
 const ENDS: [&str; 2] = ["cbbp0", "cbbp1"];
 /// Addresses that no run of Cellblock has (`Site::network`), nor containerd's bridge.
 const ADDRESSES: [&str; 2] = ["10.199.0.1", "10.199.0.2"];
-const PORT: u16 = 5000;
-/// The time-out of the registry's start.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A line with a registry at its end.
+/// The other end of a line.
 #[derive(Debug)]
 pub struct Line {
-    registry: Option<Background>,
     /// What it is like, for the table.
     pub what: String,
 }
 
 impl Line {
-    /// Lays the line, and starts a registry that serves these files.
-    pub fn start(dir: &Path, storage: &Path) -> Result<Self> {
+    /// Lays the line.
+    pub fn lay() -> Result<Self> {
         remove();
-        let mut line = Self { registry: None, what: String::new() };
+        let mut line = Self { what: String::new() };
         let ends = ADDRESSES.map(|address| format!("{address}/30"));
         ip(&["netns", "add", NAMESPACE])?;
         ip(&["link", "add", ENDS[0], "type", "veth", "peer", "name", ENDS[1], "netns", NAMESPACE])?;
@@ -47,37 +44,25 @@ impl Line {
             Ok(_) => "1 Gbit/s, 20 ms".to_owned(),
             Err(_) => "1 Gbit/s, no delay: this kernel has no netem (CONFIG_NET_SCH_NETEM)".to_owned(),
         };
-        line.registry = Some(registry(dir, storage)?);
         Ok(line)
     }
 
-    /// The registry's address.
-    pub fn address() -> String {
-        format!("{}:{PORT}", ADDRESSES[1])
+    /// A socket that listens at the other end: it stays in the namespace of the thread that made it (network_namespaces(7)).
+    pub fn listen(&self) -> Result<TcpListener> {
+        let made = std::thread::spawn(|| -> Result<TcpListener> {
+            enter(File::open(Path::new("/run/netns").join(NAMESPACE))?)?;
+            Ok(TcpListener::bind((ADDRESSES[1], 0))?)
+        });
+        made.join()
+            .map_err(|_| anyhow!("the thread panicked"))?
+            .with_context(|| format!("cannot listen in {NAMESPACE}"))
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.registry = None;
         remove();
     }
-}
-
-fn registry(dir: &Path, storage: &Path) -> Result<Background> {
-    let config = dir.join("shaped.yml");
-    std::fs::write(
-        &config,
-        format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {storage:?}}}\nhttp:\n  addr: {}\n",
-            Line::address()
-        ),
-    )?;
-    let serve = ["netns".as_ref(), "exec".as_ref(), NAMESPACE.as_ref(), "docker-registry".as_ref(), "serve".as_ref()];
-    let args = serve.into_iter().chain([config.as_os_str()]);
-    let mut registry = Program::new("ip", args).background(&dir.join("shaped.log"))?;
-    registry.until(TIMEOUT, || std::net::TcpStream::connect((ADDRESSES[1], PORT)).is_ok())?;
-    Ok(registry)
 }
 
 fn ip(args: &[&str]) -> Result<()> {
@@ -87,6 +72,16 @@ fn ip(args: &[&str]) -> Result<()> {
 /// Runs a program in the namespace.
 fn inside(program: &str, args: &[&str]) -> Result<()> {
     ip(&[&["netns", "exec", NAMESPACE, program][..], args].concat())
+}
+
+#[cfg(target_os = "linux")]
+fn enter(namespace: File) -> Result<()> {
+    Ok(nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn enter(_namespace: File) -> Result<()> {
+    Err(anyhow!("this system has no network namespaces"))
 }
 
 /// Removes what a run has left. The interfaces go with the namespace.

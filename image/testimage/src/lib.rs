@@ -5,4 +5,4 @@ mod image;
 mod registry;
 
 pub use image::{ARCHITECTURE, Blob, Compression, Config, Image, Layer, Node, Tree, index};
-pub use registry::{Contents, serve};
+pub use registry::{Contents, serve, serve_on};

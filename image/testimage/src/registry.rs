@@ -58,7 +58,12 @@ impl Contents {
 /// No port is free.
 pub async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<()>)> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let address = listener.local_addr()?;
+    Ok((listener.local_addr()?, serve_on(listener, contents)))
+}
+
+/// Serves on a socket until the returned set is dropped; in the context of a runtime.
+#[must_use]
+pub fn serve_on(listener: TcpListener, contents: Contents) -> JoinSet<()> {
     let contents = Arc::new(contents);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -74,7 +79,7 @@ pub async fn serve(contents: Contents) -> std::io::Result<(SocketAddr, JoinSet<(
             });
         }
     });
-    Ok((address, tasks))
+    tasks
 }
 
 fn answer<B>(contents: &Contents, request: &Request<B>) -> Response<Full<Bytes>> {
