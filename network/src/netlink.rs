@@ -254,11 +254,12 @@ impl Connection {
     fn exchange(&self, message: &Message, flags: u16) -> io::Result<Vec<Answer>> {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
-        (&self.socket).write_all(&message.encode(sequence, flags))?;
+        let late = host::late("the kernel");
+        (&self.socket).write_all(&message.encode(sequence, flags)).map_err(&late)?;
         let mut collected = Vec::new();
         let mut buffer = vec![0; READ_LENGTH];
         loop {
-            let length = (&self.socket).read(&mut buffer)?;
+            let length = (&self.socket).read(&mut buffer).map_err(&late)?;
             for answer in answers(&buffer[..length]).into_iter().filter(|answer| answer.sequence == sequence) {
                 match answer.errno() {
                     Some(0) => return Ok(collected),

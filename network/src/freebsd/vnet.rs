@@ -133,7 +133,7 @@ impl Worker {
 
     /// Waits for the worker and returns its sockets.
     fn finish(mut self) -> io::Result<Vec<Socket>> {
-        let answer = receive(&self.answer);
+        let answer = receive(&self.answer).map_err(host::late("the worker"));
         if answer.is_err() {
             // It hangs or has ended; kill it.
             host::worker::end(self.worker);

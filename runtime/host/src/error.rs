@@ -46,6 +46,14 @@ pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// Names the time-out of a socket (SO_RCVTIMEO, SO_SNDTIMEO), whose errno EAGAIN would count as exhaustion; other errors stay.
+pub fn late(what: &str) -> impl Fn(io::Error) -> io::Error {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, format!("{what} does not answer")),
+        _ => error,
+    }
+}
+
 fn says_used_up(cause: &(dyn Error + 'static)) -> bool {
     if cause.is::<Exhausted>() {
         return true;
@@ -71,7 +79,7 @@ mod tests {
 
     use nix::errno::Errno;
 
-    use super::{Exhausted, chain, is_exhausted};
+    use super::{Exhausted, chain, is_exhausted, late};
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot attach pod 4f1c")]
@@ -81,6 +89,20 @@ mod tests {
     fn causes_follow_their_error_once() {
         let error = Outer(std::io::Error::other("no such bridge"));
         assert_eq!(chain(&error), "cannot attach pod 4f1c: no such bridge");
+    }
+
+    #[test]
+    fn a_socket_that_stays_silent_is_late_and_not_used_up() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        let read = || io::Read::read(&mut &ours, &mut [0]);
+        let error = read().map_err(late("the worker")).unwrap_err();
+        assert_eq!(chain(&error), "the worker does not answer");
+        assert!(!is_exhausted(&error) && error.kind() == io::ErrorKind::TimedOut);
+        drop(theirs);
+        assert_eq!(read().map_err(late("the worker")).unwrap(), 0);
+        let other = late("the worker")(io::Error::from_raw_os_error(Errno::EPIPE as i32));
+        assert_eq!(other.raw_os_error(), Some(Errno::EPIPE as i32));
     }
 
     #[test]

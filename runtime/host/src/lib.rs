@@ -18,7 +18,7 @@ pub mod run;
 pub mod wait;
 pub mod worker;
 
-pub use error::{Exhausted, chain, is_exhausted};
+pub use error::{Exhausted, chain, is_exhausted, late};
 pub use failures::{Failures, Several};
 pub use id::{ContainerId, IdError, PodId, Prefix, SHORT_LENGTH, is_short};
 pub use need::Need;

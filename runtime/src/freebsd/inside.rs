@@ -96,7 +96,7 @@ fn help(workers: &Workers, words: &[&str]) -> io::Result<(Option<OwnedFd>, Strin
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_WAIT))?;
     let mut helper = workers.spawn(WORKER, words, theirs.into(), None)?;
-    let answer = answer(&ours);
+    let answer = answer(&ours).map_err(host::late("the helper"));
     if answer.is_ok() {
         helper.wait()?;
     } else {
