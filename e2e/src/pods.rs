@@ -42,8 +42,10 @@ const CALLS: [&str; 9] = [
 const LISTINGS: usize = 2;
 /// The containers of a pod.
 const CONTAINERS: [&str; 2] = ["a", "b"];
-/// How often a round calls each of them: they change nothing, and vary most.
-const LISTING_CALLS: usize = 3;
+/// The first of them, which change nothing.
+const READING: usize = 3;
+/// How many times as often as the others they are called: they are short, and vary most.
+const READING_ROUNDS: usize = 3;
 /// How long the idle server's processor time is watched.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -103,7 +105,11 @@ impl Rows {
 pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let group = &*group(site);
-    let mut rows = ours(plan, Some(tools), site, &tokio)?;
+    let (mut rows, measured) = ours(plan, Some(tools), site, &tokio)?;
+    if measured.is_err() {
+        print(plan, rows);
+        return measured;
+    }
     let peer = Containerd::start(tools, &site.dir().join("containerd"), certs)?;
     let client = Client::new(tokio.handle(), socket(peer.address())?);
     let theirs = Subject { name: "containerd", client, pid: peer.pid(), dir: site.dir(), group };
@@ -118,11 +124,19 @@ pub fn compare(plan: &Plan, tools: &Tools, site: &Site, certs: &Path) -> Result<
 /// Times the calls of Cellblock, and of the kernel alone, and prints the medians.
 pub fn measure(plan: &Plan, site: &Site) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    print(plan, ours(plan, None, site, &tokio)?);
-    Ok(())
+    let (rows, measured) = ours(plan, None, site, &tokio)?;
+    // What was measured is worth reading also where the server fails later.
+    print(plan, rows);
+    measured
 }
 
-fn ours(plan: &Plan, tools: Option<&Tools>, site: &Site, tokio: &tokio::runtime::Runtime) -> Result<Vec<Row>> {
+/// The rows of Cellblock, and whether all was measured and removed.
+fn ours(
+    plan: &Plan,
+    tools: Option<&Tools>,
+    site: &Site,
+    tokio: &tokio::runtime::Runtime,
+) -> Result<(Vec<Row>, Result<()>)> {
     ensure!(plan.rounds > 0 && plan.pods.is_sorted() && !plan.pods.is_empty(), "numbers of pods rise: {:?}", plan.pods);
     let bare = Bare::make(tools, &site.dir().join("bare"))?;
     let server = site.serve()?;
@@ -130,8 +144,7 @@ fn ours(plan: &Plan, tools: Option<&Tools>, site: &Site, tokio: &tokio::runtime:
     let subject = Subject { name: "Cellblock", client, pid: server.pid(), dir: site.dir(), group: &group(site) };
     let mut rows = Vec::new();
     let measured = subject.measure(plan, bare.as_ref(), &mut rows);
-    server.stop()?;
-    measured.map(|()| rows)
+    Ok((rows, measured.and(server.stop())))
 }
 
 fn group(site: &Site) -> String {
@@ -158,8 +171,12 @@ impl Subject<'_> {
             }
             println!("{} with {count} pods", self.name);
             rows.idle.times.push(self.idle()?);
+            let (reading, changing) = rows.calls.split_at_mut(READING);
+            // Before anything changes: on FreeBSD a removal is followed by a new spare.
+            let rounds = (0..plan.rounds * READING_ROUNDS).map(|_| self.read());
+            push_medians(reading, &rounds.collect::<Result<Vec<_>>>()?);
             let rounds = (0..plan.rounds).map(|round| self.round(&format!("round-{step}-{round}")));
-            push_medians(&mut rows.calls, &rounds.collect::<Result<Vec<_>>>()?);
+            push_medians(changing, &rounds.collect::<Result<Vec<_>>>()?);
             if let Some(bare) = bare {
                 let rounds = (0..plan.rounds).map(|_| bare.round()).collect::<Result<Vec<_>>>()?;
                 push_medians(&mut rows.alone, &rounds);
@@ -168,14 +185,20 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// Times each call once, on a pod that comes and goes.
-    fn round(&self, name: &str) -> Result<[f64; CALLS.len()]> {
+    /// Times each call that only reads.
+    fn read(&self) -> Result<[f64; READING]> {
         let client = &self.client;
-        let containers =
-            several(|| client.call(client.runtime().list_container_stats(ListContainerStatsRequest::default())))?;
-        let pods =
-            several(|| client.call(client.runtime().list_pod_sandbox_stats(ListPodSandboxStatsRequest::default())))?;
+        let containers = ListContainerStatsRequest::default();
+        let (_, containers) = timed(|| client.call(client.runtime().list_container_stats(containers)))?;
+        let pods = ListPodSandboxStatsRequest::default();
+        let (_, pods) = timed(|| client.call(client.runtime().list_pod_sandbox_stats(pods)))?;
         let (_, status) = timed(|| client.call(client.runtime().status(StatusRequest::default())))?;
+        Ok([containers, pods, status])
+    }
+
+    /// Times each other call once, on a pod that comes and goes.
+    fn round(&self, name: &str) -> Result<[f64; CALLS.len() - READING]> {
+        let client = &self.client;
         let begun = Instant::now();
         let (pod, config, run) = self.run_pod(name)?;
         let first = self.start(&pod, &config, CONTAINERS[0])?;
@@ -192,7 +215,7 @@ impl Subject<'_> {
         let stop = StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
         let (_, stop) = timed(|| client.call(client.runtime().stop_pod_sandbox(stop)))?;
         let ((), gone) = timed(|| client.remove_pod(&pod))?;
-        Ok([containers, pods, status, run, scratch, exec, remove, stop, gone])
+        Ok([run, scratch, exec, remove, stop, gone])
     }
 
     /// Runs a pod with a network of its own; its id, its configuration, and the time of the call.
@@ -252,12 +275,6 @@ fn milliseconds(since: Instant) -> f64 {
 fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
     let begun = Instant::now();
     call().map(|answer| (answer, milliseconds(begun)))
-}
-
-/// The median time of several calls.
-fn several<T, E>(call: impl Fn() -> Result<T, E>) -> Result<f64, E> {
-    let times = (0..LISTING_CALLS).map(|_| timed(&call).map(|(_, time)| time)).collect::<Result<Vec<_>, E>>()?;
-    Ok(median(&times))
 }
 
 /// Adds the median of each column of the rounds to its row.
