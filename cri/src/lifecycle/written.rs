@@ -1,24 +1,24 @@
 //! Reads what containers have written to their roots every few seconds, so that calls for statistics need not walk them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::state::clock::now;
 use crate::state::node::Node;
 
-/// As often as kubelet asks for statistics.
-const PERIOD: Duration = Duration::from_secs(10);
+/// The usual time between two passes: kubelet asks for statistics as often.
+pub(crate) const PERIOD: Duration = Duration::from_secs(10);
 
 /// Reads until the server stops.
 pub(crate) async fn run(node: Arc<Node>) {
     loop {
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(node.written_period).await;
         node.tend(|node| renew(node)).await;
     }
 }
 
 fn renew(node: &Node) {
-    for id in node.samples.due() {
-        node.samples.renew(&id, now(), || node.images.container_usage(&id).ok());
+    for id in node.samples.due(Instant::now()) {
+        node.samples.renew(&id, now(), || node.images.container_usage(&id));
     }
 }
