@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host::ContainerId;
+
 use crate::state::clock::now;
 use crate::state::node::Node;
 
@@ -13,12 +15,13 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(10);
 pub(crate) async fn run(node: Arc<Node>) {
     loop {
         tokio::time::sleep(node.written_period).await;
-        node.tend(|node| renew(node)).await;
+        // Each is work of its own: a server that stops waits for one reading, not for the pass.
+        for id in node.samples.due(Instant::now()) {
+            node.tend(move |node| renew(node, &id)).await;
+        }
     }
 }
 
-fn renew(node: &Node) {
-    for id in node.samples.due(Instant::now()) {
-        node.samples.renew(&id, now(), || node.images.container_usage(&id));
-    }
+fn renew(node: &Node, id: &ContainerId) {
+    node.samples.renew(id, now(), || node.images.container_usage(id));
 }

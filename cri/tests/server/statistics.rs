@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use host::fault::Fault;
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::*;
 use tonic::transport::Channel;
 
-use crate::world::{PATIENCE, World, made};
+use crate::world::{PATIENCE, World, create, made};
 
 /// As CRI counts, in nanoseconds since 1970.
 fn now() -> i64 {
@@ -43,4 +44,31 @@ fn written_bytes_are_read_between_the_calls_and_never_again_by_them() {
             assert!(Instant::now() < deadline, "nothing reads it");
         }
     });
+}
+
+#[test]
+fn a_server_that_stops_waits_for_the_reading_under_way_and_begins_no_other() {
+    let mut world = World::new();
+    world.written_period = Duration::from_millis(300);
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    let mut events = server.run(async {
+        let (pod, _) = made(&mut client, &world, &["forever"]).await;
+        client.create_container(create(&world, &pod, "web", "side", &["forever"])).await.unwrap();
+        client.list_container_stats(ListContainerStatsRequest::default()).await.unwrap();
+        client.get_container_events(GetEventsRequest {}).await.unwrap().into_inner()
+    });
+    world.faults.arm_next("rootfs usage", Fault::HangBefore);
+    assert!(world.faults.wait_until_hung(PATIENCE));
+    world.faults.arm_next("rootfs usage", Fault::HangBefore);
+    let faults = world.faults.clone();
+    server.spawn(async move {
+        // The stream ends just before the server's own tasks are aborted.
+        while let Ok(Some(_)) = events.message().await {}
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        faults.resume();
+    });
+    server.stop();
+    assert!(!world.faults.disarm(), "another reading was begun");
 }
