@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use host::fault::Fault;
+use proto::v1::image_service_client::ImageServiceClient;
 use proto::v1::runtime_service_client::RuntimeServiceClient;
 use proto::v1::*;
 use tonic::transport::Channel;
@@ -43,6 +44,34 @@ fn written_bytes_are_read_between_the_calls_and_never_again_by_them() {
             }
             assert!(Instant::now() < deadline, "nothing reads it");
         }
+    });
+}
+
+#[test]
+fn written_bytes_carry_the_time_of_their_reading_wherever_they_are_told() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    let mut images = ImageServiceClient::new(server.channel());
+    server.run(async {
+        let (pod, first) = made(&mut client, &world, &["forever"]).await;
+        let second = create(&world, &pod, "web", "side", &["forever"]);
+        let second = client.create_container(second).await.unwrap().into_inner().container_id;
+        client.start_container(StartContainerRequest { container_id: first.clone() }).await.unwrap();
+        let (oldest, _) = written(&mut client, &first).await;
+        assert!(written(&mut client, &second).await.0 > oldest);
+        let asked = now();
+        let listed = client.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap().into_inner();
+        let time_of = |name: &str| {
+            let metrics = &listed.pod_metrics[0].container_metrics[0].metrics;
+            metrics.iter().find(|metric| metric.name == name).unwrap().timestamp
+        };
+        assert_eq!(time_of("container_fs_usage_bytes"), oldest);
+        assert!(time_of("container_memory_usage_bytes") >= asked && time_of("container_fs_limit_bytes") >= asked);
+        let told = images.image_fs_info(ImageFsInfoRequest {}).await.unwrap().into_inner();
+        assert_eq!(told.container_filesystems[0].timestamp, oldest);
+        assert!(told.image_filesystems[0].timestamp >= asked);
     });
 }
 
