@@ -67,12 +67,11 @@ fn of_network(pod: &PodRecord, counters: &Counters) -> Vec<Metric> {
 fn of_container(node: &Node, roots: &Roots, pod: &PodRecord, record: &ContainerRecord) -> Option<ContainerMetrics> {
     let ContainerPhase::Running { started_at, .. } = record.phase else { return None };
     let now = now();
-    let written = node.written(&record.id);
     let reading = metrics::Container {
         usage: node.runtime.container_usage(&record.id).ok()?,
         details: node.runtime.container_details(&record.id).ok()?,
         resources: record.resources.0.clone(),
-        written: written.map(|written| written.usage),
+        written: node.written(&record.id),
         disk: roots.disk,
         mountpoint: roots.mountpoint.clone(),
         started_at,

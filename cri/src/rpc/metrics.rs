@@ -1,13 +1,13 @@
 //! The metrics of ListPodSandboxMetrics, with cAdvisor's names, which dashboards look for: the same as containerd's, as far as the
 //! kernel counts them. [`CONTAINER`] and [`POD`] hold a line each: name, type, text, and how it is read.
 
-use image::FsUsage;
 use network::Counters;
 use nix::sys::statvfs::Statvfs;
 use proto::v1::{DoubleValue, LinuxContainerResources, Metric, MetricType, UInt64Value};
 use runtime::{Details, DeviceUsage, Usage};
 
 use self::Read::{Many, One};
+use crate::state::samples::Written;
 use MetricType::{Counter, Gauge};
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
@@ -25,7 +25,7 @@ pub(crate) struct Container {
     pub(crate) details: Details,
     pub(crate) resources: LinuxContainerResources,
     /// What it has written to its root.
-    pub(crate) written: Option<FsUsage>,
+    pub(crate) written: Option<Written>,
     /// The file system of its root, and where that is mounted.
     pub(crate) disk: Option<Statvfs>,
     pub(crate) mountpoint: String,
@@ -58,16 +58,23 @@ pub(crate) struct Descriptor<T> {
     kind: MetricType,
     pub(crate) help: &'static str,
     read: Read<T>,
+    /// The time of a value that was read before the call, in nanoseconds since 1970. None: it is read by the call.
+    at: fn(&T) -> Option<i64>,
 }
 
 impl<T> Descriptor<T> {
+    /// Gives its values a time of their own.
+    const fn read_at(self, at: fn(&T) -> Option<i64>) -> Self {
+        Self { at, ..self }
+    }
+
     pub(crate) fn labels(&self) -> Vec<String> {
         let own: &[&str] = if let Many(own, _) = &self.read { own } else { &[] };
         LABELS.iter().chain(own).map(|label| (*label).to_owned()).collect()
     }
 }
 
-/// The metrics of a reading; what the kernel does not count is left out. `labels` has the values of the common labels.
+/// The metrics of a reading at `timestamp`; what the kernel does not count is left out. `labels` has the values of the common labels.
 pub(crate) fn metrics<T>(
     all: &[Descriptor<T>],
     of: &T,
@@ -82,7 +89,7 @@ pub(crate) fn metrics<T>(
         };
         metrics.extend(values.into_iter().map(|(own, value)| Metric {
             name: descriptor.name.to_owned(),
-            timestamp,
+            timestamp: (descriptor.at)(of).unwrap_or(timestamp),
             metric_type: descriptor.kind.into(),
             label_values: labels.iter().cloned().chain(own).collect(),
             value: Some(UInt64Value { value: value.whole() }),
@@ -114,7 +121,7 @@ impl Value {
 }
 
 const fn row<T>(name: &'static str, kind: MetricType, help: &'static str, read: Read<T>) -> Descriptor<T> {
-    Descriptor { name, kind, help, read }
+    Descriptor { name, kind, help, read, at: |_| None }
 }
 
 pub(crate) const CONTAINER: &[Descriptor<Container>] = &[
@@ -221,8 +228,9 @@ pub(crate) const CONTAINER: &[Descriptor<Container>] = &[
         "container_fs_usage_bytes",
         Gauge,
         "Bytes that it has written to its root",
-        Many(DEVICE, |c| disk(c, |c| Some(c.written?.bytes))),
-    ),
+        Many(DEVICE, |c| disk(c, |c| Some(c.written?.usage.bytes))),
+    )
+    .read_at(|c| Some(c.written?.at)),
     row(
         "container_fs_limit_bytes",
         Gauge,

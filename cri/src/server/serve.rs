@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::{Config, RootfsKind};
+use crate::lifecycle::written;
 use crate::rpc::version::RUNTIME_NAME;
 use crate::server::daemon::Server;
 use crate::server::{directories, locks};
@@ -47,7 +48,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         let backends = open_backends(&config)?;
         announce(&config, &backends);
         let streaming = streaming::Server::bind(streaming_settings(&config), backends.runtime.clone()).await?;
-        let opening = Opening { config, streaming, faults: Faults::default() };
+        let opening = Opening { config, streaming, faults: Faults::default(), written_period: written::PERIOD };
         let server = Server::open(locks, &socket, backends, opening)?;
         server.run(wait_for_stop()?).await?;
         Ok(())

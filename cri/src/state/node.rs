@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use host::ContainerId;
 use host::fault::Faults;
@@ -71,6 +72,8 @@ pub struct Node {
     /// Pods made ahead.
     pub(crate) spares: SparePool,
     pub(crate) samples: Samples,
+    /// The time between two passes of `lifecycle::written`.
+    pub(crate) written_period: Duration,
     /// What the backends need of the node.
     pub(crate) needs: Needs,
     network_repairs: Mutex<Repairs>,
@@ -128,12 +131,14 @@ pub struct Opening {
     pub streaming: streaming::Server,
     /// Faults of the records, for tests; `Faults::default()` has none.
     pub faults: Faults,
+    /// The time between two readings of what containers have written to their roots; tests have a shorter one than the server.
+    pub written_period: Duration,
 }
 
 impl Node {
     /// Reads the records; `lifecycle::recover` compares them with the kernel later. Blocking.
     pub(crate) fn open(backends: Backends, opening: Opening) -> Result<(Arc<Self>, Loaded), Error> {
-        let Opening { config, streaming, faults } = opening;
+        let Opening { config, streaming, faults, written_period } = opening;
         let disk = Disk::open(&config.root.join(RECORDS), faults)?;
         let loaded = disk.load()?;
         let networks = loaded.pod_networks.clone().unwrap_or_else(|| config.network.pod_cidrs.clone());
@@ -146,6 +151,7 @@ impl Node {
             exits: watch::channel(0).0,
             spares: SparePool::new(config.spares),
             samples: Samples::default(),
+            written_period,
             needs: Needs::default(),
             network_repairs: Mutex::default(),
             nameserver_stopped: Mutex::default(),
@@ -205,9 +211,9 @@ impl Node {
         self.tending.wait().await;
     }
 
-    /// What a container has written to its root, as read lately. None: it cannot be read. Blocking.
+    /// What a container has written to its root, by the last reading. None: it cannot be read. Blocking.
     pub(crate) fn written(&self, id: &ContainerId) -> Option<Written> {
-        self.samples.written(id, now(), || self.images.container_usage(id).ok())
+        self.samples.written(id, now(), || self.images.container_usage(id))
     }
 
     /// Closes the records for good: this server writes nothing more to disk.

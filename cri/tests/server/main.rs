@@ -18,5 +18,6 @@ mod restart;
 mod retries;
 #[path = "../../../runtime/host/tests/support/small_disk.rs"]
 mod small_disk;
+mod statistics;
 mod walk;
 mod world;

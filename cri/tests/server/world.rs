@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) missing_host_path: cri::MissingHostPath,
     /// The images that its configuration pins.
     pub(crate) pinned: Vec<String>,
+    /// The time between two readings of what containers have written: an hour, unless a test shortens it.
+    pub(crate) written_period: Duration,
 }
 
 pub(crate) struct Running {
@@ -71,8 +73,18 @@ impl World {
         let image = format!("{registry}/test/pause:latest");
         let networks = vec!["10.20.0.0/24", "fd00:20::/64"];
         let missing_host_path = cri::MissingHostPath::Create;
-        let pinned = Vec::new();
-        let world = Self { directory, faults, kernel, network, spares, networks, image, missing_host_path, pinned };
+        let world = Self {
+            directory,
+            faults,
+            kernel,
+            network,
+            spares,
+            networks,
+            image,
+            missing_host_path,
+            pinned: Vec::new(),
+            written_period: Duration::from_secs(3600),
+        };
         world.trust(registry);
         world
     }
@@ -144,7 +156,8 @@ impl World {
         let server = tokio.block_on(async {
             let backends = self.backends();
             let streaming = streaming::Server::bind(Default::default(), backends.runtime.clone()).await.unwrap();
-            let opening = Opening { config, streaming, faults: self.faults.clone() };
+            let (faults, written_period) = (self.faults.clone(), self.written_period);
+            let opening = Opening { config, streaming, faults, written_period };
             Server::open(locks, &socket, backends, opening).unwrap()
         });
         opened();

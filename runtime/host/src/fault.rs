@@ -1,7 +1,7 @@
-//! Faults for the fake backends: the Nth call from now fails or hangs, before or after its effect, or fails with an errno. The
-//! fakes of runtime, network and image share one [`Faults`], so that N counts the calls of all three. A hanging call stands for
-//! a server that dies there: the test drops the server, starts another on the same state, and releases the hung thread at the
-//! end.
+//! Faults for the fake backends: the Nth call from now, or the next one of an operation, fails or hangs, before or after its
+//! effect, or fails with an errno. The fakes of runtime, network and image share one [`Faults`], so that N counts the calls of all
+//! three. A hanging call stands for a server that dies there: the test drops the server, starts another on the same state, and
+//! releases the hung thread at the end.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,10 +36,19 @@ struct Shared {
     changed: Condvar,
 }
 
+/// The call that a fault strikes.
+#[derive(Debug)]
+enum Call {
+    /// By its number, whatever it does.
+    Number(u64),
+    /// The next one of this operation.
+    Of(&'static str),
+}
+
 #[derive(Debug, Default)]
 struct Plan {
     calls: u64,
-    armed: Option<(u64, Fault)>,
+    armed: Option<(Call, Fault)>,
     hung: u64,
     generation: u64,
     /// Whether the hung calls of the last generation succeeded.
@@ -50,7 +59,12 @@ impl Faults {
     /// Arms a fault for the `nth` call from now, counted from 1. It strikes once; arming again replaces it.
     pub fn arm(&self, nth: u64, fault: Fault) {
         let mut plan = self.lock();
-        plan.armed = Some((plan.calls + nth, fault));
+        plan.armed = Some((Call::Number(plan.calls + nth), fault));
+    }
+
+    /// As [`Faults::arm`], for the next call of an operation, which the fake names: `rootfs usage`.
+    pub fn arm_next(&self, operation: &'static str, fault: Fault) {
+        self.lock().armed = Some((Call::Of(operation), fault));
     }
 
     /// Disarms; returns whether the fault had struck.
@@ -108,7 +122,7 @@ impl Faults {
         error: impl FnOnce(Cause) -> E,
     ) -> Result<T, E> {
         let injected = |how: &str| Cause::from(format!("injected: {operation} {how}"));
-        match self.turn() {
+        match self.turn(operation) {
             None => effect(),
             Some(Fault::FailBefore) => Err(error(injected("fails"))),
             Some(Fault::FailAfter) => {
@@ -130,12 +144,15 @@ impl Faults {
         }
     }
 
-    fn turn(&self) -> Option<Fault> {
+    fn turn(&self, operation: &str) -> Option<Fault> {
         let mut plan = self.lock();
         plan.calls += 1;
-        let (_, fault) = plan.armed.filter(|(nth, _)| *nth == plan.calls)?;
-        plan.armed = None;
-        Some(fault)
+        let calls = plan.calls;
+        let strikes = |(call, _): &mut (Call, Fault)| match call {
+            Call::Number(number) => *number == calls,
+            Call::Of(name) => *name == operation,
+        };
+        plan.armed.take_if(strikes).map(|(_, fault)| fault)
     }
 
     /// True: the call goes on.
@@ -180,6 +197,17 @@ mod tests {
         assert_eq!(call(&faults, &mut count), Err("injected: count fails".to_owned()));
         assert_eq!(call(&faults, &mut count), Ok(2));
         assert!(faults.disarm());
+    }
+
+    #[test]
+    fn the_next_call_of_an_operation_fails_and_no_other() {
+        let (faults, mut count) = (Faults::default(), 0);
+        faults.arm_next("add", Fault::FailBefore);
+        assert_eq!(call(&faults, &mut count), Ok(1));
+        assert!(!faults.disarm());
+        faults.arm_next("count", Fault::FailBefore);
+        assert!(call(&faults, &mut count).is_err());
+        assert_eq!(call(&faults, &mut count), Ok(2));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::spec::MountOptions;
 
 /// The file systems that this backend mounts: it unmounts no other.
 const OURS: [&str; 7] = ["nullfs", "tmpfs", "devfs", "fdescfs", "procfs", "linprocfs", "linsysfs"];
-/// The attempts to unmount everything while something else is mounted.
+/// The attempts to unmount everything, each with a new list of the mounts: another follows only where an unmount failed.
 const ROUNDS: usize = 3;
 
 /// One mount at a time: so a mount that appeared elsewhere is the one that was just made.
@@ -194,13 +194,9 @@ fn unmount_one(mounted: &Mounted) -> io::Result<()> {
 pub(super) fn unmount_all(inside: impl Fn(&Path) -> bool) -> Result<(), Error> {
     let mut failures = Failures::<Error>::default();
     for _ in 0..ROUNDS {
-        let list = all().map_err(Error::failed("cannot list the mounts"))?;
-        let mut left = list.iter().rev().filter(|m| OURS.contains(&m.kind.as_str()) && inside(&m.on)).peekable();
-        if left.peek().is_none() {
-            return Ok(());
-        }
         failures = Failures::default();
-        for mounted in left {
+        let list = all().map_err(Error::failed("cannot list the mounts"))?;
+        for mounted in list.iter().rev().filter(|m| OURS.contains(&m.kind.as_str()) && inside(&m.on)) {
             let failed = Error::failed(format!("cannot unmount {}", mounted.on.display()));
             failures.keep(unmount_one(mounted).map_err(failed));
         }
