@@ -43,12 +43,18 @@ impl Meter {
     }
 }
 
-/// Anonymous memory of a process and its descendants, in KiB. Processes that end meanwhile are left out.
+/// Anonymous memory of a process and its descendants, in KiB. Processes that end meanwhile are left out, and so are those that have not
+/// executed their program yet: their memory is their parent's (vfork(2)).
 pub fn anonymous_kib(pid: u32) -> u64 {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let of = |line: &str| line.strip_prefix("RssAnon:")?.trim().trim_end_matches(" kB").parse::<u64>().ok();
-    let own = read("status").lines().find_map(of).unwrap_or_default();
-    own + children(pid).into_iter().map(anonymous_kib).sum::<u64>()
+    let own = read(pid, "status").lines().find_map(of).unwrap_or_default();
+    let arguments = read(pid, "cmdline");
+    let executed = children(pid).into_iter().filter(|child| read(*child, "cmdline") != arguments);
+    own + executed.map(anonymous_kib).sum::<u64>()
+}
+
+fn read(pid: u32, name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -60,7 +66,7 @@ fn children(pid: u32) -> Vec<u32> {
 
 /// Processor time of a process and the children that it has waited for, in seconds.
 fn processor_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = read(pid, "stat");
     // The name, which may hold anything, ends with the last parenthesis; utime is the 14th field, cstime the 17th.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     fields.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
