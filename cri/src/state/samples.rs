@@ -14,8 +14,8 @@ use image::FsUsage;
 const SHORTEST: i64 = 500_000_000;
 const SECOND: u128 = 1_000_000_000;
 /// A reading of the written bytes is not renewed for this many times its duration, so that each container's readings take at most
-/// one hundredth of a CPU.
-const WRITTEN_KEPT: u32 = 100;
+/// one twentieth of a CPU; kubelet evicts by them, so they should not be old either.
+const WRITTEN_KEPT: u32 = 20;
 /// The longest time in which a reading is not renewed, however long it took.
 const WRITTEN_KEPT_MAX: Duration = Duration::from_secs(3600);
 /// How long after a question the readings are renewed: kubelet asks every ten seconds.
@@ -164,7 +164,7 @@ mod tests {
             reading(1)()
         };
         let until = samples.written(&id, 1, slow).unwrap().until;
-        assert!(until >= begun + Duration::from_secs(5));
+        assert!(until >= begun + Duration::from_secs(1));
         *lock(&samples.asked) = Some(until);
         assert_eq!((samples.due(until - MOMENT), samples.due(until)), (vec![], vec![id]));
     }
