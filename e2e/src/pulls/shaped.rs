@@ -1,6 +1,13 @@
 //! A line of 1 Gbit/s with 20 ms of delay, and a socket at its other end for a second registry, in a network namespace of its own.
 //! What the kernel cannot shape is said and left out.
 
+#[cfg(target_os = "freebsd")]
+#[path = "namespace/freebsd.rs"]
+mod namespace;
+#[cfg(target_os = "linux")]
+#[path = "namespace/linux.rs"]
+mod namespace;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
@@ -50,7 +57,7 @@ impl Line {
     /// A socket that listens at the other end: it stays in the namespace of the thread that made it (network_namespaces(7)).
     pub fn listen(&self) -> Result<TcpListener> {
         let made = std::thread::spawn(|| -> Result<TcpListener> {
-            enter(File::open(Path::new("/run/netns").join(NAMESPACE))?)?;
+            namespace::enter(File::open(Path::new("/run/netns").join(NAMESPACE))?)?;
             Ok(TcpListener::bind((ADDRESSES[1], 0))?)
         });
         made.join()
@@ -72,16 +79,6 @@ fn ip(args: &[&str]) -> Result<()> {
 /// Runs a program in the namespace.
 fn inside(program: &str, args: &[&str]) -> Result<()> {
     ip(&[&["netns", "exec", NAMESPACE, program][..], args].concat())
-}
-
-#[cfg(target_os = "linux")]
-fn enter(namespace: File) -> Result<()> {
-    Ok(nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn enter(_namespace: File) -> Result<()> {
-    Err(anyhow!("this system has no network namespaces"))
 }
 
 /// Removes what a run has left. The interfaces go with the namespace.
