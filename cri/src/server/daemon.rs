@@ -128,9 +128,9 @@ impl Server {
             ended = &mut serving => Some(ended),
         };
         info!("stopping; containers keep running");
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
         let _ = stopping.send(true);
         node.subscribers.close();
-        keepers.iter().for_each(tokio::task::JoinHandle::abort);
         let (outcome, ()) = tokio::join!(
             async {
                 match ended {
