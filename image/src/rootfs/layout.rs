@@ -60,8 +60,9 @@ impl Layout {
         self.chains
     }
 
-    fn are_stacked(&self) -> bool {
-        matches!(self.chains, Chains::Stacked { .. })
+    /// The chain that one on top of this parent needs: a tree needs none.
+    fn needed(&self, parent: Option<ChainId>) -> Option<ChainId> {
+        parent.filter(|_| self.chains != Chains::Trees)
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -106,8 +107,7 @@ impl Layout {
         let begun = self.begun(chain)?;
         remove(&begun)?;
         fs::create_dir(&begun).map_err(Error::io(format!("cannot create {}", begun.display())))?;
-        let parent = parent.filter(|_| self.are_stacked()).cloned();
-        let record = ChainRecord { version: VERSION, parent, bytes: 0, inodes: 0 };
+        let record = ChainRecord { version: VERSION, parent: self.needed(parent.cloned()), bytes: 0, inodes: 0 };
         write_unsynced(&begun.join("chain.json"), &record)?;
         Ok(begun)
     }
@@ -138,10 +138,10 @@ impl Layout {
     pub(super) fn distrust(&self, chains: &[ChainId]) -> Result<(), Error> {
         let mut outcomes: Vec<_> = chains.iter().map(|chain| self.move_away(chain)).collect();
         loop {
-            let there = if self.are_stacked() { self.inventory()?.0 } else { Vec::new() };
+            let there = self.inventory()?.0;
             let is_orphan = |chain: &&ChainId| {
                 self.chain_record(chain)
-                    .map_or(true, |record| record.parent.is_some_and(|parent| !there.contains(&parent)))
+                    .map_or(true, |record| self.needed(record.parent).is_some_and(|below| !there.contains(&below)))
             };
             let orphans: Vec<_> = there.iter().filter(is_orphan).collect();
             let left = orphans.len();
@@ -173,8 +173,8 @@ impl Layout {
     pub(super) fn check_free(&self, chain: &ChainId) -> Result<(), Error> {
         let conflict = |who: String| Error::Conflict { what: format!("layer chain {} is in use by {who}", chain.0) };
         let (chains, containers) = self.inventory()?;
-        for other in chains.into_iter().filter(|_| self.are_stacked()) {
-            if self.chain_record(&other).is_ok_and(|record| record.parent.as_ref() == Some(chain)) {
+        for other in chains {
+            if self.chain_record(&other).is_ok_and(|record| self.needed(record.parent).as_ref() == Some(chain)) {
                 return Err(conflict(format!("layer chain {}", other.0)));
             }
         }
