@@ -3,18 +3,17 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::timed;
 use crate::images;
 use crate::process::Program;
+use crate::pulls::meter::times;
 use crate::tools::Tools;
 
 /// What is timed.
 pub(super) const CALLS: [&str; 3] = ["runc run, alone", "runc exec, alone", "unshare(1), alone"];
-/// Clock ticks in a second (`_SC_CLK_TCK`), which is 100 on every architecture that runs this.
-const TICKS: f64 = 100.0;
 
 /// A bundle that runc runs without a server, with BusyBox as its root.
 pub(super) struct Bare {
@@ -66,9 +65,6 @@ impl Bare {
 
 /// The user and system time of a process, in seconds (proc_pid_stat(5)).
 pub(super) fn cpu_time(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    let times: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    ensure!(times.len() == 2, "/proc/{pid}/stat has no times: {stat}");
-    Ok(times.iter().sum::<f64>() / TICKS)
+    let [user, system, ..] = times(pid)?;
+    Ok(user + system)
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::{Result, anyhow};
+
 /// How often memory is read: often enough for the peak of a pull of a second, and seldom enough to leave the processors to it.
 const PAUSE: Duration = Duration::from_millis(25);
 /// Clock ticks of a second in /proc (proc_pid_stat(5)): 100 on every Linux of today.
@@ -64,10 +66,18 @@ fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// Processor time of a process and the children that it has waited for, in seconds.
+/// Processor time of a process and the children that it has waited for, in seconds; 0 if it has ended.
 fn processor_seconds(pid: u32) -> f64 {
+    times(pid).unwrap_or_default().iter().sum()
+}
+
+/// The processor times of a process in seconds: its own of user and system mode, and those of the children that it has waited for
+/// (utime, stime, cutime and cstime in proc_pid_stat(5)).
+pub fn times(pid: u32) -> Result<[f64; 4]> {
     let stat = read(pid, "stat");
-    // The name, which may hold anything, ends with the last parenthesis; utime is the 14th field, cstime the 17th.
+    // The name, which may hold anything, ends with the last parenthesis; utime is the 14th field.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    fields.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse().ok()).collect();
+    let ticks: [f64; 4] = ticks.try_into().map_err(|_| anyhow!("/proc/{pid}/stat has no times: {stat}"))?;
+    Ok(ticks.map(|ticks| ticks / TICKS))
 }
