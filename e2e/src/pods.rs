@@ -40,12 +40,12 @@ const CALLS: [&str; 9] = [
 ];
 /// Those that read something of every container: their times should lie on a line.
 const LISTINGS: usize = 2;
+/// The first calls, which only read.
+const READING: usize = 3;
+/// How many times as often as the others they are made: they are short, and vary most.
+const READING_ROUNDS: usize = 3;
 /// The containers of a pod.
 const CONTAINERS: [&str; 2] = ["a", "b"];
-/// The first of them, which change nothing.
-const READING: usize = 3;
-/// How many times as often as the others they are called: they are short, and vary most.
-const READING_ROUNDS: usize = 3;
 /// How long the idle server's processor time is watched.
 const IDLE: Duration = Duration::from_secs(20);
 

@@ -50,9 +50,9 @@ pub(crate) fn there(rootfs: &dyn Rootfs, chains: &[ChainId]) -> Result<usize, Er
     Ok(0)
 }
 
-/// The jobs that unpack an image, whose layers have so many compressed bytes, on top of the chains that are there, the lowest layers
-/// first. Where a chain ends depends on what is below it alone, so that images with the same lower layers share chains, but for the
-/// uppermost ones.
+/// The jobs that unpack an image on top of the chains that are there, the lowest layers first; each layer comes with its compressed
+/// size in bytes. Where a chain ends depends on the layers below alone, so that images with the same lower layers share chains, but
+/// for the uppermost ones.
 pub(crate) fn jobs(layers: &[(Layer, u64)], chains: &[ChainId], there: usize, kind: Chains) -> Vec<Job> {
     let (mut jobs, mut from, mut gathered) = (Vec::new(), there, 0);
     for end in 1..=chains.len() {

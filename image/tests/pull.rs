@@ -147,7 +147,6 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
     }
 }
 
-/// What lies between the images' own would take space and time without use.
 #[tokio::test]
 async fn a_download_that_breaks_is_taken_up_where_it_was() {
     let mut content = Content::default();

@@ -59,7 +59,7 @@ pub fn cases(scale: u64, only: Option<&str>) -> Vec<Case> {
     shapes.into_iter().flat_map(of).filter(is_wanted).collect()
 }
 
-/// Makes so many images of a case, each with other contents.
+/// Makes this number of images of a case, each with different contents.
 pub fn images(case: &Case, count: usize) -> Result<Vec<Made>> {
     (1..=count as u64).map(|seed| image(case, seed)).collect()
 }

@@ -158,7 +158,7 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
         let contents = contents(images.iter().map(|made| &made.image));
         let loopback = ground.serve(LOOPBACK, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, contents.clone())?;
         let shaped =
-            line.iter().map(|line| ground.serve(SHAPED, line.listen()?, contents.clone())).next().transpose()?;
+            line.as_ref().ok().map(|line| ground.serve(SHAPED, line.listen()?, contents.clone())).transpose()?;
         let floors = floors::measure(&images[0], case.compression, &blobs(loopback.0), ground.dir)?;
         let wire = shaped.as_ref().map(|(address, _)| floors::fetch(&images[0], &blobs(*address))).transpose()?;
         drop((images, contents));

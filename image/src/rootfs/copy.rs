@@ -1,7 +1,7 @@
 //! Roots by copying, for any file system. Every chain and every container's root is a full tree; where the file system clones
-//! blocks (ZFS, XFS, btrfs), a root shares those of its chain. An image has one chain, made of a copy of another image's if that has its
-//! lower layers. There are no mounts, so a reboot changes nothing. An image volume is the chain's directory; the runtime mounts it read-only, as it does with
-//! the root of a container that shares its chain.
+//! blocks (ZFS, XFS, btrfs), a root shares those of its chain. An image has one chain, made of a copy of another image's if that
+//! has its lower layers. There are no mounts, so a reboot changes nothing. An image volume is the chain's directory; the runtime
+//! mounts it read-only, as it does with the root of a container that shares its chain.
 //!
 //! Nothing is faster and safe for a root that can be written. unionfs(4) warns of itself that it "may cause data loss"; a file that
 //! is a hard link into a chain is changed in every container by a write, chmod or chown in one of them, and nothing can be mounted
