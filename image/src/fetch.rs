@@ -40,14 +40,18 @@ impl From<Piece> for Message {
     }
 }
 
-/// Downloads a blob, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None if it is stored.
+/// Downloads a blob, which is pinned, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None if it is stored.
 pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -> Result<(), Error> {
-    work.pin(blob.digest.as_str());
     let lock = work.shared.locks.lock(blob.digest.as_str()).await;
     let observer = if begun.is_some() { work.observer.clone() } else { Observer::default() };
     let told = Told { observer, blob: blob.clone() };
     let tell_begun = |flow| begun.map(|begun| begun.send(flow));
     if work.shared.blobs.has(&blob.digest) {
+        let size = work.shared.blobs.size(&blob.digest);
+        if size != blob.size {
+            let reason = format!("it has {size} bytes, {} were announced", blob.size);
+            return Err(Error::invalid(format!("blob {}", blob.digest), reason));
+        }
         told.tell(Phase::Unpacking, blob.size);
         tell_begun(None);
         return Ok(());

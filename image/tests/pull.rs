@@ -148,6 +148,21 @@ async fn what_does_not_have_its_digest_is_refused_and_nothing_stays() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_lies_about_the_size_of_a_stored_blob_is_refused() {
+    let mut content = Content::default();
+    let manifest = content.image("linux/amd64", &[(layer(&[("a", "a")]), "gzip")]);
+    content.tag("good", &manifest);
+    let mut lying: serde_json::Value = serde_json::from_slice(&content.by_name["good"]).unwrap();
+    lying["layers"][0]["size"] = 13.into();
+    content.by_name.insert("lying".to_owned(), lying.to_string().into_bytes());
+    let registry = serve(content).await;
+    let store = Store::new();
+    store.images.pull(&format!("{}/t:good", registry.address), None).await.unwrap();
+    let error = store.images.pull(&format!("{}/t:lying", registry.address), None).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains("13 were announced"), "{error}");
+}
+
+#[tokio::test]
 async fn a_download_that_breaks_is_taken_up_where_it_was() {
     let mut content = Content::default();
     let noise: String =
