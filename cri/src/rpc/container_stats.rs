@@ -22,13 +22,17 @@ pub(crate) async fn call(node: &Arc<Node>, request: ContainerStatsRequest) -> Re
 /// Reads the usage of a container and the number of its processes. What the kernel does not report is left out; a container that
 /// does not run has disk usage only. Blocking.
 pub(crate) fn read(node: &Node, record: &ContainerRecord) -> (ContainerStats, Option<u64>) {
-    let attributes = Some(answer::container::attributes(record));
-    let writable_layer = writable_layer(node, record);
+    let read = sample(node, record);
     if node.store.container(&record.id).is_none() {
         // It was removed meanwhile: nobody else would forget its samples.
         node.samples.forget(&record.id);
-        return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     }
+    read
+}
+
+fn sample(node: &Node, record: &ContainerRecord) -> (ContainerStats, Option<u64>) {
+    let attributes = Some(answer::container::attributes(record));
+    let writable_layer = writable_layer(node, record);
     let ContainerPhase::Running { started_at, .. } = record.phase else {
         return (ContainerStats { attributes, writable_layer, ..ContainerStats::default() }, None);
     };

@@ -53,12 +53,12 @@ impl Samples {
     pub(crate) fn rate(&self, id: &ContainerId, at: i64, cpu: u64, started_at: i64) -> u64 {
         let mut last = lock(&self.last);
         let before = last.get(id).copied().unwrap_or(Sample { at: started_at, cpu: 0, rate: 0 });
-        if at - before.at < SHORTEST {
+        if (0..SHORTEST).contains(&(at - before.at)) {
             return before.rate;
         }
-        // After a restart of the container or a change of the clock it counts from 0.
+        // After a restart of the container it counts from 0. A clock that was set back gives no rate, but a new beginning.
         let used = u128::from(cpu.saturating_sub(before.cpu));
-        let rate = used * SECOND / u128::try_from(at - before.at).unwrap_or(SECOND);
+        let rate = u128::try_from(at - before.at).map_or(before.rate.into(), |time| used * SECOND / time);
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         last.insert(id.clone(), Sample { at, cpu, rate });
         rate
@@ -233,5 +233,8 @@ mod tests {
         assert_eq!(samples.rate(&id, 13 * second + 1, 3_000_000_001, 10 * second), 2_000_000_000);
         samples.forget(&id);
         assert_eq!(samples.rate(&id, 14 * second, 0, 13 * second), 0);
+        // The clock is set back.
+        assert_eq!(samples.rate(&id, 4 * second, 1_000_000_000, 13 * second), 0);
+        assert_eq!(samples.rate(&id, 6 * second, 2_000_000_000, 13 * second), 500_000_000);
     }
 }
