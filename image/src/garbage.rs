@@ -1,20 +1,68 @@
 //! Removes the blobs that no image references and the chains that no image and no container uses.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::images::Shared;
-use crate::locks::hold;
+use crate::locks::{Pins, hold};
 use crate::records::ImageRecord;
 use crate::rootfs::{ChainId, Chains};
 use crate::{Digest, Error};
 
-/// Collects garbage. Whatever a running pull pins stays. A chain that a container uses stays too, and is collected later.
-/// Blocking.
+/// Pins that have collected, when they go, what a collection passed over because of them.
+pub(crate) struct Claims {
+    shared: Arc<Shared>,
+    pins: Pins,
+}
+
+impl Claims {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), pins: shared.locks.pin() }
+    }
+
+    /// See [`Pins::add`].
+    pub(crate) fn add(&self, name: &str) {
+        self.pins.add(name);
+    }
+
+    /// Lets all go, which is garbage now if no image has come to use it.
+    pub(crate) fn discard(&self) {
+        self.pins.release();
+        collect_soon(&self.shared);
+    }
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        self.pins.release();
+        if self.shared.locks.missed() {
+            collect_soon(&self.shared);
+        }
+    }
+}
+
+/// Collects garbage on a thread of its own: a collection reads directories, and may be wanted on a thread of the async runtime.
+fn collect_soon(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    let collect = move || {
+        if let Err(error) = collect(&shared) {
+            tracing::warn!(error = host::chain(&error), "cannot remove what a pull left");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("collect".to_owned()).spawn(collect) {
+        tracing::warn!(%error, "what a pull left is removed with the next image");
+    }
+}
+
+/// Collects garbage. What is pinned stays, and is collected when it is let go. A chain that a container uses stays too, and is
+/// collected later. Blocking.
 ///
 /// # Errors
 /// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared) -> Result<(), Error> {
+    // One at a time: each says what it leaves.
+    let _alone = hold(&shared.collecting);
     let partial = collect_partial(shared);
     let blobs = collect_blobs(shared);
     let chains = collect_chains(shared);
@@ -46,9 +94,7 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
         if used.contains(&name) {
             continue;
         }
-        // A pull holds the lock of a blob that it works on, and pins the name before it waits for the lock: a pull that comes
-        // after this check waits, and downloads the blob anew.
-        let Some(_lock) = shared.locks.try_lock(&name) else { continue };
+        let Some(_removal) = shared.locks.removal(&name) else { continue };
         if !in_use(shared, &name) {
             outcome = outcome.and(shared.blobs.remove(&blob.digest));
         }
@@ -56,12 +102,11 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
     outcome
 }
 
-/// Whether a pull pins the name, or an image has come to reference it since it was listed.
+/// Whether an image has come to reference the name since it was listed.
 fn in_use(shared: &Shared, name: &str) -> bool {
-    shared.locks.pinned(name)
-        || hold(&shared.records).all().any(|image| {
-            image.blobs().any(|blob| blob.as_str() == name) || chains(shared, image).any(|chain| chain.0 == name)
-        })
+    hold(&shared.records).all().any(|image| {
+        image.blobs().any(|blob| blob.as_str() == name) || chains(shared, image).any(|chain| chain.0 == name)
+    })
 }
 
 /// The chains that an image needs: where each is a whole tree, only its uppermost one.
@@ -85,8 +130,8 @@ fn collect_chains(shared: &Shared) -> Result<(), Error> {
         let before = unused.len();
         let mut outcome = Ok(());
         unused.retain(|chain| {
-            let Some(_lock) = shared.locks.try_lock(&chain.lock()) else { return false };
-            if shared.locks.pinned(&chain.lock()) || in_use(shared, &chain.0) {
+            let Some(_removal) = shared.locks.removal(&chain.lock()) else { return false };
+            if in_use(shared, &chain.0) {
                 return false;
             }
             match shared.rootfs.remove_chain(chain) {

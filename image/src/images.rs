@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 
 use crate::blobs::Blobs;
 use crate::document::{Blob, CONFIG_BYTES_MAX, ImageConfig, configuration};
+use crate::garbage::Claims;
 use crate::hosts::Hosts;
 use crate::layers::Unpacker;
-use crate::locks::{Locks, Pins, hold};
+use crate::locks::{Locks, hold};
 use crate::memory::Memory;
 use crate::platform::Platform;
 use crate::records::{ImageRecord, Records};
@@ -96,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) pulls: Semaphore,
     /// The garbage collection kept a chain that a container uses: it runs again when a container is discarded.
     pub(crate) deferred: AtomicBool,
+    /// Held by the running garbage collection.
+    pub(crate) collecting: Mutex<()>,
 }
 
 impl Images {
@@ -134,6 +137,7 @@ impl Images {
             unpacker: Unpacker::new(settings.workers),
             pulls: Semaphore::new(PULLS),
             deferred: AtomicBool::new(true),
+            collecting: Mutex::default(),
         };
         let images = Self { shared: Arc::new(shared) };
         recover(&images.shared, &suspect)?;
@@ -414,9 +418,9 @@ impl Images {
     }
 
     /// The uppermost chain of an image, which is unpacked if it is missing. It stays as long as the pins.
-    fn unpacked(&self, image_id: &str) -> Result<(ChainId, Pins), Error> {
+    fn unpacked(&self, image_id: &str) -> Result<(ChainId, Claims), Error> {
         let image = self.record(image_id)?;
-        let pins = self.shared.locks.pin();
+        let pins = Claims::new(&self.shared);
         let chain = self.shared.unpacker.ensure(&self.shared, &image, &pins)?;
         Ok((chain, pins))
     }

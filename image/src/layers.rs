@@ -15,8 +15,9 @@ use host::worker::Workers;
 
 use crate::arrivals::Arrivals;
 use crate::flow::{Flow, State};
+use crate::garbage::Claims;
 use crate::images::Shared;
-use crate::locks::{Pins, hold};
+use crate::locks::hold;
 use crate::records::{ImageRecord, Layer};
 use crate::rootfs::{ChainId, Chains, Rootfs};
 use crate::unpack::{FOLLOW, Failure, Outcome, Refusal, Unpacked};
@@ -40,10 +41,10 @@ pub(crate) struct Job {
     pub(crate) layers: Vec<Layer>,
 }
 
-/// How many of an image's chains need not be made. What is below a complete chain is in it.
-pub(crate) fn there(rootfs: &dyn Rootfs, chains: &[ChainId]) -> Result<usize, Error> {
+/// How many of an image's chains, which are pinned, need not be made. What is below a complete chain is in it.
+pub(crate) fn there(shared: &Shared, chains: &[ChainId]) -> Result<usize, Error> {
     for (at, chain) in chains.iter().enumerate().rev() {
-        if rootfs.has(chain)? {
+        if !shared.locks.is_going(&chain.lock()) && shared.rootfs.has(chain)? {
             return Ok(at + 1);
         }
     }
@@ -79,12 +80,12 @@ impl Unpacker {
     }
 
     /// Unpacks the missing layers of an image and returns its uppermost chain. Blocking.
-    pub(crate) fn ensure(&self, shared: &Arc<Shared>, image: &ImageRecord, pins: &Pins) -> Result<ChainId, Error> {
+    pub(crate) fn ensure(&self, shared: &Arc<Shared>, image: &ImageRecord, pins: &Claims) -> Result<ChainId, Error> {
         let chains = image.chains();
         let top = chains.last().expect("an image has a chain even without layers").clone();
         chains.iter().for_each(|chain| pins.add(&chain.lock()));
         let layers: Vec<_> = image.layers.iter().map(|layer| (layer.clone(), shared.blobs.size(&layer.blob))).collect();
-        let jobs = jobs(&layers, &chains, there(&*shared.rootfs, &chains)?, shared.rootfs.chains());
+        let jobs = jobs(&layers, &chains, there(shared, &chains)?, shared.rootfs.chains());
         if !jobs.is_empty() {
             let noted = shared.unsettled.noted();
             noted.add(Names { blobs: Vec::new(), chains: jobs.iter().map(|job| job.chain.clone()).collect() })?;
@@ -156,7 +157,7 @@ impl Unpacker {
         let stderr = child.stderr.take().expect("stderr is piped");
         cancel.attach(child);
         let told = source.flow.map_or(Ok(()), |flow| tell(flow, source.round, &pipe, cancel));
-        let answer = told.and_then(|()| pipe.shutdown(Shutdown::Write)).and_then(|()| read(pipe));
+        let answer = told.and_then(|()| unless_over(pipe.shutdown(Shutdown::Write))).and_then(|()| read(pipe));
         let answer = answer.and_then(|answer| Ok((answer, read(stderr)?)));
         let status = cancel.detach().map(|mut child| child.wait());
         let (answer, complaint) = answer.map_err(Error::io(operation()))?;
@@ -208,7 +209,7 @@ fn tell(flow: &Flow, round: u32, mut pipe: &UnixStream, cancel: &Cancel) -> std:
     let (mut known, mut told) = (State::of_round(round), flow.total);
     loop {
         match pipe.write_all(&told.to_le_bytes()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if is_over(&error) => return Ok(()),
             written => written?,
         }
         if known.bytes == flow.total {
@@ -223,10 +224,23 @@ fn tell(flow: &Flow, round: u32, mut pipe: &UnixStream, cancel: &Cancel) -> std:
     }
 }
 
+/// Reads to the end. A worker that ended before it had read all that it was told resets the connection behind its answer.
 fn read(pipe: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    unless_over(pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).map(drop))?;
     Ok(bytes)
+}
+
+/// Takes it for no error that the worker has ended.
+fn unless_over(result: std::io::Result<()>) -> std::io::Result<()> {
+    result.or_else(|error| if is_over(&error) { Ok(()) } else { Err(error) })
+}
+
+/// Whether the worker has ended, as a socket tells: a write by EPIPE, Linux behind the answer by ECONNRESET if there is something
+/// that the worker has not read, and FreeBSD when messages are ended by ENOTCONN (`uipc_shutdown` in kern/uipc_usrreq.c).
+fn is_over(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 /// Lets another thread kill a worker: a pull that was cancelled stops unpacking.
@@ -287,8 +301,13 @@ fn kill(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use super::jobs;
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use super::{Cancel, jobs, read, tell, unless_over};
     use crate::Digest;
+    use crate::flow::Flow;
     use crate::records::{Layer, chains};
     use crate::rootfs::Chains;
 
@@ -325,5 +344,20 @@ mod tests {
                 .collect();
             assert_eq!(found, expected, "{sizes:?} on {there}, {kind:?}");
         }
+    }
+
+    #[test]
+    fn a_worker_that_refuses_before_it_was_told_all_is_heard() {
+        let flow = Flow::new(tempfile::tempfile().unwrap(), 100);
+        flow.advance(100);
+        let (ours, mut worker) = UnixStream::pair().unwrap();
+        let told = || tell(&flow, 0, &ours, &Cancel::default());
+        told().unwrap();
+        worker.write_all(b"refused").unwrap();
+        // It has not read what it was told.
+        drop(worker);
+        told().unwrap();
+        unless_over(ours.shutdown(Shutdown::Write)).unwrap();
+        assert_eq!(read(ours).unwrap(), b"refused");
     }
 }

@@ -1,7 +1,8 @@
 //! A lock for each blob and each chain that is being worked on, and the pins that keep the garbage collection from blobs and
 //! chains that a pull has made and no image references yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,17 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     named: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
-    pins: Mutex<HashMap<String, usize>>,
+    pinned: Mutex<Pinned>,
+    /// A collection passed over something that was pinned or locked.
+    missed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Pinned {
+    /// How many pin each name.
+    pins: HashMap<String, usize>,
+    /// What a collection is about to remove. Nobody pinned it when that began.
+    going: HashSet<String>,
 }
 
 impl Locks {
@@ -41,7 +52,38 @@ impl Locks {
 
     /// Whether several pulls pin the name.
     pub(crate) fn shared(&self, name: &str) -> bool {
-        hold(&self.pins).get(name).is_some_and(|count| *count > 1)
+        hold(&self.pinned).pins.get(name).is_some_and(|count| *count > 1)
+    }
+
+    /// Begins a removal by the garbage collection. None: somebody pins the name or works on it, and what is there stays;
+    /// [`Locks::missed`] tells it afterwards to whoever lets it go.
+    pub(crate) fn removal(&self, name: &str) -> Option<Removal<'_>> {
+        self.begin_removal(name).or_else(|| {
+            self.missed.store(true, Ordering::Relaxed);
+            // It may have been let go before that was said.
+            self.begin_removal(name)
+        })
+    }
+
+    fn begin_removal(&self, name: &str) -> Option<Removal<'_>> {
+        let lock = self.try_lock(name)?;
+        let mut pinned = hold(&self.pinned);
+        if pinned.pins.contains_key(name) {
+            return None;
+        }
+        pinned.going.insert(name.to_owned());
+        Some(Removal { locks: self, name: name.to_owned(), _lock: lock })
+    }
+
+    /// Whether what has this name is about to be removed, although it may still be there. Who pins it before asking and hears no can
+    /// rely on what is there; who hears yes takes the lock, and makes it anew.
+    pub(crate) fn is_going(&self, name: &str) -> bool {
+        hold(&self.pinned).going.contains(name)
+    }
+
+    /// Whether a collection has passed over something since this was last asked.
+    pub(crate) fn missed(&self) -> bool {
+        self.missed.swap(false, Ordering::Relaxed)
     }
 
     fn named(&self, name: &str) -> Arc<AsyncMutex<()>> {
@@ -59,10 +101,19 @@ impl Locks {
     pub(crate) fn pin(self: &Arc<Self>) -> Pins {
         Pins { locks: Arc::clone(self), names: Mutex::default() }
     }
+}
 
-    /// Whether a pull pins the name.
-    pub(crate) fn pinned(&self, name: &str) -> bool {
-        hold(&self.pins).contains_key(name)
+/// A removal by the garbage collection: the lock of what is removed.
+#[derive(Debug)]
+pub(crate) struct Removal<'a> {
+    locks: &'a Locks,
+    name: String,
+    _lock: OwnedMutexGuard<()>,
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        hold(&self.locks.pinned).going.remove(&self.name);
     }
 }
 
@@ -74,16 +125,15 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Adds a pin. Must be called before checking whether the blob or chain exists.
+    /// Adds a pin. Must be called before [`Locks::is_going`] and a look whether the blob or chain exists.
     pub(crate) fn add(&self, name: &str) {
-        *hold(&self.locks.pins).entry(name.to_owned()).or_default() += 1;
+        *hold(&self.locks.pinned).pins.entry(name.to_owned()).or_default() += 1;
         hold(&self.names).push(name.to_owned());
     }
-}
 
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let mut pins = hold(&self.locks.pins);
+    /// Lets all go.
+    pub(crate) fn release(&self) {
+        let pins = &mut hold(&self.locks.pinned).pins;
         for name in hold(&self.names).drain(..) {
             let left = pins.get_mut(&name).map_or(0, |count| {
                 *count -= 1;
@@ -93,6 +143,12 @@ impl Drop for Pins {
                 pins.remove(&name);
             }
         }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -125,8 +181,23 @@ mod tests {
         one.add("a");
         two.add("a");
         drop(one);
-        assert!(locks.pinned("a"));
+        assert!(locks.removal("a").is_none() && locks.missed() && !locks.missed());
         drop(two);
-        assert!(!locks.pinned("a"));
+        assert!(locks.removal("a").is_some() && !locks.missed());
+    }
+
+    #[tokio::test]
+    async fn who_pins_what_is_about_to_be_removed_hears_of_it() {
+        let locks = Arc::new(Locks::default());
+        let removal = locks.removal("a").unwrap();
+        let pins = locks.pin();
+        pins.add("a");
+        assert!(locks.is_going("a") && locks.try_lock("a").is_none());
+        drop(removal);
+        assert!(!locks.is_going("a") && locks.removal("a").is_none());
+        drop(pins);
+        let lock = locks.lock("a").await;
+        assert!(locks.removal("a").is_none() && !locks.is_going("a"), "somebody works on it");
+        drop(lock);
     }
 }

@@ -12,14 +12,15 @@ use tokio::task::spawn_blocking;
 use crate::arrivals::Arrivals;
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::fetch::fetch;
+use crate::garbage::Claims;
 use crate::images::{Image, Shared};
 use crate::layers::{self, Cancel, Job, jobs};
-use crate::locks::{Pins, hold};
+use crate::locks::hold;
 use crate::platform::{Platform, choose, mismatch};
 use crate::records::{ImageRecord, Layer, chains};
 use crate::registry::{Asking, Source};
 use crate::unsettled::{Names, Noted};
-use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target, garbage};
+use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target};
 
 /// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
 const DOWNLOADS: usize = 6;
@@ -44,23 +45,19 @@ pub(crate) struct Work {
     pub(crate) observer: Observer,
     /// What it stores and is not synced yet.
     noted: Noted,
-    pins: Option<Pins>,
+    pins: Claims,
     kept: AtomicBool,
 }
 
 impl Work {
     pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
-        let pins = Some(shared.locks.pin());
+        let pins = Claims::new(shared);
         let noted = shared.unsettled.noted();
         Arc::new(Self { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() })
     }
 
-    pub(crate) fn pins(&self) -> &Pins {
-        self.pins.as_ref().expect("pins are taken at the end only")
-    }
-
     pub(crate) fn pin(&self, name: &str) {
-        self.pins().add(name);
+        self.pins.add(name);
     }
 
     fn tell(&self, blob: &Blob, phase: Phase, done: u64) {
@@ -70,21 +67,10 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.pins.take();
         self.shared.memory.give_back_soon();
         self.shared.settle_soon();
-        if self.kept.load(Ordering::Relaxed) {
-            return;
-        }
-        // The collection reads directories: not on a thread of the async runtime.
-        let shared = Arc::clone(&self.shared);
-        let collect = move || {
-            if let Err(error) = garbage::collect(&shared) {
-                tracing::warn!(error = host::chain(&error), "cannot remove what a pull left");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("collect".to_owned()).spawn(collect) {
-            tracing::warn!(%error, "what a pull left is removed with the next image");
+        if !self.kept.load(Ordering::Relaxed) {
+            self.pins.discard();
         }
     }
 }
@@ -245,9 +231,7 @@ async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config:
     let all = blobs.iter().chain([config]).map(|blob| blob.digest.clone()).collect();
     note(work, Names { blobs: all, chains: Vec::new() }).await?;
     for (blob, bytes) in blobs.iter().cloned().zip(contents) {
-        let name = blob.digest.to_string();
-        work.pin(&name);
-        let lock = work.shared.locks.lock(&name).await;
+        let lock = work.shared.locks.lock(blob.digest.as_str()).await;
         let work = Arc::clone(work);
         blocking(move || {
             let _lock = lock;
@@ -258,11 +242,14 @@ async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config:
     Ok(())
 }
 
-/// Notes what is about to be stored, unless it is there.
+/// Pins blobs, and notes what is about to be stored, unless it is there.
 async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
     let work = Arc::clone(work);
     blocking(move || {
-        let blobs = names.blobs.into_iter().filter(|digest| !work.shared.blobs.has(digest)).collect();
+        let Shared { locks, blobs, .. } = &*work.shared;
+        names.blobs.iter().for_each(|digest| work.pin(digest.as_str()));
+        let is_missing = |digest: &Digest| locks.is_going(digest.as_str()) || !blobs.has(digest);
+        let blobs = names.blobs.into_iter().filter(is_missing).collect();
         work.noted.add(Names { blobs, chains: names.chains })
     })
     .await
@@ -272,12 +259,11 @@ async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
 async fn make(work: &Arc<Work>, blobs: &[Blob], layers: &[Layer]) -> Result<(), Error> {
     let chains = chains(layers.iter().map(|layer| &layer.diff_id));
     chains.iter().for_each(|chain| work.pin(&chain.lock()));
-    let rootfs = Arc::clone(&work.shared.rootfs);
-    let asked = chains.clone();
+    let (shared, asked) = (Arc::clone(&work.shared), chains.clone());
     for blob in blobs {
         work.tell(blob, Phase::Waiting, 0);
     }
-    let there = blocking(move || layers::there(&*rootfs, &asked)).await?;
+    let there = blocking(move || layers::there(&shared, &asked)).await?;
     let (unpacked, missing) = blobs.split_at(there.min(blobs.len()));
     for blob in unpacked {
         work.tell(blob, Phase::Complete, blob.size);

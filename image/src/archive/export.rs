@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -11,6 +12,7 @@ use super::{BLOBS, DOCKER, INDEX, LAYOUT, NAME, REF_NAME};
 use crate::document::{
     Blob, CONFIG_BYTES_MAX, Document, INDEX as INDEX_TYPE, MANIFEST_BYTES_MAX, media_type, parse_manifest,
 };
+use crate::garbage::Claims;
 use crate::images::Shared;
 use crate::locks::hold;
 use crate::records::ImageRecord;
@@ -30,11 +32,11 @@ struct Chosen {
 ///
 /// # Errors
 /// [`Error::NotFound`] for an image; [`Error::Invalid`] for none at all; the writer or the disk fails.
-pub(crate) fn export(shared: &Shared, names: &[String], writer: impl Write) -> Result<(), Error> {
+pub(crate) fn export(shared: &Arc<Shared>, names: &[String], writer: impl Write) -> Result<(), Error> {
     if names.is_empty() {
         return Err(Error::invalid("images", "none is named"));
     }
-    let pins = shared.locks.pin();
+    let pins = Claims::new(shared);
     let mut images: Vec<Chosen> = Vec::new();
     for name in names {
         let records = hold(&shared.records);
@@ -110,7 +112,8 @@ fn write(shared: &Shared, images: &[Chosen], writer: impl Write) -> Result<(), E
         let config = shared.blobs.read(&Blob::new(record.id.clone(), CONFIG_BYTES_MAX))?;
         blobs.insert(record.id.clone(), config.len() as u64);
         let layers = layers.ok_or_else(|| Error::not_found(format!("the manifest of image {}", record.id)))?;
-        blobs.extend(layers.iter().map(|layer| (layer.digest.clone(), layer.size)));
+        // Its file's size: a pull by an earlier server believed the manifest about a blob that was there.
+        blobs.extend(layers.iter().map(|layer| (layer.digest.clone(), shared.blobs.size(&layer.digest))));
         docker.push(DockerImage {
             config: path(&record.id),
             repo_tags: Some(tags(names)),

@@ -27,12 +27,12 @@ pub(crate) async fn import(
     let work = Work::new(shared, source, Observer::default());
     let reader = Arc::clone(&work);
     let named = blocking(move || {
-        let contents = intake::read(&reader.shared, reader.pins(), archive)?;
+        let contents = intake::read(&reader, archive)?;
         let named = layout::images(&contents, name.as_deref(), &reader.shared.platforms)?;
         for image in &named {
             let Some(manifest) = &image.manifest else { continue };
             let digest = image.document.to_string();
-            reader.pins().add(&digest);
+            reader.pin(&digest);
             let _lock = reader.shared.locks.blocking_lock(&digest);
             reader.shared.blobs.put(&Blob::new(image.document.clone(), manifest.len() as u64), manifest)?;
         }

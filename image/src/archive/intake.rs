@@ -9,8 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::{BLOBS, DOCKER, INDEX, LAYOUT};
 use crate::document::{Blob, LAYER_BYTES_MAX, LAYER_TYPES, MANIFEST_BYTES_MAX};
-use crate::images::Shared;
-use crate::locks::Pins;
+use crate::pull::Work;
 use crate::unpack::{Entries, Failure, Kind, Refusal};
 use crate::{Algorithm, Digest, Error};
 
@@ -73,14 +72,14 @@ impl Contents {
 }
 
 /// Reads an archive to its end. Blocking.
-pub(super) fn read(shared: &Shared, pins: &Pins, archive: impl Read) -> Result<Contents, Error> {
+pub(super) fn read(work: &Work, archive: impl Read) -> Result<Contents, Error> {
     let mut input = BufReader::with_capacity(BUFFER, archive);
     let head = input.fill_buf().map_err(|error| unreadable(&error))?;
     match COMPRESSIONS.iter().find(|(_, magic, _)| head.starts_with(magic)) {
-        None => entries(shared, pins, &mut Entries::new(input)),
+        None => entries(work, &mut Entries::new(input)),
         Some((_, _, "")) => {
             let plain = BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input));
-            entries(shared, pins, &mut Entries::new(plain))
+            entries(work, &mut Entries::new(plain))
         }
         Some((name, _, program)) => {
             Err(Error::invalid(WHAT, format!("it is compressed with {name}: import the output of {program} -dc")))
@@ -88,7 +87,7 @@ pub(super) fn read(shared: &Shared, pins: &Pins, archive: impl Read) -> Result<C
     }
 }
 
-fn entries(shared: &Shared, pins: &Pins, entries: &mut Entries<impl BufRead>) -> Result<Contents, Error> {
+fn entries(work: &Work, entries: &mut Entries<impl BufRead>) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     let (mut count, mut bytes) = (0, 0u64);
     while let Some(entry) = entries.next().map_err(refused)? {
@@ -120,7 +119,7 @@ fn entries(shared: &Shared, pins: &Pins, entries: &mut Entries<impl BufRead>) ->
             INDEX => contents.index = Some(document(entries, &path, entry.size)?),
             DOCKER => contents.docker = Some(document(entries, &path, entry.size)?),
             _ => {
-                let file = keep(shared, pins, entries, &path, entry.size)?;
+                let file = keep(work, entries, &path, entry.size)?;
                 contents.files.insert(path, file);
             }
         }
@@ -139,12 +138,12 @@ fn document(entries: &mut impl Read, path: &str, size: u64) -> Result<Vec<u8>, E
 }
 
 /// Makes a file a blob.
-fn keep(shared: &Shared, pins: &Pins, entries: &mut impl Read, path: &str, size: u64) -> Result<File, Error> {
+fn keep(work: &Work, entries: &mut impl Read, path: &str, size: u64) -> Result<File, Error> {
     if size > LAYER_BYTES_MAX {
         return Err(Error::invalid(WHAT, format!("{path} has {size} bytes, at most {LAYER_BYTES_MAX} are read")));
     }
     let named = named(path)?;
-    let mut ingest = shared.blobs.begin_unnamed(named.as_ref().map_or(Algorithm::Sha256, Digest::algorithm))?;
+    let mut ingest = work.shared.blobs.begin_unnamed(named.as_ref().map_or(Algorithm::Sha256, Digest::algorithm))?;
     let mut buffer = vec![0; BUFFER];
     let mut head = None;
     loop {
@@ -161,9 +160,9 @@ fn keep(shared: &Shared, pins: &Pins, entries: &mut impl Read, path: &str, size:
         return Err(Error::invalid(format!("blob {named}"), format!("its contents have the digest {}", blob.digest)));
     }
     let name = blob.digest.to_string();
-    pins.add(&name);
-    let _lock = shared.locks.blocking_lock(&name);
-    shared.blobs.finish_unnamed(ingest)?;
+    work.pin(&name);
+    let _lock = work.shared.locks.blocking_lock(&name);
+    work.shared.blobs.finish_unnamed(ingest)?;
     Ok(File { blob, layer_type: head.unwrap_or(LAYER_TYPES[0]) })
 }
 
