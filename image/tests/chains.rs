@@ -87,6 +87,11 @@ async fn small_layers_are_gathered_into_one_chain() {
     let whole = pulled(3).await;
     assert_eq!(chains(&store).len(), 2, "on top of the image that was there");
     assert_whole(&store, &whole);
+    // Neither of the first two layers has as many bytes, both together have.
+    let store = Store::with_chains(Chains::Stacked { bytes_min: 256 });
+    let whole = store.images.pull(&format!("{}/t:3", registry.address), None).await.unwrap();
+    assert_eq!(chains(&store).len(), 2, "the third is on top of the others");
+    assert_whole(&store, &whole);
 }
 
 #[tokio::test]

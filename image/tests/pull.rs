@@ -429,7 +429,7 @@ async fn what_cannot_be_removed_at_the_start_ends_no_server() {
 async fn each_backend_failure_ends_the_pull_and_a_second_one_succeeds() {
     let registry = serve(content()).await;
     let name = format!("{}/t:1", registry.address);
-    for kind in [Chains::Stacked { bytes_min: 0 }, Chains::Trees] {
+    for kind in [Chains::Stacked { bytes_min: 0 }, Chains::Stacked { bytes_min: 1 << 20 }, Chains::Trees] {
         for nth in 1.. {
             let store = Store::with_chains(kind);
             store.faults.arm(nth, host::fault::Fault::FailBefore);

@@ -321,9 +321,9 @@ impl Store {
         Self::opened(Opened { chains, ..Opened::default() })
     }
 
-    /// A store with a chain for each layer, and one with whole trees.
-    pub(crate) fn of_each_kind() -> [Self; 2] {
-        [Self::new(), Self::with_chains(Chains::Trees)]
+    /// A store with a chain for each layer, one with a chain for several, and one with whole trees.
+    pub(crate) fn of_each_kind() -> [Self; 3] {
+        [Self::new(), Self::with_chains(Chains::Stacked { bytes_min: 1 << 20 }), Self::with_chains(Chains::Trees)]
     }
 
     fn opened(opened: Opened) -> Self {
