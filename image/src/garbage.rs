@@ -28,15 +28,14 @@ impl Claims {
 
     /// Lets all go, which is garbage now if no image has come to use it.
     pub(crate) fn discard(&self) {
-        self.pins.release();
+        let _ = self.pins.release();
         collect_soon(&self.shared);
     }
 }
 
 impl Drop for Claims {
     fn drop(&mut self) {
-        self.pins.release();
-        if self.shared.locks.missed() {
+        if self.pins.release() {
             collect_soon(&self.shared);
         }
     }
@@ -61,8 +60,6 @@ fn collect_soon(shared: &Arc<Shared>) {
 /// # Errors
 /// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared) -> Result<(), Error> {
-    // One at a time: each says what it leaves.
-    let _alone = hold(&shared.collecting);
     let partial = collect_partial(shared);
     let blobs = collect_blobs(shared);
     let chains = collect_chains(shared);
@@ -95,18 +92,12 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
             continue;
         }
         let Some(_removal) = shared.locks.removal(&name) else { continue };
-        if !in_use(shared, &name) {
+        // An image may have come to reference it since it was listed.
+        if !hold(&shared.records).all().any(|image| image.blobs().any(|used| *used == blob.digest)) {
             outcome = outcome.and(shared.blobs.remove(&blob.digest));
         }
     }
     outcome
-}
-
-/// Whether an image has come to reference the name since it was listed.
-fn in_use(shared: &Shared, name: &str) -> bool {
-    hold(&shared.records).all().any(|image| {
-        image.blobs().any(|blob| blob.as_str() == name) || chains(shared, image).any(|chain| chain.0 == name)
-    })
 }
 
 /// The chains that an image needs: where each is a whole tree, only its uppermost one.
@@ -118,6 +109,15 @@ fn chains(shared: &Shared, image: &ImageRecord) -> impl Iterator<Item = ChainId>
 
 /// Upper chains keep lower ones: repeats while a round removes something.
 fn collect_chains(shared: &Shared) -> Result<(), Error> {
+    shared.deferred.store(false, Ordering::Relaxed);
+    let collected = remove_unused(shared);
+    if collected.is_err() {
+        shared.deferred.store(true, Ordering::Relaxed);
+    }
+    collected
+}
+
+fn remove_unused(shared: &Shared) -> Result<(), Error> {
     let used: HashSet<String> = {
         let records = hold(&shared.records);
         records.all().flat_map(|image| chains(shared, image)).map(|chain| chain.0).collect()
@@ -126,12 +126,14 @@ fn collect_chains(shared: &Shared) -> Result<(), Error> {
     shared.rootfs.sweep_deferred();
     let mut unused: Vec<_> = shared.rootfs.inventory()?.0;
     unused.retain(|chain| !used.contains(&chain.0));
+    let mut said = false;
     loop {
         let before = unused.len();
         let mut outcome = Ok(());
         unused.retain(|chain| {
             let Some(_removal) = shared.locks.removal(&chain.lock()) else { return false };
-            if in_use(shared, &chain.0) {
+            // An image may have come to use it since they were listed.
+            if hold(&shared.records).all().any(|image| chains(shared, image).any(|used| used == *chain)) {
                 return false;
             }
             match shared.rootfs.remove_chain(chain) {
@@ -143,9 +145,13 @@ fn collect_chains(shared: &Shared) -> Result<(), Error> {
                 }
             }
         });
-        if unused.len() == before || unused.is_empty() {
-            shared.deferred.store(!unused.is_empty(), Ordering::Relaxed);
+        if unused.is_empty() || (unused.len() == before && said) {
             return outcome;
+        }
+        if unused.len() == before {
+            // Once more: a container that used one may have gone before this was said.
+            shared.deferred.store(true, Ordering::Relaxed);
+            said = true;
         }
     }
 }

@@ -97,8 +97,6 @@ pub(crate) struct Shared {
     pub(crate) pulls: Semaphore,
     /// The garbage collection kept a chain that a container uses: it runs again when a container is discarded.
     pub(crate) deferred: AtomicBool,
-    /// Held by the running garbage collection.
-    pub(crate) collecting: Mutex<()>,
 }
 
 impl Images {
@@ -137,7 +135,6 @@ impl Images {
             unpacker: Unpacker::new(settings.workers),
             pulls: Semaphore::new(PULLS),
             deferred: AtomicBool::new(true),
-            collecting: Mutex::default(),
         };
         let images = Self { shared: Arc::new(shared) };
         recover(&images.shared, &suspect)?;

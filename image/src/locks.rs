@@ -2,7 +2,6 @@
 //! chains that a pull has made and no image references yet.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct Locks {
     named: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
     pinned: Mutex<Pinned>,
-    /// A collection passed over something that was pinned or locked.
-    missed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +23,8 @@ struct Pinned {
     pins: HashMap<String, usize>,
     /// What a collection is about to remove. Nobody pinned it when that began.
     going: HashSet<String>,
+    /// What a collection passed over because it was pinned.
+    missed: HashSet<String>,
 }
 
 impl Locks {
@@ -55,22 +54,21 @@ impl Locks {
         hold(&self.pinned).pins.get(name).is_some_and(|count| *count > 1)
     }
 
-    /// Begins a removal by the garbage collection. None: somebody pins the name or works on it, and what is there stays;
-    /// [`Locks::missed`] tells it afterwards to whoever lets it go.
+    /// Begins a removal by the garbage collection. None: another collection removes it, or somebody pins it, and what is there stays:
+    /// [`Pins::release`] tells of it.
     pub(crate) fn removal(&self, name: &str) -> Option<Removal<'_>> {
-        self.begin_removal(name).or_else(|| {
-            self.missed.store(true, Ordering::Relaxed);
-            // It may have been let go before that was said.
-            self.begin_removal(name)
-        })
+        // Who works on it holds its lock and a pin, and lets go of the lock first: then the second attempt gets it.
+        self.begin_removal(name).or_else(|| self.begin_removal(name))
     }
 
     fn begin_removal(&self, name: &str) -> Option<Removal<'_>> {
-        let lock = self.try_lock(name)?;
+        let lock = self.try_lock(name);
         let mut pinned = hold(&self.pinned);
         if pinned.pins.contains_key(name) {
+            pinned.missed.insert(name.to_owned());
             return None;
         }
+        let lock = lock?;
         pinned.going.insert(name.to_owned());
         Some(Removal { locks: self, name: name.to_owned(), _lock: lock })
     }
@@ -79,11 +77,6 @@ impl Locks {
     /// rely on what is there; who hears yes takes the lock, and makes it anew.
     pub(crate) fn is_going(&self, name: &str) -> bool {
         hold(&self.pinned).going.contains(name)
-    }
-
-    /// Whether a collection has passed over something since this was last asked.
-    pub(crate) fn missed(&self) -> bool {
-        self.missed.swap(false, Ordering::Relaxed)
     }
 
     fn named(&self, name: &str) -> Arc<AsyncMutex<()>> {
@@ -131,9 +124,10 @@ impl Pins {
         hold(&self.names).push(name.to_owned());
     }
 
-    /// Lets all go.
-    pub(crate) fn release(&self) {
-        let pins = &mut hold(&self.locks.pinned).pins;
+    /// Lets all go. Whether a collection has passed over something of it that nobody else pins.
+    pub(crate) fn release(&self) -> bool {
+        let Pinned { pins, missed, .. } = &mut *hold(&self.locks.pinned);
+        let mut was_missed = false;
         for name in hold(&self.names).drain(..) {
             let left = pins.get_mut(&name).map_or(0, |count| {
                 *count -= 1;
@@ -141,8 +135,10 @@ impl Pins {
             });
             if left == 0 {
                 pins.remove(&name);
+                was_missed |= missed.remove(&name);
             }
         }
+        was_missed
     }
 }
 
@@ -177,13 +173,13 @@ mod tests {
     #[test]
     fn a_name_is_pinned_until_the_last_pin_is_gone() {
         let locks = Arc::new(Locks::default());
-        let (one, two) = (locks.pin(), locks.pin());
+        let [one, two, other] = [(); 3].map(|()| locks.pin());
         one.add("a");
         two.add("a");
-        drop(one);
-        assert!(locks.removal("a").is_none() && locks.missed() && !locks.missed());
-        drop(two);
-        assert!(locks.removal("a").is_some() && !locks.missed());
+        other.add("b");
+        assert!(locks.removal("a").is_none());
+        assert!(!one.release() && locks.removal("a").is_none() && !other.release(), "they were not the last to pin it");
+        assert!(two.release() && !two.release() && locks.removal("a").is_some());
     }
 
     #[tokio::test]

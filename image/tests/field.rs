@@ -69,10 +69,12 @@ async fn pull(store: &Store, registry: &Registry, tag: &str) -> Result<Image, Er
 /// Pulls it, and reads its file in a container's root and in an image volume.
 async fn works(content: Content, tag: &str) -> Image {
     let registry = serve(content).await;
-    let [stacked, trees] = Store::of_each_kind();
-    let image = works_in(&stacked, &registry, tag).await;
-    assert_eq!(works_in(&trees, &registry, tag).await, image);
-    image
+    let mut images = Vec::new();
+    for store in Store::of_each_kind() {
+        images.push(works_in(&store, &registry, tag).await);
+    }
+    assert!(images.windows(2).all(|two| two[0] == two[1]), "{images:?}");
+    images.remove(0)
 }
 
 async fn works_in(store: &Store, registry: &Registry, tag: &str) -> Image {
@@ -176,7 +178,7 @@ async fn a_layer_that_the_registry_lacks_comes_from_the_address_in_its_descripto
     odd.image("elsewhere", &usual(), &layer);
     let image = works(odd.0.clone(), "elsewhere").await;
     assert_eq!(image.size, image.size.max(bytes.len() as u64));
-    assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()) && elsewhere.seen().len() == 2);
+    assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()) && elsewhere.seen().len() == 3);
     // What an ordinary layer's descriptor says is no address.
     layer["mediaType"] = json!(GZIP);
     odd.image("ordinary", &usual(), &layer);
@@ -185,7 +187,7 @@ async fn a_layer_that_the_registry_lacks_comes_from_the_address_in_its_descripto
         let error = pull(&Store::new(), &registry, tag).await.unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{tag}: {error:?}");
     }
-    assert_eq!(elsewhere.seen().len(), 2);
+    assert_eq!(elsewhere.seen().len(), 3);
 }
 
 #[tokio::test]
