@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use crate::blobs::Blobs;
 use crate::document::Blob;
 use crate::flow::Flow;
 use crate::ingest::{self, Ingest};
@@ -46,18 +47,14 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
     let observer = if begun.is_some() { work.observer.clone() } else { Observer::default() };
     let told = Told { observer, blob: blob.clone() };
     let tell_begun = |flow| begun.map(|begun| begun.send(flow));
-    if work.shared.blobs.has(&blob.digest) {
-        let size = work.shared.blobs.size(&blob.digest);
-        if size != blob.size {
-            let reason = format!("it has {size} bytes, {} were announced", blob.size);
-            return Err(Error::invalid(format!("blob {}", blob.digest), reason));
-        }
+    let (opening, expected) = (Arc::clone(work), blob.clone());
+    // The lock goes with the thread, and after the file: a pull that is given up meanwhile leaves neither to another one.
+    let (ingest, lock) = blocking(move || Ok((begin(&opening.shared.blobs, expected)?, lock))).await?;
+    let Some(ingest) = ingest else {
         told.tell(Phase::Unpacking, blob.size);
         tell_begun(None);
         return Ok(());
-    }
-    let (opening, expected) = (Arc::clone(work), blob.clone());
-    let ingest = blocking(move || opening.shared.blobs.begin(expected)).await?;
+    };
     tell_begun(Some(ingest.flow()));
     let (missing, resumed) = (ingest.missing(), ingest.is_resumed());
     let (sender, messages) = mpsc::channel(PIECES_WAITING);
@@ -87,6 +84,24 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
         (Err(Error::Failed { .. }), Err(error)) => Err(error),
         (Err(error), _) => Err(error),
     }
+}
+
+/// Begins a blob; None: it is stored. A file of another size is damaged, or its announcement is a lie. Blocking.
+fn begin(blobs: &Blobs, blob: Blob) -> Result<Option<Ingest>, Error> {
+    if !blobs.has(&blob.digest) {
+        return blobs.begin(blob).map(Some);
+    }
+    let size = blobs.size(&blob.digest);
+    if size == blob.size {
+        return Ok(None);
+    }
+    if blobs.is_whole(&blob.digest)? {
+        let reason = format!("it has {size} bytes, {} were announced", blob.size);
+        return Err(Error::invalid(format!("blob {}", blob.digest), reason));
+    }
+    tracing::warn!(blob = %blob.digest, size, "a stored blob is damaged: it is downloaded again");
+    blobs.remove(&blob.digest)?;
+    blobs.begin(blob).map(Some)
 }
 
 /// Downloads a blob again, all of it from one host: of several pulls or hosts, one has sent the wrong bytes.

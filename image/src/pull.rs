@@ -60,6 +60,15 @@ impl Work {
         self.pins.add(name);
     }
 
+    /// Pins blobs, and notes what is about to be stored, unless it is there. Blocking.
+    pub(crate) fn note(&self, names: Names) -> Result<(), Error> {
+        let Shared { locks, blobs, .. } = &*self.shared;
+        names.blobs.iter().for_each(|digest| self.pin(digest.as_str()));
+        let is_missing = |digest: &Digest| locks.is_going(digest.as_str()) || !blobs.has(digest);
+        let blobs = names.blobs.into_iter().filter(is_missing).collect();
+        self.noted.add(Names { blobs, chains: names.chains })
+    }
+
     fn tell(&self, blob: &Blob, phase: Phase, done: u64) {
         self.observer.tell(&blob.digest, phase, done, blob.size);
     }
@@ -123,6 +132,7 @@ pub(crate) async fn fetch_image(work: &Arc<Work>, reference: &Reference) -> Resu
         documents: plan.documents.iter().map(|blob| blob.digest.clone()).collect(),
         size: plan.documents.iter().chain([&plan.config_blob]).chain(&plan.layers).map(|blob| blob.size).sum(),
         layers,
+        others: [].into(),
         config: plan.config.image,
     };
     let meant = plan.documents[0].digest.clone();
@@ -242,17 +252,10 @@ async fn store(work: &Arc<Work>, blobs: &[Blob], contents: Vec<Vec<u8>>, config:
     Ok(())
 }
 
-/// Pins blobs, and notes what is about to be stored, unless it is there.
+/// [`Work::note`] on a thread.
 async fn note(work: &Arc<Work>, names: Names) -> Result<(), Error> {
     let work = Arc::clone(work);
-    blocking(move || {
-        let Shared { locks, blobs, .. } = &*work.shared;
-        names.blobs.iter().for_each(|digest| work.pin(digest.as_str()));
-        let is_missing = |digest: &Digest| locks.is_going(digest.as_str()) || !blobs.has(digest);
-        let blobs = names.blobs.into_iter().filter(is_missing).collect();
-        work.noted.add(Names { blobs, chains: names.chains })
-    })
-    .await
+    blocking(move || work.note(names)).await
 }
 
 /// Downloads and unpacks missing layers.

@@ -40,6 +40,9 @@ pub(crate) struct ImageRecord {
     pub(crate) documents: BTreeSet<Digest>,
     /// The layers, the lowest first.
     pub(crate) layers: Vec<Layer>,
+    /// The blobs of the same layers in its other manifests, where they are compressed in another way. Earlier servers kept none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) others: BTreeSet<Digest>,
     /// Downloaded bytes: documents, configuration and layers.
     pub(crate) size: u64,
     /// The defaults for containers.
@@ -54,7 +57,8 @@ impl ImageRecord {
 
     /// Its blobs.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        self.documents.iter().chain([&self.id]).chain(self.layers.iter().map(|layer| &layer.blob))
+        let layers = self.layers.iter().map(|layer| &layer.blob);
+        self.documents.iter().chain([&self.id]).chain(layers).chain(&self.others)
     }
 }
 
@@ -202,6 +206,9 @@ fn insert(images: &mut ById, mut image: ImageRecord, reference: &Reference, docu
         image.tags.extend(known.tags.iter().cloned());
         image.digests.extend(known.digests.iter().cloned());
         image.documents.extend(known.documents.iter().cloned());
+        image.others.extend(known.layers.iter().map(|layer| layer.blob.clone()).chain(known.others.iter().cloned()));
+        let ImageRecord { layers, others, .. } = &mut image;
+        others.retain(|blob| layers.iter().all(|layer| layer.blob != *blob));
     }
     image.digests.insert(reference.at(document).to_string());
     if let Target::Tag(_) = reference.target() {
@@ -229,6 +236,7 @@ mod tests {
             digests: BTreeSet::new(),
             documents: BTreeSet::from([Digest::of(b"document")]),
             layers: Vec::new(),
+            others: BTreeSet::new(),
             size: 1,
             config: ImageConfig::default(),
         }

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use host::ContainerId;
 use image::{Digest, Error, Image, Images};
 use serde_json::{Value, json};
-use support::{Store, content, layer, serve};
+use support::{Content, Store, content, layer, serve};
 use testimage::{Compression, Config, Layer, Tree};
 
 /// An archive of these files; None: a link to the other file.
@@ -308,4 +308,34 @@ async fn an_export_names_what_it_cannot_find() {
         let error = store.images.export(&names, io::sink()).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_image_with_its_layer_in_several_compressions_is_exported_under_each_name() {
+    let tar = layer(&[("a", "a")]);
+    let config = json!({
+        "os": "linux", "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar).as_str()]},
+    });
+    let mut content = Content::default();
+    let compressions = ["gzip", "zstd", ""];
+    for name in compressions {
+        let manifest = content.image_with(&config, &[(tar.clone(), name)]);
+        content.tag(&format!("t{name}"), &manifest);
+    }
+    let registry = serve(content).await;
+    let name = |compression: &str| format!("{}/t:t{compression}", registry.address);
+    let (store, other) = (Store::new(), Store::new());
+    for compression in compressions {
+        store.images.pull(&name(compression), None).await.unwrap();
+    }
+    store.images.collect();
+    let names = compressions.map(name);
+    let exported = export(&store.images, &names.each_ref().map(String::as_str));
+    other.images.import(Cursor::new(exported), None).await.unwrap();
+    for compression in compressions {
+        assert!(other.images.find(&name(compression)).unwrap().is_some(), "{compression}");
+    }
+    store.images.remove(&name("gzip")).unwrap();
+    store.wait_until_empty().await;
 }

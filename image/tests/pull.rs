@@ -163,6 +163,22 @@ async fn a_manifest_that_lies_about_the_size_of_a_stored_blob_is_refused() {
 }
 
 #[tokio::test]
+async fn a_stored_blob_that_was_cut_off_is_downloaded_again() {
+    let registry = serve(content()).await;
+    let name = format!("{}/t:1", registry.address);
+    let store = Store::new();
+    store.images.pull(&name, None).await.unwrap();
+    let blobs = || std::fs::read_dir(store.directory.path().join("root/blobs/sha256")).unwrap().map(Result::unwrap);
+    let sizes = || blobs().map(|blob| blob.metadata().unwrap().len()).collect::<Vec<_>>();
+    let whole = sizes();
+    let layers = blobs().filter(|blob| std::fs::read(blob.path()).unwrap()[0] != b'{');
+    layers.for_each(|blob| std::fs::write(blob.path(), "cut off").unwrap());
+    assert_ne!(sizes(), whole);
+    store.images.pull(&name, None).await.unwrap();
+    assert_eq!(sizes(), whole);
+}
+
+#[tokio::test]
 async fn a_download_that_breaks_is_taken_up_where_it_was() {
     let mut content = Content::default();
     let noise: String =

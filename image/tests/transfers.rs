@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use host::ContainerId;
 use image::Error;
 use serde_json::{Value, json};
-use support::{Content, Contents, Registry, Reply, Seen, Store, content, layer, range, workers};
+use support::{Content, Contents, Registry, Reply, Seen, Store, content, layer, range, serve, workers};
 
 const MIB: usize = 1 << 20;
+/// Bytes of a part of a blob.
+const PART: usize = 8 * MIB;
 
 /// An image with a tiny layer, and an uncompressed one on it that is slightly larger than this number of bytes.
 fn large(bytes: usize) -> Content {
@@ -365,4 +367,39 @@ async fn a_host_name_that_does_not_exist_is_asked_for_once() {
     let error = store.images.pull("registry.example/t:1", None).await.unwrap_err();
     assert!(host::chain(&error).contains("failed to lookup"), "{}", host::chain(&error));
     assert!(started.elapsed() < Duration::from_secs(2), "the pauses between attempts take longer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_given_up_while_it_takes_up_a_part_leaves_another_ones_alone() {
+    let content = large(128 * MIB);
+    let bytes = content.by_name.values().find(|bytes| bytes.len() > MIB).unwrap().clone();
+    let registry = serve(content).await;
+    let (store, name) = (Store::new(), format!("{}/t:1", registry.address));
+    // An earlier server had all but the end: hashing that takes a while.
+    let mut stored = bytes.clone();
+    stored.extend_from_slice(b"cellblock-part-1");
+    let parts = bytes.len().div_ceil(PART);
+    for part in 0..parts {
+        let length = PART.min(bytes.len() - part * PART) - if part == parts - 1 { 1000 } else { 0 };
+        stored.extend_from_slice(&(length as u64).to_le_bytes());
+    }
+    let file = store.directory.path().join("root/ingest").join(image::Digest::of(&bytes).hex());
+    for late in (10..160).step_by(30) {
+        fs::write(&file, &stored).unwrap();
+        let (before, pull) = (registry.count("/blobs/"), || {
+            let (images, name) = (store.images.clone(), name.clone());
+            tokio::spawn(async move { images.pull(&name, None).await })
+        });
+        let first = pull();
+        // It has read the manifest, and downloads its configuration.
+        while registry.count("/blobs/") == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let second = pull();
+        tokio::time::sleep(Duration::from_millis(late)).await;
+        first.abort();
+        second.await.unwrap().unwrap();
+        store.images.remove(&name).unwrap();
+        store.wait_until_empty().await;
+    }
 }

@@ -104,7 +104,11 @@ fn write(shared: &Shared, images: &[Chosen], writer: impl Write) -> Result<(), E
                 }));
             }
             match parsed {
-                Document::Manifest { config, layers: found } if config.digest == record.id => layers = Some(found),
+                Document::Manifest { config, layers: found } if config.digest == record.id => {
+                    // Their files' sizes: an earlier server believed the manifest about a blob that was there.
+                    blobs.extend(found.iter().map(|layer| (layer.digest.clone(), shared.blobs.size(&layer.digest))));
+                    layers = Some(found);
+                }
                 _ => {}
             }
             blobs.insert(document.clone(), size);
@@ -112,8 +116,6 @@ fn write(shared: &Shared, images: &[Chosen], writer: impl Write) -> Result<(), E
         let config = shared.blobs.read(&Blob::new(record.id.clone(), CONFIG_BYTES_MAX))?;
         blobs.insert(record.id.clone(), config.len() as u64);
         let layers = layers.ok_or_else(|| Error::not_found(format!("the manifest of image {}", record.id)))?;
-        // Its file's size: a pull by an earlier server believed the manifest about a blob that was there.
-        blobs.extend(layers.iter().map(|layer| (layer.digest.clone(), shared.blobs.size(&layer.digest))));
         docker.push(DockerImage {
             config: path(&record.id),
             repo_tags: Some(tags(names)),

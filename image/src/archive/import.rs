@@ -11,6 +11,7 @@ use crate::images::{Image, Shared};
 use crate::locks::hold;
 use crate::pull::{Work, blocking, fetch_image};
 use crate::registry::Source;
+use crate::unsettled::Names;
 use crate::{Error, Observer, Reference};
 
 /// The reference in the errors of an archive that has not been read yet.
@@ -31,9 +32,8 @@ pub(crate) async fn import(
         let named = layout::images(&contents, name.as_deref(), &reader.shared.platforms)?;
         for image in &named {
             let Some(manifest) = &image.manifest else { continue };
-            let digest = image.document.to_string();
-            reader.pin(&digest);
-            let _lock = reader.shared.locks.blocking_lock(&digest);
+            reader.note(Names { blobs: vec![image.document.clone()], chains: Vec::new() })?;
+            let _lock = reader.shared.locks.blocking_lock(image.document.as_str());
             reader.shared.blobs.put(&Blob::new(image.document.clone(), manifest.len() as u64), manifest)?;
         }
         Ok(named)
