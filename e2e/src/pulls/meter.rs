@@ -1,8 +1,6 @@
 //! Measures a server with its workers: processor time, and anonymous memory, which no page cache is in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -12,37 +10,26 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// Clock ticks of a second in /proc (proc_pid_stat(5)): 100 on every Linux of today.
 const TICKS: f64 = 100.0;
 
-/// Samples the memory of a process and its descendants until it is stopped.
-pub struct Meter {
-    stop: Arc<AtomicBool>,
-    sampler: JoinHandle<u64>,
-    pid: u32,
-    before: f64,
-}
-
-impl Meter {
-    /// Starts.
-    pub fn start(pid: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let sampler = std::thread::spawn(move || {
+/// The highest anonymous memory of a process and its descendants in MiB while something runs. That takes longer than without: where a
+/// descendant's directory in /proc was looked at, the kernel has a walk to do when the descendant is waited for, and on a busy machine
+/// that walk can spin for a tenth of a second (`proc_invalidate_siblings_dcache`, `shrink_dcache_parent`).
+pub fn highest_mib<T>(pid: u32, work: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
             let mut most = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 most = most.max(anonymous_kib(pid));
                 std::thread::sleep(PAUSE);
             }
             most
         });
-        Self { stop, sampler, pid, before: processor_seconds(pid) }
-    }
-
-    /// The highest memory in MiB, and the seconds of processor time.
-    pub fn stop(self) -> (f64, f64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let most = self.sampler.join().unwrap_or_default();
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let most = sampler.join().unwrap_or_default();
         // Exact below 2^53.
-        (most as f64 / 1024.0, processor_seconds(self.pid) - self.before)
-    }
+        done.map(|_| most as f64 / 1024.0)
+    })
 }
 
 /// Anonymous memory of a process and its descendants, in KiB. Processes that end meanwhile are left out, and so are those that have not
@@ -67,7 +54,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// Processor time of a process and the children that it has waited for, in seconds; 0 if it has ended.
-fn processor_seconds(pid: u32) -> f64 {
+pub fn processor_seconds(pid: u32) -> f64 {
     times(pid).unwrap_or_default().iter().sum()
 }
 

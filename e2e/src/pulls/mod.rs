@@ -19,7 +19,6 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use self::floors::Floors;
-use self::meter::Meter;
 use crate::client::Client;
 use crate::process::Program;
 
@@ -127,12 +126,21 @@ impl Subject {
 
     /// One round: cold, warm, and away.
     fn round(&self, names: &[String], measured: &mut Measured) -> Result<()> {
-        let meter = Meter::start(self.pid);
+        let before = meter::processor_seconds(self.pid);
         measured.cold.push(self.pull(names)?);
-        let (memory, processor) = meter.stop();
-        measured.memory = measured.memory.max(memory);
-        measured.processor.push(processor);
+        measured.processor.push(meter::processor_seconds(self.pid) - before);
         measured.warm.push(self.pull(names)?);
+        self.remove_all(names)
+    }
+
+    /// A round that nobody times: the highest memory of a cold pull.
+    fn memory(&self, names: &[String]) -> Result<f64> {
+        let memory = meter::highest_mib(self.pid, || self.pull(names))?;
+        self.remove_all(names)?;
+        Ok(memory)
+    }
+
+    fn remove_all(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.remove(name))
     }
 }
@@ -170,6 +178,9 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
                     forget_removed()?;
                     [ours, theirs][at].round(&names, &mut both[at])
                 })?;
+                for (subject, measured) in [ours, theirs].into_iter().zip(&mut both) {
+                    measured.memory = subject.memory(&names)?;
+                }
                 let floors = match wire.filter(|_| host == SHAPED) {
                     Some(fetch) => Floors { fetch, ..floors },
                     None => floors,
@@ -254,7 +265,7 @@ fn odd_images(subjects: [&Subject; 2], ground: &Ground<'_>, plan: &Plan) -> Resu
             subject.pull(several)?;
         }
         let pulled = mib();
-        names.iter().try_for_each(|name| subject.remove(name))?;
+        subject.remove_all(&names)?;
         println!("{name}: {before} MiB, after {count} odd images {pulled}, after removing them {}", mib());
     }
     Ok(())
