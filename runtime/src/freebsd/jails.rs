@@ -16,13 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The numbers and names of all jails but dying ones.
 pub(super) fn list() -> Result<Vec<(i32, String)>, Error> {
-    let mut all = Vec::new();
-    let mut last = 0;
-    while let Some((jid, name)) = jail::next(last).map_err(Error::failed("cannot list the jails"))? {
-        last = jid;
-        all.push((jid, name));
-    }
-    Ok(all)
+    jail::all().map_err(Error::failed("cannot list the jails"))
 }
 
 /// The jail with a name; None: there is none.

@@ -14,7 +14,7 @@ use super::limits::racct_value;
 use super::memory::Budget;
 use super::record::ContainerRecord;
 use super::recount::Holder;
-use super::sys::{accounting, memory, process};
+use super::sys::{accounting, jail, memory, process};
 use super::{jails, kernel};
 use crate::{Details, Error, Usage};
 
@@ -29,13 +29,36 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The limit on remembered containers, more than a node can have; a forgotten one starts from rctl's seconds again.
 const REMEMBERED: usize = 10_000;
 
-/// The processes of each jail.
-type Table = HashMap<i32, Vec<process::Process>>;
+/// The jails of the node and their processes, at one time.
+#[derive(Default)]
+struct Table {
+    /// Their numbers by their names. To find one by its name, the kernel compares it with those of all jails (prison_find_name in
+    /// kern/kern_jail.c): for every container that grows with the square of the pods.
+    numbers: HashMap<String, i32>,
+    processes: HashMap<i32, Vec<process::Process>>,
+    has_swap: bool,
+}
+
+impl Table {
+    /// Reads the jails first: the processes of every listed jail are then in the table.
+    fn read() -> io::Result<Self> {
+        let mut table = Self { has_swap: kernel::has_swap(), ..Self::default() };
+        table.numbers.extend(jail::all()?.into_iter().map(|(jid, name)| (name, jid)));
+        for one in process::all()? {
+            table.processes.entry(one.jid).or_default().push(one);
+        }
+        Ok(table)
+    }
+
+    fn of(&self, jid: i32) -> &[process::Process] {
+        self.processes.get(&jid).map_or(&[], Vec::as_slice)
+    }
+}
 
 /// The descriptors and the sockets of each process.
 type Files = HashMap<i32, (u64, u64)>;
 
-/// The latest tables of processes and descriptors, and what was reported last.
+/// The latest tables of jails and descriptors, and what was reported last.
 #[derive(Default)]
 pub(super) struct Counters {
     table: Mutex<Option<(Instant, Arc<Table>)>>,
@@ -72,7 +95,7 @@ impl Counters {
     /// The usage of a running container.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when its jail is gone; the kernel cannot be asked.
+    /// [`Error::Conflict`] when its jail has been gone for [`FRESH`]; the kernel cannot be asked.
     pub(super) fn of(
         &self,
         id: &ContainerId,
@@ -80,7 +103,7 @@ impl Counters {
         siblings: impl FnOnce() -> Vec<PathBuf>,
     ) -> Result<Usage, Error> {
         let (jid, table) = self.processes(id, record)?;
-        let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
+        let own = table.of(jid);
         let resident = own.iter().map(|one| one.resident).sum::<u64>() * kernel::page_size();
         let holder = Holder::new(record, jid, siblings);
         let working_set = self.working_set(id, &holder, own, resident);
@@ -93,7 +116,7 @@ impl Counters {
             page_faults: Some(own.iter().map(|one| one.minor_faults + one.major_faults).sum()),
             major_page_faults: Some(own.iter().map(|one| one.major_faults).sum()),
             // The kernel counts swapped pages of no jail.
-            swap_bytes: (!kernel::has_swap()).then_some(0),
+            swap_bytes: (!table.has_swap).then_some(0),
             processes: Some(u64::try_from(own.iter().filter(|one| !one.zombie).count()).unwrap_or(u64::MAX)),
         };
         if kernel::accounting() {
@@ -119,7 +142,7 @@ impl Counters {
     /// As [`Counters::of`].
     pub(super) fn details(&self, id: &ContainerId, record: &ContainerRecord, threads: u64) -> Result<Details, Error> {
         let (jid, table) = self.processes(id, record)?;
-        let own = table.get(&jid).map_or(&[][..], Vec::as_slice);
+        let own = table.of(jid);
         let files = fresh(&self.files, files).map_err(failed(record))?;
         let open = |of: fn(&(u64, u64)) -> u64| own.iter().filter_map(|one| files.get(&one.pid)).map(of).sum();
         let told = self.report(
@@ -175,11 +198,15 @@ impl Counters {
         known.map_or(sum + holder.in_tmpfs(), |known| known.counted + sum.saturating_sub(known.sum))
     }
 
-    /// The jail of a running container, and the processes of all jails.
+    /// The jail of a running container, and the latest table. A jail that is younger than the table is looked for by its name.
     fn processes(&self, id: &ContainerId, record: &ContainerRecord) -> Result<(i32, Arc<Table>), Error> {
+        let table = fresh(&self.table, Table::read).map_err(failed(record))?;
+        if let Some(jid) = table.numbers.get(&record.jail) {
+            return Ok((*jid, table));
+        }
         let found = jails::find(&record.jail)?;
         let found = found.ok_or_else(|| Error::conflict(format!("container {} is not running", id.short())))?;
-        Ok((found.jid, fresh(&self.table, processes).map_err(failed(record))?))
+        Ok((found.jid, table))
     }
 
     /// Returns the most that was reported of a container, this included.
@@ -222,14 +249,6 @@ fn fresh<T>(copy: &Mutex<Option<(Instant, Arc<T>)>>, read: impl FnOnce() -> io::
     }
 }
 
-fn processes() -> io::Result<Table> {
-    let mut jails = Table::new();
-    for one in process::all()? {
-        jails.entry(one.jid).or_default().push(one);
-    }
-    Ok(jails)
-}
-
 fn files() -> io::Result<Files> {
     let mut processes = Files::new();
     for one in process::descriptors()? {
@@ -237,4 +256,35 @@ fn files() -> io::Result<Files> {
         *of = (of.0 + 1, of.1 + u64::from(one.socket));
     }
     Ok(processes)
+}
+
+#[cfg(test)]
+mod tests {
+    use host::ContainerId;
+
+    use super::Counters;
+    use crate::Error;
+    use crate::freebsd::params::Value;
+    use crate::freebsd::record::ContainerRecord;
+    use crate::freebsd::sys::jail;
+    use crate::spec::Identity;
+
+    #[test]
+    fn a_jail_is_found_that_is_younger_than_the_table() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root makes jails");
+            return;
+        }
+        let (counters, id, name) = (Counters::default(), ContainerId::random(), format!("zx{}", std::process::id()));
+        let identity = Identity { uid: 0, gid: 0, groups: Vec::new() };
+        let record = ContainerRecord::new(name.clone(), "zx".to_owned(), "/".into(), identity);
+        let find = || counters.processes(&id, &record).map(|(jid, _)| jid);
+        assert!(matches!(find(), Err(Error::Conflict { .. })));
+        let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+        let made =
+            jail::create(&vec![text("name", &name), text("path", "/"), ("persist".to_owned(), Value::Flag)]).unwrap();
+        let found = find();
+        made.remove().unwrap();
+        assert_eq!(found.unwrap(), made.jid);
+    }
 }

@@ -69,18 +69,37 @@ pub(in crate::freebsd) fn find(name: &str) -> io::Result<Option<Jail>> {
     }
 }
 
-/// The number and name of the next jail after this number, without dying ones; None: there is none.
-pub(in crate::freebsd) fn next(after: i32) -> io::Result<Option<(i32, String)>> {
-    let mut last = after;
-    let mut name = [0u8; NAME_LENGTH];
-    let mut list = List::of(&Vec::new())?;
-    list.number("lastjid", &mut last)?;
-    list.buffer("name", &mut name)?;
-    match list.call(libc::jail_get, 0) {
-        Ok(jid) => Ok(Some((jid, until_nul(&name)))),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
+/// The numbers and names of all jails but dying ones (sysctl security.jail.list). In one call: jail_get(2) walks the list of jails
+/// from its head for each `lastjid`.
+pub(in crate::freebsd) fn all() -> io::Result<Vec<(i32, String)>> {
+    let table = sysctl::table(&sysctl::numbers("security.jail.list")?, None)?;
+    listed(&table).ok_or_else(|| io::Error::other("security.jail.list has an unknown form"))
+}
+
+/// Reads a table of `struct xprison` in sys/jail.h, each with its addresses behind it; None: it has another form.
+fn listed(mut table: &[u8]) -> Option<Vec<(i32, String)>> {
+    const VERSION: i32 = 3;
+    /// PRISON_STATE_ALIVE.
+    const ALIVE: i32 = 1;
+    const NAME: usize = 1296;
+    /// The numbers of addresses behind it, of 4 and 16 bytes.
+    const ADDRESSES: [usize; 2] = [1552, 1556];
+    const SIZE: usize = 1560;
+    let mut jails = Vec::new();
+    while !table.is_empty() {
+        let number = |at: usize| Some(i32::from_ne_bytes(*table.get(at..)?.first_chunk()?));
+        let [v4, v6] = ADDRESSES.map(|at| number(at).and_then(|count| usize::try_from(count).ok()));
+        let (version, jid, state) = (number(0)?, number(4)?, number(8)?);
+        let (name, rest) = (table.get(NAME..NAME + NAME_LENGTH)?, table.get(SIZE + v4? * 4 + v6? * 16..)?);
+        if version != VERSION {
+            return None;
+        }
+        if state == ALIVE {
+            jails.push((jid, until_nul(name)));
+        }
+        table = rest;
     }
+    Some(jails)
 }
 
 /// How many jails are in the jail with a name, dying ones included (`children.cur` in jail(8)); None: there is no such jail.
@@ -173,12 +192,6 @@ impl<'a> List<'a> {
         self.owned.push(bytes);
     }
 
-    fn buffer(&mut self, name: &str, value: &'a mut [u8]) -> io::Result<()> {
-        self.own(c_string(name)?.into_bytes_with_nul());
-        self.vectors.push(libc::iovec { iov_base: value.as_mut_ptr().cast(), iov_len: value.len() });
-        Ok(())
-    }
-
     fn number(&mut self, name: &str, value: &'a mut libc::c_int) -> io::Result<()> {
         self.own(c_string(name)?.into_bytes_with_nul());
         self.vectors.push(libc::iovec { iov_base: (&raw mut *value).cast(), iov_len: size_of::<libc::c_int>() });
@@ -213,7 +226,7 @@ fn said_by_kernel(error: &io::Error, said: &str) -> io::Error {
 mod tests {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-    use super::{Jail, create, find};
+    use super::{Jail, all, create, find, listed};
     use crate::freebsd::params::Value;
 
     #[test]
@@ -232,5 +245,42 @@ mod tests {
             let flags = FdFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFD).unwrap());
             assert!(flags.contains(FdFlag::FD_CLOEXEC));
         }
+    }
+
+    /// A struct xprison of this state and name, with two addresses of 4 bytes and one of 16.
+    fn listing(jid: i32, state: i32, name: &str) -> Vec<u8> {
+        let mut entry = vec![0; 1560 + 2 * 4 + 16];
+        let mut put = |at: usize, bytes: &[u8]| entry[at..at + bytes.len()].copy_from_slice(bytes);
+        for (at, number) in [(0, 3), (4, jid), (8, state), (1552, 2), (1556, 1)] {
+            put(at, &number.to_ne_bytes());
+        }
+        put(1296, name.as_bytes());
+        entry
+    }
+
+    #[test]
+    fn a_list_tells_the_living_jails_and_none_of_another_form() {
+        let (living, dying) = (1, 2);
+        let table = [listing(7, living, "a"), listing(8, dying, "b"), listing(9, living, "c.d")].concat();
+        assert_eq!(listed(&table), Some(vec![(7, "a".to_owned()), (9, "c.d".to_owned())]));
+        assert_eq!(listed(&[]), Some(Vec::new()));
+        assert_eq!(listed(&table[..table.len() - 1]), None);
+        assert_eq!(listed(&[&[4, 0, 0, 0], &table[4..]].concat()), None);
+    }
+
+    #[test]
+    fn a_jail_is_listed_from_its_creation_to_its_removal() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root makes jails");
+            return;
+        }
+        let name = format!("zy{}", std::process::id());
+        let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+        let params =
+            [text("name", &name), text("path", "/"), text("host.hostname", "h"), ("persist".to_owned(), Value::Flag)];
+        let made = create(&params.into()).unwrap();
+        assert!(all().unwrap().contains(&(made.jid, name.clone())));
+        made.remove().unwrap();
+        assert!(all().unwrap().iter().all(|(_, listed)| *listed != name));
     }
 }
