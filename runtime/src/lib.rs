@@ -125,12 +125,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Everything that could not be removed, in one error; the rest was tried.
     fn remove_pod(&self, id: &PodId) -> Result<(), Error>;
 
-    /// The pods that have all their kernel objects: the jail, or every namespace and the init. Any other pod was not made to
-    /// its end, or lost something. Only reads; cheap enough for every second with 250 pods.
+    /// Those of these pods that have all their kernel objects: the jail, or every namespace and the init. Any other pod was not
+    /// made to its end, or lost something. Only reads; cheap enough for every second with 250 pods.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error>;
+    fn whole_pods(&self, pods: &[PodId]) -> Result<BTreeSet<PodId>, Error>;
 
     /// Changes the limits of all containers of the pod together, unless kubelet enforces them itself; None stays as before.
     /// A limit of the pod is the sum of its containers' limits: it never falls on a container without one.

@@ -44,7 +44,8 @@ fn reconcile(node: &Node) -> Result<(), Error> {
     if ready.is_empty() {
         return Ok(());
     }
-    let whole = node.runtime.whole_pods()?;
+    let ids: Vec<PodId> = ready.iter().map(|pod| pod.id.clone()).collect();
+    let whole = node.runtime.whole_pods(&ids)?;
     let joined = node.network.whole_pods()?;
     for pod in &ready {
         let has_interface = pod.attachment.as_ref().is_some_and(|attachment| attachment.host_interface.is_some());

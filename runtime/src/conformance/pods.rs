@@ -61,7 +61,8 @@ fn takes_containers(subject: &Subject) {
 
 fn lost(subject: &Subject) {
     let bench = Bench::new(subject);
-    let is_whole = || bench.runtime.whole_pods().expect("the kernel can be asked").contains(&bench.pod);
+    let whole = |id: &PodId| bench.runtime.whole_pods(std::slice::from_ref(id)).expect("the kernel can be asked");
+    let is_whole = || whole(&bench.pod).contains(&bench.pod);
     let running = bench.start(&subject.programs.block);
     assert!(is_whole());
     (subject.lose)(&bench.pod);
@@ -79,7 +80,8 @@ fn lost(subject: &Subject) {
     bench.runtime.create_pod(&spec, None).expect("a pod is created");
     (subject.lose)(&spec.id);
     bench.runtime.create_pod(&spec, None).expect("a pod that lost something is made anew");
-    assert!(bench.runtime.whole_pods().expect("the kernel can be asked").contains(&spec.id));
+    assert_eq!(whole(&spec.id), [spec.id.clone()].into());
+    assert_eq!(whole(&PodId::random()), [].into(), "it is none of the runtime's");
     bench.runtime.remove_pod(&spec.id).expect("a pod is removed");
     bench.remove();
 }

@@ -130,8 +130,8 @@ impl Runtime for FreeBsd {
         pod::remove(self, id)
     }
 
-    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
-        inventory::whole_pods(self)
+    fn whole_pods(&self, pods: &[PodId]) -> Result<BTreeSet<PodId>, Error> {
+        inventory::whole_pods(self, pods)
     }
 
     fn update_pod(&self, id: &PodId, resources: &Resources) -> Result<(), Error> {

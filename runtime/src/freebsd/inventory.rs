@@ -47,10 +47,8 @@ pub(super) fn take(backend: &FreeBsd) -> Result<Inventory, Error> {
     Ok(inventory)
 }
 
-/// The pods whose jails exist.
-pub(super) fn whole_pods(backend: &FreeBsd) -> Result<BTreeSet<PodId>, Error> {
+/// Those of these pods whose jails exist.
+pub(super) fn whole_pods(backend: &FreeBsd, pods: &[PodId]) -> Result<BTreeSet<PodId>, Error> {
     let jails: BTreeSet<String> = jails::list()?.into_iter().map(|(_, name)| name).collect();
-    let pods = host::json::read_each::<PodSpec>(&backend.state().join("pods"), POD_SPEC)?;
-    let ids = pods.into_iter().filter_map(|(_, spec)| Some(spec?.id));
-    Ok(ids.filter(|id| jails.contains(&names::pod(backend.prefix(), id))).collect())
+    Ok(pods.iter().filter(|id| jails.contains(&names::pod(backend.prefix(), id))).cloned().collect())
 }

@@ -33,14 +33,16 @@ pub(super) fn take(linux: &Linux) -> Result<Inventory, Error> {
     Ok(inventory)
 }
 
-/// The pods that lost none of their kernel objects.
-pub(super) fn whole_pods(linux: &Linux) -> Result<BTreeSet<PodId>, Error> {
+/// Those of these pods that lost none of their kernel objects.
+pub(super) fn whole_pods(linux: &Linux, pods: &[PodId]) -> Result<BTreeSet<PodId>, Error> {
     let mut whole = BTreeSet::new();
-    for (directory, spec) in host::json::read_each::<PodSpec>(&linux.names.pods(), SPEC)? {
-        if let Some(spec) = spec
+    for id in pods {
+        let directory = linux.names.pod(id);
+        // One whose spec cannot be read was not made to its end.
+        if let Ok(Some(spec)) = host::json::read::<PodSpec>(&directory.join(SPEC))
             && pod::is_whole(&directory, &spec)?
         {
-            whole.insert(spec.id);
+            whole.insert(id.clone());
         }
     }
     Ok(whole)

@@ -148,8 +148,8 @@ impl Runtime for Linux {
         pod::remove(self, id)
     }
 
-    fn whole_pods(&self) -> Result<BTreeSet<PodId>, Error> {
-        inventory::whole_pods(self)
+    fn whole_pods(&self, pods: &[PodId]) -> Result<BTreeSet<PodId>, Error> {
+        inventory::whole_pods(self, pods)
     }
 
     /// kubelet sets the limits of the pod's cgroup itself, before it reports them.

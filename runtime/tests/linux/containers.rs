@@ -236,7 +236,7 @@ fn a_pod_whose_init_was_killed_is_not_whole() {
             let mut spec = bench.spec("while :; do sleep 1; done");
             spec.pid = PidScope::Pod;
             bench.start(&spec);
-            let is_whole = || bench.runtime.whole_pods().unwrap().contains(&bench.pod);
+            let is_whole = || bench.runtime.whole_pods(std::slice::from_ref(&bench.pod)).unwrap().contains(&bench.pod);
             assert!(is_whole());
             let directory = bench.settings.state.canonicalize().unwrap().join("pods").join(bench.pod.short());
             let init = std::fs::read_to_string(directory.join("init.pid")).unwrap();

@@ -51,8 +51,8 @@ fn read_inventory(node: &Node, records: &Records) -> Result<Inventory, Error> {
         warn!("{unknown} carries this server's prefix and belongs to nothing that it knows; it is left alone");
     }
     Ok(Inventory {
+        whole: node.runtime.whole_pods(&inventory.pods)?,
         pods: inventory.pods.into_iter().collect(),
-        whole: node.runtime.whole_pods()?,
         spares: inventory.spares.into_iter().collect(),
         containers: inventory.containers,
         networks: node.network.inventory()?.into_iter().collect(),
