@@ -136,10 +136,12 @@ impl Blobs {
         Unnamed::begin(self.imports.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string()), algorithm)
     }
 
-    /// Keeps a blob that is written, unless it is there. The caller holds the lock of the digest.
-    pub(crate) fn finish_unnamed(&self, unnamed: Unnamed) -> Result<(), Error> {
+    /// Keeps a blob of this size that is written, unless it is there. The caller holds the lock of the digest.
+    pub(crate) fn finish_unnamed(&self, unnamed: Unnamed, size: u64) -> Result<(), Error> {
         let digest = unnamed.digest();
-        if self.has(&digest) { Ok(()) } else { unnamed.finish(&self.path(&digest)) }
+        // A file of another size is damaged.
+        let is_there = self.has(&digest) && self.size(&digest) == size;
+        if is_there { Ok(()) } else { unnamed.finish(&self.path(&digest)) }
     }
 
     /// Removes a blob. Idempotent.

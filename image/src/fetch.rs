@@ -41,7 +41,8 @@ impl From<Piece> for Message {
     }
 }
 
-/// Downloads a blob, which is pinned, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None if it is stored.
+/// Downloads a blob, which is pinned, unless it is stored or another pull downloads it. `begun` gets the flow of its bytes, or None
+/// if it is stored.
 pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -> Result<(), Error> {
     let lock = work.shared.locks.lock(blob.digest.as_str()).await;
     let observer = if begun.is_some() { work.observer.clone() } else { Observer::default() };

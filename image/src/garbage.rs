@@ -46,11 +46,11 @@ fn collect_soon(shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     let collect = move || {
         if let Err(error) = collect(&shared) {
-            tracing::warn!(error = host::chain(&error), "cannot remove what a pull left");
+            tracing::warn!(error = host::chain(&error), "cannot remove what is not needed any more");
         }
     };
     if let Err(error) = std::thread::Builder::new().name("collect".to_owned()).spawn(collect) {
-        tracing::warn!(%error, "what a pull left is removed with the next image");
+        tracing::warn!(%error, "what is not needed any more is removed with the next image");
     }
 }
 

@@ -339,3 +339,15 @@ async fn an_image_with_its_layer_in_several_compressions_is_exported_under_each_
     store.images.remove(&name("gzip")).unwrap();
     store.wait_until_empty().await;
 }
+
+#[tokio::test]
+async fn an_import_replaces_a_stored_blob_that_was_cut_off() {
+    let (store, image) = (Store::new(), tool());
+    let archive = archive(&layout(&image, "registry.example/tool:1"));
+    import(&store.images, archive.clone(), None).await.unwrap();
+    let layer = &image.blobs[1];
+    let path = store.directory.path().join("root/blobs/sha256").join(layer.digest.strip_prefix("sha256:").unwrap());
+    std::fs::write(&path, "cut off").unwrap();
+    import(&store.images, archive, None).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), layer.bytes);
+}

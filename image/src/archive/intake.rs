@@ -162,7 +162,7 @@ fn keep(work: &Work, entries: &mut impl Read, path: &str, size: u64) -> Result<F
     let name = blob.digest.to_string();
     work.pin(&name);
     let _lock = work.shared.locks.blocking_lock(&name);
-    work.shared.blobs.finish_unnamed(ingest)?;
+    work.shared.blobs.finish_unnamed(ingest, size)?;
     Ok(File { blob, layer_type: head.unwrap_or(LAYER_TYPES[0]) })
 }
 
