@@ -283,7 +283,7 @@ pub(super) fn remove(backend: &FreeBsd, id: &ContainerId) -> Result<(), Error> {
     failures.result(Error::failed(format!("cannot remove container {}", id.short())))
 }
 
-/// The jails of a container without a record, in the list of all, which takes a call for each jail of the node.
+/// The jails of a container without a record, in the list of all.
 fn jails_of(backend: &FreeBsd, id: &ContainerId) -> Result<Vec<String>, Error> {
     let own = |name: &String| matches!(names::parse(backend.prefix(), name), Some(names::Owned::Container(_, short)) if short == id.short());
     Ok(jails::list()?.into_iter().map(|(_, name)| name).filter(own).collect())

@@ -175,7 +175,7 @@ pub(super) fn remove(backend: &FreeBsd, id: &PodId) -> Result<(), Error> {
     }
     let name = names::pod(backend.prefix(), id);
     let below = format!("{name}.");
-    // Containers whose state is lost. The list of all jails takes a call for each jail of the node.
+    // Containers whose state is lost. The list of all jails grows with the node.
     let has_children = failures.keep(jails::has_children(&name)).unwrap_or(true);
     let all = if has_children { failures.keep(jails::list()).unwrap_or_default() } else { Vec::new() };
     for (_, child) in all.into_iter().filter(|(_, name)| name.starts_with(&below)) {

@@ -38,8 +38,12 @@ pub(super) fn whole_pods(linux: &Linux, pods: &[PodId]) -> Result<BTreeSet<PodId
     let mut whole = BTreeSet::new();
     for id in pods {
         let directory = linux.names.pod(id);
-        // One whose spec cannot be read was not made to its end.
-        if let Ok(Some(spec)) = host::json::read::<PodSpec>(&directory.join(SPEC))
+        let spec = match host::json::read::<PodSpec>(&directory.join(SPEC)) {
+            // It was not made to its end. That a file cannot be read, for want of descriptors say, tells nothing of the pod.
+            Err(error) if error.source.is::<serde_json::Error>() => None,
+            read => read?,
+        };
+        if let Some(spec) = spec
             && pod::is_whole(&directory, &spec)?
         {
             whole.insert(id.clone());

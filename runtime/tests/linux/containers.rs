@@ -239,6 +239,13 @@ fn a_pod_whose_init_was_killed_is_not_whole() {
             let is_whole = || bench.runtime.whole_pods(std::slice::from_ref(&bench.pod)).unwrap().contains(&bench.pod);
             assert!(is_whole());
             let directory = bench.settings.state.canonicalize().unwrap().join("pods").join(bench.pod.short());
+            // A spec that cannot be read for now tells nothing of the pod.
+            let (spec_file, aside) = (directory.join("spec.json"), directory.join("aside"));
+            std::fs::rename(&spec_file, &aside).unwrap();
+            std::fs::create_dir(&spec_file).unwrap();
+            assert!(bench.runtime.whole_pods(std::slice::from_ref(&bench.pod)).is_err());
+            std::fs::remove_dir(&spec_file).unwrap();
+            std::fs::rename(&aside, &spec_file).unwrap();
             let init = std::fs::read_to_string(directory.join("init.pid")).unwrap();
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(init.parse().unwrap()), nix::sys::signal::SIGKILL)
                 .unwrap();
