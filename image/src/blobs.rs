@@ -60,6 +60,11 @@ impl Blobs {
         self.path(digest).is_file()
     }
 
+    /// Whether the blob exists with this size: a file of another one is damaged, or the size is a lie.
+    pub(crate) fn has_all(&self, blob: &Blob) -> bool {
+        self.has(&blob.digest) && self.size(&blob.digest) == blob.size
+    }
+
     /// Bytes of a blob; 0 if it is not there.
     pub(crate) fn size(&self, digest: &Digest) -> u64 {
         self.path(digest).metadata().map_or(0, |metadata| metadata.len())
@@ -99,7 +104,7 @@ impl Blobs {
 
     /// Stores the bytes of a blob.
     pub(crate) fn put(&self, blob: &Blob, bytes: &[u8]) -> Result<(), Error> {
-        if self.has(&blob.digest) {
+        if self.has_all(blob) {
             return Ok(());
         }
         let mut ingest = self.begin(blob.clone())?;
@@ -138,10 +143,8 @@ impl Blobs {
 
     /// Keeps a blob of this size that is written, unless it is there. The caller holds the lock of the digest.
     pub(crate) fn finish_unnamed(&self, unnamed: Unnamed, size: u64) -> Result<(), Error> {
-        let digest = unnamed.digest();
-        // A file of another size is damaged.
-        let is_there = self.has(&digest) && self.size(&digest) == size;
-        if is_there { Ok(()) } else { unnamed.finish(&self.path(&digest)) }
+        let blob = Blob::new(unnamed.digest(), size);
+        if self.has_all(&blob) { Ok(()) } else { unnamed.finish(&self.path(&blob.digest)) }
     }
 
     /// Removes a blob. Idempotent.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
-use crate::blobs::Blobs;
 use crate::document::Blob;
 use crate::flow::Flow;
 use crate::ingest::{self, Ingest};
 use crate::pull::{Work, blocking};
 use crate::registry::{Piece, Wanted};
+use crate::unsettled::Names;
 use crate::{Error, Observer, Phase};
 
 /// Pieces of a download that wait for the disk: they bound its memory, since each has up to 400 KiB on a fast line. More wait in the
@@ -50,7 +50,7 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
     let tell_begun = |flow| begun.map(|begun| begun.send(flow));
     let (opening, expected) = (Arc::clone(work), blob.clone());
     // The lock goes with the thread, and after the file: a pull that is given up meanwhile leaves neither to another one.
-    let (ingest, lock) = blocking(move || Ok((begin(&opening.shared.blobs, expected)?, lock))).await?;
+    let (ingest, lock) = blocking(move || Ok((begin(&opening, expected)?, lock))).await?;
     let Some(ingest) = ingest else {
         told.tell(Phase::Unpacking, blob.size);
         tell_begun(None);
@@ -87,21 +87,23 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
     }
 }
 
-/// Begins a blob; None: it is stored. A file of another size is damaged, or its announcement is a lie. Blocking.
-fn begin(blobs: &Blobs, blob: Blob) -> Result<Option<Ingest>, Error> {
-    if !blobs.has(&blob.digest) {
-        return blobs.begin(blob).map(Some);
-    }
-    let size = blobs.size(&blob.digest);
-    if size == blob.size {
+/// Begins a blob; None: it is stored. Blocking.
+fn begin(work: &Work, blob: Blob) -> Result<Option<Ingest>, Error> {
+    let blobs = &work.shared.blobs;
+    if blobs.has_all(&blob) {
         return Ok(None);
     }
-    if blobs.is_whole(&blob.digest)? {
-        let reason = format!("it has {size} bytes, {} were announced", blob.size);
-        return Err(Error::invalid(format!("blob {}", blob.digest), reason));
+    if blobs.has(&blob.digest) {
+        let size = blobs.size(&blob.digest);
+        if blobs.is_whole(&blob.digest)? {
+            let reason = format!("it has {size} bytes, {} were announced", blob.size);
+            return Err(Error::invalid(format!("blob {}", blob.digest), reason));
+        }
+        tracing::warn!(blob = %blob.digest, size, "a stored blob is damaged: it is downloaded again");
+        blobs.remove(&blob.digest)?;
+        // It was there when the pull noted what it would store.
+        work.note(Names { blobs: vec![blob.digest.clone()], chains: Vec::new() })?;
     }
-    tracing::warn!(blob = %blob.digest, size, "a stored blob is damaged: it is downloaded again");
-    blobs.remove(&blob.digest)?;
     blobs.begin(blob).map(Some)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::images::Shared;
-use crate::locks::{Pins, hold};
+use crate::locks::{Attempt, Pins, hold};
 use crate::records::ImageRecord;
 use crate::rootfs::{ChainId, Chains};
 use crate::{Digest, Error};
@@ -91,7 +91,7 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
         if used.contains(&name) {
             continue;
         }
-        let Some(_removal) = shared.locks.removal(&name) else { continue };
+        let Attempt::Begun(_removal) = shared.locks.removal(&name) else { continue };
         // An image may have come to reference it since it was listed.
         if !hold(&shared.records).all().any(|image| image.blobs().any(|used| *used == blob.digest)) {
             outcome = outcome.and(shared.blobs.remove(&blob.digest));
@@ -131,7 +131,12 @@ fn remove_unused(shared: &Shared) -> Result<(), Error> {
         let before = unused.len();
         let mut outcome = Ok(());
         unused.retain(|chain| {
-            let Some(_removal) = shared.locks.removal(&chain.lock()) else { return false };
+            let _removal = match shared.locks.removal(&chain.lock()) {
+                Attempt::Begun(removal) => removal,
+                Attempt::Pinned => return false,
+                // It may stay there as in use, by a container that goes before the other collection is over.
+                Attempt::Busy => return true,
+            };
             // An image may have come to use it since they were listed.
             if hold(&shared.records).all().any(|image| chains(shared, image).any(|used| used == *chain)) {
                 return false;

@@ -54,23 +54,25 @@ impl Locks {
         hold(&self.pinned).pins.get(name).is_some_and(|count| *count > 1)
     }
 
-    /// Begins a removal by the garbage collection. None: another collection removes it, or somebody pins it, and what is there stays:
-    /// [`Pins::release`] tells of it.
-    pub(crate) fn removal(&self, name: &str) -> Option<Removal<'_>> {
-        // Who works on it holds its lock and a pin, and lets go of the lock first: then the second attempt gets it.
-        self.begin_removal(name).or_else(|| self.begin_removal(name))
+    /// Begins a removal by the garbage collection.
+    pub(crate) fn removal(&self, name: &str) -> Attempt<'_> {
+        match self.begin_removal(name) {
+            // Who works on it holds its lock and a pin, and lets go of the lock first: then the second attempt gets it.
+            Attempt::Busy => self.begin_removal(name),
+            attempt => attempt,
+        }
     }
 
-    fn begin_removal(&self, name: &str) -> Option<Removal<'_>> {
+    fn begin_removal(&self, name: &str) -> Attempt<'_> {
         let lock = self.try_lock(name);
         let mut pinned = hold(&self.pinned);
         if pinned.pins.contains_key(name) {
             pinned.missed.insert(name.to_owned());
-            return None;
+            return Attempt::Pinned;
         }
-        let lock = lock?;
+        let Some(lock) = lock else { return Attempt::Busy };
         pinned.going.insert(name.to_owned());
-        Some(Removal { locks: self, name: name.to_owned(), _lock: lock })
+        Attempt::Begun(Removal { locks: self, name: name.to_owned(), _lock: lock })
     }
 
     /// Whether what has this name is about to be removed, although it may still be there. Who pins it before asking and hears no can
@@ -94,6 +96,17 @@ impl Locks {
     pub(crate) fn pin(self: &Arc<Self>) -> Pins {
         Pins { locks: Arc::clone(self), names: Mutex::default() }
     }
+}
+
+/// What comes of the wish to remove something.
+#[derive(Debug)]
+pub(crate) enum Attempt<'a> {
+    /// Nobody needs it while this is held.
+    Begun(Removal<'a>),
+    /// Somebody pins it. It stays, and [`Pins::release`] tells whoever lets it go last.
+    Pinned,
+    /// Another collection removes it, or finds that it cannot.
+    Busy,
 }
 
 /// A removal by the garbage collection: the lock of what is removed.
@@ -157,7 +170,11 @@ pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Locks, hold};
+    use super::{Attempt, Locks, hold};
+
+    fn is_pinned(locks: &Locks) -> bool {
+        matches!(locks.removal("a"), Attempt::Pinned)
+    }
 
     #[tokio::test]
     async fn one_name_is_locked_once_and_others_are_free() {
@@ -177,23 +194,24 @@ mod tests {
         one.add("a");
         two.add("a");
         other.add("b");
-        assert!(locks.removal("a").is_none());
-        assert!(!one.release() && locks.removal("a").is_none() && !other.release(), "they were not the last to pin it");
-        assert!(two.release() && !two.release() && locks.removal("a").is_some());
+        assert!(is_pinned(&locks));
+        assert!(!one.release() && is_pinned(&locks) && !other.release(), "they were not the last to pin it");
+        assert!(two.release() && !two.release() && matches!(locks.removal("a"), Attempt::Begun(_)));
     }
 
     #[tokio::test]
     async fn who_pins_what_is_about_to_be_removed_hears_of_it() {
         let locks = Arc::new(Locks::default());
-        let removal = locks.removal("a").unwrap();
+        let removal = locks.removal("a");
+        assert!(matches!((&removal, locks.removal("a")), (Attempt::Begun(_), Attempt::Busy)));
         let pins = locks.pin();
         pins.add("a");
         assert!(locks.is_going("a") && locks.try_lock("a").is_none());
         drop(removal);
-        assert!(!locks.is_going("a") && locks.removal("a").is_none());
+        assert!(!locks.is_going("a") && is_pinned(&locks));
         drop(pins);
         let lock = locks.lock("a").await;
-        assert!(locks.removal("a").is_none() && !locks.is_going("a"), "somebody works on it");
+        assert!(matches!(locks.removal("a"), Attempt::Busy) && !locks.is_going("a"), "somebody works on it");
         drop(lock);
     }
 }

@@ -325,7 +325,7 @@ async fn an_image_with_its_layer_in_several_compressions_is_exported_under_each_
     }
     let registry = serve(content).await;
     let name = |compression: &str| format!("{}/t:t{compression}", registry.address);
-    let (store, other) = (Store::new(), Store::new());
+    let (mut store, other) = (Store::new(), Store::new());
     for compression in compressions {
         store.images.pull(&name(compression), None).await.unwrap();
     }
@@ -336,6 +336,14 @@ async fn an_image_with_its_layer_in_several_compressions_is_exported_under_each_
     for compression in compressions {
         assert!(other.images.find(&name(compression)).unwrap().is_some(), "{compression}");
     }
+    // An earlier server recorded the layers of the last manifest only.
+    let records = store.directory.path().join("root/images.json");
+    let mut stored: Value = serde_json::from_slice(&std::fs::read(&records).unwrap()).unwrap();
+    assert!(stored["images"][0].as_object_mut().unwrap().remove("others").is_some());
+    std::fs::write(&records, stored.to_string()).unwrap();
+    store.reopen();
+    store.images.collect();
+    export(&store.images, &[&name("")]);
     store.images.remove(&name("gzip")).unwrap();
     store.wait_until_empty().await;
 }

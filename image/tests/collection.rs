@@ -166,6 +166,27 @@ async fn a_container_that_goes_while_its_chain_is_found_in_use_takes_it_along() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_two_collections_left_to_each_other_goes_with_the_next_container() {
+    let world = World::new(Chains::Stacked { bytes_min: 0 }).await;
+    for image in 0..=1 {
+        world.pull(image).await.unwrap().unwrap();
+    }
+    let [(id, _), (other, _)] = [1, 0].map(|image| world.prepare(image));
+    // The collection finds the chain in use, says so, and finds it in use once more.
+    world.store.faults.arm_next("rootfs remove chain", Fault::HangAfter);
+    let removing = world.remove(1);
+    world.wait_until_hung().await;
+    world.store.faults.arm_next("rootfs remove chain", Fault::HangAfter);
+    world.store.faults.resume();
+    world.wait_until_hung().await;
+    world.discard(&id).await.unwrap().unwrap();
+    world.store.faults.resume();
+    removing.await.unwrap().unwrap();
+    world.discard(&other).await.unwrap().unwrap();
+    assert_eq!(world.chains().len(), 1, "that of the other image");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_hangs_keeps_no_other_waiting() {
     let world = World::new(Chains::Stacked { bytes_min: 0 }).await;
     for image in 0..=1 {

@@ -104,7 +104,11 @@ fn write(shared: &Shared, images: &[Chosen], writer: impl Write) -> Result<(), E
                 }));
             }
             match parsed {
-                Document::Manifest { config, layers: found } if config.digest == record.id => {
+                // An earlier server kept the blobs of one manifest only.
+                Document::Manifest { config, layers: found }
+                    if config.digest == record.id
+                        && found.iter().all(|layer| record.blobs().any(|blob| *blob == layer.digest)) =>
+                {
                     // Their files' sizes: an earlier server believed the manifest about a blob that was there.
                     blobs.extend(found.iter().map(|layer| (layer.digest.clone(), shared.blobs.size(&layer.digest))));
                     layers = Some(found);
