@@ -27,7 +27,7 @@ impl Claims {
     }
 
     /// Lets all go, which is garbage now if no image has come to use it.
-    pub(crate) fn discard(&self) {
+    pub(crate) fn let_go(&self) {
         let _ = self.pins.release();
         collect_soon(&self.shared);
     }

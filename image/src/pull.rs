@@ -79,7 +79,7 @@ impl Drop for Work {
         self.shared.memory.give_back_soon();
         self.shared.settle_soon();
         if !self.kept.load(Ordering::Relaxed) {
-            self.pins.discard();
+            self.pins.let_go();
         }
     }
 }
