@@ -62,7 +62,7 @@ impl Blobs {
 
     /// Whether the blob exists with this size: a file of another one is damaged, or the size is a lie.
     pub(crate) fn has_all(&self, blob: &Blob) -> bool {
-        self.has(&blob.digest) && self.size(&blob.digest) == blob.size
+        self.path(&blob.digest).metadata().is_ok_and(|found| found.is_file() && found.len() == blob.size)
     }
 
     /// Bytes of a blob; 0 if it is not there.

@@ -75,8 +75,8 @@ impl Locks {
         Attempt::Begun(Removal { locks: self, name: name.to_owned(), _lock: lock })
     }
 
-    /// Whether what has this name is about to be removed, although it may still be there. Who pins it before asking and hears no can
-    /// rely on what is there; who hears yes takes the lock, and makes it anew.
+    /// Whether a collection is about to remove this, although it may still be there. Ask after pinning it: if not, it stays; if so,
+    /// take the lock and make it anew.
     pub(crate) fn is_going(&self, name: &str) -> bool {
         hold(&self.pinned).going.contains(name)
     }
@@ -92,7 +92,7 @@ impl Locks {
         lock
     }
 
-    /// Returns an empty set of pins, which keep their blobs and chains from being collected until it is dropped.
+    /// Returns an empty set of pins, which keep their blobs and chains from being collected until they are released.
     pub(crate) fn pin(self: &Arc<Self>) -> Pins {
         Pins { locks: Arc::clone(self), names: Mutex::default() }
     }
@@ -155,12 +155,6 @@ impl Pins {
     }
 }
 
-impl Drop for Pins {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 /// Takes a lock, also a poisoned one: no panic leaves these data half changed.
 pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,7 +203,7 @@ mod tests {
         assert!(locks.is_going("a") && locks.try_lock("a").is_none());
         drop(removal);
         assert!(!locks.is_going("a") && is_pinned(&locks));
-        drop(pins);
+        let _ = pins.release();
         let lock = locks.lock("a").await;
         assert!(matches!(locks.removal("a"), Attempt::Busy) && !locks.is_going("a"), "somebody works on it");
         drop(lock);
