@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::arrivals::Arrivals;
@@ -14,6 +14,7 @@ use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::fetch::fetch;
 use crate::garbage::Claims;
 use crate::images::{Image, Shared};
+use crate::ingest::PART;
 use crate::layers::{self, Cancel, Job, jobs};
 use crate::locks::hold;
 use crate::platform::{Platform, choose, mismatch};
@@ -24,6 +25,8 @@ use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target};
 
 /// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
 const DOWNLOADS: usize = 6;
+/// Of how many a layer of several parts takes the place: it can fill a line alone, and lower layers are unpacked first.
+const LARGE: u32 = 3;
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
 /// Nested indexes; usual images have one.
@@ -284,8 +287,13 @@ async fn make(work: &Arc<Work>, blobs: &[Blob], layers: &[Layer]) -> Result<(), 
         .unzip();
     // A container may have kept a chain whose image, and with it the blobs, was removed: an export wants them.
     let kept: Vec<_> = unpacked.iter().map(|blob| (blob.clone(), None)).collect();
+    let places = &Semaphore::new(DOWNLOADS);
     let downloads = stream::iter(begun.into_iter().chain(kept))
-        .map(|(blob, begun)| async move { fetch(work, &blob, begun).await })
+        .map(|(blob, begun)| async move {
+            let place = places.acquire_many(if blob.size > PART { LARGE } else { 1 }).await;
+            let _place = place.expect("it is never closed");
+            fetch(work, &blob, begun).await
+        })
         .buffered(DOWNLOADS)
         .try_collect::<()>();
     let mut ready = ready.into_iter();

@@ -83,7 +83,7 @@ async fn a_registry_that_cuts_every_connection_after_a_mebibyte_serves_a_large_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_layers_come_in_parts_side_by_side_where_the_registry_honours_ranges() {
+async fn large_layers_come_in_parts_side_by_side_over_a_line_where_the_registry_honours_ranges() {
     for honours in [true, false] {
         let content = large(20 * MIB);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -94,12 +94,16 @@ async fn large_layers_come_in_parts_side_by_side_where_the_registry_honours_rang
                 seen.headers.remove("range");
             }
             let reply = content.answer(&seen);
-            if is_layer(&reply) {
-                highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(300));
-                counted.fetch_sub(1, Ordering::SeqCst);
+            if !is_layer(&reply) {
+                return reply;
             }
-            reply
+            highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(300));
+            counted.fetch_sub(1, Ordering::SeqCst);
+            match reply.body {
+                Contents::Whole(bytes) => Reply { body: Contents::Paced(bytes), ..reply },
+                body => Reply { body, ..reply },
+            }
         })
         .await;
         let store = Store::new();
@@ -112,6 +116,30 @@ async fn large_layers_come_in_parts_side_by_side_where_the_registry_honours_rang
         }
         assert_eq!(most.load(Ordering::SeqCst) > 1, honours);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_layers_the_lower_ones_come_first() {
+    let noise = "x".repeat(PART);
+    let mut content = Content::default();
+    let layers = ["a", "b", "c", "d"].map(|name| (layer(&[(name, "x"), ("noise", &noise)]), ""));
+    let manifest = content.image("linux/amd64", &layers);
+    content.tag("1", &manifest);
+    let registry = Registry::start(move |seen| {
+        let reply = content.answer(seen);
+        match reply.body {
+            Contents::Whole(bytes) if bytes.len() > MIB => Reply { body: Contents::Paced(bytes), ..reply },
+            body => Reply { body, ..reply },
+        }
+    })
+    .await;
+    let store = Store::new();
+    store.images.pull(&format!("{}/t:1", registry.address), None).await.unwrap();
+    let asked: Vec<_> = registry.seen().into_iter().filter(|seen| range(seen).is_some()).collect();
+    // Each layer has two parts.
+    let lowest = layers[..2].iter().map(|(tar, _)| image::Digest::of(tar)).collect::<Vec<_>>();
+    let is_low = |seen: &Seen| lowest.iter().any(|digest| seen.target.contains(digest.as_str()));
+    assert!(asked.len() == 8 && asked[..3].iter().all(is_low), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

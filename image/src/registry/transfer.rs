@@ -1,20 +1,31 @@
-//! The download of a blob: the parts of a large one side by side where the host honours ranges, each resumed where it broke off.
-//! Only a download that makes no progress is given up, however often it breaks off.
+//! The download of a blob: the parts of a large one side by side where the host honours ranges and one connection does not keep the
+//! writer busy, each resumed where it broke off. Only a download that makes no progress is given up, however often it breaks off.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use reqwest::Url;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 
 use super::source::{Errors, Source, Turn};
 use super::{Failure, Slots};
 use crate::Error;
 use crate::document::Blob;
+use crate::locks::hold;
 
 /// Parts of one blob that are downloaded side by side: enough for a fast line with a long delay, whose share for one connection is
 /// its window in each round trip.
 const PARTS: usize = 4;
+/// Bytes that find the writer with nothing to do, one after the other, until another part may arrive beside them. Where the writer has
+/// enough to do, the parts come in order: what comes out of order is read once more to be hashed, and all is held by more connections.
+const IDLE_BYTES: u64 = 2 << 20;
+/// How long nothing comes until the other parts may arrive: one connection that hangs does not hold up the blob.
+const STALL: Duration = Duration::from_millis(250);
 /// Bytes that a download must bring within the time-out, unless it ends: slower than an old modem is no progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
@@ -40,6 +51,58 @@ struct Transfer<'a, M> {
     only: Option<usize>,
     slots: &'a Slots,
     writer: &'a mpsc::Sender<M>,
+    /// The parts that nobody has begun, in order.
+    left: Mutex<VecDeque<(u64, u64)>>,
+    width: Width,
+}
+
+/// How many parts may arrive side by side.
+#[derive(Debug)]
+struct Width {
+    /// Those that have not begun.
+    more: Semaphore,
+    /// Bytes that found the writer idle since the last part was let in, or the writer was busy.
+    idle: AtomicU64,
+    /// Bytes in all.
+    arrived: AtomicU64,
+}
+
+impl Default for Width {
+    fn default() -> Self {
+        Self { more: Semaphore::new(1), idle: AtomicU64::new(0), arrived: AtomicU64::new(0) }
+    }
+}
+
+impl Width {
+    /// Waits until another part may arrive.
+    async fn wait(&self) {
+        loop {
+            let before = self.arrived.load(Ordering::Relaxed);
+            if let Ok(another) = timeout(STALL, self.more.acquire()).await {
+                return another.expect("it is never closed").forget();
+            }
+            // Before the first bytes nobody knows whether the host honours ranges.
+            if before > 0 && self.arrived.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// Lets one more part arrive if the writer has had nothing to do for a while.
+    fn note(&self, bytes: u64, is_idle: bool) {
+        self.arrived.fetch_add(bytes, Ordering::Relaxed);
+        if !is_idle {
+            self.idle.store(0, Ordering::Relaxed);
+        } else if self.idle.fetch_add(bytes, Ordering::Relaxed) + bytes >= IDLE_BYTES {
+            self.idle.store(0, Ordering::Relaxed);
+            self.more.add_permits(1);
+        }
+    }
+
+    /// Nobody waits any longer.
+    fn open(&self) {
+        self.more.add_permits(PARTS);
+    }
 }
 
 /// Where a part is downloaded from; `url`: not at the registry's address, but there.
@@ -48,12 +111,12 @@ struct From<'a> {
     url: Option<&'a Url>,
 }
 
-/// What is still missing of a part. The first part of a blob tells whether its host honours ranges; if it does not, that part is
-/// everything.
-struct Part<'a> {
+/// What is still missing of a part. The first part of a blob (`tells`) tells whether its host honours ranges; if it does not, that
+/// part is everything.
+struct Part {
     from: u64,
     to: u64,
-    ranges: Option<&'a watch::Sender<Option<bool>>>,
+    tells: bool,
 }
 
 impl Source {
@@ -65,27 +128,32 @@ impl Source {
         slots: &Slots,
         writer: &mpsc::Sender<M>,
     ) -> Result<bool, Error> {
-        let Some(((from, to), rest)) = missing.split_first() else { return Ok(false) };
-        let transfer = Transfer { source: self, blob, only, slots, writer };
-        let (ranges, asked) = watch::channel(None);
-        let first = transfer.part(Part { from: *from, to: *to, ranges: Some(&ranges) });
-        let rest = stream::iter(rest.to_vec()).map(|(from, to)| {
-            let (mut asked, transfer) = (asked.clone(), &transfer);
-            async move {
-                // An error ends the first part, and with it this one.
-                let honoured = asked.wait_for(Option::is_some).await.is_ok_and(|honoured| *honoured == Some(true));
-                if honoured { transfer.part(Part { from, to, ranges: None }).await } else { Ok(false) }
-            }
-        });
-        let rest = rest.buffer_unordered(PARTS - 1).try_fold(false, |mixed, more| async move { Ok(mixed | more) });
-        let (first, rest) = futures::try_join!(first, rest)?;
-        Ok(first | rest)
+        let left = Mutex::new(missing.iter().copied().collect());
+        let transfer = Transfer { source: self, blob, only, slots, writer, left, width: Width::default() };
+        let mixed = try_join_all((0..PARTS).map(|number| transfer.lane(number))).await?;
+        Ok(mixed.contains(&true))
     }
 }
 
 impl<M: std::convert::From<Piece>> Transfer<'_, M> {
+    /// Downloads one part after the other, as soon as so many may arrive side by side; whether several hosts had a share in one.
+    async fn lane(&self, number: usize) -> Result<bool, Error> {
+        self.width.wait().await;
+        let (mut mixed, mut tells) = (false, number == 0);
+        while let Some((from, to)) = self.next() {
+            mixed |= self.part(Part { from, to, tells }).await?;
+            tells = false;
+        }
+        self.width.open();
+        Ok(mixed)
+    }
+
+    fn next(&self) -> Option<(u64, u64)> {
+        hold(&self.left).pop_front()
+    }
+
     /// Downloads a part from one host after the other; whether several had a share in it.
-    async fn part(&self, mut part: Part<'_>) -> Result<bool, Error> {
+    async fn part(&self, mut part: Part) -> Result<bool, Error> {
         let mut errors = Errors::default();
         let turns = self.source.turns(self.only, |registry| registry.endpoint.pull);
         // The addresses of a layer that the registry need not have come last: it may have the layer all the same.
@@ -126,7 +194,7 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     }
 
     /// Makes one attempt, from the end of the last one.
-    async fn attempt(&self, from: &From<'_>, part: &mut Part<'_>) -> Result<(), Failure> {
+    async fn attempt(&self, from: &From<'_>, part: &mut Part) -> Result<(), Failure> {
         let From { turn: Turn { registry, has_next, .. }, url } = *from;
         let _slots = self.slots.take(&registry.endpoint.base).await;
         let name = url.and_then(Url::host_str).map_or_else(|| registry.name(), str::to_owned);
@@ -136,12 +204,9 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
             Some(url) => registry.foreign(url, range).await?,
             None => registry.blob(&self.blob.digest, range, has_next).await?,
         };
-        if let Some(ranges) = part.ranges.take() {
-            if !ranged {
-                part.to = self.blob.size;
-            }
-            // The others may be gone.
-            let _ = ranges.send(Some(ranged));
+        if std::mem::take(&mut part.tells) && !ranged {
+            part.to = self.blob.size;
+            hold(&self.left).clear();
         }
         let mut at = if ranged { part.from } else { 0 };
         let (mut window, mut brought) = (Instant::now(), 0u64);
@@ -164,6 +229,8 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
             if end > part.from {
                 let skipped = usize::try_from(part.from - at.min(part.from)).unwrap_or(0);
                 let piece = Piece { offset: at + skipped as u64, bytes: bytes.slice(skipped..) };
+                let is_idle = self.writer.capacity() == self.writer.max_capacity();
+                self.width.note(piece.bytes.len() as u64, is_idle);
                 let gone = |_| Failure::Permanent(Error::failed(&operation)("nobody takes it any more"));
                 self.writer.send(piece.into()).await.map_err(gone)?;
                 part.from = end;
@@ -175,5 +242,24 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
             return Err(Failure::Transient(Error::unavailable(&operation)(reason), None));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IDLE_BYTES, Width};
+
+    #[test]
+    fn another_part_arrives_when_a_writer_stays_idle() {
+        let width = Width::default();
+        let step = IDLE_BYTES / 4;
+        for is_idle in [true, true, true, false, true, true, true] {
+            width.note(step, is_idle);
+        }
+        assert_eq!(width.more.available_permits(), 1, "it was busy in between");
+        width.note(step, true);
+        assert_eq!(width.more.available_permits(), 2);
+        (0..3).for_each(|_| width.note(step, true));
+        assert_eq!(width.more.available_permits(), 2, "each has its own while");
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum Contents {
     Silent,
     /// These bytes, one by one and slowly.
     Trickling(Vec<u8>),
+    /// These bytes, as over a line that is slower than a disk.
+    Paced(Vec<u8>),
 }
 
 impl Reply {
@@ -168,6 +170,14 @@ pub(crate) async fn respond(
                 frame(vec![byte])
             });
             BodyExt::boxed_unsync(StreamBody::new(slowly))
+        }
+        Contents::Paced(bytes) => {
+            let pieces: Vec<_> = bytes.chunks(64 << 10).map(<[u8]>::to_vec).collect();
+            let paced = stream::iter(pieces).then(move |piece| async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                frame(piece)
+            });
+            BodyExt::boxed_unsync(StreamBody::new(paced))
         }
     };
     let mut response = Response::builder().status(reply.status);
