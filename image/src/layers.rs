@@ -1,13 +1,12 @@
-//! Unpacks layers, each in a worker process, which gets the chain's directory as its working directory and the layer's blob as
-//! its standard input, and nothing else; of a blob that still arrives, it is told how much is there. The result is checked against
-//! the image's configuration.
+//! Unpacks layers, each in a worker process, which gets the chain's directory as its working directory, the layer's blob as its
+//! standard input, a read-only view of the layers below if the directory does not show them, and nothing else; of a blob that still
+//! arrives, it is told how much is there. The result is checked against the image's configuration.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -19,8 +18,8 @@ use crate::garbage::Claims;
 use crate::images::Shared;
 use crate::locks::hold;
 use crate::records::{ImageRecord, Layer};
-use crate::rootfs::{ChainId, Chains, Rootfs};
-use crate::unpack::{FOLLOW, Failure, Outcome, Refusal, Unpacked};
+use crate::rootfs::{ChainId, Chains, Rootfs, Unpacking};
+use crate::unpack::{BELOW, FOLLOW, Failure, Outcome, Refusal, Unpacked};
 use crate::unsettled::Names;
 use crate::{Error, blobs::Blobs};
 
@@ -116,7 +115,7 @@ impl Unpacker {
                     let round = flow.as_ref().map_or(0, |flow| flow.now().round);
                     current = flow.clone().map(|flow| (flow, round));
                     let source = Source { blobs: &shared.blobs, layer, flow: flow.as_deref(), round };
-                    self.run(&source, &unpacking.directory, cancel)?;
+                    self.run(&source, &unpacking, cancel)?;
                     if flow.is_some_and(|flow| !flow.outcome(round)) {
                         return Err(Arrivals::ended());
                     }
@@ -141,15 +140,18 @@ impl Unpacker {
     }
 
     /// Runs a worker to its end and checks its result.
-    fn run(&self, source: &Source<'_>, directory: &Path, cancel: &Cancel) -> Result<(), Error> {
+    fn run(&self, source: &Source<'_>, target: &Unpacking, cancel: &Cancel) -> Result<(), Error> {
         let layer = source.layer;
         let operation = || format!("cannot unpack layer {}", layer.blob);
         let mut command = self.workers.command("unpack");
-        command.arg(layer.diff_id.algorithm().name()).env_clear().current_dir(directory).stderr(Stdio::piped());
+        command.arg(layer.diff_id.algorithm().name()).env_clear().current_dir(&target.directory).stderr(Stdio::piped());
         let (pipe, theirs) = UnixStream::pair().map_err(Error::io(operation()))?;
         command.stdin(source.file()?).stdout(OwnedFd::from(theirs));
         if source.flow.is_some() {
             command.arg(FOLLOW);
+        }
+        if let Some(below) = &target.below {
+            command.arg(BELOW).arg(below);
         }
         let mut child = command.spawn().map_err(Error::io(operation()))?;
         // It holds the other end of the pipe.

@@ -7,6 +7,8 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,8 +35,9 @@ fn a_worker_has_one_directory_and_few_rights() {
     if !is_root() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let (directory, below) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut command = workers().command("unpack");
+    command.args(["sha256", "below"]).arg(below.path());
     command.current_dir(directory.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut worker = command.spawn().unwrap();
     let (pid, root) = (worker.id(), |pid: u32| fs::read_link(format!("/proc/{pid}/root")).unwrap());
@@ -57,6 +60,12 @@ fn a_worker_has_one_directory_and_few_rights() {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     let own = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
     assert!(["nosuid", "nodev", "noexec"].iter().all(|flag| own.contains(flag)), "{own}");
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let opened = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let opened: Vec<_> = opened.filter(|path| fs::metadata(path).is_ok_and(|found| found.is_dir())).collect();
+    assert_eq!(opened.len(), 2, "{opened:?}");
+    let apart = opened.iter().find(|path| inode(path) == inode(below.path())).unwrap();
+    assert_eq!(inode(&apart.join("..")), inode(below.path()), "nothing is above what is below");
     worker.kill().unwrap();
     worker.wait().unwrap();
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

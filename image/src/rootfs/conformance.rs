@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -71,6 +71,35 @@ fn make(rootfs: &dyn Rootfs, name: &str, parent: Option<&ChainId>, fill: impl Fn
     unpacking.chain
 }
 
+/// Unpacks a layer of these entries, empty files, directories and files with contents, on top of a chain. `linked` is a link.
+fn unpack(rootfs: &dyn Rootfs, name: &str, parent: &ChainId, entries: &[(&str, &str)]) -> ChainId {
+    let unpacking = done("begin", rootfs.begin(&chain(name), Some(parent)));
+    let mut layer = tar::Builder::new(Vec::new());
+    for (path, contents) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_uid(nix::unistd::geteuid().as_raw().into());
+        header.set_gid(nix::unistd::getegid().as_raw().into());
+        header.set_mtime(0);
+        header.set_size(0);
+        let path = Path::new(path);
+        let added = if path.ends_with("linked") {
+            header.set_entry_type(tar::EntryType::Link);
+            layer.append_link(&mut header, path, contents)
+        } else {
+            header.set_size(contents.len() as u64);
+            layer.append_data(&mut header, path, contents.as_bytes())
+        };
+        io(path, added);
+    }
+    let layer = io(&unpacking.directory, layer.into_inner());
+    let open = |directory: &PathBuf| io(directory, fs::File::open(directory)).into();
+    let unpacked = crate::unpack::unpack(&*layer, 0, open(&unpacking.directory), unpacking.below.as_ref().map(open));
+    assert!(unpacked.is_ok(), "{name}: {unpacked:?}");
+    done("commit", rootfs.commit(&unpacking));
+    unpacking.chain
+}
+
 fn remove(rootfs: &dyn Rootfs, chains: &[&ChainId]) {
     chains.iter().for_each(|chain| done("remove chain", rootfs.remove_chain(chain)));
 }
@@ -119,19 +148,16 @@ fn layered(open: Open<'_>) {
         io(root, fs::set_permissions(root.join("d"), fs::Permissions::from_mode(0o1777)));
         ["keep", "gone", "d/change", "d/e/deep"].iter().for_each(|name| write(&root.join(name), "lower"));
     });
-    let middle = make(&*rootfs, "b", Some(&lowest), |root| {
-        assert_eq!(io(root, fs::read_to_string(root.join("d/change"))), "lower", "the layer below shows");
-        io(root, fs::remove_file(root.join("gone")));
-        io(root, fs::remove_dir_all(root.join("d/e")));
-        io(root, fs::create_dir(root.join("d/e")));
-        write(&root.join("d/change"), "upper");
-    });
-    let top = make(&*rootfs, "c", Some(&middle), |root| write(&root.join("top"), "top"));
+    let middle = [(".wh.gone", ""), ("d/.wh.e", ""), ("d/e/", ""), ("d/change", "upper")];
+    let middle = unpack(&*rootfs, "b", &lowest, &middle);
+    // Through two chains, and by a link to a file of the lowest.
+    let top = unpack(&*rootfs, "c", &middle, &[("d/linked", "keep"), ("top", "top")]);
     let ids = [ContainerId::random(), ContainerId::random()];
     let upper = done("prepare", rootfs.prepare(&ids[0], &top));
     let lower = done("prepare", rootfs.prepare(&ids[1], &lowest));
     assert_eq!(io(&upper, fs::read_to_string(upper.join("d/change"))), "upper");
     assert!(upper.join("keep").exists() && upper.join("top").exists());
+    assert_eq!(io(&upper, fs::read_to_string(upper.join("d/linked"))), "lower");
     assert!(!upper.join("gone").exists() && !upper.join("d/e/deep").exists() && upper.join("d/e").is_dir());
     assert_eq!(io(&upper, fs::metadata(upper.join("d"))).mode() & 0o7777, 0o1777, "a directory keeps its mode");
     assert_eq!(io(&lower, fs::read_to_string(lower.join("d/change"))), "lower", "the layer below is as it was");

@@ -85,7 +85,7 @@ impl Rootfs for Copy {
             Some(below) => tree::copy(&below, &directory)?,
             None => super::make_root(&directory)?,
         }
-        Ok(Unpacking { chain: chain.clone(), directory })
+        Ok(Unpacking { chain: chain.clone(), directory, below: None })
     }
 
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {

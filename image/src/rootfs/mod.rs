@@ -96,9 +96,11 @@ const STACKED: Chains = Chains::Stacked { bytes_min: 4 << 20 };
 pub struct Unpacking {
     /// The chain.
     pub chain: ChainId,
-    /// The directory. It shows all lower layers (with overlayfs by a mount), so that an entry can replace or link to a lower
-    /// layer's files, and a whiteout is a removal.
+    /// The directory.
     pub directory: PathBuf,
+    /// What the layers below have, read-only; None: the directory shows it, so that a whiteout is a removal. Where there is one, the
+    /// directory gets the layer's own files and overlayfs' whiteouts.
+    pub below: Option<PathBuf>,
 }
 
 /// Whether a container can have a directory as its root that it shares with others.

@@ -88,7 +88,7 @@ fn copy_leaf(from: &Path, to: &Path, metadata: &Metadata) -> io::Result<()> {
 }
 
 /// Copies the extents that hold data; copy_file_range(2) shares them where the file system can.
-fn copy_contents(source: &File, target: &File, length: u64) -> io::Result<()> {
+pub(crate) fn copy_contents(source: &File, target: &File, length: u64) -> io::Result<()> {
     let end = i64::try_from(length).map_err(io::Error::other)?;
     target.set_len(length)?;
     let mut at = 0;
@@ -137,7 +137,8 @@ fn copy_bytes(source: &File, target: &File, (from, end): (i64, i64)) -> io::Resu
     Ok(())
 }
 
-fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
+/// Copies extended attributes, but those that the kernel or root alone may set.
+pub(crate) fn copy_xattrs(source: &File, target: &File) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     for (name, value) in sys::xattrs(source.as_fd())? {
         // The kernel sets the labels of security modules; others may need root.

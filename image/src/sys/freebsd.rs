@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::sys::stat::SFlag;
 
@@ -97,6 +98,11 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
     // SAFETY: takes nothing.
     let done = unsafe { libc::cap_enter() };
     if done == 0 { Ok(directory.into()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Refuses: overlayfs alone has layers below that a directory does not show.
+pub(crate) fn open_apart(_: &Path) -> io::Result<OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Returns false: a device node outside devfs(4) is no device, and each container mounts devfs(4).

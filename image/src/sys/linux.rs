@@ -2,9 +2,11 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
+use nix::fcntl::{OFlag, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
@@ -119,6 +121,20 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
     nix::sys::prctl::set_no_new_privs()?;
     // Opened only now: an earlier descriptor would refer to the mount without these restrictions.
     Ok(std::fs::File::open(".")?.into())
+}
+
+/// Opens a directory whose mount no longer is where it was: a clone of it, for this descriptor alone (open_tree(2), Linux 5.2). A `..`
+/// at its root leads nowhere, so that a process that is confined later can keep it.
+pub(crate) fn open_apart(directory: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path ends in NUL.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let tree = i32::try_from(tree).ok().filter(|tree| *tree >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just returned it to this call alone.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
+    // open_tree(2) opens with O_PATH, which reads no names.
+    Ok(openat(&tree, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// Makes a device node; false: it is not supported.

@@ -17,14 +17,15 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, mkdirat, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, mkfifoat, symlinkat};
 
 use super::Failure;
 use super::entry::{Entries, Entry, Kind, shown};
-use super::place::{Places, is_directory, list, look, names, open, remove};
+use super::place::{Place, Step, is_directory, look, open, remove};
 use super::stream::unreadable;
+use super::walk::{Places, names};
 use crate::sys;
 
 /// Entries of one layer: five times what the largest known images have.
@@ -40,7 +41,7 @@ const AUFS: &[u8] = b".wh..wh.";
 
 /// A layer while it is unpacked.
 pub(super) struct Layer<'a> {
-    root: &'a OwnedFd,
+    root: &'a Place,
     places: Places<'a>,
     privileged: bool,
     entries: u64,
@@ -48,12 +49,12 @@ pub(super) struct Layer<'a> {
     /// this layer may refer to a lower layer's file.
     own: HashSet<u64>,
     hasher: RandomState,
-    /// Directories and their times, set at the end: new entries would change them.
+    /// Directories, by their paths without symbolic links, and their times, set at the end: new entries would change them.
     times: Vec<(Vec<u8>, TimeSpec)>,
 }
 
 impl<'a> Layer<'a> {
-    pub(super) fn new(root: &'a OwnedFd) -> Self {
+    pub(super) fn new(root: &'a Place) -> Self {
         Self {
             root,
             places: Places::new(root),
@@ -76,9 +77,9 @@ impl<'a> Layer<'a> {
         if name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, name, parents);
         }
-        let place = self.places.directory(parents, true)?.expect("missing directories are made");
-        self.note_own(&place.path, name)?;
-        let directory = &place.directory;
+        let parent = self.places.directory(parents, true)?.expect("missing directories are made");
+        self.note_own(&parent.path, name)?;
+        let (place, directory) = (&parent.place, &parent.place.directory);
         let failed = |error: Errno| Failure::system(format!("cannot unpack {}", shown(&entry.path)), error);
         let found = look(directory, name).map_err(failed)?;
         let kept = found.as_ref().is_some_and(is_directory) && entry.kind == Kind::Directory;
@@ -89,12 +90,20 @@ impl<'a> Layer<'a> {
         match &entry.kind {
             Kind::File => self.file(entry, name, directory, data),
             Kind::Directory => {
-                if !kept {
-                    mkdirat(directory, *name, Mode::from_bits_truncate(0o700)).map_err(failed)?;
-                }
-                self.directory(entry, open(directory, name).map_err(|error| system(entry, error))?.as_fd())
+                let opened = if kept {
+                    open(directory, name)
+                } else {
+                    place.make(name, found.is_some()).map(|made| made.directory)
+                };
+                let path =
+                    parent.path.iter().map(Vec::as_slice).chain([name.as_bytes()]).collect::<Vec<_>>().join(&b'/');
+                self.directory(entry, path, opened.map_err(failed)?.as_fd())
             }
-            Kind::Hardlink(target) => self.hard_link(entry, target, name, directory),
+            Kind::Hardlink(target) => {
+                // What stood here does not lead to the target.
+                place.hide(name).map_err(failed)?;
+                self.hard_link(entry, target, name, directory)
+            }
             _ => self.node(entry, name, directory),
         }
     }
@@ -103,10 +112,10 @@ impl<'a> Layer<'a> {
     pub(super) fn finish(mut self) -> Result<u64, Failure> {
         // In any order: setting times does not change other directories.
         for (path, time) in std::mem::take(&mut self.times) {
+            let failed = |error: Errno| Failure::system(format!("cannot set the time of {}", shown(&path)), error);
             // A later entry may have replaced the directory.
-            if let Ok(Some(place)) = self.places.directory(&names(&path)?, false) {
-                futimens(&place.directory, &time, &time)
-                    .map_err(|error| Failure::system(format!("cannot set the time of {}", shown(&path)), error))?;
+            if let Some(directory) = self.root.own(&path).map_err(failed)? {
+                futimens(&directory, &time, &time).map_err(failed)?;
             }
         }
         Ok(self.entries)
@@ -137,15 +146,15 @@ impl<'a> Layer<'a> {
             return Err(Failure::invalid(format!("entry {}: the root must be a directory", shown(&entry.path))));
         }
         let root = self.root;
-        self.directory(entry, root.as_fd())
+        self.directory(entry, Vec::new(), root.directory.as_fd())
     }
 
-    fn directory(&mut self, entry: &Entry, directory: BorrowedFd<'_>) -> Result<(), Failure> {
+    fn directory(&mut self, entry: &Entry, path: Vec<u8>, directory: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.times.len() == DIRECTORIES_MAX {
             return Err(Failure::invalid(format!("it has more than {DIRECTORIES_MAX} directories")));
         }
         self.attributes(entry, directory)?;
-        self.times.push((entry.path.clone(), time(entry)));
+        self.times.push((path, time(entry)));
         Ok(())
     }
 
@@ -209,12 +218,12 @@ impl<'a> Layer<'a> {
         let names = names(target).map_err(|_| refuse("leads out of the layer's root"))?;
         let Some((last, parents)) = names.split_last() else { return Err(refuse("is to the root")) };
         let from = self.places.directory(parents, false)?.ok_or_else(|| refuse("is to nothing"))?;
-        match look(&from.directory, last).map_err(|error| system(entry, error))? {
+        match from.place.bring(last).map_err(|error| system(entry, error))? {
             None => Err(refuse("is to nothing")),
             Some(found) if is_directory(&found) => Err(refuse("is to a directory")),
-            Some(_) => {
-                linkat(&from.directory, *last, directory, name, AtFlags::empty()).map_err(|error| system(entry, error))
-            }
+            Some(_) => remove(directory, name)
+                .and_then(|()| linkat(&from.place.directory, *last, directory, name, AtFlags::empty()))
+                .map_err(|error| system(entry, error)),
         }
     }
 
@@ -279,34 +288,30 @@ impl<'a> Layer<'a> {
         if removed.is_empty() || removed == "." || removed == ".." {
             return Err(Failure::invalid(format!("entry {}: it would remove more than one name", shown(&entry.path))));
         }
-        let Some(place) = self.places.directory(parents, false)? else { return Ok(()) };
+        let Some(parent) = self.places.directory(parents, false)? else { return Ok(()) };
         self.places.forget();
-        let mut path = place.path.clone();
+        let mut path = parent.path.clone();
         let hidden = if name == OPAQUE {
-            self.hide_lower(&place.directory, &mut path)
+            self.hide_lower(&parent.place, &mut path)
         } else {
-            self.hide(&place.directory, &mut path, removed)
+            self.hide(&parent.place, &mut path, removed)
         };
         hidden.map_err(failed)
     }
 
     /// Applies an opaque whiteout: removes files of lower layers from a directory tree, and keeps those of this layer.
-    fn hide_lower(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>) -> nix::Result<()> {
-        list(directory)?.iter().try_for_each(|name| self.hide(directory, path, OsStr::from_bytes(name.as_bytes())))
+    fn hide_lower(&self, place: &Place, path: &mut Vec<Vec<u8>>) -> nix::Result<()> {
+        place.names()?.iter().try_for_each(|name| self.hide(place, path, name))
     }
 
     /// Removes an entry of the directory at this path, but not what this layer wrote.
-    fn hide(&self, directory: &OwnedFd, path: &mut Vec<Vec<u8>>, name: &OsStr) -> nix::Result<()> {
+    fn hide(&self, place: &Place, path: &mut Vec<Vec<u8>>, name: &OsStr) -> nix::Result<()> {
         if !self.own.contains(&self.hash(path, name)) {
-            return remove(directory, name);
+            return place.hide(name);
         }
-        if !look(directory, name)?.as_ref().is_some_and(is_directory) {
-            return Ok(());
-        }
-        let opened =
-            open(directory, name).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let Step::Into(inner) = place.step(name)? else { return Ok(()) };
         path.push(name.as_bytes().to_vec());
-        let hidden = self.hide_lower(&opened, path);
+        let hidden = self.hide_lower(&inner, path);
         path.pop();
         hidden
     }

@@ -10,11 +10,13 @@ mod place;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 
 use libc::rlim_t;
@@ -26,6 +28,8 @@ use crate::{Algorithm, Digest, sys};
 
 pub(crate) use entry::{Entries, Kind};
 pub(crate) use stream::unreadable;
+
+use place::Place;
 
 /// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
@@ -98,12 +102,16 @@ impl Failure {
 /// large it will be and how much is there.
 pub(crate) const FOLLOW: &str = "follow";
 
+/// Before the worker's argument that names the directory of what is below: its working directory does not show it.
+pub(crate) const BELOW: &str = "below";
+
 /// The worker `unpack`: its argument is the algorithm of the digest (none: SHA-256). It reads the layer from its standard input (a
-/// file or a pipe; see [`FOLLOW`]), unpacks it into its working directory, and prints one line of JSON.
+/// file or a pipe; see [`FOLLOW`]), unpacks it into its working directory (see also [`BELOW`]), and prints one line of JSON.
 pub fn main(args: &[OsString]) -> ExitCode {
     let algorithm = args.first().and_then(|name| Algorithm::of_name(name.to_str()?));
-    let follows = args.get(1).is_some_and(|word| word == FOLLOW);
-    let outcome = match run(algorithm.unwrap_or(Algorithm::Sha256), follows) {
+    let follows = args.iter().any(|word| word == FOLLOW);
+    let below = args.iter().skip_while(|word| *word != BELOW).nth(1);
+    let outcome = match run(algorithm.unwrap_or(Algorithm::Sha256), follows, below.map(Path::new)) {
         Ok(unpacked) => Outcome::Unpacked(unpacked),
         Err(trouble) => Outcome::Refused(trouble),
     };
@@ -114,21 +122,22 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run(algorithm: Algorithm, follows: bool) -> Result<Unpacked, Failure> {
+fn run(algorithm: Algorithm, follows: bool, below: Option<&Path>) -> Result<Unpacked, Failure> {
     let confined = |error: io::Error| Failure::system("cannot confine the worker", error);
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
     sys::limit_memory(MEMORY_MAX).map_err(confined)?;
-    let directory = sys::confine().map_err(confined)?;
+    let below = below.map(sys::open_apart).transpose().map_err(confined)?;
+    let root = Place::new(sys::confine().map_err(confined)?, below);
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
     if follows {
         let socket = io::stdout().as_fd().try_clone_to_owned().map_err(confined)?;
         let input = follow::Follow::open(input, socket).map_err(|error| stream::unreadable(&error))?;
         let compressed = input.total();
-        return unpack_as(algorithm, input, compressed, &directory);
+        return unpack_as(algorithm, input, compressed, &root);
     }
     let compressed = input.metadata().map_or(0, |metadata| metadata.len());
-    unpack_as(algorithm, input, compressed, &directory)
+    unpack_as(algorithm, input, compressed, &root)
 }
 
 fn limit() -> nix::Result<()> {
@@ -140,26 +149,31 @@ fn limit() -> nix::Result<()> {
     Ok(())
 }
 
-/// Unpacks a layer (tar, gzip or zstd) of `size` compressed bytes (0: unknown) into an open directory. Does not confine itself: for
-/// the confined worker and for tests.
+/// Unpacks a layer (tar, gzip or zstd) of `compressed` bytes (0: unknown) into an open directory. `below` is what the layers below
+/// have, if the directory does not show it (see [`crate::rootfs::Unpacking`]). Does not confine itself: for tests.
 ///
 /// # Errors
 /// The layer is invalid, or the system failed; the directory then holds a part of the layer.
-pub fn unpack(input: impl Read + Send, compressed: u64, directory: &OwnedFd) -> Result<Unpacked, Failure> {
-    unpack_as(Algorithm::Sha256, input, compressed, directory)
+pub fn unpack(
+    input: impl Read + Send,
+    compressed: u64,
+    directory: OwnedFd,
+    below: Option<OwnedFd>,
+) -> Result<Unpacked, Failure> {
+    unpack_as(Algorithm::Sha256, input, compressed, &Place::new(directory, below))
 }
 
 fn unpack_as(
     algorithm: Algorithm,
     input: impl Read + Send,
     compressed: u64,
-    directory: &OwnedFd,
+    root: &Place,
 ) -> Result<Unpacked, Failure> {
     let source = stream::open(input)?;
     std::thread::scope(|scope| {
         let mut stream = stream::Stream::start(scope, source, stream::limit(compressed), algorithm);
         let mut entries = entry::Entries::new(&mut stream);
-        let mut layer = apply::Layer::new(directory);
+        let mut layer = apply::Layer::new(root);
         while let Some(entry) = entries.next()? {
             layer.apply(&entry, &mut entries)?;
         }

@@ -19,7 +19,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Bytes of a block, and of the compressed bytes that are read at a time.
 const BLOCK: usize = 128 << 10;
 /// Blocks between the threads of one layer: they bound its memory, and bridge what a large file takes to be written.
-const BLOCKS: usize = 16;
+const BLOCKS: usize = 8;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use tar::{EntryType, Header};
 
 mod field;
+#[cfg(target_os = "linux")]
+mod stacked;
 
 use super::{Failure, Refusal, Unpacked, unpack};
 use crate::{Digest, sys};
@@ -93,7 +95,7 @@ impl Root {
 
     fn apply(&self, tar: &Tar) -> Result<Unpacked, Failure> {
         let directory: OwnedFd = File::open(self.path("")).unwrap().into();
-        let outcome = unpack(&tar.0[..], 0, &directory);
+        let outcome = unpack(&tar.0[..], 0, directory, None);
         let outside: Vec<_> = fs::read_dir(self.scratch.path().join("outside")).unwrap().collect();
         assert_eq!(outside.len(), 1, "something was made outside of the root");
         assert_eq!(fs::read(self.scratch.path().join("outside/precious")).unwrap(), b"precious");
@@ -485,6 +487,6 @@ fn an_entry_beyond_a_sparse_bomb_is_bounded() {
     let compressed = encoder.finish().unwrap();
     let root = Root::new();
     let directory: OwnedFd = File::open(root.path("")).unwrap().into();
-    let trouble = unpack(&compressed[..], compressed.len() as u64, &directory).unwrap_err();
+    let trouble = unpack(&compressed[..], compressed.len() as u64, directory, None).unwrap_err();
     assert_eq!(trouble.refusal, Refusal::Invalid, "{trouble}");
 }

@@ -231,7 +231,7 @@ impl Rootfs for Zfs {
             None => self.datasets().create(&dataset)?,
         }
         mount(&dataset, &directory, MntFlags::empty())?;
-        Ok(Unpacking { chain: chain.clone(), directory })
+        Ok(Unpacking { chain: chain.clone(), directory, below: None })
     }
 
     fn commit(&self, unpacking: &Unpacking) -> Result<(), Error> {
