@@ -1,15 +1,15 @@
-//! The download of a blob: the parts of a large one side by side where the host honours ranges and one connection does not keep the
-//! writer busy, each resumed where it broke off. Only a download that makes no progress is given up, however often it breaks off.
+//! The download of a blob: the parts of a large one side by side where the host honours ranges and fewer connections leave the writer
+//! idle, each resumed where it broke off. Only a download that makes no progress is given up, however often it breaks off.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
 use reqwest::Url;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::source::{Errors, Source, Turn};
@@ -21,11 +21,11 @@ use crate::locks::hold;
 /// Parts of one blob that are downloaded side by side: enough for a fast line with a long delay, whose share for one connection is
 /// its window in each round trip.
 const PARTS: usize = 4;
-/// Bytes that find the writer with nothing to do, one after the other, until another part may arrive beside them. Where the writer has
-/// enough to do, the parts come in order: what comes out of order is read once more to be hashed, and all is held by more connections.
-const IDLE_BYTES: u64 = 2 << 20;
-/// How long nothing comes until the other parts may arrive: one connection that hangs does not hold up the blob.
-const STALL: Duration = Duration::from_millis(250);
+/// How often a look is taken whether pieces wait for the writer, and how many looks must find none until one more part may arrive: on a
+/// line that the others do not fill, or while they hang. Where the writer has enough to do, the parts come in order: what comes out of
+/// order is read once more to be hashed, and each connection holds memory.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: usize = 4;
 /// Bytes that a download must bring within the time-out, unless it ends: slower than an old modem is no progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
@@ -53,56 +53,10 @@ struct Transfer<'a, M> {
     writer: &'a mpsc::Sender<M>,
     /// The parts that nobody has begun, in order.
     left: Mutex<VecDeque<(u64, u64)>>,
-    width: Width,
-}
-
-/// How many parts may arrive side by side.
-#[derive(Debug)]
-struct Width {
-    /// Those that have not begun.
-    more: Semaphore,
-    /// Bytes that found the writer idle since the last part was let in, or the writer was busy.
-    idle: AtomicU64,
-    /// Bytes in all.
-    arrived: AtomicU64,
-}
-
-impl Default for Width {
-    fn default() -> Self {
-        Self { more: Semaphore::new(1), idle: AtomicU64::new(0), arrived: AtomicU64::new(0) }
-    }
-}
-
-impl Width {
-    /// Waits until another part may arrive.
-    async fn wait(&self) {
-        loop {
-            let before = self.arrived.load(Ordering::Relaxed);
-            if let Ok(another) = timeout(STALL, self.more.acquire()).await {
-                return another.expect("it is never closed").forget();
-            }
-            // Before the first bytes nobody knows whether the host honours ranges.
-            if before > 0 && self.arrived.load(Ordering::Relaxed) == before {
-                return;
-            }
-        }
-    }
-
-    /// Lets one more part arrive if the writer has had nothing to do for a while.
-    fn note(&self, bytes: u64, is_idle: bool) {
-        self.arrived.fetch_add(bytes, Ordering::Relaxed);
-        if !is_idle {
-            self.idle.store(0, Ordering::Relaxed);
-        } else if self.idle.fetch_add(bytes, Ordering::Relaxed) + bytes >= IDLE_BYTES {
-            self.idle.store(0, Ordering::Relaxed);
-            self.more.add_permits(1);
-        }
-    }
-
-    /// Nobody waits any longer.
-    fn open(&self) {
-        self.more.add_permits(PARTS);
-    }
+    /// Whether the first bytes have come: until then nobody knows whether the host honours ranges.
+    begun: AtomicBool,
+    /// Whether every part is taken.
+    taken: watch::Sender<bool>,
 }
 
 /// Where a part is downloaded from; `url`: not at the registry's address, but there.
@@ -129,22 +83,24 @@ impl Source {
         writer: &mpsc::Sender<M>,
     ) -> Result<bool, Error> {
         let left = Mutex::new(missing.iter().copied().collect());
-        let transfer = Transfer { source: self, blob, only, slots, writer, left, width: Width::default() };
+        let (begun, taken) = (AtomicBool::new(false), watch::Sender::new(false));
+        let transfer = Transfer { source: self, blob, only, slots, writer, left, begun, taken };
         let mixed = try_join_all((0..PARTS).map(|number| transfer.lane(number))).await?;
         Ok(mixed.contains(&true))
     }
 }
 
 impl<M: std::convert::From<Piece>> Transfer<'_, M> {
-    /// Downloads one part after the other, as soon as so many may arrive side by side; whether several hosts had a share in one.
+    /// Downloads one part after the other, beside those of `number` others; whether several hosts had a share in one.
     async fn lane(&self, number: usize) -> Result<bool, Error> {
-        self.width.wait().await;
+        let is_idle = || self.begun.load(Ordering::Relaxed) && self.writer.capacity() == self.writer.max_capacity();
+        idle(number * LOOKS, is_idle, self.taken.subscribe()).await;
         let (mut mixed, mut tells) = (false, number == 0);
         while let Some((from, to)) = self.next() {
             mixed |= self.part(Part { from, to, tells }).await?;
             tells = false;
         }
-        self.width.open();
+        self.taken.send_replace(true);
         Ok(mixed)
     }
 
@@ -229,8 +185,7 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
             if end > part.from {
                 let skipped = usize::try_from(part.from - at.min(part.from)).unwrap_or(0);
                 let piece = Piece { offset: at + skipped as u64, bytes: bytes.slice(skipped..) };
-                let is_idle = self.writer.capacity() == self.writer.max_capacity();
-                self.width.note(piece.bytes.len() as u64, is_idle);
+                self.begun.store(true, Ordering::Relaxed);
                 let gone = |_| Failure::Permanent(Error::failed(&operation)("nobody takes it any more"));
                 self.writer.send(piece.into()).await.map_err(gone)?;
                 part.from = end;
@@ -245,21 +200,38 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     }
 }
 
+/// Waits until so many more looks found the writer idle than busy, or every part is taken.
+async fn idle(looks: usize, is_idle: impl Fn() -> bool, mut taken: watch::Receiver<bool>) {
+    let mut found = 0;
+    while found < looks && timeout(LOOK, taken.wait_for(|taken| *taken)).await.is_err() {
+        found = if is_idle() { found + 1 } else { found.saturating_sub(1) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{IDLE_BYTES, Width};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
-    #[test]
-    fn another_part_arrives_when_a_writer_stays_idle() {
-        let width = Width::default();
-        let step = IDLE_BYTES / 4;
-        for is_idle in [true, true, true, false, true, true, true] {
-            width.note(step, is_idle);
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::{LOOK, LOOKS, idle};
+
+    #[tokio::test]
+    async fn another_part_arrives_beside_an_idle_writer_and_not_beside_a_busy_one() {
+        let (taken, looks) = (watch::Sender::new(false), AtomicUsize::new(0));
+        // What the writer does at each look: i is idle.
+        for (writer, comes) in [("iiii", true), ("iiibbiii", true), ("bbbbbbbbbb", false), ("ibibibibibib", false)] {
+            looks.store(0, Ordering::Relaxed);
+            let is_idle = || writer.as_bytes().get(looks.fetch_add(1, Ordering::Relaxed)) == Some(&b'i');
+            let waited = timeout(LOOK * 20, idle(LOOKS, is_idle, taken.subscribe())).await;
+            assert_eq!(waited.is_ok(), comes, "{writer}");
+            assert!(!comes || looks.load(Ordering::Relaxed) == writer.len(), "{writer}");
         }
-        assert_eq!(width.more.available_permits(), 1, "it was busy in between");
-        width.note(step, true);
-        assert_eq!(width.more.available_permits(), 2);
-        (0..3).for_each(|_| width.note(step, true));
-        assert_eq!(width.more.available_permits(), 2, "each has its own while");
+        idle(0, || false, taken.subscribe()).await;
+        let waiting = idle(LOOKS, || false, taken.subscribe());
+        taken.send_replace(true);
+        assert!(timeout(Duration::from_secs(60), waiting).await.is_ok(), "there is nothing to wait for");
     }
 }
