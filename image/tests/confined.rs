@@ -71,6 +71,30 @@ fn a_worker_has_one_directory_and_few_rights() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn a_worker_hides_what_is_as_deep_as_a_layer_may_be() {
+    if !is_root() {
+        return;
+    }
+    let (lower, upper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let deep = "d/".repeat(511);
+    for (directory, below, file) in [(&lower, None, "low"), (&upper, Some(lower.path()), "own")] {
+        let mut files = vec![(format!("{deep}{file}"), "x")];
+        files.extend(below.map(|_| (".wh..wh..opq".to_owned(), "")));
+        let files: Vec<_> = files.iter().map(|(name, contents)| (name.as_str(), *contents)).collect();
+        let tar = directory.path().with_extension("tar");
+        fs::write(&tar, layer(&files)).unwrap();
+        let mut command = workers().command("unpack");
+        command.arg("sha256").args(below.iter().flat_map(|below| [Path::new("below"), below]));
+        command.current_dir(directory.path()).stdin(fs::File::open(&tar).unwrap());
+        let output = command.output().unwrap();
+        fs::remove_file(tar).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let last = fs::symlink_metadata(upper.path().join(format!("{deep}low"))).unwrap();
+    assert_eq!((last.mode(), last.rdev()), (0o020_000, 0), "a whiteout");
+}
+
 #[tokio::test]
 async fn a_full_disk_is_said_and_nothing_stays() {
     if !is_root() {

@@ -55,9 +55,7 @@ impl Overlay {
 
     fn remove_begun(&self, chain: &ChainId) -> Result<(), Error> {
         let begun = self.layout.begun(chain)?;
-        // A server of before unpacked through a mount at `merged`.
         unmount(&begun.join("merged"))?;
-        unmount(&begun.join("below"))?;
         remove(&begun)
     }
 
@@ -109,7 +107,7 @@ impl Rootfs for Overlay {
             return Ok(Unpacking { chain: chain.clone(), directory: upper, below: None });
         };
         make_upper(&upper, &lower[0])?;
-        let below = begun.join("below");
+        let below = begun.join("merged");
         make_root(&below)?;
         show(&lower, &below, MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
         Ok(Unpacking { chain: chain.clone(), directory: upper, below: Some(below) })
@@ -120,8 +118,8 @@ impl Rootfs for Overlay {
             return Ok(());
         }
         let begun = self.layout.begun(&unpacking.chain)?;
-        unmount(&begun.join("below"))?;
-        remove(&begun.join("below"))?;
+        unmount(&begun.join("merged"))?;
+        remove(&begun.join("merged"))?;
         match fs::rename(begun.join("upper"), begun.join("fs")) {
             // An earlier attempt got this far.
             Err(error) if error.kind() == io::ErrorKind::NotFound && begun.join("fs").is_dir() => {}

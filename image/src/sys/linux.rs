@@ -74,6 +74,19 @@ pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Removes the ACLs that a new file or directory has from its parent (acl(5)); its mode stays.
+pub(crate) fn remove_acl(file: BorrowedFd<'_>) -> io::Result<()> {
+    for name in [c"system.posix_acl_access", c"system.posix_acl_default"] {
+        // SAFETY: the name ends in NUL.
+        let done = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+        let error = io::Error::last_os_error();
+        if done != 0 && !matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// Syncs the file system of a directory; false: there is no call for that.
 pub(crate) fn sync(directory: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: a plain descriptor.

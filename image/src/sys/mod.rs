@@ -7,9 +7,13 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
-pub(crate) use freebsd::{boot, close_from, confine, limit_memory, make_device, open_apart, set_xattr, sync, xattrs};
+pub(crate) use freebsd::{
+    boot, close_from, confine, limit_memory, make_device, open_apart, remove_acl, set_xattr, sync, xattrs,
+};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{boot, close_from, confine, limit_memory, make_device, open_apart, set_xattr, sync, xattrs};
+pub(crate) use linux::{
+    boot, close_from, confine, limit_memory, make_device, open_apart, remove_acl, set_xattr, sync, xattrs,
+};
 
 /// Whether a failed look-up of a host's name may succeed later, by the text of getaddrinfo(3): the name server does not answer.
 pub(crate) fn lookup_may_succeed(text: &str) -> bool {

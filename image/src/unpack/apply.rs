@@ -39,6 +39,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
+/// Names the entry at which a system call failed.
+type Failed<'a> = &'a dyn Fn(Errno) -> Failure;
+
 /// A layer while it is unpacked.
 pub(super) struct Layer<'a> {
     root: &'a Place,
@@ -90,17 +93,17 @@ impl<'a> Layer<'a> {
         match &entry.kind {
             Kind::File => self.file(entry, name, directory, data),
             Kind::Directory => {
-                let opened = if kept {
-                    open(directory, name)
-                } else {
-                    place.make(name, found.is_some()).map(|made| made.directory)
+                let (opened, hidden) = match found {
+                    Some(_) if kept => (open(directory, name).map_err(failed)?, 0),
+                    Some(_) => place.make_anew(name).map(|(made, hidden)| (made.directory, hidden)).map_err(failed)?,
+                    None => (place.make(name).map_err(failed)?.directory, 0),
                 };
-                let path =
-                    parent.path.iter().map(Vec::as_slice).chain([name.as_bytes()]).collect::<Vec<_>>().join(&b'/');
-                self.directory(entry, path, opened.map_err(failed)?.as_fd())
+                self.places.hide(hidden)?;
+                let path = parent.path.iter().map(Vec::as_slice).chain([name.as_bytes()]).collect::<Vec<_>>();
+                self.directory(entry, path.join(&b'/'), opened.as_fd())
             }
             Kind::Hardlink(target) => {
-                // What stood here does not lead to the target.
+                // What is below at this name does not lead to the target.
                 place.hide(name).map_err(failed)?;
                 self.hard_link(entry, target, name, directory)
             }
@@ -291,27 +294,28 @@ impl<'a> Layer<'a> {
         let Some(parent) = self.places.directory(parents, false)? else { return Ok(()) };
         self.places.forget();
         let mut path = parent.path.clone();
-        let hidden = if name == OPAQUE {
-            self.hide_lower(&parent.place, &mut path)
+        if name == OPAQUE {
+            self.hide_lower(&parent.place, &mut path, &failed)
         } else {
-            self.hide(&parent.place, &mut path, removed)
-        };
-        hidden.map_err(failed)
+            self.hide(&parent.place, &mut path, removed, &failed)
+        }
     }
 
     /// Applies an opaque whiteout: removes files of lower layers from a directory tree, and keeps those of this layer.
-    fn hide_lower(&self, place: &Place, path: &mut Vec<Vec<u8>>) -> nix::Result<()> {
-        place.names()?.iter().try_for_each(|name| self.hide(place, path, name))
+    fn hide_lower(&self, place: &Place, path: &mut Vec<Vec<u8>>, failed: Failed<'_>) -> Result<(), Failure> {
+        let names = place.names().map_err(failed)?;
+        self.places.hide(names.len())?;
+        names.iter().try_for_each(|name| self.hide(place, path, name, failed))
     }
 
     /// Removes an entry of the directory at this path, but not what this layer wrote.
-    fn hide(&self, place: &Place, path: &mut Vec<Vec<u8>>, name: &OsStr) -> nix::Result<()> {
+    fn hide(&self, place: &Place, path: &mut Vec<Vec<u8>>, name: &OsStr, failed: Failed<'_>) -> Result<(), Failure> {
         if !self.own.contains(&self.hash(path, name)) {
-            return place.hide(name);
+            return place.hide(name).map_err(failed);
         }
-        let Step::Into(inner) = place.step(name)? else { return Ok(()) };
+        let Step::Into(inner) = place.step(name).map_err(failed)? else { return Ok(()) };
         path.push(name.as_bytes().to_vec());
-        let hidden = self.hide_lower(&inner, path);
+        let hidden = self.hide_lower(&inner, path, failed);
         path.pop();
         hidden
     }

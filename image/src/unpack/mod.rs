@@ -1,8 +1,9 @@
 //! The unpacking worker. Layers are hostile, so a separate process with as few rights as possible unpacks them: it has its working
-//! directory, a byte stream on its standard input, and a pipe for its result. It decompresses, hashes and unpacks, side by side; the
-//! server compares the digest with the image's configuration.
+//! directory, a read-only view of what is below if the directory does not show that, a byte stream on its standard input, and a pipe
+//! for its result. It decompresses, hashes and unpacks, side by side; the server compares the digest with the image's configuration.
 
 mod apply;
+mod bring;
 mod entry;
 mod follow;
 mod pax;
@@ -33,8 +34,8 @@ use place::Place;
 
 /// Bytes of address space: a zstd window of 128 MiB, the set of the layer's paths, and a reserve.
 const MEMORY_MAX: rlim_t = 1 << 30;
-/// Open files: removing the deepest path opens each of its directories.
-const FILES_MAX: rlim_t = 1024;
+/// Open files: hiding the deepest path opens each of its directories twice, in the layer and below.
+const FILES_MAX: rlim_t = 4096;
 /// Seconds of CPU time: the largest layer takes a few minutes.
 const CPU_MAX: rlim_t = 3600;
 /// Seconds of real time, from the last bytes that arrived on: the longest that an unresponsive disk can block a pull.

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -14,12 +12,10 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::libc;
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat};
-use nix::sys::stat::{futimens, mkdirat, mknodat, utimensat};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, symlinkat, unlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use crate::rootfs::tree;
+use super::bring::{self, times};
 
 /// The flags for a directory on the way.
 const WALK: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -32,13 +28,24 @@ pub(super) struct Place {
 }
 
 /// What a name in a directory leads to.
-pub(super) enum Step {
-    Into(Place),
+pub(super) enum Step<D = Place> {
+    Into(D),
     /// A symbolic link, and its target.
     Link(Vec<u8>),
     /// Neither a directory nor a link.
     File,
     Missing,
+}
+
+impl<D> Step<D> {
+    fn map<E>(self, into: impl FnOnce(D) -> nix::Result<E>) -> nix::Result<Step<E>> {
+        Ok(match self {
+            Self::Into(directory) => Step::Into(into(directory)?),
+            Self::Link(target) => Step::Link(target),
+            Self::File => Step::File,
+            Self::Missing => Step::Missing,
+        })
+    }
 }
 
 impl Place {
@@ -55,19 +62,12 @@ impl Place {
     /// Goes one name further. A directory that is only below is made here too.
     pub(super) fn step(&self, name: &OsStr) -> nix::Result<Step> {
         match look_into(&self.directory, name)? {
-            Seen::Directory(directory) => Ok(Step::Into(Self { directory, below: self.below_at(name)? })),
-            Seen::Link(target) => Ok(Step::Link(target)),
-            Seen::File if self.below.is_some() && is_whiteout(look(&self.directory, name)?) => Ok(Step::Missing),
-            Seen::File => Ok(Step::File),
-            Seen::Nothing => {
-                let Some(below) = &self.below else { return Ok(Step::Missing) };
-                match look_into(below, name)? {
-                    Seen::Directory(_) => self.make(name, false).map(Step::Into),
-                    Seen::Link(target) => Ok(Step::Link(target)),
-                    Seen::File => Ok(Step::File),
-                    Seen::Nothing => Ok(Step::Missing),
-                }
-            }
+            Step::File if self.below.is_some() && is_whiteout(look(&self.directory, name)?) => Ok(Step::Missing),
+            Step::Missing => match &self.below {
+                Some(below) => look_into(below, name)?.map(|_| self.make(name)),
+                None => Ok(Step::Missing),
+            },
+            found => found.map(|directory| Ok(Self { directory, below: self.below_at(name)? })),
         }
     }
 
@@ -75,7 +75,7 @@ impl Place {
     pub(super) fn own(&self, path: &[u8]) -> nix::Result<Option<OwnedFd>> {
         let mut here = openat(&self.directory, c".", WALK, Mode::empty())?;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            let Seen::Directory(next) = look_into(&here, OsStr::from_bytes(name))? else { return Ok(None) };
+            let Step::Into(next) = look_into(&here, OsStr::from_bytes(name))? else { return Ok(None) };
             here = next;
         }
         Ok(Some(here))
@@ -84,44 +84,60 @@ impl Place {
     fn below_at(&self, name: &OsStr) -> nix::Result<Option<OwnedFd>> {
         let Some(below) = &self.below else { return Ok(None) };
         match look_into(below, name)? {
-            Seen::Directory(below) => Ok(Some(below)),
+            Step::Into(below) => Ok(Some(below)),
             _ => Ok(None),
         }
     }
 
-    /// Makes a subdirectory where [`Place::step`] found nothing.
-    pub(super) fn make_missing(&self, name: &OsStr, mode: Mode) -> nix::Result<Self> {
+    /// Makes a subdirectory where [`Place::step`] found nothing, and tells how many names it hides.
+    pub(super) fn make_missing(&self, name: &OsStr, mode: Mode) -> nix::Result<(Self, usize)> {
         let hidden = look(&self.directory, name)?.is_some();
         if hidden {
             unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir)?;
         }
-        let made = self.make(name, hidden)?;
+        let (made, names) = if hidden { self.make_anew(name)? } else { (self.make(name)?, 0) };
         fchmod(&made.directory, mode)?;
-        Ok(made)
+        Ok((made, names))
     }
 
-    /// Makes a subdirectory. One that is below is gone on with, and has its attributes, unless something stood here that hid it:
-    /// then it stays hidden, by a whiteout for each of its names, since the attribute for that (`trusted.overlay.opaque`) is not the
-    /// worker's to set.
-    pub(super) fn make(&self, name: &OsStr, hidden: bool) -> nix::Result<Self> {
-        let made = || {
-            mkdirat(&self.directory, name, Mode::from_bits_truncate(0o700))?;
-            openat(&self.directory, name, WALK, Mode::empty())
+    /// Makes a subdirectory. One that is below is gone on with, and has its attributes.
+    pub(super) fn make(&self, name: &OsStr) -> nix::Result<Self> {
+        let Some(below) = self.below_at(name)? else {
+            return Ok(Self { directory: self.make_empty(name)?, below: None });
         };
-        let Some(below) = self.below_at(name)? else { return Ok(Self { directory: made()?, below: None }) };
-        let directory = if hidden {
-            let directory = made()?;
-            list(&below)?.iter().try_for_each(|name| whiteout(&directory, as_name(name)))?;
-            directory
-        } else {
-            self.unnoticed(|| {
-                let directory = made()?;
-                copy_xattrs(&below, &directory)?;
-                copy_attributes(&fstat(&below)?, &self.directory, name)?;
-                Ok(directory)
-            })?
-        };
+        let directory = self.unnoticed(|| {
+            let directory = self.make_empty(name)?;
+            bring::directory(&below, &directory)?;
+            Ok(directory)
+        })?;
         Ok(Self { directory, below: Some(below) })
+    }
+
+    /// Makes a subdirectory in the place of something that hid what is below. That stays hidden, by a whiteout for each of its names,
+    /// since the attribute for it (`trusted.overlay.opaque`) is not the worker's to set; tells how many there are.
+    pub(super) fn make_anew(&self, name: &OsStr) -> nix::Result<(Self, usize)> {
+        let made = Self { directory: self.make_empty(name)?, below: self.below_at(name)? };
+        let names = made.below.as_ref().map_or(Ok(Vec::new()), list)?;
+        let mut first = None;
+        for name in &names {
+            // One file of several links, as the kernel makes them, until it has as many as it can have.
+            let linked =
+                first.map(|first| linkat(&made.directory, first, &made.directory, as_name(name), AtFlags::empty()));
+            match linked {
+                Some(Ok(())) => {}
+                Some(Err(error)) if error != Errno::EMLINK => return Err(error),
+                _ => {
+                    whiteout(&made.directory, as_name(name))?;
+                    first = Some(as_name(name));
+                }
+            }
+        }
+        Ok((made, names.len()))
+    }
+
+    fn make_empty(&self, name: &OsStr) -> nix::Result<OwnedFd> {
+        mkdirat(&self.directory, name, Mode::from_bits_truncate(0o700))?;
+        openat(&self.directory, name, WALK, Mode::empty())
     }
 
     /// Copies something here that is below: the directory keeps its times, since nothing changes for who sees both.
@@ -162,33 +178,25 @@ impl Place {
         let Some(below) = &self.below else { return Ok(None) };
         let Some(found) = look(below, name)? else { return Ok(None) };
         if !is_directory(&found) {
-            self.unnoticed(|| copy_file(below, &self.directory, name, &found))?;
+            self.unnoticed(|| bring::file(below, &self.directory, name, &found))?;
         }
         Ok(Some(found))
     }
 }
 
-/// A name in one directory.
-enum Seen {
-    Directory(OwnedFd),
-    Link(Vec<u8>),
-    File,
-    Nothing,
-}
-
-fn look_into(directory: &OwnedFd, name: &OsStr) -> nix::Result<Seen> {
+fn look_into(directory: &OwnedFd, name: &OsStr) -> nix::Result<Step<OwnedFd>> {
     match openat(directory, name, WALK, Mode::empty()) {
-        Ok(opened) => Ok(Seen::Directory(opened)),
-        Err(Errno::ENOENT) => Ok(Seen::Nothing),
+        Ok(opened) => Ok(Step::Into(opened)),
+        Err(Errno::ENOENT) => Ok(Step::Missing),
         // The errno of O_NOFOLLOW for a symbolic link differs between systems.
         Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
-            Ok(readlinkat(directory, name).map_or(Seen::File, |target| Seen::Link(target.into_vec())))
+            Ok(readlinkat(directory, name).map_or(Step::File, |target| Step::Link(target.into_vec())))
         }
         Err(error) => Err(error),
     }
 }
 
-fn kind(found: &FileStat) -> SFlag {
+pub(super) fn kind(found: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT)
 }
 
@@ -198,57 +206,6 @@ fn is_whiteout(found: Option<FileStat>) -> bool {
 
 fn whiteout(directory: &OwnedFd, name: &OsStr) -> nix::Result<()> {
     mknodat(directory, name, SFlag::S_IFCHR, Mode::empty(), 0)
-}
-
-fn times(found: &FileStat) -> (TimeSpec, TimeSpec) {
-    (TimeSpec::new(found.st_atime, found.st_atime_nsec), TimeSpec::new(found.st_mtime, found.st_mtime_nsec))
-}
-
-/// Copies owner, mode and times, in the order in which none undoes another.
-fn copy_attributes(found: &FileStat, directory: &OwnedFd, name: &OsStr) -> nix::Result<()> {
-    if geteuid().is_root() {
-        let (uid, gid) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
-        fchownat(directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    }
-    if kind(found) != SFlag::S_IFLNK {
-        // It was just made here, and is no symbolic link.
-        fchmodat(directory, name, Mode::from_bits_truncate(found.st_mode & 0o7777), FchmodatFlags::FollowSymlink)?;
-    }
-    let (accessed, modified) = times(found);
-    utimensat(directory, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
-}
-
-fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &OsStr, found: &FileStat) -> nix::Result<()> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mode = Mode::from_bits_truncate(0o600);
-    match kind(found) {
-        SFlag::S_IFREG => {
-            let source = openat(from, name, flags | OFlag::O_RDONLY, Mode::empty())?;
-            let target = openat(to, name, flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, mode)?;
-            let (source, target) = (File::from(source), File::from(target));
-            tree::copy_contents(&source, &target, found.st_size.cast_unsigned()).map_err(errno)?;
-            copy_attributes(found, to, name)?;
-            // After chown(2), which clears file capabilities.
-            tree::copy_xattrs(&source, &target).map_err(errno)
-        }
-        SFlag::S_IFLNK => {
-            symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?;
-            copy_attributes(found, to, name)
-        }
-        other => {
-            mknodat(to, name, other, mode, found.st_rdev)?;
-            copy_attributes(found, to, name)
-        }
-    }
-}
-
-fn copy_xattrs(from: &OwnedFd, to: &OwnedFd) -> nix::Result<()> {
-    let copied = from.try_clone().and_then(|from| tree::copy_xattrs(&from.into(), &to.try_clone()?.into()));
-    copied.map_err(errno)
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn as_name(name: &CString) -> &OsStr {

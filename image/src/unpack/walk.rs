@@ -2,6 +2,7 @@
 //! program in the image would: an absolute symbolic link starts at the root again, and a `..` above the root is refused. Nothing
 //! else writes to the directory, so there is no race between check and use.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
@@ -17,6 +18,8 @@ use super::place::{Place, Step};
 const DEPTH_MAX: usize = 512;
 /// Symbolic links on one path, as in Linux (path_resolution(7)).
 const LINKS_MAX: usize = 40;
+/// Names of the layers below that one layer hides.
+const NAMES_MAX: usize = if cfg!(test) { 10_000 } else { 4_000_000 };
 /// The mode of a directory that no entry is for.
 const MODE: Mode = Mode::from_bits_truncate(0o755);
 
@@ -50,13 +53,15 @@ pub(super) struct Resolved {
 /// Walks paths below one directory.
 pub(super) struct Places<'a> {
     root: &'a Place,
-    /// The last result and its path: entries of one directory usually follow one another.
-    last: Option<(Vec<Vec<u8>>, Rc<Resolved>)>,
+    /// The last result: entries of one directory usually follow one another.
+    last: Option<Rc<Resolved>>,
+    /// Names below that were looked at to be hidden.
+    hidden: Cell<usize>,
 }
 
 impl<'a> Places<'a> {
     pub(super) fn new(root: &'a Place) -> Self {
-        Self { root, last: None }
+        Self { root, last: None, hidden: Cell::new(0) }
     }
 
     /// Clears the cache: a removed entry may have been on its path.
@@ -64,20 +69,26 @@ impl<'a> Places<'a> {
         self.last = None;
     }
 
+    /// Counts names below that are looked at to be hidden: a short layer could do it again and again.
+    pub(super) fn hide(&self, names: usize) -> Result<(), Failure> {
+        self.hidden.set(self.hidden.get().saturating_add(names));
+        if self.hidden.get() > NAMES_MAX {
+            return Err(Failure::invalid(format!("it hides more than {NAMES_MAX} names of the layers below")));
+        }
+        Ok(())
+    }
+
     /// Finds a directory. With `make`, creates it unless another file is in its place; else a missing one is None.
     pub(super) fn directory(&mut self, names: &[&OsStr], make: bool) -> Result<Option<Rc<Resolved>>, Failure> {
-        if let Some((last, found)) = &self.last
-            && last.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()))
+        // By its path without links: an entry may replace a link of the layers below without a look at it.
+        if let Some(last) = &self.last
+            && last.path.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()))
         {
-            return Ok(Some(Rc::clone(found)));
+            return Ok(Some(Rc::clone(last)));
         }
         let path = || shown(names.join(OsStr::new("/")).as_bytes());
-        let found = self.walk(names, make, &path)?.map(Rc::new);
-        // A new entry hides a link of the layers below without a look at it: only a path without links stays what it is.
-        let direct =
-            |found: &Rc<Resolved>| found.path.iter().map(Vec::as_slice).eq(names.iter().map(|name| name.as_bytes()));
-        self.last = found.clone().filter(direct).map(|found| (found.path.clone(), found));
-        Ok(found)
+        self.last = self.walk(names, make, &path)?.map(Rc::new);
+        Ok(self.last.clone())
     }
 
     fn walk(&self, names: &[&OsStr], make: bool, path: &dyn Fn() -> String) -> Result<Option<Resolved>, Failure> {
@@ -95,7 +106,9 @@ impl<'a> Places<'a> {
             match here.step(OsStr::from_bytes(&name)).map_err(failed)? {
                 Step::Into(next) => (here, done) = (next, [done, vec![name]].concat()),
                 Step::Missing if make => {
-                    here = here.make_missing(OsStr::from_bytes(&name), MODE).map_err(failed)?;
+                    let (made, hidden) = here.make_missing(OsStr::from_bytes(&name), MODE).map_err(failed)?;
+                    self.hide(hidden)?;
+                    here = made;
                     done.push(name);
                 }
                 Step::File if make => return Err(refuse("a file stands where it has a directory")),

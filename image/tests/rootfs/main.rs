@@ -195,3 +195,28 @@ mod overlay {
         assert_eq!(mounts_below(directory.path()), 0);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_worker_cannot_write_what_is_below_nor_use_its_devices() {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    let directory = tempfile::tempdir().unwrap();
+    if !image::rootfs::Overlay::works(directory.path()) {
+        eprintln!("skipped: no overlayfs here");
+        return;
+    }
+    let overlay = image::rootfs::Overlay::open(directory.path()).unwrap();
+    let chain = |name: &str| ChainId(image::Digest::of(name.as_bytes()).to_string());
+    let mut below: Option<ChainId> = None;
+    // Below the second is one directory, below the third a mount of two.
+    for name in ["a", "b", "c"] {
+        let unpacking = overlay.begin(&chain(name), below.as_ref()).unwrap();
+        assert_eq!(unpacking.below.is_some(), below.is_some());
+        if let Some(view) = &unpacking.below {
+            let flags = FsFlags::ST_RDONLY | FsFlags::ST_NODEV | FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC;
+            assert!(statvfs(view).unwrap().flags().contains(flags), "{name}");
+        }
+        overlay.commit(&unpacking).unwrap();
+        below = Some(unpacking.chain);
+    }
+}

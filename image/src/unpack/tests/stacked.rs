@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tar::EntryType;
 
 use super::{Failure, Root, Tar, is_root, unpack};
+use crate::sys;
 
 /// The time of every entry.
 const TIME: i64 = 1_000_000_000;
@@ -80,9 +81,14 @@ fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
             left.extend(fs::read_dir(&whole).unwrap().map(|entry| path.join(entry.unwrap().file_name())));
             String::new()
         };
+        let xattrs = match kind.is_file() || kind.is_dir() {
+            true => sys::xattrs(File::open(&whole).unwrap().as_fd()).unwrap(),
+            false => Vec::new(),
+        };
         // Other times are those of the test.
         let own = metadata.mtime() == TIME;
-        let text = format!("{kind:?} {:o} {}:{} {own} {contents:?}", metadata.mode(), metadata.uid(), metadata.gid());
+        let owner = (metadata.mode(), metadata.uid(), metadata.gid());
+        let text = format!("{kind:?} {owner:?} {own} {contents:?} {xattrs:?}");
         found.insert(path, text);
     }
     found
@@ -159,6 +165,24 @@ fn what_is_unpacked_beside_the_layers_below_shows_as_if_it_were_unpacked_onto_th
 }
 
 #[test]
+fn an_entry_that_replaces_a_link_on_its_own_path_stands_in_the_way_of_the_next() {
+    if !is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let (plain, mut stack) = (Root::new(), Stack::new());
+    let upper = Tar::default().file("l/f", "x").directory("l/l/", 0o755).file("l/g", "x");
+    for tar in [Tar::default().symlink("l", "."), upper] {
+        stack.storey();
+        stack.apply(&tar).unwrap();
+        plain.unpack(&tar);
+    }
+    let view = stack.view(2);
+    assert_eq!(listing(&view), listing(&plain.path("")));
+    assert!(view.join("f").exists() && view.join("l/g").exists());
+}
+
+#[test]
 fn a_file_from_below_that_a_layer_links_to_keeps_its_attributes() {
     if !is_root() {
         eprintln!("skipped: not root");
@@ -185,8 +209,60 @@ fn a_file_from_below_that_a_layer_links_to_keeps_its_attributes() {
     assert_eq!((found.mode() & 0o7777, found.uid(), found.mtime()), (0o4751, 7, TIME));
     assert_eq!(fs::read_to_string(view.join("g")).unwrap(), "contents");
     assert_eq!(fs::metadata(view.join("null")).unwrap().rdev(), 0x103);
-    let note = crate::sys::xattrs(std::os::fd::AsFd::as_fd(&File::open(view.join("g")).unwrap())).unwrap();
+    let note = sys::xattrs(File::open(view.join("g")).unwrap().as_fd()).unwrap();
     // Temporary directories may be on a file system without extended attributes.
     assert!(note.is_empty() || note.iter().any(|(name, value)| name == "user.note" && value == b"kept"), "{note:?}");
     assert!(!view.join("d").exists());
+}
+
+#[test]
+fn what_is_copied_from_below_inherits_no_acl() {
+    if !is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    // The owner, user 1234, the group, the mask, others: acl(5) and posix_acl_xattr.h.
+    let entries: [(u16, u16, u32); 5] = [(1, 7, !0), (2, 7, 1234), (4, 5, !0), (16, 7, !0), (32, 5, !0)];
+    let bytes = |(tag, rights, id): (u16, u16, u32)| {
+        [tag.to_le_bytes().as_slice(), &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let acl = [2u32.to_le_bytes().to_vec(), entries.into_iter().flat_map(bytes).collect()].concat();
+    let lower = Tar::default()
+        .directory("d/e/", 0o755)
+        .file("d/f", "x")
+        .pax(&[("SCHILY.xattr.system.posix_acl_default", &acl)])
+        .directory("d/", 0o755);
+    let (plain, mut stack) = (Root::new(), Stack::new());
+    for tar in [lower, Tar::default().file("d/e/x", "x").hard_link("g", "d/f")] {
+        stack.storey();
+        stack.apply(&tar).unwrap();
+        plain.unpack(&tar);
+    }
+    assert_eq!(listing(&stack.view(2)), listing(&plain.path("")));
+}
+
+#[test]
+fn a_short_layer_cannot_hide_the_same_names_again_and_again() {
+    if !is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    type Part = fn(Tar) -> Tar;
+    let again: [Part; 2] = [|tar| tar.file("d", "x").directory("d/", 0o755), |tar| tar.file("d/.wh..wh..opq", "")];
+    for part in again {
+        let mut stack = Stack::new();
+        stack.storey();
+        stack.apply(&(0..100).fold(Tar::default(), |tar, n| tar.file(&format!("d/{n}"), "x"))).unwrap();
+        stack.storey();
+        let trouble = stack.apply(&(0..102).fold(Tar::default(), |tar, _| part(tar))).unwrap_err();
+        assert!(trouble.reason.contains("hides more than"), "{trouble}");
+    }
+    // What is hidden once takes one file, as the kernel does it.
+    let mut stack = Stack::new();
+    stack.storey();
+    stack.apply(&Tar::default().file("d/a", "x").file("d/b", "x")).unwrap();
+    stack.storey();
+    stack.apply(&again[0](Tar::default())).unwrap();
+    assert_eq!(fs::symlink_metadata(stack.storeys[1].join("d/a")).unwrap().nlink(), 2);
+    assert_eq!(fs::read_dir(stack.view(2).join("d")).unwrap().count(), 0);
 }
