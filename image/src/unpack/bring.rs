@@ -17,6 +17,7 @@ use super::place::kind;
 use crate::rootfs::tree;
 use crate::sys;
 
+/// When it was accessed and modified.
 pub(super) fn times(found: &FileStat) -> (TimeSpec, TimeSpec) {
     (TimeSpec::new(found.st_atime, found.st_atime_nsec), TimeSpec::new(found.st_mtime, found.st_mtime_nsec))
 }
@@ -35,7 +36,7 @@ fn copy_attributes(found: &FileStat, directory: &OwnedFd, name: &OsStr) -> nix::
     utimensat(directory, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
 }
 
-/// Copies attributes of a directory to one that was just made.
+/// Copies the attributes of a directory to one that was just made.
 pub(super) fn directory(from: &OwnedFd, to: &OwnedFd) -> nix::Result<()> {
     sys::remove_acl(to.as_fd()).map_err(errno)?;
     copy_xattrs(from, to)?;
