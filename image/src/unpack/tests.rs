@@ -385,6 +385,10 @@ fn a_link_that_is_swapped_between_entries_leads_nowhere_else() {
     let trouble = root.apply(&Tar::default().file("left/precious", "x").directory("left/", 0o700));
     assert!(trouble.is_ok(), "it is followed inside: {trouble:?}");
     assert!(root.stat("left").is_dir());
+    // Nor does the time of a directory that a link has replaced.
+    let dated = |tar: Tar, name, time| tar.entry(name, EntryType::Directory, b"", |header| header.set_mtime(time));
+    root.unpack(&dated(dated(Tar::default(), "e/", 1), "d/", 2).symlink("d", "e"));
+    assert_eq!(root.stat("e").mtime(), 1);
 }
 
 #[test]
