@@ -98,10 +98,8 @@ async fn large_layers_come_in_parts_side_by_side_over_a_line_where_the_registry_
                 return reply;
             }
             highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(300));
-            counted.fetch_sub(1, Ordering::SeqCst);
             match reply.body {
-                Contents::Whole(bytes) => Reply { body: Contents::Paced(bytes), ..reply },
+                Contents::Whole(bytes) => Reply { body: Contents::Paced(bytes, Arc::clone(&counted)), ..reply },
                 body => Reply { body, ..reply },
             }
         })
@@ -128,7 +126,9 @@ async fn of_large_layers_the_lower_ones_come_first() {
     let registry = Registry::start(move |seen| {
         let reply = content.answer(seen);
         match reply.body {
-            Contents::Whole(bytes) if bytes.len() > MIB => Reply { body: Contents::Paced(bytes), ..reply },
+            Contents::Whole(bytes) if bytes.len() > MIB => {
+                Reply { body: Contents::Paced(bytes, Arc::new(AtomicUsize::new(1))), ..reply }
+            }
             body => Reply { body, ..reply },
         }
     })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,8 +63,8 @@ pub(crate) enum Contents {
     Silent,
     /// These bytes, one by one and slowly.
     Trickling(Vec<u8>),
-    /// These bytes, as over a line that is slower than a disk.
-    Paced(Vec<u8>),
+    /// These bytes, as over a line that is slower than a disk; the number goes down by one when they are sent.
+    Paced(Vec<u8>, Arc<AtomicUsize>),
 }
 
 impl Reply {
@@ -149,6 +150,13 @@ pub(crate) async fn respond(
     log.lock().unwrap().push(seen.clone());
     let reply = answer(&seen);
     let frame = |bytes: Vec<u8>| Ok(Frame::data(Bytes::from(bytes)));
+    let slowly = |bytes: Vec<u8>, piece, pause| {
+        let pieces: Vec<_> = bytes.chunks(piece).map(<[u8]>::to_vec).collect();
+        stream::iter(pieces).then(move |piece| async move {
+            tokio::time::sleep(pause).await;
+            frame(piece)
+        })
+    };
     let body = match reply.body {
         Contents::Whole(bytes) => BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]))),
         Contents::Broken(bytes) => {
@@ -164,20 +172,14 @@ pub(crate) async fn respond(
             BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes)]).chain(stream::pending())))
         }
         Contents::Silent => std::future::pending().await,
-        Contents::Trickling(bytes) => {
-            let slowly = stream::iter(bytes).then(move |byte| async move {
-                tokio::time::sleep(PATIENCE / 8).await;
-                frame(vec![byte])
+        Contents::Trickling(bytes) => BodyExt::boxed_unsync(StreamBody::new(slowly(bytes, 1, PATIENCE / 8))),
+        Contents::Paced(bytes, running) => {
+            let sent = stream::once(async move {
+                running.fetch_sub(1, Ordering::SeqCst);
+                frame(Vec::new())
             });
-            BodyExt::boxed_unsync(StreamBody::new(slowly))
-        }
-        Contents::Paced(bytes) => {
-            let pieces: Vec<_> = bytes.chunks(64 << 10).map(<[u8]>::to_vec).collect();
-            let paced = stream::iter(pieces).then(move |piece| async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                frame(piece)
-            });
-            BodyExt::boxed_unsync(StreamBody::new(paced))
+            let paced = slowly(bytes, 64 << 10, Duration::from_millis(8));
+            BodyExt::boxed_unsync(StreamBody::new(paced.chain(sent)))
         }
     };
     let mut response = Response::builder().status(reply.status);
