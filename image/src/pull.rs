@@ -25,7 +25,7 @@ use crate::{Credentials, Digest, Error, Observer, Phase, Reference, Target};
 
 /// Layers of one image that are downloaded side by side: with small ones, requests overlap; what is fetched ahead waits on the disk.
 const DOWNLOADS: usize = 6;
-/// Of how many a layer of several parts takes the place: it can fill a line alone, and lower layers are unpacked first.
+/// How many of [`DOWNLOADS`] a layer of several parts counts for: it can fill a line alone, and lower layers are unpacked first.
 const LARGE: u32 = 3;
 /// Why a single manifest of another platform is refused.
 const NO_OTHER: &str = "it has no index with other platforms, and this node cannot run its programs";
@@ -287,11 +287,11 @@ async fn make(work: &Arc<Work>, blobs: &[Blob], layers: &[Layer]) -> Result<(), 
         .unzip();
     // A container may have kept a chain whose image, and with it the blobs, was removed: an export wants them.
     let kept: Vec<_> = unpacked.iter().map(|blob| (blob.clone(), None)).collect();
-    let places = &Semaphore::new(DOWNLOADS);
+    let slots = &Semaphore::new(DOWNLOADS);
     let downloads = stream::iter(begun.into_iter().chain(kept))
         .map(|(blob, begun)| async move {
-            let place = places.acquire_many(if blob.size > PART { LARGE } else { 1 }).await;
-            let _place = place.expect("it is never closed");
+            let slot = slots.acquire_many(if blob.size > PART { LARGE } else { 1 }).await;
+            let _slot = slot.expect("it is never closed");
             fetch(work, &blob, begun).await
         })
         .buffered(DOWNLOADS)

@@ -21,11 +21,11 @@ use crate::locks::hold;
 /// Parts of one blob that are downloaded side by side: enough for a fast line with a long delay, whose share for one connection is
 /// its window in each round trip.
 const PARTS: usize = 4;
-/// How often a look is taken whether pieces wait for the writer, and how many looks must find none until one more part may arrive: on a
-/// line that the others do not fill, or while they hang. Where the writer has enough to do, the parts come in order: what comes out of
-/// order is read once more to be hashed, and each connection holds memory.
-const LOOK: Duration = Duration::from_millis(50);
-const LOOKS: usize = 4;
+/// How often the writer's queue is polled, and how many more polls must find it empty than not until another connection is opened: on a
+/// line that the others do not fill, or while they hang. Where the writer is busy, the parts come in order: what comes out of order is
+/// read once more to be hashed, and each connection holds memory.
+const POLL: Duration = Duration::from_millis(50);
+const IDLE_POLLS: usize = 4;
 /// Bytes that a download must bring within the time-out, unless it ends: slower than an old modem is no progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
@@ -94,7 +94,7 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     /// Downloads one part after the other, beside those of `number` others; whether several hosts had a share in one.
     async fn lane(&self, number: usize) -> Result<bool, Error> {
         let is_idle = || self.begun.load(Ordering::Relaxed) && self.writer.capacity() == self.writer.max_capacity();
-        idle(number * LOOKS, is_idle, self.taken.subscribe()).await;
+        wait_for_idle(number * IDLE_POLLS, is_idle, self.taken.subscribe()).await;
         let (mut mixed, mut tells) = (false, number == 0);
         while let Some((from, to)) = self.next() {
             mixed |= self.part(Part { from, to, tells }).await?;
@@ -200,10 +200,10 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     }
 }
 
-/// Waits until so many more looks found the writer idle than busy, or every part is taken.
-async fn idle(looks: usize, is_idle: impl Fn() -> bool, mut taken: watch::Receiver<bool>) {
+/// Waits until `polls` more polls found the writer idle than busy, or every part is taken.
+async fn wait_for_idle(polls: usize, is_idle: impl Fn() -> bool, mut taken: watch::Receiver<bool>) {
     let mut found = 0;
-    while found < looks && timeout(LOOK, taken.wait_for(|taken| *taken)).await.is_err() {
+    while found < polls && timeout(POLL, taken.wait_for(|taken| *taken)).await.is_err() {
         found = if is_idle() { found + 1 } else { found.saturating_sub(1) };
     }
 }
@@ -216,21 +216,21 @@ mod tests {
     use tokio::sync::watch;
     use tokio::time::timeout;
 
-    use super::{LOOK, LOOKS, idle};
+    use super::{IDLE_POLLS, POLL, wait_for_idle};
 
     #[tokio::test]
     async fn another_part_arrives_beside_an_idle_writer_and_not_beside_a_busy_one() {
-        let (taken, looks) = (watch::Sender::new(false), AtomicUsize::new(0));
-        // What the writer does at each look: i is idle.
+        let (taken, polls) = (watch::Sender::new(false), AtomicUsize::new(0));
+        // What each poll finds: i is idle.
         for (writer, comes) in [("iiii", true), ("iiibbiii", true), ("bbbbbbbbbb", false), ("ibibibibibib", false)] {
-            looks.store(0, Ordering::Relaxed);
-            let is_idle = || writer.as_bytes().get(looks.fetch_add(1, Ordering::Relaxed)) == Some(&b'i');
-            let waited = timeout(LOOK * 20, idle(LOOKS, is_idle, taken.subscribe())).await;
+            polls.store(0, Ordering::Relaxed);
+            let is_idle = || writer.as_bytes().get(polls.fetch_add(1, Ordering::Relaxed)) == Some(&b'i');
+            let waited = timeout(POLL * 20, wait_for_idle(IDLE_POLLS, is_idle, taken.subscribe())).await;
             assert_eq!(waited.is_ok(), comes, "{writer}");
-            assert!(!comes || looks.load(Ordering::Relaxed) == writer.len(), "{writer}");
+            assert!(!comes || polls.load(Ordering::Relaxed) == writer.len(), "{writer}");
         }
-        idle(0, || false, taken.subscribe()).await;
-        let waiting = idle(LOOKS, || false, taken.subscribe());
+        wait_for_idle(0, || false, taken.subscribe()).await;
+        let waiting = wait_for_idle(IDLE_POLLS, || false, taken.subscribe());
         taken.send_replace(true);
         assert!(timeout(Duration::from_secs(60), waiting).await.is_ok(), "there is nothing to wait for");
     }

@@ -100,14 +100,14 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
     if done == 0 { Ok(directory.into()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Does nothing: nothing is copied from below where [`open_apart`] refuses.
+/// Does nothing: nothing is copied from below where [`open_detached`] refuses.
 #[expect(clippy::unnecessary_wraps, reason = "other systems may fail")]
 pub(crate) fn remove_acl(_: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
 /// Refuses: overlayfs alone has layers below that a directory does not show.
-pub(crate) fn open_apart(_: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_detached(_: &Path) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

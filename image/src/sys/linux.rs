@@ -136,9 +136,9 @@ pub(crate) fn confine() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open(".")?.into())
 }
 
-/// Opens a directory whose mount no longer is where it was: a clone of it, for this descriptor alone (open_tree(2), Linux 5.2). A `..`
+/// Opens a directory on a detached clone of its mount, for this descriptor alone (open_tree(2), Linux 5.2). A `..`
 /// at its root leads nowhere, so that a process that is confined later can keep it.
-pub(crate) fn open_apart(directory: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_detached(directory: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(directory.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: the path ends in NUL.

@@ -8,11 +8,11 @@ mod linux;
 
 #[cfg(target_os = "freebsd")]
 pub(crate) use freebsd::{
-    boot, close_from, confine, limit_memory, make_device, open_apart, remove_acl, set_xattr, sync, xattrs,
+    boot, close_from, confine, limit_memory, make_device, open_detached, remove_acl, set_xattr, sync, xattrs,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    boot, close_from, confine, limit_memory, make_device, open_apart, remove_acl, set_xattr, sync, xattrs,
+    boot, close_from, confine, limit_memory, make_device, open_detached, remove_acl, set_xattr, sync, xattrs,
 };
 
 /// Whether a failed look-up of a host's name may succeed later, by the text of getaddrinfo(3): the name server does not answer.

@@ -95,7 +95,9 @@ impl<'a> Layer<'a> {
             Kind::Directory => {
                 let (opened, hidden) = match found {
                     Some(_) if kept => (open(directory, name).map_err(failed)?, 0),
-                    Some(_) => place.make_anew(name).map(|(made, hidden)| (made.directory, hidden)).map_err(failed)?,
+                    Some(_) => {
+                        place.make_opaque(name).map(|(made, hidden)| (made.directory, hidden)).map_err(failed)?
+                    }
                     None => (place.make(name).map_err(failed)?.directory, 0),
                 };
                 self.places.hide(hidden)?;
@@ -221,7 +223,7 @@ impl<'a> Layer<'a> {
         let names = names(target).map_err(|_| refuse("leads out of the layer's root"))?;
         let Some((last, parents)) = names.split_last() else { return Err(refuse("is to the root")) };
         let from = self.places.directory(parents, false)?.ok_or_else(|| refuse("is to nothing"))?;
-        match from.place.bring(last).map_err(|error| system(entry, error))? {
+        match from.place.copy_up(last).map_err(|error| system(entry, error))? {
             None => Err(refuse("is to nothing")),
             Some(found) if is_directory(&found) => Err(refuse("is to a directory")),
             Some(_) => remove(directory, name)

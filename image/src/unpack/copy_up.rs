@@ -1,5 +1,5 @@
-//! Copies what is below into a layer's own directory, by descriptors. The copy has the attributes of its original and no others: a
-//! directory's default ACL (acl(5)) is not inherited.
+//! Copies files and directories up from the layers below into the upper directory, by descriptors. A copy has the attributes of its
+//! original and no others: a directory's default ACL (acl(5)) is not inherited.
 
 use std::ffi::OsStr;
 use std::fs::File;

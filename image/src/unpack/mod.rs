@@ -3,7 +3,7 @@
 //! for its result. It decompresses, hashes and unpacks, side by side; the server compares the digest with the image's configuration.
 
 mod apply;
-mod bring;
+mod copy_up;
 mod entry;
 mod follow;
 mod pax;
@@ -128,7 +128,7 @@ fn run(algorithm: Algorithm, follows: bool, below: Option<&Path>) -> Result<Unpa
     sys::close_from(3).map_err(confined)?;
     limit().map_err(|error| confined(error.into()))?;
     sys::limit_memory(MEMORY_MAX).map_err(confined)?;
-    let below = below.map(sys::open_apart).transpose().map_err(confined)?;
+    let below = below.map(sys::open_detached).transpose().map_err(confined)?;
     let root = Place::new(sys::confine().map_err(confined)?, below);
     let input: File = io::stdin().as_fd().try_clone_to_owned().map_err(confined)?.into();
     if follows {

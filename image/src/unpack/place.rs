@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::bring::{self, times};
+use super::copy_up::{self, times};
 
 /// The flags for a directory on the way.
 const WALK: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -91,31 +91,32 @@ impl Place {
 
     /// Makes a subdirectory where [`Place::step`] found nothing, and tells how many names it hides.
     pub(super) fn make_missing(&self, name: &OsStr, mode: Mode) -> nix::Result<(Self, usize)> {
-        let hidden = look(&self.directory, name)?.is_some();
-        if hidden {
+        let (made, names) = if look(&self.directory, name)?.is_some() {
             unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir)?;
-        }
-        let (made, names) = if hidden { self.make_anew(name)? } else { (self.make(name)?, 0) };
+            self.make_opaque(name)?
+        } else {
+            (self.make(name)?, 0)
+        };
         fchmod(&made.directory, mode)?;
         Ok((made, names))
     }
 
-    /// Makes a subdirectory. One that is below is gone on with, and has its attributes.
+    /// Makes a subdirectory, which is merged with one below and has its attributes.
     pub(super) fn make(&self, name: &OsStr) -> nix::Result<Self> {
         let Some(below) = self.below_at(name)? else {
             return Ok(Self { directory: self.make_empty(name)?, below: None });
         };
-        let directory = self.unnoticed(|| {
+        let directory = self.keep_times(|| {
             let directory = self.make_empty(name)?;
-            bring::directory(&below, &directory)?;
+            copy_up::directory(&below, &directory)?;
             Ok(directory)
         })?;
         Ok(Self { directory, below: Some(below) })
     }
 
-    /// Makes a subdirectory in the place of something that hid what is below. That stays hidden, by a whiteout for each of its names,
-    /// since the attribute for it (`trusted.overlay.opaque`) is not the worker's to set; tells how many there are.
-    pub(super) fn make_anew(&self, name: &OsStr) -> nix::Result<(Self, usize)> {
+    /// Makes a subdirectory in the place of a file or a whiteout. What is below stays hidden, by a whiteout for each of its names,
+    /// since the attribute for an opaque directory (`trusted.overlay.opaque`) is not the worker's to set; tells how many there are.
+    pub(super) fn make_opaque(&self, name: &OsStr) -> nix::Result<(Self, usize)> {
         let made = Self { directory: self.make_empty(name)?, below: self.below_at(name)? };
         let names = made.below.as_ref().map_or(Ok(Vec::new()), list)?;
         let mut first = None;
@@ -140,8 +141,8 @@ impl Place {
         openat(&self.directory, name, WALK, Mode::empty())
     }
 
-    /// Copies something here that is below: the directory keeps its times, since nothing changes for who sees both.
-    fn unnoticed<T>(&self, copy: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    /// Copies something up from below. The directory keeps its times, since the merged view does not change.
+    fn keep_times<T>(&self, copy: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         let (accessed, modified) = times(&fstat(&self.directory)?);
         let copied = copy()?;
         futimens(&self.directory, &accessed, &modified)?;
@@ -170,15 +171,15 @@ impl Place {
         if below { whiteout(&self.directory, name) } else { Ok(()) }
     }
 
-    /// What a name leads to, also below; a file that is only below is copied here first, so that a link to it can be made.
-    pub(super) fn bring(&self, name: &OsStr) -> nix::Result<Option<FileStat>> {
+    /// What a name leads to, also below; a file that is only below is copied up, so that a link to it can be made.
+    pub(super) fn copy_up(&self, name: &OsStr) -> nix::Result<Option<FileStat>> {
         if let Some(found) = look(&self.directory, name)? {
             return Ok(Some(found).filter(|found| self.below.is_none() || !is_whiteout(Some(*found))));
         }
         let Some(below) = &self.below else { return Ok(None) };
         let Some(found) = look(below, name)? else { return Ok(None) };
         if !is_directory(&found) {
-            self.unnoticed(|| bring::file(below, &self.directory, name, &found))?;
+            self.keep_times(|| copy_up::file(below, &self.directory, name, &found))?;
         }
         Ok(Some(found))
     }
