@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use super::{Bench, Check, PATIENCE, Subject, readable};
+use super::{Bench, Check, PATIENCE, Subject, eventually, readable};
 use crate::spec::ExecSpec;
-use crate::{Error, Session};
+use crate::{ContainerState, Error, Session};
 
 /// More than any pipe or socket holds: the output must be read while the input is written.
 const BULK: usize = 4 << 20;
+
+/// Clients at once, more than a monitor lets attach.
+const CROWD: usize = 80;
 
 pub(super) const CHECKS: &[Check] = &[
     ("an exec prints, and its exit code is exact", exec),
@@ -17,6 +20,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("an exec is killed with its session", exec_killed),
     ("an exec is refused where nothing runs", exec_refused),
     ("an attached client is told of the end", attach),
+    ("a container outlives a crowd of clients", crowd),
     ("a port on which nothing listens is unavailable", connect),
 ];
 
@@ -105,6 +109,34 @@ fn attach(subject: &Subject) {
     bench.runtime.kill_container(&spec.id).expect("a container is killed");
     assert_eq!(read_all(&mut first), b"", "the output ends with the container");
     assert_eq!(code(&first), 137);
+    bench.remove();
+}
+
+/// What cannot be answered at once must not count as dead: that would kill the container.
+fn crowd(subject: &Subject) {
+    let bench = Bench::new(subject);
+    let spec = bench.start(&subject.programs.block);
+    let attach = || bench.runtime.attach(&spec.id, false);
+    let mut held = Vec::new();
+    for _ in 0..CROWD {
+        match attach() {
+            Ok(session) => held.push(session),
+            Err(error) => assert!(matches!(error, Error::Conflict { .. }), "{error:?}"),
+        }
+    }
+    let ask = || bench.runtime.container_state(&spec.id).expect("the state is known");
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..CROWD).map(|_| scope.spawn(ask)).collect();
+        for state in asked {
+            let state = state.join().expect("it is asked");
+            assert!(matches!(state, ContainerState::Running(_)), "{state:?} with {} attached clients", held.len());
+        }
+    });
+    assert!(held.len() >= 20, "only {} clients could attach", held.len());
+    held.clear();
+    eventually("another client can attach", || attach().is_ok());
+    bench.runtime.kill_container(&spec.id).expect("a container is killed");
+    assert_eq!(bench.exited(&spec.id).code, 137, "its end is its monitor's to tell");
     bench.remove();
 }
 

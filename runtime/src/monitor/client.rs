@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host::worker::Workers;
 
@@ -18,8 +18,10 @@ use crate::{ContainerState, Error, Session, Started};
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// The limit for a container's start.
 const START_WAIT: Duration = Duration::from_secs(120);
-/// How often a request is repeated when the monitor ends meanwhile.
+/// How often a request is repeated when the monitor hangs up, which it does when it ends.
 const ATTEMPTS: u32 = 3;
+/// The interval between attempts to connect to a monitor that lives and takes no connection.
+const CONNECT_RETRY: Duration = Duration::from_millis(10);
 
 /// Starts the monitor of a container and the container; returns when its program runs.
 ///
@@ -57,25 +59,19 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
 /// # Errors
 /// Its files cannot be read, or its monitor does not answer.
 pub(super) fn state(directory: &Path) -> Result<ContainerState, Error> {
-    let operation = format!("cannot ask the monitor in {}", directory.display());
-    for _ in 0..ATTEMPTS {
-        if let Some(record) = record::read_exit(directory)? {
-            return Ok(exited(&record));
-        }
-        let Some(connection) = connect(directory)? else { return state_without_monitor(directory) };
-        match ask(&connection, &Request::State) {
-            Ok((Reply::State { exit: Some(record), .. }, _)) => return Ok(exited(&record)),
-            Ok((Reply::State { pid, started_ns, exit: None }, _)) => {
-                return Ok(ContainerState::Running(record::started(pid, started_ns)));
-            }
-            Ok((Reply::Failed(failure), _)) => return Err(failure.into_error(&operation)),
-            Ok((other, _)) => return Err(unexpected(&operation, &other)),
-            // It ended just now.
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(Error::failed(operation)(error)),
-        }
+    if let Some(record) = record::read_exit(directory)? {
+        return Ok(exited(&record));
     }
-    state_without_monitor(directory)
+    let operation = format!("cannot ask the monitor in {}", directory.display());
+    match request(directory, &Request::State)?.map(|answer| answer.reply) {
+        None => state_without_monitor(directory),
+        Some(Reply::State { exit: Some(record), .. }) => Ok(exited(&record)),
+        Some(Reply::State { pid, started_ns, exit: None }) => {
+            Ok(ContainerState::Running(record::started(pid, started_ns)))
+        }
+        Some(Reply::Failed(failure)) => Err(failure.into_error(&operation)),
+        Some(other) => Err(unexpected(&operation, &other)),
+    }
 }
 
 fn state_without_monitor(directory: &Path) -> Result<ContainerState, Error> {
@@ -108,7 +104,7 @@ fn exited(record: &ExitRecord) -> ContainerState {
 /// # Errors
 /// [`Error::Conflict`] for a container that was never started.
 pub(super) fn exit_descriptor(directory: &Path) -> Result<OwnedFd, Error> {
-    if let Some((connection, Reply::Done)) = request(directory, &Request::Wait)? {
+    if let Some(Answer { connection, reply: Reply::Done, .. }) = request(directory, &Request::Wait)? {
         return Ok(connection.into());
     }
     if state(directory)? == ContainerState::Created {
@@ -131,7 +127,8 @@ pub(super) fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
 /// # Errors
 /// A process that does not die.
 pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
-    let Some((waiting, Reply::Done)) = request(directory, &Request::Wait)? else { return Ok(false) };
+    let wait = request(directory, &Request::Wait)?;
+    let Some(Answer { connection: waiting, reply: Reply::Done, .. }) = wait else { return Ok(false) };
     if !request_done(directory, &Request::Kill, "cannot kill the container")? {
         return Ok(false);
     }
@@ -156,9 +153,9 @@ pub(super) fn reopen_log(directory: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Conflict`] when the container is not running.
 pub(super) fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
-    let connection = connect(directory)?.ok_or_else(not_running)?;
     let operation = "cannot attach to the container";
-    let (reply, descriptors) = ask(&connection, &Request::Attach { stdin }).map_err(Error::failed(operation))?;
+    let answer = request(directory, &Request::Attach { stdin })?;
+    let Answer { connection, reply, descriptors } = answer.ok_or_else(not_running)?;
     match reply {
         Reply::Attached { stdin, stdout, stderr } => {
             let mut descriptors = descriptors.into_iter();
@@ -174,34 +171,58 @@ pub(super) fn attach(directory: &Path, stdin: bool) -> Result<Session, Error> {
 
 /// Makes a request whose reply is `Done`; false: there is no monitor.
 fn request_done(directory: &Path, wanted: &Request, operation: &str) -> Result<bool, Error> {
-    match request(directory, wanted)? {
+    match request(directory, wanted)?.map(|answer| answer.reply) {
         None => Ok(false),
-        Some((_, Reply::Done)) => Ok(true),
-        Some((_, Reply::Failed(failure))) => Err(failure.into_error(operation)),
-        Some((_, other)) => Err(unexpected(operation, &other)),
+        Some(Reply::Done) => Ok(true),
+        Some(Reply::Failed(failure)) => Err(failure.into_error(operation)),
+        Some(other) => Err(unexpected(operation, &other)),
     }
+}
+
+/// A reply, and the connection that it came on.
+struct Answer {
+    connection: UnixStream,
+    reply: Reply,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// Makes a request on a new connection; None: there is no monitor.
-fn request(directory: &Path, wanted: &Request) -> Result<Option<(UnixStream, Reply)>, Error> {
-    let Some(connection) = connect(directory)? else { return Ok(None) };
-    match ask(&connection, wanted) {
-        Ok((reply, _)) => Ok(Some((connection, reply))),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(Error::failed(format!("cannot ask the monitor in {}", directory.display()))(error)),
+fn request(directory: &Path, wanted: &Request) -> Result<Option<Answer>, Error> {
+    for attempt in 1.. {
+        let Some(connection) = connect(directory)? else { break };
+        match ask(&connection, wanted) {
+            Ok((reply, descriptors)) => return Ok(Some(Answer { connection, reply, descriptors })),
+            Err(error) if is_hung_up(&error) && attempt < ATTEMPTS => {}
+            Err(error) => {
+                return Err(Error::failed(format!("cannot ask the monitor in {}", directory.display()))(error));
+            }
+        }
     }
+    Ok(None)
 }
 
-/// Connects and reads the greeting; None: there is no monitor.
+/// Connects and reads the greeting; None: there is no monitor. That kills what runs in the container ([`state`]), so a failed
+/// connection alone does not tell it: the queue of a busy monitor may be full, for which connect(2) of FreeBSD has the same
+/// ECONNREFUSED as for a dead one's socket, and an older monitor hangs up on its sixty-fifth client.
 fn connect(directory: &Path) -> Result<Option<UnixStream>, Error> {
-    let greeted = UnixStream::connect(socket_path(directory)).and_then(|connection| {
-        protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)?;
-        Ok(connection)
-    });
-    match greeted {
-        Ok(connection) => Ok(Some(connection)),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(Error::failed(format!("cannot reach the monitor in {}", directory.display()))(error)),
+    let until = Instant::now() + ANSWER_WAIT;
+    loop {
+        let greeted = UnixStream::connect(socket_path(directory)).and_then(|connection| {
+            protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)?;
+            Ok(connection)
+        });
+        let error = match greeted {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(error) => error,
+        };
+        let refused = is_refused(&error);
+        if refused && !record::is_held(directory)? {
+            return Ok(None);
+        }
+        if !(refused || is_hung_up(&error)) || Instant::now() > until {
+            return Err(Error::failed(format!("cannot reach the monitor in {}", directory.display()))(error));
+        }
+        std::thread::sleep(CONNECT_RETRY);
     }
 }
 
@@ -210,9 +231,15 @@ pub(super) fn ask(connection: &UnixStream, request: &Request) -> io::Result<(Rep
     protocol::receive(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
-    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+/// Whether nobody listens.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether the monitor ended or closed the connection.
+fn is_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
 fn not_running() -> Error {

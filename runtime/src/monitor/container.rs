@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use host::fs::Lock;
 use nix::poll::PollFlags;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -29,8 +30,10 @@ const CHUNK: usize = 16 << 10;
 const DRAIN: Duration = Duration::from_secs(2);
 /// The interval between attempts to write an exit record.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
-/// The limit on connections to a monitor: the server's few, and the attached clients.
-const CLIENT_LIMIT: usize = 64;
+/// The limit on attached clients.
+pub(super) const ATTACHED_LIMIT: usize = 64;
+/// The limit on other connections, which are the server's: one for each call of the moment. The next ones wait.
+const ASKING_LIMIT: usize = 256;
 /// The pause in accepting when no descriptor is left; the container's output waits in its pipes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long a failed start waits for the server to ask for its reason.
@@ -42,6 +45,8 @@ pub(super) struct Monitor {
     pub(super) launch: Box<dyn Launch>,
     /// None once the exit is recorded: then the files have the answers.
     pub(super) listener: Option<UnixListener>,
+    /// Tells that this monitor lives; as the listener.
+    lock: Option<Lock>,
     pub(super) clients: Vec<Client>,
     pub(super) log: Log,
     pub(super) pid: Pid,
@@ -116,6 +121,7 @@ impl Monitor {
         })?;
         let mut launch = crate::platform::prepare_launch(Target::Container(directory))?;
         launch.adopt_orphans()?;
+        let lock = record::hold(directory)?;
         record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
         let launched = launch_with_streams(launch.as_mut(), &spec);
         let (launched, input, outputs) = match launched {
@@ -132,6 +138,7 @@ impl Monitor {
             directory: directory.to_owned(),
             launch,
             listener: None,
+            lock: Some(lock),
             clients: Vec::new(),
             log,
             pid,
@@ -202,7 +209,7 @@ impl Monitor {
             }
             None => return,
         };
-        if self.clients.len() >= CLIENT_LIMIT || connection.set_nonblocking(true).is_err() {
+        if connection.set_nonblocking(true).is_err() {
             return;
         }
         if protocol::send(connection.as_fd(), &Greeting { version: VERSION }, &[]).is_ok() {
@@ -313,13 +320,23 @@ impl Monitor {
         }
         // A caller that removed the directory needs no record, and must not keep a monitor for ever.
         self.phase = if record::write_exit(&self.directory, exit).is_ok() || !self.directory.exists() {
-            self.listener = None;
+            (self.listener, self.lock) = (None, None);
             Phase::Recorded(exit.clone())
         } else {
             Phase::Recording(exit.clone(), Instant::now() + RECORD_RETRY)
         };
         (self.input, self.terminal) = (None, None);
         self.clients.retain(Client::is_behind);
+    }
+
+    /// Whether it takes another connection.
+    pub(super) fn has_room(&self) -> bool {
+        self.clients.len() - self.attached() < ASKING_LIMIT
+    }
+
+    /// The number of attached clients.
+    pub(super) fn attached(&self) -> usize {
+        self.clients.iter().filter(|client| client.attached.is_some()).count()
     }
 
     /// The end of the container; None: it runs.

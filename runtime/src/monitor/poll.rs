@@ -42,7 +42,9 @@ impl<'a> Watched<'a> {
     /// has ended: then its pipes limit the rest.
     pub(super) fn of(monitor: &'a Monitor) -> Self {
         let mut watched = Self { sources: Vec::new(), descriptors: Vec::new() };
-        if let Some(listener) = &monitor.listener {
+        if let Some(listener) = &monitor.listener
+            && monitor.has_room()
+        {
             watched.add(Source::Listener, listener.as_fd(), PollFlags::POLLIN);
         }
         if let Some(descriptor) = monitor.launch.watch_descriptor() {

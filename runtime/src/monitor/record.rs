@@ -15,6 +15,8 @@ const START: &str = "start.json";
 /// The end of the container.
 const EXIT: &str = "exit.json";
 const SOCKET: &str = "monitor.sock";
+/// The monitor's lock (flock(2)), from before the start is recorded until the end is, or the monitor dies.
+const LOCK: &str = "monitor.lock";
 /// The exit code after an unobserved end, as in containerd.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
 
@@ -108,6 +110,18 @@ pub(super) fn read_exit(directory: &Path) -> Result<Option<ExitRecord>, Error> {
 /// Whether a container runs by its files: it was started, and no end is recorded.
 pub(super) fn is_running(directory: &Path) -> bool {
     !directory.join(EXIT).exists() && directory.join(START).exists()
+}
+
+/// Takes the lock that tells that the monitor lives.
+pub(super) fn hold(directory: &Path) -> Result<host::fs::Lock, Error> {
+    host::fs::Lock::wait(&directory.join(LOCK))
+        .map_err(Error::failed(format!("cannot take the monitor's lock in {}", directory.display())))
+}
+
+/// Whether a monitor lives that has the end still to record. Older monitors, of the time before the lock, hold none.
+pub(super) fn is_held(directory: &Path) -> Result<bool, Error> {
+    host::fs::Lock::is_held(&directory.join(LOCK))
+        .map_err(Error::failed(format!("cannot look at the monitor's lock in {}", directory.display())))
 }
 
 /// Reads the spec in a container's directory.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::attach::{Attached, Tail, set_nonblocking};
-use super::container::Monitor;
+use super::container::{ATTACHED_LIMIT, Monitor};
 use super::protocol::{self, Arrived, Failure, MESSAGE_LIMIT, Reply, Request};
 use super::sys;
 use crate::Error;
@@ -72,6 +72,10 @@ fn signal(monitor: &Monitor, number: i32) -> Result<(), Error> {
 fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply, Vec<OwnedFd>)> {
     if monitor.exit().is_some() {
         return Ok((Reply::Failed(Failure::conflict("the container has ended")), Vec::new()));
+    }
+    if monitor.attached() >= ATTACHED_LIMIT {
+        let text = format!("{ATTACHED_LIMIT} clients are attached to the container, which is the limit");
+        return Ok((Reply::Failed(Failure::conflict(text)), Vec::new()));
     }
     let mut theirs = Vec::new();
     let mut attached = Attached { stdin: None, outputs: [None, None] };

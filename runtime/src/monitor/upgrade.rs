@@ -85,3 +85,35 @@ fn a_monitor_of_version_1_is_driven() {
     let ContainerState::Exited { exit, .. } = client::state(directory).unwrap() else { panic!("it has ended") };
     assert_eq!((exit.code, exit.at), (143, UNIX_EPOCH + Duration::from_secs(1_795_000_001)));
 }
+
+/// What a server concludes from a connection that fails kills the container, so it must be right.
+#[test]
+fn a_monitor_that_takes_no_client_is_not_dead() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path();
+    record::write_start(directory, &record::StartRecord { version: 1, pid: 4711, started_ns: 1 }).unwrap();
+    // A socket that refuses, as that of a monitor whose queue is full does on FreeBSD.
+    drop(UnixListener::bind(record::socket_path(directory)).unwrap());
+    let lock = record::hold(directory).unwrap();
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| client::state(directory));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!asked.is_finished(), "it waits for a monitor that lives");
+        host::fs::remove_file(&record::socket_path(directory)).unwrap();
+        let listener = UnixListener::bind(record::socket_path(directory)).unwrap();
+        // An older one, with sixty-four clients.
+        for _ in 0..10 {
+            drop(listener.accept().unwrap());
+        }
+        let (connection, _) = listener.accept().unwrap();
+        send(connection.as_fd(), &json!({"version": 1}), &[]).unwrap();
+        receive::<Value>(connection.as_fd(), MESSAGE_LIMIT, WAIT).unwrap();
+        send(connection.as_fd(), &json!({"is": "state", "pid": 4711, "started_ns": 1}), &[]).unwrap();
+        asked.join().unwrap().unwrap()
+    });
+    assert!(matches!(asked, ContainerState::Running(_)), "{asked:?}");
+    // Without a monitor its end is told, once the backend has killed what is left: there is nothing to kill it by here.
+    drop(lock);
+    let killed = client::state(directory).unwrap_err();
+    assert!(matches!(killed, Error::NotFound { .. }), "{killed:?}");
+}
