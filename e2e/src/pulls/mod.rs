@@ -158,8 +158,10 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
         Ok(line) => println!("a second registry is behind a line of {}", line.what),
         Err(error) => println!("no line can be shaped here, loopback only: {error:#}"),
     }
-    println!("case | cold, s: Cellblock, containerd, ratio | warm | processor, s | memory, MiB | over the floor");
-    println!("---|---|---|---|---|---");
+    println!(
+        "case | cold, s: Cellblock, containerd, ratio | warm | processor, s | of the parts | memory, MiB | over the floor"
+    );
+    println!("---|---|---|---|---|---|---");
     let mut slow = Vec::new();
     for case in content::cases(plan.scale, plan.only.as_deref()) {
         let images = content::images(&case, AT_ONCE[1])?;
@@ -185,8 +187,7 @@ pub fn compare(ours: &Subject, theirs: &Subject, ground: &Ground<'_>, plan: &Pla
                     Some(fetch) => Floors { fetch, ..floors },
                     None => floors,
                 };
-                let over = (at_once == 1).then_some(floors);
-                let ratio = print(&format!("{}, {at_once} at a time, {host}", case.name), &both, over);
+                let ratio = print(&format!("{}, {at_once} at a time, {host}", case.name), &both, floors, at_once);
                 if host == LOOPBACK && ratio < LEAST {
                     slow.push(format!("{}, {at_once} at a time: {ratio:.2}", case.name));
                 }
@@ -236,15 +237,19 @@ fn column(ours: &[f64], theirs: &[f64]) -> String {
 }
 
 /// Prints a line of the table and returns the ratio of cold pulls.
-fn print(case: &str, [ours, theirs]: &[Measured; 2], floors: Option<Floors>) -> f64 {
+fn print(case: &str, [ours, theirs]: &[Measured; 2], floors: Floors, at_once: usize) -> f64 {
     let columns = [(&ours.cold, &theirs.cold), (&ours.warm, &theirs.warm), (&ours.processor, &theirs.processor)];
     let columns = columns.map(|(ours, theirs)| column(ours, theirs));
-    let floor = floors.map_or_else(String::new, |floors| {
-        let Floors { fetch, decompress, write } = floors;
+    let Floors { fetch, decompress, write, processor } = floors;
+    // Where the processors are the limit, this is the most that a pull can lead.
+    let parts = column(&[processor * at_once as f64], &theirs.processor);
+    let over = if at_once == 1 {
         let over = median(&ours.cold) / floors.highest();
         format!("{over:.2} (curl {fetch:.2}, decompress {decompress:.2}, write {write:.2})")
-    });
-    println!("{case} | {} | {:.0}, {:.0} | {floor}", columns.join(" | "), ours.memory, theirs.memory);
+    } else {
+        String::new()
+    };
+    println!("{case} | {} | {parts} | {:.0}, {:.0} | {over}", columns.join(" | "), ours.memory, theirs.memory);
     median(&theirs.cold) / median(&ours.cold)
 }
 
