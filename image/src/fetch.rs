@@ -17,7 +17,7 @@ use crate::{Error, Observer, Phase};
 
 /// Pieces of a download that wait for the disk: they bound its memory, since each has up to 400 KiB on a fast line. More wait in the
 /// sockets.
-const PIECES_WAITING: usize = 4;
+const PIECES_WAITING: usize = 2;
 /// How often an observer is told of arriving bytes.
 const TELLING: Duration = Duration::from_millis(100);
 
