@@ -5,10 +5,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::Failures;
 pub use crate::remove::remove_dir_all;
 
+/// How long a lock is tried for that somebody may only be looking at ([`Lock::is_held`]).
+const LOOK: Duration = Duration::from_millis(100);
 /// The bits of the group and all others in a mode.
 const OTHERS: u32 = 0o077;
 
@@ -69,7 +73,10 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
 
 fn write_beside(path: &Path, contents: &[u8], mode: u32, finish: fn(&File) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
-    let temporary = parent(path)?.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // Two threads may write one file.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let (process, number) = (std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
+    let temporary = parent(path)?.join(format!(".{}.{process}.{number}", name.to_string_lossy()));
     let mut options = OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(mode).open(&temporary);
     let written = opened.and_then(|mut file| {
@@ -195,30 +202,24 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock on `path`, creating the file; None when another process holds it.
+    /// Takes the lock on `path`, creating the file; None when another process or thread holds it.
     ///
     /// # Errors
     /// Any error of open(2) or flock(2).
     pub fn take(path: &Path) -> io::Result<Option<Self>> {
-        let file = Self::open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let until = Instant::now() + LOOK;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Self { _file: file })),
+                Err(TryLockError::WouldBlock) if Instant::now() > until => return Ok(None),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK / 100),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
         }
     }
 
-    /// Likewise, but waits for whoever looks with [`Lock::is_held`].
-    ///
-    /// # Errors
-    /// Any error of open(2) or flock(2).
-    pub fn wait(path: &Path) -> io::Result<Self> {
-        let file = Self::open(path)?;
-        file.lock()?;
-        Ok(Self { _file: file })
-    }
-
-    /// Whether a process holds the lock on `path`. No file is made.
+    /// Whether somebody holds the lock on `path`; who only looks does not. No file is made.
     ///
     /// # Errors
     /// Any error of open(2) or flock(2), but for a missing file, whose lock nobody holds.
@@ -234,10 +235,6 @@ impl Lock {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
-
-    fn open(path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
-    }
 }
 
 #[cfg(test)]
@@ -245,6 +242,41 @@ mod tests {
     use std::path::Path;
 
     use super::{Lock, close_to_others, make_directory, mode, open_to_others, replace, set_mode, write_atomic};
+
+    #[test]
+    fn two_threads_replace_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        std::thread::scope(|scope| {
+            let write = |text: &'static [u8]| (0..500).try_for_each(|_| replace(&path, text, 0o600));
+            let threads = [b"one", b"two"].map(|text| scope.spawn(move || write(text)));
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_looks_at_a_lock_keeps_nobody_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.lock");
+        assert!(!Lock::is_held(&path).unwrap() && !path.exists());
+        drop(Lock::take(&path).unwrap());
+        let looks = || (0..20_000).filter(|_| Lock::is_held(&path).unwrap()).count();
+        std::thread::scope(|scope| {
+            for looker in [(); 3].map(|()| scope.spawn(looks)) {
+                assert_eq!(looker.join().unwrap(), 0, "another looker holds it");
+            }
+        });
+        let taken = std::thread::scope(|scope| {
+            let _lookers = [(); 3].map(|()| scope.spawn(looks));
+            (0..20).filter(|_| Lock::take(&path).unwrap().is_some()).count()
+        });
+        assert_eq!(taken, 20);
+        let lock = Lock::take(&path).unwrap();
+        assert!(Lock::is_held(&path).unwrap() && Lock::take(&path).unwrap().is_none());
+        drop(lock);
+        assert!(!Lock::is_held(&path).unwrap());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {

@@ -45,7 +45,7 @@ impl Lone {
     /// # Errors
     /// The lock cannot be opened.
     pub fn is_running(&self) -> io::Result<bool> {
-        Ok(self.lock.exists() && Lock::take(&self.lock)?.is_none())
+        Lock::is_held(&self.lock)
     }
 
     /// Kills the process and waits until its lock is free. Idempotent. The kernel closes its sockets then too, but not at the same
@@ -93,4 +93,32 @@ pub fn close_output(null: &File) -> io::Result<()> {
 /// There is none.
 pub fn null() -> io::Result<File> {
     OpenOptions::new().write(true).open("/dev/null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lone;
+
+    /// Looks of each of two threads at a lock.
+    const LOOKS: u32 = 20_000;
+
+    /// Another process may have the number of one that has ended.
+    #[test]
+    fn nobody_is_killed_where_none_runs_while_others_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let lone = Lone::new(directory.path(), "one");
+        drop(lone.claim().unwrap());
+        let mut innocent = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(directory.path().join("one.pid"), innocent.id().to_string()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..LOOKS).filter(|_| lone.is_running().unwrap()).count());
+            }
+            (0..LOOKS / 10).for_each(|_| lone.kill().unwrap());
+            drop(lone.claim().expect("nobody holds it"));
+        });
+        assert_eq!(innocent.try_wait().unwrap(), None, "it was killed");
+        innocent.kill().unwrap();
+        innocent.wait().unwrap();
+    }
 }
