@@ -111,11 +111,11 @@ fn reap() -> ExitCode {
 
 /// Ends the init of a pod, and with it every process of its namespace. Idempotent.
 pub(super) fn stop(directory: &Path) -> Result<(), Error> {
-    let Some(number) = number(directory) else { return Ok(()) };
+    let Some(number) = number(directory)? else { return Ok(()) };
     let failed = || Error::failed::<io::Error>(format!("cannot stop the init of a pod, process {number}"));
     let Some(ended) = host::wait::exit_descriptor(number).map_err(failed())? else { return Ok(()) };
     // The check follows the opening: the descriptor is of the process that has the number then.
-    if !is_running(directory) {
+    if !is_running(directory)? {
         return Ok(());
     }
     kill(Pid::from_raw(number), Signal::SIGKILL).map_err(|errno| failed()(errno.into()))?;
@@ -127,12 +127,17 @@ pub(super) fn stop(directory: &Path) -> Result<(), Error> {
 }
 
 /// Whether the init of the pod with this directory runs.
-pub(super) fn is_running(directory: &Path) -> bool {
-    number(directory).is_some_and(|number| is_in(number, &directory.join(PID_PIN)))
+pub(super) fn is_running(directory: &Path) -> Result<bool, Error> {
+    Ok(number(directory)?.is_some_and(|number| is_in(number, &directory.join(PID_PIN))))
 }
 
-fn number(directory: &Path) -> Option<i32> {
-    fs::read_to_string(init_pid_path(directory)).ok()?.trim().parse().ok()
+fn number(directory: &Path) -> Result<Option<i32>, Error> {
+    let path = init_pid_path(directory);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::failed(format!("cannot read {}", path.display()))(error)),
+    }
 }
 
 /// Whether a process is in the namespace of a pin: its number may have been given to another. A zombie is in none.

@@ -99,7 +99,7 @@ pub(super) fn is_whole(directory: &Path, spec: &PodSpec) -> Result<bool, Error> 
             return Ok(false);
         }
     }
-    let has_init = spec.pid != PidScope::Pod || (is_pinned(PID_PIN)? && init::is_running(directory));
+    let has_init = spec.pid != PidScope::Pod || (is_pinned(PID_PIN)? && init::is_running(directory)?);
     Ok(has_init && directory.join(WHOLE).exists())
 }
 
