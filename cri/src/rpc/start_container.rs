@@ -2,6 +2,7 @@
 //! as in containerd (internal/cri/server/container_start.go).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use host::ContainerId;
 use proto::v1::{ContainerEventType, StartContainerRequest, StartContainerResponse};
@@ -15,6 +16,8 @@ use crate::state::node::Node;
 use crate::state::record::{ContainerPhase, Ended, PodPhase};
 
 const START_ERROR: i32 = 128;
+/// The pause before a failed start is ended again.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
     let container = node.store.find_container(&request.container_id)?;
@@ -25,7 +28,7 @@ pub(crate) async fn call(node: &Arc<Node>, request: StartContainerRequest) -> Re
     Ok(StartContainerResponse {})
 }
 
-fn start(node: &Node, id: &ContainerId) -> Result<(), Error> {
+fn start(node: &Arc<Node>, id: &ContainerId) -> Result<(), Error> {
     check(node, id)?;
     let started = match node.runtime.start_container(id) {
         Ok(started) => started,
@@ -58,7 +61,7 @@ fn check(node: &Node, id: &ContainerId) -> Result<(), Error> {
 /// Settles a start that failed. A container that runs, or did, was started by the server before this one, which died before it
 /// recorded that, or by a call whose answer was lost. Any other has ended: left created, it would make kubelet create another
 /// every few seconds, even under restartPolicy Never.
-fn settle(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
+fn settle(node: &Arc<Node>, id: &ContainerId, error: runtime::Error) -> Result<runtime::Started, Error> {
     use runtime::ContainerState::{Exited, Running};
     if let Ok(Running(started) | Exited { started, .. }) = node.runtime.container_state(id) {
         return Ok(started);
@@ -66,10 +69,28 @@ fn settle(node: &Node, id: &ContainerId, error: runtime::Error) -> Result<runtim
     // A monitor that did not answer in time may still start it.
     match node.runtime.kill_container(id) {
         Ok(()) | Err(runtime::Error::NotFound { .. }) => {}
-        Err(error) => warn!(container = id.short(), "cannot end a start that failed: {}", host::chain(&error)),
+        Err(error) => {
+            warn!(container = id.short(), "cannot end a start that failed yet: {}", host::chain(&error));
+            end_later(node, id);
+        }
     }
     record_failure(node, id, &error);
     Err(Error::Backend(Backend::Runtime(error)))
+}
+
+/// Ends what a start may have left, as soon as it can be: its record says that it has ended, so nobody else looks after it.
+fn end_later(node: &Arc<Node>, id: &ContainerId) {
+    let (node, id) = (node.clone(), id.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            let id = id.clone();
+            let ended = node.block(move |node| node.runtime.kill_container(&id)).await;
+            if matches!(ended, Ok(()) | Err(runtime::Error::NotFound { .. })) {
+                return;
+            }
+        }
+    });
 }
 
 fn record_failure(node: &Node, id: &ContainerId, error: &runtime::Error) {

@@ -6,7 +6,7 @@ use host::fault::Fault;
 use proto::v1::*;
 use tonic::Code;
 
-use crate::world::{World, create, made, pod, run_pod};
+use crate::world::{PATIENCE, World, create, made, pod, run_pod};
 
 type Client = runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
 
@@ -119,6 +119,34 @@ fn a_program_that_is_not_there_ends_the_container() {
         let status = state(&mut client, &container).await;
         assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 128));
         assert_eq!(status.reason, "StartError");
+    });
+}
+
+/// A monitor that takes longer than anybody waits may start the container in the end, whose record has ended by then.
+#[test]
+fn a_start_that_nobody_knows_the_end_of_leaves_nothing_running() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let mut client = server.client();
+    server.run(async {
+        let (_, container) = made(&mut client, &world, &["forever"]).await;
+        world.faults.arm_each(&[
+            ("start container", Fault::FailAfter),
+            ("container state", Fault::FailBefore),
+            ("kill container", Fault::FailBefore),
+        ]);
+        client.start_container(StartContainerRequest { container_id: container.clone() }).await.unwrap_err();
+        assert!(world.faults.disarm());
+        assert_eq!(state(&mut client, &container).await.state(), ContainerState::ContainerExited);
+        let (runtime, id) = (world.runtime(), container.parse().unwrap());
+        let runs = || matches!(runtime.container_state(&id).unwrap(), runtime::ContainerState::Running(_));
+        assert!(runs());
+        let deadline = Instant::now() + PATIENCE;
+        while runs() {
+            assert!(Instant::now() < deadline, "it runs, and nobody ends it");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
 }
 

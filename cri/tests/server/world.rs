@@ -117,7 +117,8 @@ impl World {
         config
     }
 
-    fn runtime(&self) -> Arc<dyn Runtime> {
+    /// The backend, as a server opens it.
+    pub(crate) fn runtime(&self) -> Arc<dyn Runtime> {
         Arc::new(Fake { kernel: self.kernel.clone(), spares: self.spares > 0 })
     }
 

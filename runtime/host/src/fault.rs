@@ -48,7 +48,7 @@ enum Call {
 #[derive(Debug, Default)]
 struct Plan {
     calls: u64,
-    armed: Option<(Call, Fault)>,
+    armed: Vec<(Call, Fault)>,
     hung: u64,
     generation: u64,
     /// Whether the hung calls of the last generation succeeded.
@@ -59,17 +59,22 @@ impl Faults {
     /// Arms a fault for the `nth` call from now, counted from 1. It strikes once; arming again replaces it.
     pub fn arm(&self, nth: u64, fault: Fault) {
         let mut plan = self.lock();
-        plan.armed = Some((Call::Number(plan.calls + nth), fault));
+        plan.armed = vec![(Call::Number(plan.calls + nth), fault)];
     }
 
     /// As [`Faults::arm`], for the next call of an operation, which the fake names: `rootfs usage`.
     pub fn arm_next(&self, operation: &'static str, fault: Fault) {
-        self.lock().armed = Some((Call::Of(operation), fault));
+        self.arm_each(&[(operation, fault)]);
     }
 
-    /// Disarms; returns whether the fault had struck.
+    /// As [`Faults::arm_next`], for the next call of each of several operations.
+    pub fn arm_each(&self, faults: &[(&'static str, Fault)]) {
+        self.lock().armed = faults.iter().map(|(operation, fault)| (Call::Of(operation), *fault)).collect();
+    }
+
+    /// Disarms; returns whether every fault had struck.
     pub fn disarm(&self) -> bool {
-        self.lock().armed.take().is_none()
+        std::mem::take(&mut self.lock().armed).is_empty()
     }
 
     /// The number of calls.
@@ -148,11 +153,12 @@ impl Faults {
         let mut plan = self.lock();
         plan.calls += 1;
         let calls = plan.calls;
-        let strikes = |(call, _): &mut (Call, Fault)| match call {
+        let strikes = |(call, _): &(Call, Fault)| match call {
             Call::Number(number) => *number == calls,
             Call::Of(name) => *name == operation,
         };
-        plan.armed.take_if(strikes).map(|(_, fault)| fault)
+        let struck = plan.armed.iter().position(strikes)?;
+        Some(plan.armed.remove(struck).1)
     }
 
     /// True: the call goes on.
