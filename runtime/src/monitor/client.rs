@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use host::worker::Workers;
 
 use super::protocol::{self, Greeting, MESSAGE_LIMIT, Reply, Request, VERSION};
-use super::record::{self, ExitRecord, UNKNOWN_EXIT_CODE, now_ns, socket_path};
+use super::record::{self, ExitRecord, Life, UNKNOWN_EXIT_CODE, now_ns, socket_path};
 use super::{Target, WORKER, session};
 use crate::{ContainerState, Error, Session, Started};
 
@@ -21,7 +21,9 @@ const START_WAIT: Duration = Duration::from_secs(120);
 /// How often a request is repeated when the monitor hangs up, which it does when it ends.
 const ATTEMPTS: u32 = 3;
 /// The interval between attempts to connect to a monitor that lives and takes no connection.
-const CONNECT_RETRY: Duration = Duration::from_millis(10);
+const RETRY: Duration = Duration::from_millis(10);
+/// How long a monitor that holds no lock, since it is older, may refuse connections before it counts as dead.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// Starts the monitor of a container and the container; returns when its program runs.
 ///
@@ -59,27 +61,37 @@ fn spawn(workers: &Workers, directory: &Path) -> io::Result<UnixStream> {
 /// # Errors
 /// Its files cannot be read, or its monitor does not answer.
 pub(super) fn state(directory: &Path) -> Result<ContainerState, Error> {
-    if let Some(record) = record::read_exit(directory)? {
-        return Ok(exited(&record));
-    }
     let operation = format!("cannot ask the monitor in {}", directory.display());
-    match request(directory, &Request::State)?.map(|answer| answer.reply) {
-        None => state_without_monitor(directory),
-        Some(Reply::State { exit: Some(record), .. }) => Ok(exited(&record)),
-        Some(Reply::State { pid, started_ns, exit: None }) => {
-            Ok(ContainerState::Running(record::started(pid, started_ns)))
+    let until = Instant::now() + ANSWER_WAIT;
+    loop {
+        if let Some(record) = record::read_exit(directory)? {
+            return Ok(exited(&record));
         }
-        Some(Reply::Failed(failure)) => Err(failure.into_error(&operation)),
-        Some(other) => Err(unexpected(&operation, &other)),
+        match request(directory, &Request::State)?.map(|answer| answer.reply) {
+            Some(Reply::State { exit: Some(record), .. }) => return Ok(exited(&record)),
+            Some(Reply::State { pid, started_ns, exit: None }) => {
+                return Ok(ContainerState::Running(record::started(pid, started_ns)));
+            }
+            Some(Reply::Failed(failure)) => return Err(failure.into_error(&operation)),
+            Some(other) => return Err(unexpected(&operation, &other)),
+            None => {}
+        }
+        if let Some(state) = state_without_monitor(directory)? {
+            return Ok(state);
+        }
+        if Instant::now() > until {
+            return Err(Error::failed(operation)(io::Error::from(io::ErrorKind::TimedOut)));
+        }
     }
 }
 
-fn state_without_monitor(directory: &Path) -> Result<ContainerState, Error> {
-    // The exit first: the monitor writes it before it ends.
+/// None: another thread is about to record the end.
+fn state_without_monitor(directory: &Path) -> Result<Option<ContainerState>, Error> {
+    let Some(start) = record::read_start(directory)? else { return Ok(Some(ContainerState::Created)) };
+    let Some(_lock) = record::hold(directory)? else { return Ok(None) };
     if let Some(record) = record::read_exit(directory)? {
-        return Ok(exited(&record));
+        return Ok(Some(exited(&record)));
     }
-    let Some(start) = record::read_start(directory)? else { return Ok(ContainerState::Created) };
     crate::platform::prepare_launch(Target::Container(directory))?.kill()?;
     let record = ExitRecord {
         version: VERSION,
@@ -92,7 +104,7 @@ fn state_without_monitor(directory: &Path) -> Result<ContainerState, Error> {
         message: "the container's monitor was killed: its exit code is not known".to_owned(),
     };
     record::write_exit(directory, &record)?;
-    Ok(exited(&record))
+    Ok(Some(exited(&record)))
 }
 
 fn exited(record: &ExitRecord) -> ContainerState {
@@ -127,13 +139,19 @@ pub(super) fn signal(directory: &Path, number: i32) -> Result<bool, Error> {
 /// # Errors
 /// A process that does not die.
 pub(crate) fn kill(directory: &Path) -> Result<bool, Error> {
+    let operation = "cannot kill the container";
     let wait = request(directory, &Request::Wait)?;
-    let Some(Answer { connection: waiting, reply: Reply::Done, .. }) = wait else { return Ok(false) };
-    if !request_done(directory, &Request::Kill, "cannot kill the container")? {
-        return Ok(false);
+    let Some(Answer { connection, reply: Reply::Done, .. }) = wait else { return Ok(false) };
+    // On the same connection: callers that each waited for a second one could fill the monitor's and wait for each other.
+    match ask(&connection, &Request::Kill) {
+        Ok((Reply::Done, _)) => {}
+        Ok((Reply::Failed(failure), _)) => return Err(failure.into_error(operation)),
+        Ok((other, _)) => return Err(unexpected(operation, &other)),
+        Err(error) if is_hung_up(&error) => return Ok(false),
+        Err(error) => return Err(Error::failed(operation)(error)),
     }
-    let ended = host::wait::readable(waiting.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
-    if ended { Ok(true) } else { Err(Error::failed("cannot kill the container")("its end was not recorded in time")) }
+    let ended = host::wait::readable(connection.as_fd(), ANSWER_WAIT).map_err(Error::failed("cannot wait"))?;
+    if ended { Ok(true) } else { Err(Error::failed(operation)("its end was not recorded in time")) }
 }
 
 /// Makes the monitor open the log's path again.
@@ -205,7 +223,7 @@ fn request(directory: &Path, wanted: &Request) -> Result<Option<Answer>, Error> 
 /// connection alone does not tell it: the queue of a busy monitor may be full, for which connect(2) of FreeBSD has the same
 /// ECONNREFUSED as for a dead one's socket, and an older monitor hangs up on its sixty-fifth client.
 fn connect(directory: &Path) -> Result<Option<UnixStream>, Error> {
-    let until = Instant::now() + ANSWER_WAIT;
+    let begun = Instant::now();
     loop {
         let greeted = UnixStream::connect(socket_path(directory)).and_then(|connection| {
             protocol::receive::<Greeting>(connection.as_fd(), MESSAGE_LIMIT, ANSWER_WAIT)?;
@@ -215,14 +233,16 @@ fn connect(directory: &Path) -> Result<Option<UnixStream>, Error> {
             Ok(connection) => return Ok(Some(connection)),
             Err(error) => error,
         };
-        let refused = is_refused(&error);
-        if refused && !record::is_held(directory)? {
-            return Ok(None);
+        let life = if is_refused(&error) { record::life(directory)? } else { Life::Lives };
+        let may_change = is_refused(&error) || is_hung_up(&error);
+        match life {
+            Life::Over => return Ok(None),
+            Life::Unknown if begun.elapsed() > UNKNOWN_WAIT => return Ok(None),
+            Life::Lives if !may_change || begun.elapsed() > ANSWER_WAIT => {
+                return Err(Error::failed(format!("cannot reach the monitor in {}", directory.display()))(error));
+            }
+            Life::Lives | Life::Unknown => std::thread::sleep(RETRY),
         }
-        if !(refused || is_hung_up(&error)) || Instant::now() > until {
-            return Err(Error::failed(format!("cannot reach the monitor in {}", directory.display()))(error));
-        }
-        std::thread::sleep(CONNECT_RETRY);
     }
 }
 
@@ -238,8 +258,9 @@ fn is_refused(error: &io::Error) -> bool {
 
 /// Whether the monitor ended or closed the connection.
 fn is_hung_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+    // FreeBSD 14 may answer a send to a peer that has just closed with ENOTCONN.
+    matches!(error.kind(), ConnectionReset | BrokenPipe | NotConnected | UnexpectedEof)
 }
 
 fn not_running() -> Error {

@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 /// The limit on attached clients.
 pub(super) const ATTACHED_LIMIT: usize = 64;
-/// The limit on other connections, which are the server's: one for each call of the moment. The next ones wait.
+/// The limit on other connections, which are the server's: one for each call of the moment. More wait.
 const ASKING_LIMIT: usize = 256;
 /// The pause in accepting when no descriptor is left; the container's output waits in its pipes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -121,7 +121,7 @@ impl Monitor {
         })?;
         let mut launch = crate::platform::prepare_launch(Target::Container(directory))?;
         launch.adopt_orphans()?;
-        let lock = record::hold(directory)?;
+        let lock = record::hold(directory)?.ok_or_else(|| Error::conflict("the container has a monitor already"))?;
         record::write_start(directory, &StartRecord { version: VERSION, pid: 0, started_ns: now_ns() })?;
         let launched = launch_with_streams(launch.as_mut(), &spec);
         let (launched, input, outputs) = match launched {

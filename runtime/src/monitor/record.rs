@@ -1,8 +1,10 @@
 //! The monitor's files in its container's directory: the start and the exit. A server that finds no monitor reads them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use host::fs::Lock;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::ContainerSpec;
@@ -15,7 +17,7 @@ const START: &str = "start.json";
 /// The end of the container.
 const EXIT: &str = "exit.json";
 const SOCKET: &str = "monitor.sock";
-/// The monitor's lock (flock(2)), from before the start is recorded until the end is, or the monitor dies.
+/// The lock (flock(2)) that a monitor holds from before the start is recorded until the end is, or it dies.
 const LOCK: &str = "monitor.lock";
 /// The exit code after an unobserved end, as in containerd.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
@@ -112,16 +114,34 @@ pub(super) fn is_running(directory: &Path) -> bool {
     !directory.join(EXIT).exists() && directory.join(START).exists()
 }
 
-/// Takes the lock that tells that the monitor lives.
-pub(super) fn hold(directory: &Path) -> Result<host::fs::Lock, Error> {
-    host::fs::Lock::wait(&directory.join(LOCK))
+/// What the files tell of a monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It lives, or the server is about to record its end.
+    Lives,
+    /// It was not started, is dead, or has recorded the end.
+    Over,
+    /// It is of the time before the lock.
+    Unknown,
+}
+
+/// Takes the lock that its holder alone may record the end under; None: somebody has it.
+pub(super) fn hold(directory: &Path) -> Result<Option<Lock>, Error> {
+    Lock::take(&directory.join(LOCK))
         .map_err(Error::failed(format!("cannot take the monitor's lock in {}", directory.display())))
 }
 
-/// Whether a monitor lives that has the end still to record. Older monitors, of the time before the lock, hold none.
-pub(super) fn is_held(directory: &Path) -> Result<bool, Error> {
-    host::fs::Lock::is_held(&directory.join(LOCK))
-        .map_err(Error::failed(format!("cannot look at the monitor's lock in {}", directory.display())))
+/// Whether a container's monitor lives.
+pub(super) fn life(directory: &Path) -> Result<Life, Error> {
+    if !is_running(directory) {
+        return Ok(Life::Over);
+    }
+    let path = directory.join(LOCK);
+    let failed = || Error::failed::<io::Error>(format!("cannot look at {}", path.display()));
+    if !path.try_exists().map_err(failed())? {
+        return Ok(Life::Unknown);
+    }
+    Ok(if Lock::is_held(&path).map_err(failed())? { Life::Lives } else { Life::Over })
 }
 
 /// Reads the spec in a container's directory.

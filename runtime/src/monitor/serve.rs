@@ -73,6 +73,12 @@ fn attach(monitor: &mut Monitor, index: usize, stdin: bool) -> io::Result<(Reply
     if monitor.exit().is_some() {
         return Ok((Reply::Failed(Failure::conflict("the container has ended")), Vec::new()));
     }
+    // A client that is gone stays while the container does not read its input.
+    if monitor.attached() >= ATTACHED_LIMIT
+        && let Some(gone) = monitor.clients.iter_mut().find(|client| client.connection.is_none())
+    {
+        gone.attached = None;
+    }
     if monitor.attached() >= ATTACHED_LIMIT {
         let text = format!("{ATTACHED_LIMIT} clients are attached to the container, which is the limit");
         return Ok((Reply::Failed(Failure::conflict(text)), Vec::new()));

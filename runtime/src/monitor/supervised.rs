@@ -19,6 +19,17 @@ use crate::{ContainerState, Error, Inventory, Session, Settings, Started};
 /// machine, and a server that was killed is waited for.
 const ASKED_AT_ONCE: usize = 16;
 
+/// The state of a container; of one whose monitor does not answer what its files say, since the others are not to wait for it.
+fn state_or_running(directory: &Path) -> Result<ContainerState, Error> {
+    let error = match client::state(directory) {
+        Err(error) if record::is_running(directory) => error,
+        answer => return answer,
+    };
+    let Some(started) = record::read_start(directory)? else { return Err(error) };
+    tracing::warn!(container = %directory.display(), "counts as running: {}", host::chain(&error));
+    Ok(ContainerState::Running(record::started(started.pid, started.started_ns)))
+}
+
 fn not_found(id: &ContainerId) -> Error {
     Error::not_found(format!("container {}", id.short()))
 }
@@ -173,7 +184,7 @@ impl Supervised {
     fn states(&self, containers: &[(PathBuf, Option<ContainerSpec>)]) -> Result<Vec<ContainerState>, Error> {
         let state = |(directory, spec): &(PathBuf, Option<_>)| {
             let is_whole = spec.is_some() && directory.join(self.record).exists();
-            if is_whole { client::state(directory) } else { Ok(ContainerState::Created) }
+            if is_whole { state_or_running(directory) } else { Ok(ContainerState::Created) }
         };
         containers.iter().map(state).collect()
     }
@@ -216,13 +227,15 @@ impl Supervised {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
     use std::path::Path;
 
     use host::{ContainerId, PodId};
 
     use super::Supervised;
-    use crate::monitor::record::spec_path;
-    use crate::{Error, Settings};
+    use crate::monitor::record::{StartRecord, socket_path, spec_path, write_start};
+    use crate::{ContainerState, Error, Inventory, Settings};
 
     fn open(state: &Path) -> Supervised {
         let workers = host::worker::Workers::of_program("/nonexistent".as_ref());
@@ -247,6 +260,29 @@ mod tests {
         containers.forget(&spec.id).unwrap();
         assert_eq!(containers.of_pod(&spec.pod).unwrap(), []);
         assert_eq!(open(scratch.path()).of_pod(&other).unwrap(), [], "another server reads what is there");
+    }
+
+    /// One that does not answer keeps no server from its start, and is not taken for dead.
+    #[test]
+    fn a_container_whose_monitor_fails_counts_as_running() {
+        let scratch = tempfile::tempdir().unwrap();
+        let containers = open(scratch.path());
+        let spec = crate::freebsd::example();
+        let directory = containers.directory(&spec.id);
+        std::fs::create_dir_all(&directory).unwrap();
+        host::json::replace(&spec_path(&directory), &spec).unwrap();
+        std::fs::write(directory.join("record.json"), "7").unwrap();
+        write_start(&directory, &StartRecord { version: 1, pid: 4711, started_ns: 1 }).unwrap();
+        let listener = UnixListener::bind(socket_path(&directory)).unwrap();
+        let monitor = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            connection.write_all(b"no monitor speaks like this\n").unwrap();
+        });
+        let mut inventory = Inventory::default();
+        containers.add_to(&mut inventory).unwrap();
+        monitor.join().unwrap();
+        let (_, state) = &inventory.containers[&spec.id];
+        assert!(matches!(state, ContainerState::Running(started) if started.pid == 4711), "{state:?}");
     }
 
     #[test]

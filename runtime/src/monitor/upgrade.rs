@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -94,7 +94,7 @@ fn a_monitor_that_takes_no_client_is_not_dead() {
     record::write_start(directory, &record::StartRecord { version: 1, pid: 4711, started_ns: 1 }).unwrap();
     // A socket that refuses, as that of a monitor whose queue is full does on FreeBSD.
     drop(UnixListener::bind(record::socket_path(directory)).unwrap());
-    let lock = record::hold(directory).unwrap();
+    let lock = record::hold(directory).unwrap().unwrap();
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| client::state(directory));
         std::thread::sleep(Duration::from_millis(100));
@@ -116,4 +116,29 @@ fn a_monitor_that_takes_no_client_is_not_dead() {
     drop(lock);
     let killed = client::state(directory).unwrap_err();
     assert!(matches!(killed, Error::NotFound { .. }), "{killed:?}");
+    // An older one's lock tells nothing: it has a moment.
+    std::fs::remove_file(directory.join("monitor.lock")).unwrap();
+    let before = Instant::now();
+    client::state(directory).unwrap_err();
+    assert!(before.elapsed() >= Duration::from_secs(2), "{:?}", before.elapsed());
+}
+
+/// Who looks at a monitor's state at the same time finds the same end.
+#[test]
+fn an_end_is_recorded_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path();
+    record::write_start(directory, &record::StartRecord { version: 1, pid: 4711, started_ns: 1 }).unwrap();
+    let lock = record::hold(directory).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| client::state(directory))).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(asked.iter().all(|asked| !asked.is_finished()), "they wait for who holds the lock");
+        std::fs::write(directory.join("exit.json"), EXIT).unwrap();
+        drop(lock);
+        for state in asked {
+            let state = state.join().unwrap().unwrap();
+            assert!(matches!(&state, ContainerState::Exited { exit, .. } if exit.code == 143), "{state:?}");
+        }
+    });
 }

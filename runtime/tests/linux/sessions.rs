@@ -48,6 +48,26 @@ fn an_attached_client_types_and_reads_and_another_server_takes_over() {
 }
 
 #[test]
+fn clients_that_are_gone_make_room_though_their_input_is_not_read() {
+    in_pod(
+        |_| (),
+        |bench| {
+            let mut spec = bench.spec("exec sleep 1000");
+            spec.stdin = true;
+            bench.start(&spec);
+            let first = bench.runtime.attach(&spec.id, true).unwrap();
+            let mut stdin = File::from(first.stdin.unwrap());
+            // The container's pipe takes half of it (pipe(7)), the monitor a little, and the client's pipe the rest.
+            stdin.write_all(&[b'x'; 128 << 10]).unwrap();
+            for _ in 0..80 {
+                drop(bench.runtime.attach(&spec.id, true).unwrap());
+            }
+            drop(stdin);
+        },
+    );
+}
+
+#[test]
 fn a_client_that_stands_still_is_cut_off_and_another_loses_nothing() {
     in_pod(
         |_| (),
@@ -220,12 +240,17 @@ fn a_container_whose_monitor_was_killed_is_told_to_be_dead_and_is() {
             let ended = bench.runtime.exit_descriptor(&spec.id).unwrap();
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent), nix::sys::signal::Signal::SIGKILL).unwrap();
             assert!(readable(&ended, PATIENCE));
-            match bench.runtime.container_state(&spec.id).unwrap() {
+            // All who ask at the same time hear of one end.
+            let ask = || bench.runtime.container_state(&spec.id).unwrap();
+            let states =
+                std::thread::scope(|scope| [(); 20].map(|()| scope.spawn(ask)).map(|asked| asked.join().unwrap()));
+            match &states[0] {
                 ContainerState::Exited { exit, .. } => {
                     assert!(exit.code == 255 && exit.message.contains("monitor"), "{exit:?}")
                 }
                 other => panic!("{other:?}"),
             }
+            assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
             // A process that was killed leaves its cgroup, which is what the kill waits for, before it has ended.
             let ended = || {
                 let state = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
