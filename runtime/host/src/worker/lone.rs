@@ -108,6 +108,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let lone = Lone::new(directory.path(), "one");
         drop(lone.claim().unwrap());
+        #[expect(clippy::disallowed_methods, reason = "it is there to be killed or not")]
         let mut innocent = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         std::fs::write(directory.path().join("one.pid"), innocent.id().to_string()).unwrap();
         std::thread::scope(|scope| {
