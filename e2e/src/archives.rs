@@ -271,9 +271,11 @@ fn killed(site: &Site, server: Background, archive: &Path) -> Result<Background>
     let held = sink.try_clone()?;
     let bytes = fs::read(archive)?;
     // On a thread: without a reader it would wait for ever.
-    std::thread::spawn(move || sink.write_all(&bytes[..bytes.len() / 2]));
+    let writer = std::thread::spawn(move || sink.write_all(&bytes[..bytes.len() / 2]));
     until(PATIENCE, || {
         client.check()?;
+        // Until then what is written may be a small blob, which is stored in a moment.
+        ensure!(writer.is_finished(), "half of the archive is not taken yet");
         let begun = names(&importing)?;
         let written = begun.iter().any(|path| path.metadata().is_ok_and(|metadata| metadata.len() > 0));
         ensure!(written, "nothing of the archive is stored: {begun:?}");
