@@ -147,6 +147,12 @@ impl Blobs {
         if self.has_all(&blob) { Ok(()) } else { unnamed.finish(&self.path(&blob.digest)) }
     }
 
+    /// Keeps a blob for a pull that takes it up, as what [`Blobs::begin`] left of a download. The caller holds the lock of the digest.
+    pub(crate) fn set_aside(&self, digest: &Digest) -> Result<(), Error> {
+        let (whole, path) = (self.path(digest), self.begun.join(digest.hex()));
+        Ingest::set_aside(&whole, &path).map_err(Error::io(format!("cannot keep blob {digest} for a later pull")))
+    }
+
     /// Removes a blob. Idempotent.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
         host::fs::remove_file(&self.path(digest)).map_err(Error::io(format!("cannot remove blob {digest}")))

@@ -68,8 +68,10 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
         let wanted = Wanted { missing: &missing, only: None };
         let mixed = resumed | work.source.blob(blob, wanted, &work.shared.slots, &sender).await?;
         match ask(&sender, Message::Verify).await {
-            Err(Error::Invalid { .. }) if mixed => from_one_host(work, blob, &sender).await,
-            verified => verified,
+            // One of several hosts or pulls sent the wrong bytes.
+            Err(Error::Invalid { .. }) if mixed || work.source.hosts() > 1 => from_one_host(work, blob, &sender).await,
+            Err(error) => Err(of_host(work, 0, error)),
+            Ok(()) => Ok(()),
         }
     };
     let downloaded = downloaded.await;
@@ -107,23 +109,35 @@ fn begin(work: &Work, blob: Blob) -> Result<Option<Ingest>, Error> {
     blobs.begin(blob).map(Some)
 }
 
-/// Downloads a blob again, all of it from one host: of several pulls or hosts, one has sent the wrong bytes.
+/// Downloads a blob again, all of it from one host, until one sends the right bytes.
 async fn from_one_host(work: &Work, blob: &Blob, sender: &mpsc::Sender<Message>) -> Result<(), Error> {
     let mut first = None;
-    for host in 0..work.source.hosts() {
+    for at in 0..work.source.hosts() {
         ask(sender, Message::Restart).await?;
         let parts = ingest::parts(blob.size);
-        let wanted = Wanted { missing: &parts, only: Some(host) };
+        let wanted = Wanted { missing: &parts, only: Some(at) };
         let verified = match work.source.blob(blob, wanted, &work.shared.slots, sender).await {
             Ok(_) => ask(sender, Message::Verify).await,
             Err(error) => Err(error),
         };
         match verified {
-            Err(error) if !sender.is_closed() => first.get_or_insert(error),
+            Err(error) if !sender.is_closed() => {
+                let error = of_host(work, at, error);
+                tracing::warn!(error = host::chain(&error), "a host does not serve a blob");
+                first.get_or_insert(error);
+            }
             verified => return verified,
-        };
+        }
     }
     Err(first.unwrap_or_else(|| Error::not_found(format!("blob {}", blob.digest))))
+}
+
+/// Adds the host to the error of wrong bytes.
+fn of_host(work: &Work, at: usize, error: Error) -> Error {
+    match error {
+        Error::Invalid { what, reason } => Error::invalid(what, format!("{reason}, from {}", work.source.name(at))),
+        other => other,
+    }
 }
 
 /// Asks the writer and waits for its answer.

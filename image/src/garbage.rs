@@ -10,6 +10,15 @@ use crate::records::ImageRecord;
 use crate::rootfs::{ChainId, Chains};
 use crate::{Digest, Error};
 
+/// What becomes of a blob that no image references.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unneeded {
+    /// It goes.
+    Removed,
+    /// It is kept for a while: the pull that fetched it broke off, and the next one takes it up.
+    SetAside,
+}
+
 /// Pins that have collected, when they go, what a collection passed over because of them.
 pub(crate) struct Claims {
     shared: Arc<Shared>,
@@ -27,25 +36,25 @@ impl Claims {
     }
 
     /// Lets all go, which is garbage now if no image has come to use it.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn let_go(&self, unneeded: Unneeded) {
         let _ = self.pins.release();
-        collect_soon(&self.shared);
+        collect_soon(&self.shared, unneeded);
     }
 }
 
 impl Drop for Claims {
     fn drop(&mut self) {
         if self.pins.release() {
-            collect_soon(&self.shared);
+            collect_soon(&self.shared, Unneeded::Removed);
         }
     }
 }
 
 /// Collects garbage on a thread of its own: a collection reads directories, and may be wanted on a thread of the async runtime.
-fn collect_soon(shared: &Arc<Shared>) {
+fn collect_soon(shared: &Arc<Shared>, unneeded: Unneeded) {
     let shared = Arc::clone(shared);
     let collect = move || {
-        if let Err(error) = collect(&shared) {
+        if let Err(error) = collect(&shared, unneeded) {
             tracing::warn!(error = host::chain(&error), "cannot remove what is not needed any more");
         }
     };
@@ -59,14 +68,14 @@ fn collect_soon(shared: &Arc<Shared>) {
 ///
 /// # Errors
 /// The first removal that failed; all others were done.
-pub(crate) fn collect(shared: &Shared) -> Result<(), Error> {
+pub(crate) fn collect(shared: &Shared, unneeded: Unneeded) -> Result<(), Error> {
     let partial = collect_partial(shared);
-    let blobs = collect_blobs(shared);
+    let blobs = collect_blobs(shared, unneeded);
     let chains = collect_chains(shared);
     partial.and(blobs).and(chains)
 }
 
-/// Removes parts of blobs that no pull has resumed for a while.
+/// Removes blobs and parts of them that no pull has taken up for a while.
 fn collect_partial(shared: &Shared) -> Result<(), Error> {
     let mut outcome = Ok(());
     for path in shared.blobs.outdated()? {
@@ -80,7 +89,7 @@ fn collect_partial(shared: &Shared) -> Result<(), Error> {
     outcome
 }
 
-fn collect_blobs(shared: &Shared) -> Result<(), Error> {
+fn collect_blobs(shared: &Shared, unneeded: Unneeded) -> Result<(), Error> {
     let used: HashSet<String> = {
         let records = hold(&shared.records);
         records.all().flat_map(|image| image.blobs()).map(ToString::to_string).collect()
@@ -94,7 +103,11 @@ fn collect_blobs(shared: &Shared) -> Result<(), Error> {
         let Attempt::Begun(_removal) = shared.locks.removal(&name) else { continue };
         // An image may have come to reference it since it was listed.
         if !hold(&shared.records).all().any(|image| image.blobs().any(|used| *used == blob.digest)) {
-            outcome = outcome.and(shared.blobs.remove(&blob.digest));
+            let gone = match unneeded {
+                Unneeded::Removed => shared.blobs.remove(&blob.digest),
+                Unneeded::SetAside => shared.blobs.set_aside(&blob.digest),
+            };
+            outcome = outcome.and(gone);
         }
     }
     outcome

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::blobs::Blobs;
 use crate::document::{Blob, CONFIG_BYTES_MAX, ImageConfig, configuration};
-use crate::garbage::Claims;
+use crate::garbage::{Claims, Unneeded};
 use crate::hosts::Hosts;
 use crate::layers::Unpacker;
 use crate::locks::{Locks, hold};
@@ -138,7 +138,7 @@ impl Images {
         };
         let images = Self { shared: Arc::new(shared) };
         recover(&images.shared, &suspect)?;
-        images.collect();
+        images.collect_as(Unneeded::SetAside);
         images.shared.settle_soon();
         Ok(images)
     }
@@ -429,7 +429,11 @@ impl Images {
     /// Removes blobs and layers that no image and no container uses, and datasets that others kept. Removals do it already: this is
     /// for what others have let go since. A removal that fails is logged and retried later. Blocking.
     pub fn collect(&self) {
-        if let Err(error) = garbage::collect(&self.shared) {
+        self.collect_as(Unneeded::Removed);
+    }
+
+    fn collect_as(&self, unneeded: Unneeded) {
+        if let Err(error) = garbage::collect(&self.shared, unneeded) {
             tracing::warn!(error = host::chain(&error), "cannot remove all unused layers");
         }
     }

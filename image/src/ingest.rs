@@ -3,7 +3,7 @@
 //! resumed, also by the next server. A wrong count does no harm, since the digest tells.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Ingest {
     /// The counts that stand in the file, if it is of this blob.
     fn found(&self) -> Option<Vec<u64>> {
         let length = self.file.metadata().ok()?.len();
-        if !self.is_resumable() || length != self.blob.size + (MARK.len() + 8 * self.parts.len()) as u64 {
+        if length != self.blob.size + (MARK.len() + 8 * self.parts.len()) as u64 {
             return None;
         }
         let mut stored = vec![0; MARK.len() + 8 * self.parts.len()];
@@ -90,6 +90,15 @@ impl Ingest {
         let counts: Vec<u64> = counts.collect();
         let fit = counts.iter().enumerate().all(|(at, count)| *count <= self.length(at));
         (mark == MARK && fit && counts.iter().any(|count| *count > 0)).then_some(counts)
+    }
+
+    /// Makes a whole blob one whose bytes are all there and have to be verified. What fails leaves nothing at `path` to go on with.
+    pub(crate) fn set_aside(whole: &Path, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(whole)?;
+        let size = file.metadata()?.len();
+        let parts = parts(size).into_iter().flat_map(|(from, to)| (to - from).to_le_bytes());
+        fs::rename(whole, path)?;
+        file.write_all_at(&MARK.iter().copied().chain(parts).collect::<Vec<_>>(), size)
     }
 
     fn is_resumable(&self) -> bool {
@@ -346,6 +355,24 @@ mod tests {
         ingest.finish().unwrap();
         assert_eq!(std::fs::read(root.path().join("whole")).unwrap(), bytes);
         assert!(!root.path().join("begun").exists());
+    }
+
+    #[test]
+    fn a_whole_blob_that_is_set_aside_misses_nothing_and_is_verified() {
+        let root = tempfile::tempdir().unwrap();
+        for (length, damaged) in [(1, false), (1000, false), (2 * PART + 1000, false), (1000, true)] {
+            let mut bytes = noise(length);
+            let blob = Blob::new(Digest::of(&bytes), length);
+            bytes[0] ^= u8::from(damaged);
+            std::fs::write(root.path().join("whole"), &bytes).unwrap();
+            Ingest::set_aside(&root.path().join("whole"), &root.path().join("begun")).unwrap();
+            assert!(!root.path().join("whole").exists());
+            let ingest = begin(root.path(), &blob);
+            assert_eq!((ingest.missing(), ingest.is_resumed(), ingest.flow().now().bytes), (vec![], true, length));
+            assert_eq!(ingest.finish().is_err(), damaged);
+            assert_eq!(root.path().join("whole").exists(), !damaged);
+            assert!(damaged || std::fs::read(root.path().join("whole")).unwrap() == bytes);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A pull: resolves the reference, chooses a platform, gets the configuration, downloads the layers side by side, unpacks them in
 //! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
-//! pinned until an image references them, and collected if the pull fails.
+//! pinned until an image references them, and collected if the pull fails. Where that is the registry's doing, blobs are set aside.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::arrivals::Arrivals;
 use crate::document::{Blob, Config, Document, parse_config, parse_manifest};
 use crate::fetch::fetch;
-use crate::garbage::Claims;
+use crate::garbage::{Claims, Unneeded};
 use crate::images::{Image, Shared};
 use crate::ingest::PART;
 use crate::layers::{self, Cancel, Job, jobs};
@@ -50,13 +50,22 @@ pub(crate) struct Work {
     noted: Noted,
     pins: Claims,
     kept: AtomicBool,
+    broke_off: AtomicBool,
 }
 
 impl Work {
     pub(crate) fn new(shared: &Arc<Shared>, source: Source, observer: Observer) -> Arc<Self> {
         let pins = Claims::new(shared);
         let noted = shared.unsettled.noted();
-        Arc::new(Self { shared: Arc::clone(shared), source, observer, noted, pins, kept: false.into() })
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            source,
+            observer,
+            noted,
+            pins,
+            kept: false.into(),
+            broke_off: false.into(),
+        })
     }
 
     pub(crate) fn pin(&self, name: &str) {
@@ -82,7 +91,8 @@ impl Drop for Work {
         self.shared.memory.give_back_soon();
         self.shared.settle_soon();
         if !self.kept.load(Ordering::Relaxed) {
-            self.pins.let_go();
+            let broke_off = self.broke_off.load(Ordering::Relaxed);
+            self.pins.let_go(if broke_off { Unneeded::SetAside } else { Unneeded::Removed });
         }
     }
 }
@@ -106,7 +116,12 @@ pub(crate) async fn pull(
     });
     let source = source.await?;
     let work = Work::new(shared, source, observer);
-    let (record, meant) = fetch_image(&work, &reference).await?;
+    let made = fetch_image(&work, &reference).await.inspect_err(|error| {
+        // The next one goes on from there. A full disk gets everything back.
+        let breaks_off = matches!(error, Error::Unavailable { .. }) && !host::is_exhausted(error);
+        work.broke_off.store(breaks_off, Ordering::Relaxed);
+    });
+    let (record, meant) = made?;
     let keeper = Arc::clone(&work);
     let record = blocking(move || {
         let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;

@@ -34,7 +34,7 @@ async fn endless_answers_are_cut_off() {
 }
 
 #[tokio::test]
-async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_nothing_stays() {
+async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_only_whole_blobs_stay() {
     let kinds: [fn(Vec<u8>) -> Contents; 3] =
         [|_| Contents::Silent, |bytes| Contents::Stalled(bytes[..1].to_vec()), Contents::Trickling];
     // Either limit may end a document, unless it trickles.
@@ -58,7 +58,7 @@ async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_nothing
         let said = host::chain(&error);
         assert!(matches!(error, Error::Unavailable { .. }) && said.contains(reason), "{part}: {said}");
         assert!(registry.count(part) >= 4, "it is asked again before it is given up");
-        store.wait_until_empty().await;
+        store.wait_until_set_aside().await;
     });
     futures::future::join_all(given_up).await;
 }

@@ -66,6 +66,31 @@ async fn a_mirror_that_does_not_answer_costs_one_dial_time_out_in_all() {
 }
 
 #[tokio::test]
+async fn a_mirror_whose_bytes_are_wrong_is_passed_over() {
+    let (content, good) = (content(), serve(content()).await);
+    let damaged = Registry::start(move |seen| {
+        let mut reply = content.answer(seen);
+        if let (Contents::Whole(bytes), true) = (&mut reply.body, seen.target.contains("/blobs/")) {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        reply
+    })
+    .await;
+    let store = Store::new();
+    configure(&store, &[&damaged.address], &good.address);
+    pull(&store, "1").await.unwrap();
+    // The configuration and three layers.
+    assert_eq!(
+        (damaged.count("/blobs/"), good.count("/blobs/")),
+        (8, 4),
+        "each is asked for all of a blob again, in turn"
+    );
+    let alone = Store::new();
+    let error = alone.images.pull(&format!("{}/a/b:1", damaged.address), None).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("from {}", damaged.address)), "{error}");
+}
+
+#[tokio::test]
 async fn a_mirror_that_is_down_serves_again_when_nobody_else_does() {
     let mirror = serve(content()).await;
     let silent = Registry::start(|_| Reply::new(404, "")).await;

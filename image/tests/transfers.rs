@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,6 +51,13 @@ fn cut(content: &Content, seen: &Seen, most: usize, sent: &Sent) -> Reply {
         reply.body = if whole { Contents::Whole(bytes) } else { Contents::Broken(bytes) };
     }
     reply
+}
+
+/// Of the blobs only the large layer was asked for: what was whole is not fetched again.
+fn assert_layer_alone(seen: &[Seen]) {
+    let targets = seen.iter().filter_map(|seen| seen.target.split('?').next());
+    let blobs: BTreeSet<&str> = targets.filter(|target| target.contains("/blobs/")).collect();
+    assert_eq!(blobs.len(), 1, "{blobs:?}");
 }
 
 /// Every byte was sent once.
@@ -266,6 +274,9 @@ fn a_registry_that_is_killed_half_way_and_comes_back_is_resumed_by_the_same_pull
             second
         };
         assert_eq!(sent.lock().unwrap()[0].0, 3 * MIB, "it is resumed where it stopped");
+        assert_layer_alone(&second.registry.seen());
+        let left = fs::read_dir(store.directory.path().join("root/ingest")).unwrap().count();
+        assert_eq!(left, 0, "what was kept for the next pull is taken up");
         second.kill();
     }
 }
@@ -295,9 +306,10 @@ fn a_server_that_is_killed_half_way_resumes_after_its_restart() {
     server.wait().unwrap();
     all.store(true, Ordering::SeqCst);
     store.reopen();
-    let before = sent.lock().unwrap().len();
+    let (before, asked) = (sent.lock().unwrap().len(), registry.registry.seen().len());
     let own = tokio::runtime::Runtime::new().unwrap();
     let image = own.block_on(store.images.pull(&name, None)).unwrap();
+    assert_layer_alone(&registry.registry.seen()[asked..]);
     assert_eq!(sent.lock().unwrap()[before..].iter().map(|(from, _)| from % (8 * MIB)).max(), Some(5 * MIB));
     assert_once(&sent);
     let root = store.images.prepare(&ContainerId::random(), &image.id).unwrap();
@@ -377,7 +389,7 @@ async fn after_a_power_cut_an_image_is_whole_or_gone() {
         assert_eq!(fs::read_dir(&chains).unwrap().count(), 0, "layers are not trusted");
         if damaged {
             store.images.pull(&name, None).await.unwrap();
-            assert_eq!(registry.count("/blobs/"), requests + 4, "nothing of a lost image stays");
+            assert_eq!(registry.count("/blobs/"), requests + 1, "what is whole is not fetched again");
         }
         let root = store.images.prepare(&ContainerId::random(), &image.id).unwrap();
         assert_eq!(fs::read_to_string(root.join("a/three")).unwrap(), "3");

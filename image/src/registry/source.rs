@@ -78,6 +78,11 @@ impl Source {
         self.registries.len()
     }
 
+    /// The name of a host.
+    pub(crate) fn name(&self, at: usize) -> String {
+        self.registries.get(at).map(Registry::name).unwrap_or_default()
+    }
+
     /// The hosts in their order, but those last that could not be reached lately. `only`: this one alone.
     pub(super) fn turns(&self, only: Option<usize>, fits: impl Fn(&Registry) -> bool) -> Vec<Turn<'_>> {
         let chosen = self.registries.iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at));

@@ -378,8 +378,18 @@ impl Store {
 
     /// Waits until nothing is left: garbage is collected in the background.
     pub(crate) async fn wait_until_empty(&self) {
+        self.wait_until(Vec::is_empty).await;
+    }
+
+    /// Waits until only what the next pull takes up is left.
+    pub(crate) async fn wait_until_set_aside(&self) {
+        let ingest = self.directory.path().join("root/ingest");
+        self.wait_until(|left| left.iter().all(|path| path.starts_with(&ingest))).await;
+    }
+
+    async fn wait_until(&self, fits: impl Fn(&Vec<PathBuf>) -> bool) {
         for _ in 0..200 {
-            if self.leftovers().is_empty() {
+            if fits(&self.leftovers()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
