@@ -116,6 +116,24 @@ fn what_cannot_be_done_is_said_with_its_field_and_value() {
     assert!(error.to_string().starts_with("no server answers on"), "{error}");
 }
 
+#[test]
+fn an_image_is_removed_once_by_any_number_of_its_names() {
+    let world = World::new();
+    let server = world.start();
+    let image = world.image.as_str();
+    let id = json(&world, &["pull", image])["image"]["id"].as_str().unwrap().to_owned();
+    let archive = exported(&world, image);
+    text(&world, &["import", archive.to_str().unwrap(), "--name", "own:2"]);
+    assert_eq!(text(&world, &["rm", image, "own:2", &id, image]), format!("{id}\n"));
+
+    // A name that does not exist keeps nothing else from its removal, wherever it stands.
+    text(&world, &["import", archive.to_str().unwrap(), "--name", "own:2"]);
+    let error = run(&world, &["rm", "none:1", "own:2"], false).unwrap_err();
+    assert_eq!(error.to_string(), "image \"none:1\" not found");
+    assert!(json(&world, &["ls"])["images"].as_array().unwrap().is_empty());
+    server.stop();
+}
+
 /// Waits until nothing of an import is left.
 fn wait_until_clean(world: &World) {
     let left = |part: &str| std::fs::read_dir(world.images().join(part)).unwrap().count();

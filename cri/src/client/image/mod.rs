@@ -127,13 +127,24 @@ async fn inspect(config: &Config, name: &str) -> anyhow::Result<Outcome> {
     Ok(show::inspect(&image, &info))
 }
 
-/// Removes each; one that fails does not keep the others from it.
+/// Removes each image once, however many of its names are given. A name that fails does not keep the other images: as `rm` and
+/// `docker rmi` do, this removes what it can and then fails with what it could not.
 async fn remove(config: &Config, names: &[String], json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let mut client = connect_cri(config).await?;
     let (mut removed, mut failed) = (Vec::new(), Vec::new());
+    let mut found: Vec<Image> = Vec::new();
+    // All names before the first removal, which takes the other names of its image away.
     for name in names {
-        match remove_one(&mut client, name).await {
-            Ok(image) => removed.push(image),
+        match find(&mut client, name).await {
+            Ok(image) if found.iter().any(|other| other.id == image.id) => {}
+            Ok(image) => found.push(image),
+            Err(error) => failed.push(host::chain(error.as_ref())),
+        }
+    }
+    for image in found {
+        let spec = Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() });
+        match answer(client.remove_image(RemoveImageRequest { image: spec }).await) {
+            Ok(_) => removed.push(image),
             Err(error) => failed.push(host::chain(error.as_ref())),
         }
     }
@@ -143,12 +154,8 @@ async fn remove(config: &Config, names: &[String], json: bool, out: &mut impl Wr
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
-async fn remove_one(client: &mut ImageServiceClient<Channel>, name: &str) -> anyhow::Result<Image> {
-    let found = status(client, name).await?.image;
-    let image = found.with_context(|| format!("image {name:?} not found"))?;
-    let spec = Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() });
-    answer(client.remove_image(RemoveImageRequest { image: spec }).await)?;
-    Ok(image)
+async fn find(client: &mut ImageServiceClient<Channel>, name: &str) -> anyhow::Result<Image> {
+    status(client, name).await?.image.with_context(|| format!("image {name:?} not found"))
 }
 
 async fn prune(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
