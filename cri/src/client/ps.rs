@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use proto::admin::{KernelObject, ListKernelObjectsRequest};
 use proto::v1::{
@@ -13,7 +14,7 @@ use proto::v1::{
 };
 use serde_json::{Value, json};
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, STDOUT_FAILED};
 use super::table::{aligned, bytes};
 use super::{answer, block_on, connect_admin, connect_runtime, parts};
 use crate::config::Config;
@@ -71,7 +72,7 @@ pub fn run(options: &Options, config: &Config, out: &mut impl Write, terminal: b
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                 // Who reads it has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                written => written?,
+                written => written.context(STDOUT_FAILED)?,
             }
             first = false;
             tokio::time::sleep(INTERVAL).await;

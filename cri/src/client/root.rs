@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proto::admin::FindRootRequest;
 
+use super::outcome::print;
 use super::{answer, block_on, connect_admin};
 
 /// Writes the path to `out`, and what a person should know of it to `errors`.
@@ -17,5 +18,5 @@ pub fn find(state: &Path, container: &str, out: &mut impl Write, errors: &mut im
     if !found.warning.is_empty() {
         writeln!(errors, "cellblock: warning: {}", found.warning)?;
     }
-    Ok(writeln!(out, "{}", found.path)?)
+    print(out, &format!("{}\n", found.path))
 }

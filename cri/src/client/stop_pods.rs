@@ -12,6 +12,7 @@ use proto::v1::{
 };
 use tonic::transport::Channel;
 
+use super::outcome::print;
 use super::{answer, block_on, connect_runtime, parts};
 use crate::config::Config;
 
@@ -44,7 +45,7 @@ pub fn run(timeout: u32, config: &Config, out: &mut impl Write) -> anyhow::Resul
             async move { answer(client.stop_pod_sandbox(request).await).map(drop).context(operation) }
         });
         let kept = kept.await;
-        writeln!(out, "{ended} containers and {} pods stopped", pods.len() - kept.len())?;
+        print(out, &format!("{ended} containers and {} pods stopped\n", pods.len() - kept.len()))?;
         failed.extend(kept);
         if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
     })

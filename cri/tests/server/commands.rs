@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cri::{ps, root, stop_pods};
+use cri::{image, ps, root, stop_pods};
 use host::fault::Fault;
 use proto::v1::*;
 use serde_json::Value;
@@ -124,6 +124,43 @@ fn ps_watches_until_nobody_reads() {
         for (shown, begin) in reader.0.iter().zip(begins) {
             assert!(shown.starts_with(begin) && shown.ends_with('\n'), "{flags:?}: {shown:?}");
         }
+    }
+    server.stop();
+}
+
+/// A device without room, as /dev/full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_command_that_cannot_print_names_the_standard_output() {
+    let world = World::new();
+    let server = world.start();
+    server.pull(&world);
+    let (_, id) = server.run(made(&mut server.client(), &world, &["forever"]));
+    let ps = |flag| {
+        let line = Line::try_parse_from(["ps", flag]).unwrap();
+        ps::run(&line.options, &world.config(), &mut Full, false)
+    };
+    for (command, outcome) in [
+        ("image ls", image::run(&image::Command::Ls, false, &world.config(), &mut Full)),
+        ("image ls --json", image::run(&image::Command::Ls, true, &world.config(), &mut Full)),
+        ("ps", ps("--all")),
+        ("ps --watch", ps("--watch")),
+        ("root", root::find(&world.state(), &id, &mut Full, &mut Vec::new())),
+        ("stop-pods", stop_pods::run(1, &world.config(), &mut Full)),
+    ] {
+        let said = outcome.unwrap_err().to_string();
+        assert_eq!(said, "cannot write the standard output", "{command}");
     }
     server.stop();
 }
