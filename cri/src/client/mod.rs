@@ -10,6 +10,7 @@ pub mod stop_pods;
 mod table;
 mod transfer;
 
+use std::error::Error as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -58,10 +59,11 @@ fn answer<T>(outcome: Result<Response<T>, Status>) -> anyhow::Result<T> {
 }
 
 fn refused(status: Status) -> anyhow::Error {
-    // A connection that broke has its reason in the source, not in the message.
-    let cause = std::error::Error::source(&status).map(host::chain);
-    match cause {
-        Some(cause) => anyhow!("{}: {cause}", status.message()),
+    // A server's refusal arrives as a code and a text. Only a status that tonic makes of a connection's error has a source: a
+    // chain whose links repeat each other, and whose last link is the reason.
+    let causes = std::iter::successors(status.source(), |&error| error.source());
+    match causes.last() {
+        Some(reason) => anyhow!("the connection to the server broke: {reason}"),
         None => anyhow!("{}", status.message()),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, Status, Streaming};
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, STDOUT_FAILED};
 use super::{answer, refused, table};
 
 /// Bytes of a message, and messages that wait for the server.
@@ -109,23 +109,23 @@ pub(super) async fn receive<M>(
     }
     let messages = call.await?;
     if to_stdout {
-        write_all(messages, chunk, out).await.context("cannot write the standard output")?;
+        write_all(messages, chunk, out, STDOUT_FAILED).await?;
         return Ok(None);
     }
     let name = output.file_name().with_context(|| format!("{} names no file", output.display()))?;
     let begun = output.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     // It may hold secrets; in a directory like /tmp the name may be somebody else's already.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&begun);
-    let file = file.with_context(|| format!("cannot write {}", output.display()))?;
+    let file = file.with_context(|| cannot_write(output))?;
     let written = tokio::select! {
         written = keep(messages, chunk, (file, &begun), output) => written,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted").context(cannot_write(output))),
     };
     let bytes = match written {
         Ok(bytes) => bytes,
         Err(error) => {
             host::fs::remove_file(&begun).with_context(|| format!("cannot remove {}", begun.display()))?;
-            return Err(error.context(format!("cannot write {}", output.display())));
+            return Err(error);
         }
     };
     let text = format!("{} {}\n", output.display(), table::bytes(bytes));
@@ -138,19 +138,28 @@ async fn keep<M>(
     (mut file, begun): (File, &Path),
     output: &Path,
 ) -> anyhow::Result<u64> {
-    let bytes = write_all(messages, chunk, &mut file).await?;
-    file.sync_all()?;
-    std::fs::rename(begun, output)?;
+    let bytes = write_all(messages, chunk, &mut file, &cannot_write(output)).await?;
+    file.sync_all().and_then(|()| std::fs::rename(begun, output)).with_context(|| cannot_write(output))?;
     Ok(bytes)
 }
 
-async fn write_all<M>(mut messages: Streaming<M>, chunk: fn(M) -> Vec<u8>, to: &mut impl Write) -> anyhow::Result<u64> {
+fn cannot_write(output: &Path) -> String {
+    format!("cannot write {}", output.display())
+}
+
+/// Writes all messages. `failed` is the context of a write that fails; the server's own errors stand without it.
+async fn write_all<M>(
+    mut messages: Streaming<M>,
+    chunk: fn(M) -> Vec<u8>,
+    to: &mut impl Write,
+    failed: &str,
+) -> anyhow::Result<u64> {
     let mut bytes = 0;
     while let Some(message) = messages.message().await.map_err(refused)? {
         let chunk = chunk(message);
-        to.write_all(&chunk)?;
+        to.write_all(&chunk).with_context(|| failed.to_owned())?;
         bytes += chunk.len() as u64;
     }
-    to.flush()?;
+    to.flush().with_context(|| failed.to_owned())?;
     Ok(bytes)
 }

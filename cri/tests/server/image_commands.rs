@@ -209,6 +209,44 @@ fn a_pull_tells_of_its_layers_and_ends_with_the_image() {
     assert_eq!(status.code(), Code::NotFound, "{status}");
 }
 
+/// Runs a command line, kills the server when the command is under way, and returns what the command says.
+fn said_of_a_killed_server(world: &World, server: Running, line: &[&str], under_way: impl FnOnce()) -> String {
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| run(world, line, false).unwrap_err());
+        under_way();
+        server.kill();
+        host::chain(command.join().unwrap().as_ref())
+    })
+}
+
+#[test]
+fn a_connection_that_breaks_is_said_once() {
+    let world = World::new();
+    // A registry that accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    world.trust(address);
+    let image = format!("{address}/team/tool:1");
+    let mut connections = Vec::new();
+    let asked = || connections.push(silent.accept().unwrap());
+    let pull = said_of_a_killed_server(&world, world.start(), &["pull", &image], asked);
+
+    let pipe = world.state().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut writers = Vec::new();
+    let begun = || {
+        // Opens when the command reads. The file has no end, so the call lasts until the server's.
+        writers.push(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    };
+    let import = said_of_a_killed_server(&world, world.start(), &["import", pipe.to_str().unwrap()], begun);
+
+    for said in [pull, import] {
+        let reason = said.strip_prefix("the connection to the server broke: ");
+        assert!(reason.is_some_and(|reason| !reason.is_empty() && !reason.contains(": ")), "{said}");
+    }
+}
+
 fn pull(server: &Running, name: &str) {
     let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
     let mut client = ImageServiceClient::new(server.channel());
@@ -269,7 +307,8 @@ fn an_export_that_fails_leaves_what_was_there() {
     let file = world.state().join("kept.tar");
     std::fs::write(&file, "before").unwrap();
     let error = run(&world, &["export", &world.image, "-o", file.to_str().unwrap()], false).unwrap_err();
-    assert!(host::chain(error.as_ref()).contains("not found"), "{error:#}");
+    let said = host::chain(error.as_ref());
+    assert!(said.contains("not found") && !said.contains("cannot write"), "the file is not at fault: {said}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "before");
     let left: Vec<_> =
         std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
