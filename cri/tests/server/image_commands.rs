@@ -278,13 +278,21 @@ fn a_prune_keeps_what_containers_use_and_what_is_pinned() {
         ..Mount::default()
     }];
     server.run(runtime.create_container(request)).unwrap();
+    assert_eq!(text(&world, &["prune", "--dry-run"]), "would remove nothing\n");
     assert_eq!(text(&world, &["prune"]), "0 B freed\n");
     assert_eq!(json(&world, &["ls"])["images"].as_array().unwrap().len(), 3);
 
     let stop = proto::v1::RemovePodSandboxRequest { pod_sandbox_id: pod };
     server.run(runtime.remove_pod_sandbox(stop)).unwrap();
     let dry = json(&world, &["prune", "--dry-run"]);
-    assert_eq!((dry["removed"].as_array().map(Vec::len), dry["freed"].as_u64()), (Some(2), Some(0)));
+    assert_eq!((dry["removed"].as_array().map(Vec::len), dry["dryRun"].as_bool()), (Some(2), Some(true)));
+    assert_eq!(dry.get("freed"), Some(&Value::Null), "what it would free is not known");
+    let mut would = ["latest", "volumes"].map(|tag| format!("would remove {}", other(&world, tag)));
+    would.sort();
+    let said = text(&world, &["prune", "--dry-run"]);
+    let mut said: Vec<_> = said.lines().collect();
+    said.sort_unstable();
+    assert_eq!(said, would);
     assert_eq!(json(&world, &["ls"])["images"].as_array().unwrap().len(), 3);
     let pruned = json(&world, &["prune"]);
     assert_eq!(pruned["removed"].as_array().map(Vec::len), Some(2));

@@ -161,10 +161,14 @@ async fn find(client: &mut ImageServiceClient<Channel>, name: &str) -> anyhow::R
 async fn prune(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
     let request = PruneImagesRequest { dry_run };
     let pruned = answer(connect_admin(state).await?.prune_images(request).await)?;
-    let mut text = show::names(&pruned.images);
-    if !dry_run {
-        text.push_str(&format!("{} freed\n", table::bytes(pruned.freed)));
-    }
+    let names = show::names(&pruned.images);
+    let (text, freed) = if dry_run {
+        // What it would free is unknown: images share layers with each other and with what stays.
+        let text = names.lines().map(|names| format!("would remove {names}\n")).collect();
+        (if names.is_empty() { "would remove nothing\n".to_owned() } else { text }, None)
+    } else {
+        (format!("{names}{} freed\n", table::bytes(pruned.freed)), Some(pruned.freed))
+    };
     let images: Vec<_> = pruned.images.iter().map(show::admin_json).collect();
-    Ok(Outcome { text, json: json!({ "removed": images, "freed": pruned.freed, "dryRun": dry_run }) })
+    Ok(Outcome { text, json: json!({ "removed": images, "freed": freed, "dryRun": dry_run }) })
 }
