@@ -6,15 +6,18 @@ use image::{Credentials, Observer, Phase, Progress};
 use proto::admin::{LayerPhase, LayerProgress, PullWithProgressRequest, PullWithProgressResponse};
 use tokio::sync::mpsc;
 use tonic::Status;
-use tracing::info;
+use tracing::{Instrument, Span, debug, info, warn};
 
 use super::{Parts, received};
 use crate::error::Error;
 use crate::state::node::Node;
+use crate::status;
 use crate::translate::answer::image::admin_image;
 
 /// Messages that wait for the client. One that reads slowly misses some of the progress, never the end.
 const WAITING: usize = 1024;
+/// The name of this RPC in the log.
+const METHOD: &str = "PullWithProgress";
 
 pub(crate) fn call(
     node: &Arc<Node>,
@@ -29,7 +32,7 @@ pub(crate) fn call(
     let told = sender.clone();
     let observer = Observer::new(move |progress| drop(told.try_send(Ok(layer(&progress)))));
     let node = node.clone();
-    tokio::spawn(async move {
+    let pull = async move {
         let pulled = tokio::select! {
             pulled = node.images.pull_observed(&image, credentials, observer) => pulled,
             () = sender.closed() => return,
@@ -39,12 +42,26 @@ pub(crate) fn call(
                 info!(id = %pulled.id, "pulled {image}");
                 Ok(PullWithProgressResponse { layer: None, image: Some(admin_image(&pulled)) })
             }
-            Err(error) => Err(Status::from(Error::from(error))),
+            Err(error) => {
+                let status = Status::from(Error::from(error));
+                log_failure(&status);
+                Err(status)
+            }
         };
         // A client that is gone needs no answer.
         drop(sender.send(last).await);
-    });
+    };
+    tokio::spawn(pull.instrument(Span::current()));
     Ok(received(receiver))
+}
+
+/// Logs a failed pull as PullImage's is. The layer around the calls does not see it: the call itself ends when the stream begins.
+fn log_failure(status: &Status) {
+    if status::is_routine(METHOD, status.code()) {
+        debug!(code = ?status.code(), "{METHOD}: {}", status.message());
+    } else {
+        warn!(code = ?status.code(), "{METHOD}: {}", status.message());
+    }
 }
 
 fn layer(progress: &Progress) -> PullWithProgressResponse {

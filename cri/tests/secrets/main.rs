@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use proto::admin::PullWithProgressRequest;
 use proto::v1::image_service_client::ImageServiceClient;
 use proto::v1::*;
 use tonic::{Code, Status};
@@ -140,6 +141,13 @@ fn credentials_are_in_no_log_record_error_or_answer() {
         }
     }
     assert!(errors.iter().any(|status| status.code() == Code::PermissionDenied), "{errors:?}");
+    // The operator's pull has one way.
+    for image in ["basic", "bearer", "none"].map(|kind| format!("{repeating}/{kind}/image:1")) {
+        let (username, password) = ("somebody".to_owned(), SECRET.to_owned());
+        let request = PullWithProgressRequest { image, username, password };
+        let mut messages = server.run(server.admin().pull_with_progress(request)).unwrap().into_inner();
+        errors.push(server.run(messages.message()).unwrap_err());
+    }
     // One that is let in, and a pod beside it.
     let image = Some(ImageSpec { image: world.image.clone(), ..ImageSpec::default() });
     let request = PullImageRequest { image, auth: Some(every_way().remove(0)), sandbox_config: None };
@@ -157,4 +165,10 @@ fn credentials_are_in_no_log_record_error_or_answer() {
     let log = logged.0.lock().unwrap();
     assert!(log.len() > 1000, "the log is read");
     assert_secret("the log", &log);
+    // A pull that fails is told by whichever service it came.
+    let log = String::from_utf8_lossy(&log);
+    for rpc in ["PullImage", "PullWithProgress"] {
+        let told = |line: &str| line.contains(" WARN rpc{") && line.contains(&format!(": {rpc}: "));
+        assert!(log.lines().any(told), "the log has no failure of {rpc}");
+    }
 }
