@@ -5,6 +5,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
+use super::asked::{Asked, Purpose};
 use super::client::{PAGE_LENGTH, Registry, line};
 use super::{Failure, basic_value};
 use crate::{Error, json};
@@ -57,6 +58,7 @@ impl Registry {
         };
         let mut url = token_server(realm, &self.endpoint.base).map_err(invalid)?;
         let http = self.client_for(&url);
+        let asked = Asked::new(Purpose::Token, &url, &self.endpoint.base);
         let service = service.map(|service| ("service", service));
         let identity = &self.credentials.identity_token;
         let request = if identity.is_empty() {
@@ -75,12 +77,11 @@ impl Registry {
             let form = encoded.query().unwrap_or_default().to_owned();
             http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form)
         };
-        let operation = format!("cannot get a token for registry {}", self.name());
-        let response = self.answer(request, &operation, self.timeout).await?;
+        let response = self.answer(request, &asked, self.timeout).await?;
         if !response.status().is_success() {
-            return Err(self.refused(response, "a token").await);
+            return Err(self.refused(response, "a token", &asked).await);
         }
-        let bytes = self.body(response, TOKEN_BYTES_MAX, &operation).await?;
+        let bytes = self.document(response, TOKEN_BYTES_MAX, &asked.unreached()).await?;
         let token: Token = json::from_slice(&bytes).map_err(|_| {
             // Only a page is repeated: anything else may be a token all the same.
             let page = bytes.trim_ascii_start().starts_with(b"<").then(|| line(&bytes, PAGE_LENGTH));

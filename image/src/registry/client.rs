@@ -1,6 +1,5 @@
 //! The client of one host: requests with its headers, credentials and TLS settings, redirects, and errors.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,13 +7,15 @@ use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{Failure, tls, trouble};
+use super::asked::{Asked, Purpose};
+use super::clients::Clients;
+use super::{Failure, trouble};
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
-use crate::hosts::{DIAL_TIMEOUT, Endpoint};
+use crate::hosts::Endpoint;
 use crate::{Credentials, Digest, Error, Reference, Target, json};
 
 /// The reason of a time-out.
@@ -30,17 +31,12 @@ pub(super) const PAGE_LENGTH: usize = 80;
 /// The limit of Retry-After.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
-/// The client for hosts without TLS settings, shared so that connections are reused.
-static PLAIN: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder()));
-/// The same for loopback, which no proxy reaches.
-static LOOPBACK: LazyLock<Result<Client, String>> = LazyLock::new(|| build(builder().no_proxy()));
-
 /// One repository at one host.
 pub(super) struct Registry {
     pub(super) endpoint: Endpoint,
-    http: Client,
-    /// The client for other hosts, without client certificates: redirects and token servers.
-    elsewhere: Client,
+    http: Clients,
+    /// The clients for other hosts, without client certificates: redirects and token servers.
+    elsewhere: Clients,
     pub(super) credentials: Credentials,
     pub(super) repository: String,
     /// How long the host may stay silent, and a document may take.
@@ -59,6 +55,7 @@ struct Request<'a> {
     range: (u64, Option<u64>),
     /// How long the host may stay silent.
     patience: Duration,
+    purpose: Purpose,
     /// What it asks for, for an error.
     what: String,
 }
@@ -84,11 +81,11 @@ impl Registry {
         credentials: &Credentials,
         timeout: Duration,
     ) -> Result<Self, Error> {
-        let http = client(&endpoint)?;
+        let http = Clients::new(&endpoint)?;
         let elsewhere = if endpoint.client.is_empty() {
             http.clone()
         } else {
-            client(&Endpoint { client: Vec::new(), ..endpoint.clone() })?
+            Clients::new(&Endpoint { client: Vec::new(), ..endpoint.clone() })?
         };
         let is_meant = is_for(credentials, &endpoint, reference.domain());
         let credentials = if is_meant { credentials.clone() } else { Credentials::default() };
@@ -123,21 +120,19 @@ impl Registry {
             Target::Tag(tag) => tag.clone(),
             Target::Digest(digest) => digest.to_string(),
         };
-        let operation = format!("cannot get the manifest of {} from {}", self.reference, self.name());
         let accept = MANIFEST_TYPES.join(", ");
         let (patience, what) = (self.patience(has_next), self.reference.clone());
-        let request =
-            Request { url: self.url("manifests", &name), accept: Some(&accept), range: (0, None), patience, what };
-        let document = async {
-            let response = self.send(&request).await?;
-            let header = |name: &str| {
-                response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
-            };
-            let (announced, kind) = (header("docker-content-digest"), header(CONTENT_TYPE.as_str()));
-            Ok::<_, Failure>((self.body(response, MANIFEST_BYTES_MAX, &operation).await?, announced, kind))
+        let (url, purpose) = (self.url("manifests", &name), Purpose::Content);
+        let request = Request { url, accept: Some(&accept), range: (0, None), patience, purpose, what };
+        let response = self.send(&request).await?;
+        let header = |name: &str| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
         };
-        let (bytes, announced, kind) = within(self.timeout, &operation, "it took longer than", document).await??;
-        self.refuse_page(&bytes, &kind)?;
+        let (announced, kind) = (header("docker-content-digest"), header(CONTENT_TYPE.as_str()));
+        let asked = self.asked(purpose, response.url());
+        let operation = format!("cannot get the manifest of {} from {}", self.reference, asked.who());
+        let bytes = self.document(response, MANIFEST_BYTES_MAX, &operation).await?;
+        self.refuse_page(&bytes, &kind, &asked)?;
         let expected = if let Target::Digest(digest) = target { Some(digest.clone()) } else { announced.parse().ok() };
         // A digest of an algorithm that is not known says nothing.
         let Some(expected) = expected else { return Ok(bytes) };
@@ -145,18 +140,18 @@ impl Registry {
         if digest == expected {
             return Ok(bytes);
         }
-        let reason = format!("{} sent contents with the digest {digest}, expected {expected}", self.name());
+        let reason = asked.does(&format!("sent contents with the digest {digest}, expected {expected}"));
         Err(Error::invalid(format!("manifest of {}", self.reference), reason).into())
     }
 
     /// Refuses what is no JSON object: a login page, the page of a proxy, the address of a web site.
-    fn refuse_page(&self, bytes: &[u8], kind: &str) -> Result<(), Error> {
+    fn refuse_page(&self, bytes: &[u8], kind: &str, asked: &Asked) -> Result<(), Error> {
         if bytes.trim_ascii_start().first().is_none_or(|first| *first == b'{') {
             return Ok(());
         }
         let (kind, text) = (line(kind.as_bytes(), PAGE_LENGTH), line(bytes, PAGE_LENGTH));
         let reason =
-            format!("{} answers something else, of the content type {kind:?}, which begins {text:?}", self.name());
+            asked.does(&format!("answers something else, of the content type {kind:?}, which begins {text:?}"));
         Err(Error::invalid(format!("manifest of {}", self.reference), reason))
     }
 
@@ -168,27 +163,31 @@ impl Registry {
         has_next: bool,
     ) -> Result<(Response, bool), Failure> {
         let (patience, what) = (self.patience(has_next), format!("blob {digest} of {}", self.reference));
-        let request = Request { url: self.url("blobs", digest.as_str()), accept: None, range, patience, what };
+        let (url, purpose) = (self.url("blobs", digest.as_str()), Purpose::Content);
+        let request = Request { url, accept: None, range, patience, purpose, what };
         let response = self.send(&request).await?;
-        self.is_range(&response, range.0).map(|ranged| (response, ranged))
+        self.is_range(&response, &request).map(|ranged| (response, ranged))
     }
 
     /// Gets a range of a layer from an address in its descriptor: without credentials.
     pub(super) async fn foreign(&self, url: &Url, range: (u64, Option<u64>)) -> Result<(Response, bool), Failure> {
-        let what = format!("a layer of {} from {}", self.reference, url.host_str().unwrap_or_default());
+        let what = format!("a layer of {}", self.reference);
         if !matches!(url.scheme(), "http" | "https") {
+            let what = format!("{what} from {}", url.host_str().unwrap_or_default());
             return Err(
                 Error::invalid(what, format!("{:?} is neither an http nor an https address", url.scheme())).into()
             );
         }
-        let request = Request { url: url.clone(), accept: None, range, patience: self.timeout, what };
+        let (url, patience, purpose) = (url.clone(), self.timeout, Purpose::Layer);
+        let request = Request { url, accept: None, range, patience, purpose, what };
         let (response, _) = self.follow(&request, None).await?;
-        let response = self.accepted(response, &request.what).await?;
-        self.is_range(&response, range.0).map(|ranged| (response, ranged))
+        let response = self.accepted(response, &request).await?;
+        self.is_range(&response, &request).map(|ranged| (response, ranged))
     }
 
-    /// Whether a response is the range from an offset on. Refuses another one than was asked for.
-    fn is_range(&self, response: &Response, from: u64) -> Result<bool, Failure> {
+    /// Whether a response is the range of its request. Refuses another one than was asked for.
+    fn is_range(&self, response: &Response, request: &Request<'_>) -> Result<bool, Failure> {
+        let from = request.range.0;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(false);
         }
@@ -199,7 +198,8 @@ impl Registry {
             return Ok(true);
         }
         let said = line(said.unwrap_or_default().as_bytes(), PAGE_LENGTH);
-        Err(self.invalid(&format!("it answers the range {said:?} to a request for bytes from {from} on")).into())
+        let reason = format!("it answers the range {said:?} to a request for bytes from {from} on");
+        Err(Error::invalid(self.asked(request.purpose, response.url()).who(), reason).into())
     }
 
     fn url(&self, kind: &str, name: &str) -> Url {
@@ -212,9 +212,19 @@ impl Registry {
         url
     }
 
+    /// Whether an address is of the registry's own host.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.base.origin()
+    }
+
     /// The client for an address. Only this host gets the client certificates.
     pub(super) fn client_for(&self, url: &Url) -> &Client {
-        if url.origin() == self.endpoint.base.origin() { &self.http } else { &self.elsewhere }
+        if self.is_own(url) { self.http.of(url) } else { self.elsewhere.of(url) }
+    }
+
+    /// The host of an address, for errors.
+    pub(super) fn asked(&self, purpose: Purpose, url: &Url) -> Asked {
+        Asked::new(purpose, url, &self.endpoint.base)
     }
 
     /// Sends a request; after a 401 from the host itself, authenticates and sends it once more.
@@ -222,7 +232,7 @@ impl Registry {
         let used = self.authorization.lock().await.clone();
         let (response, own) = self.follow(request, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.accepted(response, &request.what).await;
+            return self.accepted(response, request).await;
         }
         if !own {
             let host = response.url().host_str().unwrap_or_default();
@@ -238,7 +248,7 @@ impl Registry {
             current.clone()
         };
         let (response, _) = self.follow(request, authorization.as_ref()).await?;
-        self.accepted(response, &request.what).await
+        self.accepted(response, request).await
     }
 
     /// Sends a request and follows its redirects; also returns whether no other host was involved. Only this host gets its headers
@@ -248,11 +258,10 @@ impl Registry {
         request: &Request<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<(Response, bool), Failure> {
-        let operation = format!("cannot reach registry {}", self.name());
         let (mut url, mut own) = (request.url.clone(), true);
         for _ in 0..=REDIRECTS_MAX {
             let mut headers = HeaderMap::new();
-            own &= url.origin() == self.endpoint.base.origin();
+            own &= self.is_own(&url);
             if own {
                 headers.extend(self.endpoint.headers.clone());
                 headers.extend(authorization.map(|value| (AUTHORIZATION, value.clone())));
@@ -264,9 +273,8 @@ impl Registry {
                 (from, Some(to)) => Some(format!("bytes={from}-{}", to - 1)),
             };
             headers.extend(range.and_then(|range| Some((RANGE, HeaderValue::from_str(&range).ok()?))));
-            let response = self
-                .answer(self.client_for(&url).get(url.clone()).headers(headers), &operation, request.patience)
-                .await?;
+            let sent = self.client_for(&url).get(url.clone()).headers(headers);
+            let response = self.answer(sent, &self.asked(request.purpose, &url), request.patience).await?;
             self.heard.fetch_or(own, Ordering::Relaxed);
             if !response.status().is_redirection() {
                 return Ok((response, own));
@@ -288,47 +296,76 @@ impl Registry {
         Error::Denied { registry: self.name(), reference: self.reference.clone(), reason: reason.to_owned() }
     }
 
-    async fn accepted(&self, response: Response, what: &str) -> Result<Response, Failure> {
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, what).await) }
+    async fn accepted(&self, response: Response, request: &Request<'_>) -> Result<Response, Failure> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let asked = self.asked(request.purpose, response.url());
+        Err(self.refused(response, &request.what, &asked).await)
     }
 
-    /// Maps an error response to a request for `what`.
-    pub(super) async fn refused(&self, response: Response, what: &str) -> Failure {
+    /// Maps an error response of a host to a request for `what`.
+    pub(super) async fn refused(&self, response: Response, what: &str, asked: &Asked) -> Failure {
         let status = response.status();
         let wait = retry_after(response.headers());
-        let said = self.body(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
+        let said = self.document(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
         let reason = format!("{status}: {}", self.credentials.redact(&reason(&said)));
         let reason = reason.trim_end_matches([':', ' ']).to_owned();
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&reason).into(),
-            StatusCode::NOT_FOUND => Error::not_found(format!("{what} in registry {}", self.name())).into(),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Failure::Transient(self.unavailable(reason), wait)
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if asked.is_proxied() => {
+                Error::unavailable(asked.unreached())(reason).into()
             }
-            status if status.is_server_error() => Failure::Transient(self.unavailable(reason), wait),
-            _ => Error::failed(format!("registry {} refuses {}", self.name(), self.reference))(reason).into(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if asked.is_registry() => self.denied(&reason).into(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                self.denied(&asked.does(&format!("answers {reason}"))).into()
+            }
+            StatusCode::NOT_FOUND if !asked.is_for_token() => Error::not_found(asked.lacks(what)).into(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Failure::Transient(self.unavailable(asked, reason), wait)
+            }
+            status if status.is_server_error() => Failure::Transient(self.unavailable(asked, reason), wait),
+            _ if asked.is_for_token() => Error::failed(asked.unreached())(reason).into(),
+            _ => Error::failed(asked.does(&format!("refuses {}", self.reference)))(reason).into(),
         }
     }
 
-    fn unavailable(&self, reason: String) -> Error {
-        Error::unavailable(format!("registry {} does not serve {} now", self.name(), self.reference))(reason)
+    fn unavailable(&self, asked: &Asked, reason: String) -> Error {
+        let operation = if asked.is_for_token() {
+            asked.unreached()
+        } else {
+            asked.does(&format!("does not serve {} now", self.reference))
+        };
+        Error::unavailable(operation)(reason)
     }
 
-    /// Sends a request and waits for the head of the response.
+    /// Sends a request to a host and waits for the head of the response.
     pub(super) async fn answer(
         &self,
         request: RequestBuilder,
-        operation: &str,
+        asked: &Asked,
         patience: Duration,
     ) -> Result<Response, Failure> {
-        let sent = within(patience, operation, SILENT, request.send()).await?;
-        sent.map_err(|error| trouble::connection(operation, error))
+        let operation = asked.unreached();
+        let limit = Limit { time: patience, operation: &operation, reason: SILENT, is_down: asked.is_registry() };
+        let sent = limit.on(request.send()).await?;
+        // Behind a proxy nobody can tell which of the two is down; what is silent has at least a proxy that answers.
+        let is_down = asked.is_registry() && !asked.is_proxied();
+        sent.map_err(|error| trouble::connection(&operation, error, is_down))
     }
 
     /// The next bytes of a response; None: it has ended.
     pub(super) async fn chunk(&self, response: &mut Response, operation: &str) -> Result<Option<Bytes>, Failure> {
-        let chunk = within(self.timeout, operation, SILENT, response.chunk()).await?;
-        chunk.map_err(|error| trouble::connection(operation, error))
+        let is_down = self.is_own(response.url());
+        let limit = Limit { time: self.timeout, operation, reason: SILENT, is_down };
+        let chunk = limit.on(response.chunk()).await?;
+        chunk.map_err(|error| trouble::connection(operation, error, is_down))
+    }
+
+    /// Reads a body, up to a limit of bytes and of time.
+    pub(super) async fn document(&self, response: Response, limit: u64, operation: &str) -> Result<Vec<u8>, Failure> {
+        let is_down = self.is_own(response.url());
+        let slow = Limit { time: self.timeout, operation, reason: "it took longer than", is_down };
+        slow.on(self.body(response, limit, operation)).await?
     }
 
     /// Reads a body, up to a limit.
@@ -393,55 +430,21 @@ pub(super) fn line(text: &[u8], length: usize) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(length).collect()
 }
 
-/// Limits the time of some work.
-async fn within<F: Future>(timeout: Duration, operation: &str, reason: &str, work: F) -> Result<F::Output, Failure> {
-    tokio::time::timeout(timeout, work).await.map_err(|_| {
-        let reason = format!("{reason} {} s", timeout.as_secs_f32());
-        Failure::Unreachable { error: Error::unavailable(operation)(reason), passing: true }
-    })
+/// The time that some work may take, and the error if it takes longer.
+struct Limit<'a> {
+    time: Duration,
+    operation: &'a str,
+    reason: &'a str,
+    /// The registry's own host is to blame.
+    is_down: bool,
 }
 
-fn builder() -> ClientBuilder {
-    // Fails if a provider is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .connect_timeout(DIAL_TIMEOUT)
-        .redirect(redirect::Policy::none())
-        .user_agent(concat!("cellblock/", env!("CARGO_PKG_VERSION")))
-}
-
-fn build(builder: ClientBuilder) -> Result<Client, String> {
-    builder.build().map_err(|error| host::chain(&error))
-}
-
-/// The client for a host.
-fn client(endpoint: &Endpoint) -> Result<Client, Error> {
-    let operation = || format!("cannot prepare to ask registry {}", endpoint.authority());
-    let loopback = endpoint.base.host_str().is_some_and(is_loopback);
-    let tls = !(endpoint.ca.is_empty() && endpoint.client.is_empty()) || endpoint.skip_verify;
-    if !tls && endpoint.dial_timeout == DIAL_TIMEOUT {
-        let shared = if loopback { &LOOPBACK } else { &PLAIN };
-        return match (&**shared, endpoint.base.scheme()) {
-            (Ok(client), _) => Ok(client.clone()),
-            // A system without certificate authorities can still use hosts without TLS.
-            (Err(_), "http") => builder().no_proxy().tls_certs_only([]).build().map_err(Error::failed(operation())),
-            (Err(error), _) => Err(Error::failed(operation())(error.clone())),
-        };
+impl Limit<'_> {
+    async fn on<F: Future>(self, work: F) -> Result<F::Output, Failure> {
+        let Self { time, operation, reason, is_down } = self;
+        tokio::time::timeout(time, work).await.map_err(|_| {
+            let error = Error::unavailable(operation)(format!("{reason} {} s", time.as_secs_f32()));
+            Failure::Unreachable { error, passing: true, is_down }
+        })
     }
-    let builder = || {
-        let builder = builder().connect_timeout(endpoint.dial_timeout);
-        if loopback { builder.no_proxy() } else { builder }
-    };
-    let built =
-        if tls { builder().tls_backend_preconfigured(tls::config(endpoint)?).build() } else { builder().build() };
-    match (built, endpoint.base.scheme()) {
-        // As above.
-        (Err(_), "http") if !tls => builder().tls_certs_only([]).build().map_err(Error::failed(operation())),
-        (built, _) => built.map_err(Error::failed(operation())),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -1,9 +1,12 @@
 //! A client of the OCI distribution specification for pulls: manifests and blobs, with authentication. Hosts are not trusted:
 //! every document has a limit, redirects are counted and carry no credentials to other hosts, and errors contain no secrets.
 
+mod asked;
 mod auth;
 mod client;
+mod clients;
 mod down;
+mod proxy;
 mod slots;
 mod source;
 mod tls;
@@ -31,8 +34,9 @@ enum Failure {
     Permanent(Error),
     /// A retry may succeed, perhaps after the Retry-After of the registry.
     Transient(Error, Option<Duration>),
-    /// The host cannot be reached, or does not answer: another one may. `passing`: a retry may succeed.
-    Unreachable { error: Error, passing: bool },
+    /// The host cannot be reached, or does not answer: another one may. `passing`: a retry may succeed. `is_down`: it is the
+    /// registry's own host, and not its token server, a host that it redirects to, or a proxy.
+    Unreachable { error: Error, passing: bool, is_down: bool },
 }
 
 impl Failure {

@@ -126,7 +126,7 @@ impl Source {
 
     /// Logs that a mirror failed, and remembers a host that cannot be reached.
     pub(super) fn note(&self, registry: &Registry, failure: &Failure) {
-        if matches!(failure, Failure::Unreachable { .. }) {
+        if matches!(failure, Failure::Unreachable { is_down: true, .. }) {
             self.down.note(&registry.endpoint.base);
         }
         if !registry.endpoint.own {

@@ -12,6 +12,7 @@ use reqwest::Url;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::asked::Purpose;
 use super::source::{Errors, Source, Turn};
 use super::{Failure, Slots};
 use crate::Error;
@@ -153,13 +154,13 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
     async fn attempt(&self, from: &From<'_>, part: &mut Part) -> Result<(), Failure> {
         let From { turn: Turn { registry, has_next, .. }, url } = *from;
         let _slots = self.slots.take(&registry.endpoint.base).await;
-        let name = url.and_then(Url::host_str).map_or_else(|| registry.name(), str::to_owned);
-        let operation = format!("cannot download blob {} from {name}", self.blob.digest);
         let range = (part.from, (part.to < self.blob.size).then_some(part.to));
-        let (mut response, ranged) = match url {
-            Some(url) => registry.foreign(url, range).await?,
-            None => registry.blob(&self.blob.digest, range, has_next).await?,
+        let ((mut response, ranged), purpose) = match url {
+            Some(url) => (registry.foreign(url, range).await?, Purpose::Layer),
+            None => (registry.blob(&self.blob.digest, range, has_next).await?, Purpose::Content),
         };
+        let asked = registry.asked(purpose, response.url());
+        let operation = format!("cannot download blob {} from {}", self.blob.digest, asked.who());
         if std::mem::take(&mut part.tells) && !ranged {
             part.to = self.blob.size;
             hold(&self.left).clear();
@@ -173,13 +174,14 @@ impl<M: std::convert::From<Piece>> Transfer<'_, M> {
             if window.elapsed() > registry.timeout {
                 if brought < PROGRESS_BYTES {
                     let reason = format!("only {brought} bytes came in {} s", registry.timeout.as_secs_f32());
-                    return Err(Failure::Unreachable { error: Error::unavailable(&operation)(reason), passing: true });
+                    let error = Error::unavailable(&operation)(reason);
+                    return Err(Failure::Unreachable { error, passing: true, is_down: asked.is_registry() });
                 }
                 (window, brought) = (Instant::now(), 0);
             }
             let end = at + bytes.len() as u64;
             if end > if ranged { part.to } else { self.blob.size } {
-                let reason = format!("{name} sends more than its {} bytes", self.blob.size);
+                let reason = asked.does(&format!("sends more than its {} bytes", self.blob.size));
                 return Err(Error::invalid(format!("blob {}", self.blob.digest), reason).into());
             }
             if end > part.from {

@@ -10,8 +10,9 @@ use crate::{Error, sys};
 /// The start of std's text for an error of getaddrinfo(3), which has no kind of its own.
 const LOOKUP: &str = "failed to lookup address information";
 
-/// A failed connection or request. The text omits addresses: those of redirects contain signatures.
-pub(super) fn connection(operation: &str, error: reqwest::Error) -> Failure {
+/// A failed connection or request. The text omits addresses: those of redirects contain signatures. `is_down`: no other machine than
+/// the registry's own host is at fault.
+pub(super) fn connection(operation: &str, error: reqwest::Error, is_down: bool) -> Failure {
     let error = error.without_url();
     if let Some(tls) = tls(&error) {
         return Error::unavailable(operation)(words(tls)).into();
@@ -19,12 +20,12 @@ pub(super) fn connection(operation: &str, error: reqwest::Error) -> Failure {
     let said = host::chain(&error);
     if said.contains(LOOKUP) {
         let passing = sys::lookup_may_succeed(&said);
-        return Failure::Unreachable { error: Error::unavailable(operation)(error), passing };
+        return Failure::Unreachable { error: Error::unavailable(operation)(error), passing, is_down };
     }
     match (error.is_connect(), error.is_timeout()) {
         // TCP has sent its request several times within the time-out.
-        (true, true) => Failure::Unreachable { error: Error::unavailable(operation)(error), passing: false },
-        (true, false) => Failure::Unreachable { error: Error::unavailable(operation)(error), passing: true },
+        (true, true) => Failure::Unreachable { error: Error::unavailable(operation)(error), passing: false, is_down },
+        (true, false) => Failure::Unreachable { error: Error::unavailable(operation)(error), passing: true, is_down },
         (false, _) => Failure::Transient(Error::unavailable(operation)(error), None),
     }
 }
