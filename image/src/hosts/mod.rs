@@ -16,6 +16,7 @@ use reqwest::header::HeaderMap;
 pub use parse::{Parsed, parse};
 
 use crate::locks::hold;
+use crate::registry::warn_of_proxies;
 use crate::{Credentials, Error, Reference, docker};
 
 /// Bytes of a hosts.toml or a certificate file; usual ones have a few thousand.
@@ -70,7 +71,9 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
+    /// The configuration in a directory. Warns of proxies in the environment that cannot be used: they are part of it.
     pub(crate) fn new(directory: Option<PathBuf>) -> Self {
+        warn_of_proxies();
         Self { directory, told: Mutex::default() }
     }
 

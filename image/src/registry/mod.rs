@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::Error;
 
 pub(crate) use down::Down;
+pub(crate) use proxy::warn_of_unusable as warn_of_proxies;
 pub(crate) use slots::Slots;
 pub(crate) use source::{Asking, Source};
 pub(crate) use transfer::{Piece, Wanted};

@@ -6,6 +6,10 @@ use std::sync::LazyLock;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
+/// Each proxy's variable, in both spellings: of the two, the first that is set counts.
+const VARIABLES: [[&str; 2]; 3] =
+    [["ALL_PROXY", "all_proxy"], ["HTTP_PROXY", "http_proxy"], ["HTTPS_PROXY", "https_proxy"]];
+
 static ENVIRONMENT: LazyLock<Matcher> = LazyLock::new(Matcher::from_system);
 
 /// The proxy through which an address is asked, as host and port, without user and password; None: none.
@@ -27,11 +31,30 @@ pub(super) fn is_loopback(url: &Url) -> bool {
         || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Warns of the variables whose value is no proxy: reqwest ignores them.
+pub(crate) fn warn_of_unusable() {
+    let set = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    for (name, value) in VARIABLES.into_iter().filter_map(set).filter(|(_, value)| !is_usable(value)) {
+        tracing::warn!("{name}={} is not the address of a proxy and has no effect", without_secret(&value));
+    }
+}
+
+/// Whether a variable names a proxy, or none.
+fn is_usable(value: &str) -> bool {
+    let any = "http://any.example".parse().expect("a constant address");
+    value.is_empty() || Matcher::builder().all(value).build().intercept(&any).is_some()
+}
+
+/// A variable's value without what may be a user and a password.
+fn without_secret(value: &str) -> &str {
+    value.rsplit_once('@').map_or(value, |(_, rest)| rest)
+}
+
 #[cfg(test)]
 mod tests {
     use reqwest::Url;
 
-    use super::is_loopback;
+    use super::{is_loopback, is_usable, without_secret};
 
     #[test]
     fn what_is_on_this_machine_is_told_by_its_address() {
@@ -43,6 +66,20 @@ mod tests {
             ("https://10.0.0.1/", false),
         ] {
             assert_eq!(is_loopback(&Url::parse(url).unwrap()), here, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_told_without_its_password() {
+        for (value, usable, told) in [
+            ("", true, ""),
+            ("proxy.example:3128", true, "proxy.example:3128"),
+            ("http://user:p@ss@proxy.example", true, "proxy.example"),
+            ("http://user:pass@proxy.example:3128", true, "proxy.example:3128"),
+            ("::bad::", false, "::bad::"),
+            ("ftp://user:pass@proxy.example", false, "proxy.example"),
+        ] {
+            assert_eq!((is_usable(value), without_secret(value)), (usable, told), "{value}");
         }
     }
 }
