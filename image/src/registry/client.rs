@@ -1,19 +1,17 @@
 //! The client of one host: requests with its headers, credentials and TLS settings, redirects, and errors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
-};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::asked::{Asked, Purpose};
 use super::clients::Clients;
-use super::{Failure, trouble};
+use super::{Failure, patience, trouble};
 use crate::document::{MANIFEST_BYTES_MAX, MANIFEST_TYPES};
 use crate::hosts::Endpoint;
 use crate::{Credentials, Digest, Error, Reference, Target, json};
@@ -28,8 +26,6 @@ const REFUSAL_BYTES_MAX: u64 = 16 << 10;
 const REASON_LENGTH: usize = 300;
 /// Characters of a page that came instead of a document.
 pub(super) const PAGE_LENGTH: usize = 80;
-/// The limit of Retry-After.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// One repository at one host.
 pub(super) struct Registry {
@@ -307,10 +303,13 @@ impl Registry {
     /// Maps an error response of a host to a request for `what`.
     pub(super) async fn refused(&self, response: Response, what: &str, asked: &Asked) -> Failure {
         let status = response.status();
-        let wait = retry_after(response.headers());
+        let wait = patience::asked(response.headers(), SystemTime::now());
         let said = self.document(response, REFUSAL_BYTES_MAX, "").await.unwrap_or_default();
         let reason = format!("{status}: {}", self.credentials.redact(&reason(&said)));
-        let reason = reason.trim_end_matches([':', ' ']).to_owned();
+        let mut reason = reason.trim_end_matches([':', ' ']).to_owned();
+        if let Some(wait) = wait.filter(|wait| patience::is_too_long(*wait)) {
+            reason.push_str(&format!("; it asks to wait {} s", wait.as_secs()));
+        }
         match status {
             StatusCode::PROXY_AUTHENTICATION_REQUIRED if asked.is_proxied() => {
                 Error::unavailable(asked.unreached())(reason).into()
@@ -404,11 +403,6 @@ fn may_follow(from: &Url, to: &Url) -> bool {
         "http" => from.scheme() == "http",
         _ => false,
     }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 /// The text of an error response, as one line of limited length.

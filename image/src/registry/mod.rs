@@ -6,6 +6,7 @@ mod auth;
 mod client;
 mod clients;
 mod down;
+mod patience;
 mod proxy;
 mod slots;
 mod source;

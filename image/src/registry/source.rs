@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Registry;
-use super::{Down, Failure};
+use super::{Down, Failure, patience};
 use crate::hosts::Endpoint;
 use crate::{Credentials, Error, Reference, Target};
 
@@ -48,6 +48,7 @@ impl Turn<'_> {
         let usual = PAUSE * 2u32.pow(attempt - 1);
         match failure {
             _ if attempt >= ATTEMPTS => None,
+            Failure::Transient(_, Some(asked)) if patience::is_too_long(*asked) => None,
             Failure::Transient(_, asked) => Some(asked.unwrap_or(usual)),
             Failure::Unreachable { passing: true, .. } if !self.has_next && !self.down => Some(usual),
             Failure::Unreachable { .. } | Failure::Permanent(_) => None,
