@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use image::{Credentials, Error};
@@ -109,6 +110,31 @@ async fn a_token_server_on_another_host_is_shown_the_credentials_when_the_regist
     store.images.pull(&format!("{}/t:1", registry.address), Some(credentials())).await.unwrap();
     assert_eq!(tokens.seen().len(), 1);
     assert!(tokens.seen()[0].header("x-team").is_none(), "the registry's headers are the registry's");
+}
+
+#[tokio::test]
+async fn a_token_that_expires_in_the_middle_of_a_pull_is_replaced() {
+    let (issued, used) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+    let issuing = Arc::clone(&issued);
+    let tokens = Registry::start(move |_| {
+        let number = issuing.fetch_add(1, Ordering::SeqCst) + 1;
+        Reply::new(200, format!("{{\"token\":\"token-{number}\"}}"))
+    })
+    .await;
+    let (realm, content, valid) =
+        (format!("Bearer realm=\"http://{}/token\"", tokens.address), content(), issued.clone());
+    let registry = Registry::start(move |seen| {
+        let newest = format!("Bearer token-{}", valid.load(Ordering::SeqCst));
+        // The first token is good for the index, the manifest and one blob.
+        let is_worn_out = newest.ends_with("-1") && used.fetch_add(1, Ordering::SeqCst) > 3;
+        match seen.header("authorization") {
+            Some(shown) if shown == newest && !is_worn_out => content.answer(seen),
+            _ => Reply::new(401, "").with("www-authenticate", realm.clone()),
+        }
+    })
+    .await;
+    Store::new().images.pull(&format!("{}/t:1", registry.address), None).await.unwrap();
+    assert_eq!(tokens.seen().len(), 2, "one more serves all blobs");
 }
 
 /// A registry that asks for a password.
