@@ -75,17 +75,17 @@ pub(crate) async fn fetch(work: &Arc<Work>, blob: &Blob, begun: Option<Begun>) -
         }
     };
     let downloaded = downloaded.await;
+    let ended = sender.is_closed();
     if let Err(Error::Unavailable { .. }) = &downloaded {
         // If the writer has ended, there is nothing to keep.
         let _ = sender.send(Message::Keep).await;
     }
     drop(sender);
     let written = writer.await.map_err(Error::failed("cannot write a blob"))?;
-    match (downloaded, written) {
-        (Ok(()), written) => written,
+    match downloaded {
         // The error of the writer (a full disk) comes first: it ended the download.
-        (Err(Error::Failed { .. }), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
+        Err(error) if !ended => Err(error),
+        Ok(()) | Err(_) => written,
     }
 }
 

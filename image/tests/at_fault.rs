@@ -46,7 +46,7 @@ async fn failure(store: &Store, registry: &Registry) -> (Error, String) {
 #[tokio::test]
 async fn a_host_that_a_registry_redirects_to_is_named_when_it_fails() {
     type Expected = fn(&Error) -> bool;
-    let table: [(Option<u16>, Expected, &str); 4] = [
+    let table: [(Option<u16>, Expected, &str); 5] = [
         (
             None,
             |error| matches!(error, Error::Unavailable { .. }),
@@ -57,6 +57,7 @@ async fn a_host_that_a_registry_redirects_to_is_named_when_it_fails() {
             |error| matches!(error, Error::Unavailable { .. }),
             "HOST, to which registry R redirects, does not serve R/t:1 now: 503",
         ),
+        (Some(418), |error| matches!(error, Error::Failed { .. }), "HOST, to which registry R redirects"),
         (
             Some(404),
             |error| matches!(error, Error::NotFound { .. }),
