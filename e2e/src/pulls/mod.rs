@@ -241,7 +241,6 @@ fn print(case: &str, [ours, theirs]: &[Measured; 2], floors: Floors, at_once: us
     let columns = [(&ours.cold, &theirs.cold), (&ours.warm, &theirs.warm), (&ours.processor, &theirs.processor)];
     let columns = columns.map(|(ours, theirs)| column(ours, theirs));
     let Floors { fetch, decompress, write, processor } = floors;
-    // Where the processors are the limit, this is the most that a pull can lead.
     let parts = column(&[processor * at_once as f64], &theirs.processor);
     let over = if at_once == 1 {
         let over = median(&ours.cold) / floors.highest();
