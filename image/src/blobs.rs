@@ -13,7 +13,7 @@ use crate::rootfs::{FsUsage, tree};
 use crate::{Algorithm, Digest, Error, durable};
 
 /// How long a part of a blob is kept for a pull that resumes it. kubelet tries again within five minutes.
-const PARTIAL_AGE_MAX: Duration = Duration::from_secs(3600);
+pub(crate) const PARTIAL_AGE_MAX: Duration = Duration::from_secs(3600);
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 
@@ -118,13 +118,13 @@ impl Blobs {
         Ingest::begin(self.begun.join(blob.digest.hex()), self.path(&blob.digest), blob)
     }
 
-    /// The parts of blobs that no pull has resumed for a while, and files that are none.
-    pub(crate) fn outdated(&self) -> Result<Vec<PathBuf>, Error> {
+    /// The parts of blobs that no pull has resumed for so long, and files that are none.
+    pub(crate) fn outdated(&self, age_max: Duration) -> Result<Vec<PathBuf>, Error> {
         let paths = host::fs::entries(&self.begun).map_err(Error::of_file(&self.begun))?;
         let is_outdated = |path: &PathBuf| {
             let named = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex).is_some();
             let age = path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
-            !named || age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > PARTIAL_AGE_MAX)
+            !named || age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age >= age_max)
         };
         Ok(paths.into_iter().filter(is_outdated).collect())
     }
@@ -217,7 +217,7 @@ mod tests {
         }
         let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
         std::fs::File::options().write(true).open(ingest(old.hex())).unwrap().set_modified(yesterday).unwrap();
-        let outdated: BTreeSet<_> = blobs.outdated().unwrap().into_iter().collect();
+        let outdated: BTreeSet<_> = blobs.outdated(super::PARTIAL_AGE_MAX).unwrap().into_iter().collect();
         assert_eq!(outdated, [ingest("left"), ingest(old.hex())].into());
         let digest = Digest::of(b"hello");
         blobs.put(&blob(b"hello", 5), b"hello").unwrap();

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use crate::blobs::PARTIAL_AGE_MAX;
 use crate::images::Shared;
 use crate::locks::{Attempt, Pins, hold};
 use crate::records::ImageRecord;
@@ -69,16 +71,16 @@ fn collect_soon(shared: &Arc<Shared>, unneeded: Unneeded) {
 /// # Errors
 /// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared, unneeded: Unneeded) -> Result<(), Error> {
-    let partial = collect_partial(shared);
+    let partial = collect_partial(shared, PARTIAL_AGE_MAX);
     let blobs = collect_blobs(shared, unneeded);
     let chains = collect_chains(shared);
     partial.and(blobs).and(chains)
 }
 
-/// Removes blobs and parts of them that no pull has taken up for a while.
-fn collect_partial(shared: &Shared) -> Result<(), Error> {
+/// Removes blobs and parts of them that no pull has taken up for so long.
+pub(crate) fn collect_partial(shared: &Shared, age_max: Duration) -> Result<(), Error> {
     let mut outcome = Ok(());
-    for path in shared.blobs.outdated()? {
+    for path in shared.blobs.outdated(age_max)? {
         let digest = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex);
         let lock = digest.map(|digest| shared.locks.try_lock(digest.as_str()));
         if !matches!(lock, Some(None)) {

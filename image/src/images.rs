@@ -214,7 +214,7 @@ impl Images {
             let Some(id) = records.find(name)?.map(|image| image.id.clone()) else { return Ok(()) };
             records.remove(&id)?;
         }
-        self.collect();
+        self.collect_as(Unneeded::Removed);
         self.shared.memory.give_back_soon();
         Ok(())
     }
@@ -262,7 +262,7 @@ impl Images {
     pub fn discard(&self, id: &ContainerId) -> Result<(), Error> {
         self.shared.rootfs.discard(id)?;
         if self.shared.deferred.load(Ordering::Relaxed) {
-            self.collect();
+            self.collect_as(Unneeded::Removed);
         }
         Ok(())
     }
@@ -427,9 +427,13 @@ impl Images {
     }
 
     /// Removes blobs and layers that no image and no container uses, and datasets that others kept. Removals do it already: this is
-    /// for what others have let go since. A removal that fails is logged and retried later. Blocking.
+    /// for what others have let go since, and for what pulls that broke off have left to the next ones. A removal that fails is logged
+    /// and retried later. Blocking.
     pub fn collect(&self) {
         self.collect_as(Unneeded::Removed);
+        if let Err(error) = garbage::collect_partial(&self.shared, Duration::ZERO) {
+            tracing::warn!(error = host::chain(&error), "cannot remove what pulls have left");
+        }
     }
 
     fn collect_as(&self, unneeded: Unneeded) {
