@@ -124,7 +124,7 @@ impl Blobs {
         let is_outdated = |path: &PathBuf| {
             let named = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex).is_some();
             let age = path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
-            !named || age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age >= age_max)
+            !named || age.is_some_and(|time| time.elapsed().unwrap_or_default() >= age_max)
         };
         Ok(paths.into_iter().filter(is_outdated).collect())
     }

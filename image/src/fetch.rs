@@ -111,8 +111,8 @@ fn begin(work: &Work, blob: Blob) -> Result<Option<Ingest>, Error> {
 
 /// Downloads a blob again, all of it from one host, until one sends the right bytes.
 async fn from_one_host(work: &Work, blob: &Blob, sender: &mpsc::Sender<Message>) -> Result<(), Error> {
-    let mut first = None;
-    for at in 0..work.source.hosts() {
+    let (mut first, mut wrong) = (None, None);
+    for at in work.source.with_blobs() {
         ask(sender, Message::Restart).await?;
         let parts = ingest::parts(blob.size);
         let wanted = Wanted { missing: &parts, only: Some(at) };
@@ -124,18 +124,22 @@ async fn from_one_host(work: &Work, blob: &Blob, sender: &mpsc::Sender<Message>)
             Err(error) if !sender.is_closed() => {
                 let error = of_host(work, at, error);
                 tracing::warn!(error = host::chain(&error), "a host does not serve a blob");
-                first.get_or_insert(error);
+                // Wrong bytes are neither kept nor hidden behind a host that is down.
+                let place = if matches!(error, Error::Invalid { .. }) { &mut wrong } else { &mut first };
+                place.get_or_insert(error);
             }
             verified => return verified,
         }
     }
-    Err(first.unwrap_or_else(|| Error::not_found(format!("blob {}", blob.digest))))
+    Err(wrong.or(first).unwrap_or_else(|| Error::not_found(format!("blob {}", blob.digest))))
 }
 
 /// Adds the host to the error of wrong bytes.
 fn of_host(work: &Work, at: usize, error: Error) -> Error {
     match error {
-        Error::Invalid { what, reason } => Error::invalid(what, format!("{reason}, from {}", work.source.name(at))),
+        Error::Invalid { what, reason } if work.source.hosts() > 0 => {
+            Error::invalid(what, format!("{reason}, from {}", work.source.name(at)))
+        }
         other => other,
     }
 }

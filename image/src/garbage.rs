@@ -17,6 +17,8 @@ use crate::{Digest, Error};
 pub(crate) enum Unneeded {
     /// It goes.
     Removed,
+    /// It goes, and with it what pulls that broke off have left: the space is wanted.
+    Reclaimed,
     /// It is kept for a while: the pull that fetched it broke off, and the next one takes it up.
     SetAside,
 }
@@ -71,14 +73,15 @@ fn collect_soon(shared: &Arc<Shared>, unneeded: Unneeded) {
 /// # Errors
 /// The first removal that failed; all others were done.
 pub(crate) fn collect(shared: &Shared, unneeded: Unneeded) -> Result<(), Error> {
-    let partial = collect_partial(shared, PARTIAL_AGE_MAX);
+    let age_max = if unneeded == Unneeded::Reclaimed { Duration::ZERO } else { PARTIAL_AGE_MAX };
+    let partial = collect_partial(shared, age_max);
     let blobs = collect_blobs(shared, unneeded);
     let chains = collect_chains(shared);
     partial.and(blobs).and(chains)
 }
 
 /// Removes blobs and parts of them that no pull has taken up for so long.
-pub(crate) fn collect_partial(shared: &Shared, age_max: Duration) -> Result<(), Error> {
+fn collect_partial(shared: &Shared, age_max: Duration) -> Result<(), Error> {
     let mut outcome = Ok(());
     for path in shared.blobs.outdated(age_max)? {
         let digest = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex);
@@ -106,7 +109,7 @@ fn collect_blobs(shared: &Shared, unneeded: Unneeded) -> Result<(), Error> {
         // An image may have come to reference it since it was listed.
         if !hold(&shared.records).all().any(|image| image.blobs().any(|used| *used == blob.digest)) {
             let gone = match unneeded {
-                Unneeded::Removed => shared.blobs.remove(&blob.digest),
+                Unneeded::Removed | Unneeded::Reclaimed => shared.blobs.remove(&blob.digest),
                 Unneeded::SetAside => shared.blobs.set_aside(&blob.digest),
             };
             outcome = outcome.and(gone);

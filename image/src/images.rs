@@ -214,7 +214,7 @@ impl Images {
             let Some(id) = records.find(name)?.map(|image| image.id.clone()) else { return Ok(()) };
             records.remove(&id)?;
         }
-        self.collect_as(Unneeded::Removed);
+        self.collect_as(Unneeded::Reclaimed);
         self.shared.memory.give_back_soon();
         Ok(())
     }
@@ -430,10 +430,7 @@ impl Images {
     /// for what others have let go since, and for what pulls that broke off have left to the next ones. A removal that fails is logged
     /// and retried later. Blocking.
     pub fn collect(&self) {
-        self.collect_as(Unneeded::Removed);
-        if let Err(error) = garbage::collect_partial(&self.shared, Duration::ZERO) {
-            tracing::warn!(error = host::chain(&error), "cannot remove what pulls have left");
-        }
+        self.collect_as(Unneeded::Reclaimed);
     }
 
     fn collect_as(&self, unneeded: Unneeded) {

@@ -92,13 +92,21 @@ impl Ingest {
         (mark == MARK && fit && counts.iter().any(|count| *count > 0)).then_some(counts)
     }
 
-    /// Makes a whole blob one whose bytes are all there and have to be verified. What fails leaves nothing at `path` to go on with.
+    /// Makes a whole blob one whose bytes are all there and have to be verified. If that fails, nothing of it stays. Idempotent.
     pub(crate) fn set_aside(whole: &Path, path: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(whole)?;
-        let size = file.metadata()?.len();
-        let parts = parts(size).into_iter().flat_map(|(from, to)| (to - from).to_le_bytes());
-        fs::rename(whole, path)?;
-        file.write_all_at(&MARK.iter().copied().chain(parts).collect::<Vec<_>>(), size)
+        let kept = || {
+            let file = OpenOptions::new().write(true).open(whole)?;
+            let size = file.metadata()?.len();
+            let parts = parts(size).into_iter().flat_map(|(from, to)| (to - from).to_le_bytes());
+            fs::rename(whole, path)?;
+            file.write_all_at(&MARK.iter().copied().chain(parts).collect::<Vec<_>>(), size)
+        };
+        match kept() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // There may be no room for the counts.
+            Err(error) => host::fs::remove_file(whole).and(host::fs::remove_file(path)).and(Err(error)),
+            Ok(()) => Ok(()),
+        }
     }
 
     fn is_resumable(&self) -> bool {
@@ -367,6 +375,8 @@ mod tests {
             std::fs::write(root.path().join("whole"), &bytes).unwrap();
             Ingest::set_aside(&root.path().join("whole"), &root.path().join("begun")).unwrap();
             assert!(!root.path().join("whole").exists());
+            // As a second collection does that has listed it too.
+            Ingest::set_aside(&root.path().join("whole"), &root.path().join("begun")).unwrap();
             let ingest = begin(root.path(), &blob);
             assert_eq!((ingest.missing(), ingest.is_resumed(), ingest.flow().now().bytes), (vec![], true, length));
             assert_eq!(ingest.finish().is_err(), damaged);

@@ -2,8 +2,8 @@
 //! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
 //! pinned until an image references them, and collected if the pull fails. Where that is the registry's doing, blobs are set aside.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, oneshot};
@@ -50,7 +50,8 @@ pub(crate) struct Work {
     noted: Noted,
     pins: Claims,
     kept: AtomicBool,
-    broke_off: AtomicBool,
+    /// What becomes of its blobs if it fails.
+    unneeded: Mutex<Unneeded>,
 }
 
 impl Work {
@@ -64,7 +65,7 @@ impl Work {
             noted,
             pins,
             kept: false.into(),
-            broke_off: false.into(),
+            unneeded: Unneeded::Removed.into(),
         })
     }
 
@@ -91,8 +92,7 @@ impl Drop for Work {
         self.shared.memory.give_back_soon();
         self.shared.settle_soon();
         if !self.kept.load(Ordering::Relaxed) {
-            let broke_off = self.broke_off.load(Ordering::Relaxed);
-            self.pins.let_go(if broke_off { Unneeded::SetAside } else { Unneeded::Removed });
+            self.pins.let_go(*hold(&self.unneeded));
         }
     }
 }
@@ -117,9 +117,12 @@ pub(crate) async fn pull(
     let source = source.await?;
     let work = Work::new(shared, source, observer);
     let made = fetch_image(&work, &reference).await.inspect_err(|error| {
-        // The next one goes on from there. A full disk gets everything back.
-        let breaks_off = matches!(error, Error::Unavailable { .. }) && !host::is_exhausted(error);
-        work.broke_off.store(breaks_off, Ordering::Relaxed);
+        *hold(&work.unneeded) = match error {
+            error if host::is_exhausted(error) => Unneeded::Reclaimed,
+            // The next one goes on from there.
+            Error::Unavailable { .. } => Unneeded::SetAside,
+            _ => Unneeded::Removed,
+        };
     });
     let (record, meant) = made?;
     let keeper = Arc::clone(&work);

@@ -59,8 +59,7 @@ async fn a_registry_that_says_nothing_stalls_or_trickles_is_given_up_and_only_wh
         assert!(matches!(error, Error::Unavailable { .. }) && said.contains(reason), "{part}: {said}");
         assert!(registry.count(part) >= 4, "it is asked again before it is given up");
         store.wait_until_set_aside().await;
-        store.images.collect();
-        store.wait_until_empty().await;
+        store.wait_until_reclaimed().await;
     });
     futures::future::join_all(given_up).await;
 }

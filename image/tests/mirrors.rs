@@ -91,6 +91,20 @@ async fn a_mirror_whose_bytes_are_wrong_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_leads_to_a_host_that_is_down_is_asked_for_one_blob() {
+    let (content, good) = (content(), serve(content()).await);
+    let leading = Registry::start(move |seen| match seen.target.contains("/blobs/") {
+        true => Reply::new(307, "").with("location", format!("http://127.0.0.1:1{}", seen.target)),
+        false => content.answer(seen),
+    })
+    .await;
+    let store = Store::new();
+    configure(&store, &[&leading.address], &good.address);
+    pull(&store, "1").await.unwrap();
+    assert_eq!((leading.count("/blobs/"), good.count("/blobs/")), (1, 4));
+}
+
+#[tokio::test]
 async fn a_mirror_that_is_down_serves_again_when_nobody_else_does() {
     let mirror = serve(content()).await;
     let silent = Registry::start(|_| Reply::new(404, "")).await;

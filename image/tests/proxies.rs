@@ -118,7 +118,7 @@ async fn tunnel(to: String) -> (String, Arc<Mutex<Vec<String>>>) {
                 let mut client = BufReader::new(stream);
                 let mut head = String::new();
                 while !head.ends_with("\r\n\r\n") {
-                    client.read_line(&mut head).await.unwrap();
+                    assert!(client.read_line(&mut head).await.unwrap() > 0, "the client hung up");
                 }
                 log.lock().unwrap().push(head.lines().next().unwrap().to_owned());
                 let mut server = TcpStream::connect(to).await.unwrap();

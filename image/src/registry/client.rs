@@ -24,6 +24,8 @@ const REDIRECTS_MAX: usize = 5;
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
 /// Characters of an error response that an error repeats.
 const REASON_LENGTH: usize = 300;
+/// How many times the limit of one step a manifest may take, with its redirects and tokens.
+const STEPS: u32 = 3;
 /// Characters of a page that came instead of a document.
 pub(super) const PAGE_LENGTH: usize = 80;
 
@@ -41,6 +43,8 @@ pub(super) struct Registry {
     authorization: Mutex<Option<HeaderValue>>,
     /// It has answered a request of this pull.
     heard: AtomicBool,
+    /// See [`Registry::avoid`].
+    avoided: AtomicBool,
 }
 
 /// A GET request.
@@ -95,7 +99,18 @@ impl Registry {
             reference: reference.to_string(),
             authorization: Mutex::new(None),
             heard: AtomicBool::new(false),
+            avoided: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is asked last from now on.
+    pub(super) fn is_avoided(&self) -> bool {
+        self.avoided.load(Ordering::Relaxed)
+    }
+
+    /// It answers, and this pull gets nothing from it: its token server is down, or it asks for a long pause.
+    pub(super) fn avoid(&self) {
+        self.avoided.store(true, Ordering::Relaxed);
     }
 
     /// The host, for errors.
@@ -112,6 +127,13 @@ impl Registry {
     /// Gets a manifest or an index, and verifies the digest of the reference, or else of the response's header. `has_next`: there is
     /// another host.
     pub(super) async fn manifest(&self, target: &Target, has_next: bool) -> Result<Vec<u8>, Failure> {
+        // Each of its steps has a limit of its own, which names the machine at fault.
+        let (time, operation) = (self.timeout * STEPS, format!("cannot get the manifest of {}", self.reference));
+        let limit = Limit { time, operation: &operation, reason: "it took longer than", is_down: false };
+        limit.on(self.manifest_in_steps(target, has_next)).await?
+    }
+
+    async fn manifest_in_steps(&self, target: &Target, has_next: bool) -> Result<Vec<u8>, Failure> {
         let name = match target {
             Target::Tag(tag) => tag.clone(),
             Target::Digest(digest) => digest.to_string(),
@@ -347,7 +369,7 @@ impl Registry {
         let operation = asked.unreached();
         let limit = Limit { time: patience, operation: &operation, reason: SILENT, is_down: asked.is_registry() };
         let sent = limit.on(request.send()).await?;
-        // Behind a proxy nobody can tell which of the two is down; what is silent has at least a proxy that answers.
+        // Behind a proxy nobody can tell which of the two cannot be reached.
         let is_down = asked.is_registry() && !asked.is_proxied();
         sent.map_err(|error| trouble::connection(&operation, error, is_down))
     }

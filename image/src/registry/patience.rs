@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// The longest pause that a pull makes for a host. A host that asks for more is not asked again before its time: the pull fails, and
-/// whoever asked for it may try again later.
+/// The longest pause that a pull makes for a host. One that asks for more is asked last from then on; where there is no other, the
+/// pull fails, and whoever asked for it may try again later.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// The pause that a response asks for, in whole seconds; None: none, or one that cannot be parsed.

@@ -42,7 +42,9 @@ pub(crate) fn warn_of_unusable() {
 /// Whether a variable names a proxy, or none.
 fn is_usable(value: &str) -> bool {
     let any = "http://any.example".parse().expect("a constant address");
-    value.is_empty() || Matcher::builder().all(value).build().intercept(&any).is_some()
+    let chosen = Matcher::builder().all(value).build().intercept(&any);
+    // reqwest would speak HTTP to a SOCKS proxy: it is built without SOCKS.
+    value.is_empty() || chosen.is_some_and(|chosen| matches!(chosen.uri().scheme_str(), Some("http" | "https")))
 }
 
 /// A variable's value without what may be a user and a password.
@@ -77,6 +79,7 @@ mod tests {
             ("http://user:p@ss@proxy.example", true, "proxy.example"),
             ("http://user:pass@proxy.example:3128", true, "proxy.example:3128"),
             ("::bad::", false, "::bad::"),
+            ("socks5://proxy.example:1080", false, "socks5://proxy.example:1080"),
             ("ftp://user:pass@proxy.example", false, "proxy.example"),
         ] {
             assert_eq!((is_usable(value), without_secret(value)), (usable, told), "{value}");

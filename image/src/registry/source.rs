@@ -84,13 +84,25 @@ impl Source {
         self.registries.get(at).map(Registry::name).unwrap_or_default()
     }
 
-    /// The hosts in their order, but those last that could not be reached lately. `only`: this one alone.
+    /// The numbers of the hosts that have blobs, those last that are to be asked last.
+    pub(crate) fn with_blobs(&self) -> Vec<usize> {
+        let all = self.registries.iter().enumerate().filter(|(_, registry)| registry.endpoint.pull);
+        let (last, mut first): (Vec<_>, Vec<_>) = all.partition(|(_, registry)| self.is_last(registry));
+        first.extend(last);
+        first.into_iter().map(|(at, _)| at).collect()
+    }
+
+    fn is_last(&self, registry: &Registry) -> bool {
+        registry.is_avoided() || self.down.has(&registry.endpoint.base)
+    }
+
+    /// The hosts in their order, but those last that could not be reached lately or are avoided. `only`: this one alone.
     pub(super) fn turns(&self, only: Option<usize>, fits: impl Fn(&Registry) -> bool) -> Vec<Turn<'_>> {
         let chosen = self.registries.iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at));
         let fitting = chosen.map(|(_, registry)| registry).filter(|registry| fits(registry));
         let turn = |registry| Turn { registry, has_next: true, down: self.down.has(&registry.endpoint.base) };
-        let (down, mut turns): (Vec<_>, Vec<_>) = fitting.map(turn).partition(|turn| turn.down);
-        turns.extend(down);
+        let (last, mut turns): (Vec<_>, Vec<_>) = fitting.map(turn).partition(|turn| self.is_last(turn.registry));
+        turns.extend(last);
         if let Some(last) = turns.last_mut() {
             last.has_next = false;
         }
@@ -125,10 +137,12 @@ impl Source {
         Err(errors.telling().unwrap_or_else(|| self.nobody("resolve", &target_text(target))))
     }
 
-    /// Logs that a mirror failed, and remembers a host that cannot be reached.
+    /// Logs that a mirror failed, and remembers a host that cannot be reached, or that others keep from serving this pull.
     pub(super) fn note(&self, registry: &Registry, failure: &Failure) {
-        if matches!(failure, Failure::Unreachable { is_down: true, .. }) {
-            self.down.note(&registry.endpoint.base);
+        match failure {
+            Failure::Unreachable { is_down: true, .. } => self.down.note(&registry.endpoint.base),
+            Failure::Unreachable { .. } | Failure::Transient(_, Some(_)) => registry.avoid(),
+            Failure::Transient(_, None) | Failure::Permanent(_) => {}
         }
         if !registry.endpoint.own {
             let error = host::chain(failure.error());

@@ -387,6 +387,15 @@ impl Store {
         self.wait_until(|left| left.iter().all(|path| path.starts_with(&ingest))).await;
     }
 
+    /// Waits until nothing is left, as an administrator who prunes.
+    pub(crate) async fn wait_until_reclaimed(&self) {
+        self.wait_until(|left| {
+            self.images.collect();
+            left.is_empty()
+        })
+        .await;
+    }
+
     async fn wait_until(&self, fits: impl Fn(&Vec<PathBuf>) -> bool) {
         for _ in 0..200 {
             if fits(&self.leftovers()) {
