@@ -100,7 +100,7 @@ mod tests {
     use super::Lone;
 
     /// Looks of each of two threads at a lock.
-    const LOOKS: u32 = 20_000;
+    const LOOKS: u32 = 3000;
 
     /// Another process may have the number of one that has ended.
     #[test]
