@@ -97,9 +97,8 @@ impl Ingest {
         let kept = || {
             let file = OpenOptions::new().write(true).open(whole)?;
             let size = file.metadata()?.len();
-            let parts = parts(size).into_iter().flat_map(|(from, to)| (to - from).to_le_bytes());
             fs::rename(whole, path)?;
-            file.write_all_at(&MARK.iter().copied().chain(parts).collect::<Vec<_>>(), size)
+            file.write_all_at(&behind(parts(size).into_iter().map(|(from, to)| to - from)), size)
         };
         match kept() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -153,8 +152,7 @@ impl Ingest {
             if !self.is_resumable() {
                 return Ok(());
             }
-            let behind = [MARK.as_slice(), &vec![0; 8 * self.parts.len()]].concat();
-            self.file.write_all_at(&behind, self.blob.size)
+            self.file.write_all_at(&behind(self.parts.iter().copied()), self.blob.size)
         });
         prepared.map_err(Error::io(self.writing()))
     }
@@ -298,6 +296,11 @@ impl Drop for Ingest {
 /// The parts of a blob, from where to where.
 pub(crate) fn parts(size: u64) -> Vec<(u64, u64)> {
     (0..size.div_ceil(PART)).map(|at| (at * PART, size.min((at + 1) * PART))).collect()
+}
+
+/// What stands behind a blob's own bytes: how many of each part are there.
+fn behind(counts: impl Iterator<Item = u64>) -> Vec<u8> {
+    MARK.iter().copied().chain(counts.flat_map(u64::to_le_bytes)).collect()
 }
 
 fn invalid(blob: &Blob, reason: String) -> Error {

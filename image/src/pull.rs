@@ -2,7 +2,6 @@
 //! order while they arrive, and writes the record. Two pulls share the work, since blobs and chains are locked meanwhile; they are
 //! pinned until an image references them, and collected if the pull fails. Where that is the registry's doing, blobs are set aside.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -49,9 +48,8 @@ pub(crate) struct Work {
     /// What it stores and is not synced yet.
     noted: Noted,
     pins: Claims,
-    kept: AtomicBool,
-    /// What becomes of its blobs if it fails.
-    unneeded: Mutex<Unneeded>,
+    /// What becomes of its blobs; None: an image references them.
+    unneeded: Mutex<Option<Unneeded>>,
 }
 
 impl Work {
@@ -64,8 +62,7 @@ impl Work {
             observer,
             noted,
             pins,
-            kept: false.into(),
-            unneeded: Unneeded::Removed.into(),
+            unneeded: Some(Unneeded::Removed).into(),
         })
     }
 
@@ -91,8 +88,8 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.shared.memory.give_back_soon();
         self.shared.settle_soon();
-        if !self.kept.load(Ordering::Relaxed) {
-            self.pins.let_go(*hold(&self.unneeded));
+        if let Some(unneeded) = *hold(&self.unneeded) {
+            self.pins.let_go(unneeded);
         }
     }
 }
@@ -117,18 +114,18 @@ pub(crate) async fn pull(
     let source = source.await?;
     let work = Work::new(shared, source, observer);
     let made = fetch_image(&work, &reference).await.inspect_err(|error| {
-        *hold(&work.unneeded) = match error {
+        *hold(&work.unneeded) = Some(match error {
             error if host::is_exhausted(error) => Unneeded::Reclaimed,
             // The next one goes on from there.
             Error::Unavailable { .. } => Unneeded::SetAside,
             _ => Unneeded::Removed,
-        };
+        });
     });
     let (record, meant) = made?;
     let keeper = Arc::clone(&work);
     let record = blocking(move || {
         let record = hold(&keeper.shared.records).add(record, &reference, &meant)?;
-        keeper.kept.store(true, Ordering::Relaxed);
+        *hold(&keeper.unneeded) = None;
         Ok(record)
     })
     .await?;

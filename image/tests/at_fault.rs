@@ -43,9 +43,27 @@ async fn failure(store: &Store, registry: &Registry) -> (Error, String) {
     (error, said)
 }
 
+async fn answering_or_nobody(status: Option<u16>) -> String {
+    match status {
+        Some(status) => answering(status).await.address,
+        None => NOBODY.to_owned(),
+    }
+}
+
+/// Whether an error is of its kind.
+type Expected = fn(&Error) -> bool;
+
+/// A pull from the registry R fails with this text of the other HOST.
+async fn expect(registry: &Registry, other: &str, expected: Expected, text: &str) {
+    let (error, said) = failure(&Store::new(), registry).await;
+    assert!(expected(&error), "{error:?}");
+    let text = text.replace("HOST", other).replace("registry R", &format!("registry {}", registry.address));
+    let text = text.replace("R/t:1", &format!("{}/t:1", registry.address));
+    assert!(said.contains(&text), "{said}\nlacks\n{text}");
+}
+
 #[tokio::test]
 async fn a_host_that_a_registry_redirects_to_is_named_when_it_fails() {
-    type Expected = fn(&Error) -> bool;
     let table: [(Option<u16>, Expected, &str); 5] = [
         (
             None,
@@ -70,22 +88,13 @@ async fn a_host_that_a_registry_redirects_to_is_named_when_it_fails() {
         ),
     ];
     for (status, expected, text) in table {
-        let other = match status {
-            Some(status) => answering(status).await.address,
-            None => NOBODY.to_owned(),
-        };
-        let registry = redirecting(&other).await;
-        let (error, said) = failure(&Store::new(), &registry).await;
-        assert!(expected(&error), "{error:?}");
-        let text = text.replace("HOST", &other).replace("registry R", &format!("registry {}", registry.address));
-        let text = text.replace("R/t:1", &format!("{}/t:1", registry.address));
-        assert!(said.contains(&text), "{said}\nlacks\n{text}");
+        let other = answering_or_nobody(status).await;
+        expect(&redirecting(&other).await, &other, expected, text).await;
     }
 }
 
 #[tokio::test]
 async fn a_token_server_is_named_when_it_fails_and_its_404_is_not_of_the_image() {
-    type Expected = fn(&Error) -> bool;
     let table: [(Option<u16>, Expected, &str); 4] = [
         (None, |error| matches!(error, Error::Unavailable { .. }), "cannot get a token from HOST for registry R: "),
         (
@@ -97,15 +106,8 @@ async fn a_token_server_is_named_when_it_fails_and_its_404_is_not_of_the_image()
         (Some(401), |error| matches!(error, Error::Denied { .. }), "HOST, the token server of registry R, answers 401"),
     ];
     for (status, expected, text) in table {
-        let other = match status {
-            Some(status) => answering(status).await.address,
-            None => NOBODY.to_owned(),
-        };
-        let registry = guarded(&other).await;
-        let (error, said) = failure(&Store::new(), &registry).await;
-        assert!(expected(&error), "{error:?}");
-        let text = text.replace("HOST", &other).replace("registry R", &format!("registry {}", registry.address));
-        assert!(said.contains(&text), "{said}\nlacks\n{text}");
+        let other = answering_or_nobody(status).await;
+        expect(&guarded(&other).await, &other, expected, text).await;
     }
 }
 

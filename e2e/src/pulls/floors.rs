@@ -86,8 +86,8 @@ fn cost(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
 /// Processor seconds of this thread and of the programs that this process has waited for.
 fn spent() -> Result<f64> {
     let mut seconds = 0.0;
-    for who in [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who)?;
+    for counted in [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(counted)?;
         for time in [usage.user_time(), usage.system_time()] {
             // Exact below 2^53.
             seconds += time.num_microseconds() as f64 / 1e6;

@@ -57,9 +57,14 @@ impl Endpoint {
     /// Host, and port if it has one.
     #[must_use]
     pub fn authority(&self) -> String {
-        let host = self.base.host_str().unwrap_or_default();
-        self.base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        authority(&self.base)
     }
+}
+
+/// Host, and port if the address has one.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The configuration directory.

@@ -4,6 +4,7 @@
 use reqwest::Url;
 
 use super::proxy;
+use crate::hosts::authority;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +98,6 @@ impl Asked {
     fn via(&self) -> String {
         self.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"))
     }
-}
-
-/// Host, and port if the address has one.
-fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]

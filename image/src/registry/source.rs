@@ -86,23 +86,24 @@ impl Source {
 
     /// The numbers of the hosts that have blobs, those last that are to be asked last.
     pub(crate) fn with_blobs(&self) -> Vec<usize> {
-        let all = self.registries.iter().enumerate().filter(|(_, registry)| registry.endpoint.pull);
-        let (last, mut first): (Vec<_>, Vec<_>) = all.partition(|(_, registry)| self.is_last(registry));
-        first.extend(last);
-        first.into_iter().map(|(at, _)| at).collect()
+        self.in_turn(|_, registry| registry.endpoint.pull).into_iter().map(|(at, ..)| at).collect()
     }
 
-    fn is_last(&self, registry: &Registry) -> bool {
-        registry.is_avoided() || self.down.has(&registry.endpoint.base)
+    /// The hosts that fit, with their numbers and whether they could not be reached lately, in the order in which they are asked.
+    fn in_turn(&self, fits: impl Fn(usize, &Registry) -> bool) -> Vec<(usize, &Registry, bool)> {
+        let fitting = self.registries.iter().enumerate().filter(|(at, registry)| fits(*at, registry));
+        let looked = fitting.map(|(at, registry)| (at, registry, self.down.has(&registry.endpoint.base)));
+        let (last, mut turns): (Vec<_>, Vec<_>) =
+            looked.partition(|(_, registry, down)| *down || registry.is_avoided());
+        turns.extend(last);
+        turns
     }
 
     /// The hosts in their order, but those last that could not be reached lately or are avoided. `only`: this one alone.
     pub(super) fn turns(&self, only: Option<usize>, fits: impl Fn(&Registry) -> bool) -> Vec<Turn<'_>> {
-        let chosen = self.registries.iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at));
-        let fitting = chosen.map(|(_, registry)| registry).filter(|registry| fits(registry));
-        let turn = |registry| Turn { registry, has_next: true, down: self.down.has(&registry.endpoint.base) };
-        let (last, mut turns): (Vec<_>, Vec<_>) = fitting.map(turn).partition(|turn| self.is_last(turn.registry));
-        turns.extend(last);
+        let chosen = self.in_turn(|at, registry| only.is_none_or(|only| only == at) && fits(registry));
+        let turn = |(_, registry, down)| Turn { registry, has_next: true, down };
+        let mut turns: Vec<_> = chosen.into_iter().map(turn).collect();
         if let Some(last) = turns.last_mut() {
             last.has_next = false;
         }

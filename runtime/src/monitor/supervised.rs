@@ -229,12 +229,13 @@ impl Supervised {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixListener;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use host::{ContainerId, PodId};
 
     use super::Supervised;
     use crate::monitor::record::{StartRecord, socket_path, spec_path, write_start};
+    use crate::spec::ContainerSpec;
     use crate::{ContainerState, Error, Inventory, Settings};
 
     fn open(state: &Path) -> Supervised {
@@ -242,14 +243,20 @@ mod tests {
         Supervised::new(&Settings { prefix: host::Prefix::default(), state: state.to_owned(), workers }, "record.json")
     }
 
-    #[test]
-    fn the_containers_of_a_pod_are_read_once() {
-        let scratch = tempfile::tempdir().unwrap();
-        let containers = open(scratch.path());
+    /// A container of which only the spec is there.
+    fn with_spec(containers: &Supervised) -> (ContainerSpec, PathBuf) {
         let spec = crate::freebsd::example();
         let directory = containers.directory(&spec.id);
         std::fs::create_dir_all(&directory).unwrap();
         host::json::replace(&spec_path(&directory), &spec).unwrap();
+        (spec, directory)
+    }
+
+    #[test]
+    fn the_containers_of_a_pod_are_read_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        let containers = open(scratch.path());
+        let (spec, directory) = with_spec(&containers);
         assert_eq!(containers.of_pod(&spec.pod).unwrap(), std::slice::from_ref(&spec.id));
         // Nobody reads the files again.
         std::fs::remove_dir_all(&directory).unwrap();
@@ -267,10 +274,7 @@ mod tests {
     fn a_container_whose_monitor_fails_counts_as_running() {
         let scratch = tempfile::tempdir().unwrap();
         let containers = open(scratch.path());
-        let spec = crate::freebsd::example();
-        let directory = containers.directory(&spec.id);
-        std::fs::create_dir_all(&directory).unwrap();
-        host::json::replace(&spec_path(&directory), &spec).unwrap();
+        let (spec, directory) = with_spec(&containers);
         std::fs::write(directory.join("record.json"), "7").unwrap();
         write_start(&directory, &StartRecord { version: 1, pid: 4711, started_ns: 1 }).unwrap();
         let listener = UnixListener::bind(socket_path(&directory)).unwrap();

@@ -133,7 +133,7 @@ fn an_end_is_recorded_once() {
     std::thread::scope(|scope| {
         let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| client::state(directory))).collect();
         std::thread::sleep(Duration::from_millis(300));
-        assert!(asked.iter().all(|asked| !asked.is_finished()), "they wait for who holds the lock");
+        assert!(asked.iter().all(|asked| !asked.is_finished()), "they wait for the lock");
         std::fs::write(directory.join("exit.json"), EXIT).unwrap();
         drop(lock);
         for state in asked {
